@@ -1,0 +1,102 @@
+{{/* The beginning of every name; 38 characters leave room for "-operator-" and more. */}}
+{{- define "sluice.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 38 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 38 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 38 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "sluice.operatorName" -}}
+{{ include "sluice.fullname" . }}-operator
+{{- end -}}
+
+{{/* Cluster-wide objects carry the namespace as well: releases of one name in two namespaces get along. */}}
+{{- define "sluice.clusterName" -}}
+{{ .Release.Namespace }}:{{ include "sluice.operatorName" . }}
+{{- end -}}
+
+{{- define "sluice.demoName" -}}
+{{ include "sluice.fullname" . }}-demo
+{{- end -}}
+
+{{- define "sluice.serviceAccountName" -}}
+{{ default (include "sluice.operatorName" .) .Values.operator.serviceAccount.name }}
+{{- end -}}
+
+{{/* A label's value: at most 63 characters. */}}
+{{- define "sluice.installation" -}}
+{{- $name := default (printf "%s.%s" .Release.Namespace .Release.Name) .Values.installation -}}
+{{- if gt (len $name) 63 -}}
+{{- printf "%s-%s" ($name | trunc 54) ($name | sha256sum | trunc 8) -}}
+{{- else -}}
+{{- $name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Where a first pipeline goes. */}}
+{{- define "sluice.pipelineNamespace" -}}
+{{ if .Values.namespaces }}{{ first .Values.namespaces }}{{ else }}{{ .Release.Namespace }}{{ end }}
+{{- end -}}
+
+{{/* Call with (list $ $image). */}}
+{{- define "sluice.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- if $image.digest -}}
+{{ $image.repository }}@{{ $image.digest }}
+{{- else -}}
+{{ $image.repository }}:{{ default $root.Chart.AppVersion $image.tag }}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels of every object. */}}
+{{- define "sluice.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/part-of: sluice
+app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{/* Consumers admit questions from pods with this very name: see network_policy in the operator. */}}
+{{- define "sluice.operatorSelector" -}}
+app.kubernetes.io/name: sluice-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "sluice.demoSelector" -}}
+app.kubernetes.io/name: sluice-demo
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "sluice.testSelector" -}}
+app.kubernetes.io/name: sluice-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* The pod security standard "restricted". */}}
+{{- define "sluice.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: { type: RuntimeDefault }
+{{- end -}}
+
+{{- define "sluice.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: { drop: [ALL] }
+{{- end -}}
+
+{{- define "sluice.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . | quote }}
+  {{- end }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,86 @@
+use sluice_crds::live::Live;
+
+use super::*;
+use crate::last_error::{ErrorReason, LastError};
+use crate::live::{Applied, Origin};
+use crate::source::memory::MemorySource;
+use crate::store::{ErrorKind, StoreError};
+
+fn admin() -> Admin {
+    Admin { identity: Identity::default(), meters: Arc::default(), source: Arc::default() }
+}
+
+#[tokio::test]
+async fn ready_is_what_was_reached_once_and_nothing_takes_it_back() {
+    let admin = admin();
+    let waits_for = |text: &str| {
+        let found = admin.waits_for().unwrap();
+        assert!(found.contains(text), "{found}");
+    };
+    waits_for("live document");
+    let live = Live { rate_limit_qps: 0, rate_override: None, suspend: true };
+    admin.meters.set_applied(&Applied::new(live, 1, Origin::Api));
+    waits_for("client of the source");
+    let source = MemorySource::new("cluster", "traces", 1);
+    assert!(admin.source.set(Arc::new(source.clone())).is_ok());
+    waits_for("database");
+    admin.meters.preflight.store_prepared.store(true, Relaxed);
+    waits_for("brokers and topic");
+    admin.meters.preflight.source_reached.store(true, Relaxed);
+    waits_for("group");
+    // Even an assignment of nothing.
+    source.assign(&[]);
+    source.next_event().await.unwrap();
+    assert_eq!(admin.waits_for(), None);
+
+    admin.meters.store_failed(&StoreError::new(ErrorKind::Unavailable, "away"));
+    admin.meters.source_failed(LastError::new(ErrorReason::SourceUnreachable, "away"));
+    assert_eq!(admin.waits_for(), None);
+}
+
+#[test]
+fn status_names_pipeline_version_and_the_class_of_the_error() {
+    let mut admin = admin();
+    admin.identity =
+        Identity { pipeline: "shop/demo".into(), uid: Some("u1".into()), settings_hash: "abc".into() };
+    let json = |admin: &Admin| serde_json::to_value(admin.meters.status(&admin.identity)).unwrap();
+    let status = json(&admin);
+    assert_eq!(status["pipelineUid"], "u1");
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["revision"], 0);
+    for field in ["liveSource", "lastError", "lastErrorReason"] {
+        assert!(status[field].is_null(), "{status}");
+    }
+    admin.meters.source_failed(LastError::new(ErrorReason::TopicUnknown, "the topic t does not exist"));
+    let status = json(&admin);
+    assert_eq!(status["lastErrorReason"], "TopicUnknown");
+    assert_eq!(status["lastError"], "the topic t does not exist");
+    let mut applied = Applied::nothing_yet(&[Origin::Api]);
+    applied.refused = Some(LastError::new(ErrorReason::LiveMissing, "there is none"));
+    admin.meters.set_applied(&applied);
+    let status = json(&admin);
+    assert_eq!(status["lastErrorReason"], "TopicUnknown");
+    assert_eq!(status["errors"][1]["reason"], "LiveMissing");
+    applied.refused = None;
+    admin.meters.set_applied(&applied);
+    admin.meters.source_works();
+    assert!(json(&admin)["lastErrorReason"].is_null());
+}
+
+#[test]
+fn metrics_tell_where_the_live_document_can_be_read() {
+    let admin = admin();
+    let live = Live { rate_limit_qps: 5, rate_override: None, suspend: false };
+    let mut applied = Applied::new(live, 3, Origin::Directory);
+    applied.sources = vec![(Origin::Api, false), (Origin::Directory, true)];
+    admin.meters.set_applied(&applied);
+    let text = metrics::encode(&admin).unwrap();
+    for line in [
+        "sluice_live_source_up{source=\"api\"} 0.0",
+        "sluice_live_source_up{source=\"directory\"} 1.0",
+        "sluice_live_refused 0.0",
+        "sluice_live_revision 3.0",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}

@@ -1,0 +1,162 @@
+//! `sluice check`: everything that is wrong with a pipeline, before it runs.
+//!
+//! Without `--connect` it reads the file and nothing else. With it, every part that the pipeline needs is
+//! tried, each within a time limit and each with a remedy where it fails; nothing is changed on the way: no
+//! group is joined, no topic, table or row is created.
+
+mod broker;
+mod database;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use sluice_crds::document;
+use sluice_crds::problem::chain;
+use sluice_crds::v1alpha1::{SecretSource, SqlServer};
+
+use crate::config::{self, Config, ConfigError, Database};
+use crate::secrets::Secrets;
+use report::{Finding, Report};
+
+/// Say everything that is wrong with a pipeline file, and with --connect try what it names.
+///
+/// Exits with 1 when anything fails.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sluice check -f pipeline.yaml
+  sluice check -f pipeline.yaml --connect --secrets-dir /etc/sluice/secrets
+  sluice check -f pipeline.yaml --connect -o json | jq '.checks[] | select(.state == \"Failed\")'
+
+--connect changes nothing: it joins no group and creates no topic, table or row. It tries credentials, brokers,
+topics, the right to read them, the consumer group, the database, the table and the rights on it.")]
+pub struct Args {
+    /// The TracePipeline, as YAML.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Also try credentials, brokers, topics, consumer group, database and rights.
+    #[arg(long)]
+    pub connect: bool,
+    /// Folder with one folder a Secret and one file a key.
+    #[arg(long, value_name = "DIR")]
+    pub secrets_dir: Option<PathBuf>,
+    /// Folder for SQLite databases: <DIR>/<claimName>/sluice.db.
+    #[arg(long, value_name = "DIR", default_value = "sluice-data")]
+    pub data_dir: PathBuf,
+    /// How to print the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// How to print the result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// One line a check, for people.
+    #[default]
+    Table,
+    /// One JSON document, for programs.
+    Json,
+}
+
+/// Runs the command; prints to standard output. The code is 1 when at least one check failed.
+///
+/// # Errors
+/// The result cannot be printed.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut report = Report::new(&args.file);
+    if let Some(config) = check_file(&args.file, &mut report)
+        && args.connect
+    {
+        let secrets = Secrets::new(args.secrets_dir);
+        report.extend(check_credentials(&config, &secrets));
+        let broker = async {
+            if report.has_failed("spec.source") {
+                broker::skip()
+            } else {
+                broker::check(&config, &secrets).await
+            }
+        };
+        let database = async {
+            if report.has_failed("spec.sink") {
+                database::skip()
+            } else {
+                database::check(&config, &secrets, &args.data_dir).await
+            }
+        };
+        let (broker, database) = tokio::join!(broker, database);
+        report.extend(broker);
+        report.extend(database);
+    }
+    match args.output {
+        Output::Table => print!("{report}"),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+    }
+    Ok(if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The configuration, or a line for each thing that is wrong.
+fn check_file(file: &Path, report: &mut Report) -> Option<Config> {
+    const READ: &str = "file";
+    match config::load(file) {
+        Ok(config) => {
+            report.pipeline = Some(config.pipeline.clone());
+            report.push(Finding::ok(READ, format!("{} is a valid TracePipeline", config.pipeline)));
+            Some(config)
+        }
+        Err(ConfigError::Invalid { problems, .. }) => {
+            for problem in problems.0 {
+                let subject = if problem.path.is_empty() { READ } else { &problem.path };
+                let finding = Finding::failed(subject, problem.message);
+                report.push(match document::describe(&problem.path) {
+                    Some(meaning) => finding.remedy(format!("correct the field, which means: {meaning}")),
+                    None => finding,
+                });
+            }
+            None
+        }
+        Err(error) => {
+            report.push(Finding::failed(READ, chain(&error)).remedy("name the pipeline's file with -f"));
+            None
+        }
+    }
+}
+
+fn check_credentials(config: &Config, secrets: &Secrets) -> Vec<Finding> {
+    let resolve = |(path, source): (String, &SecretSource)| match secrets.resolve(&source.secret_key_ref) {
+        Ok(_) => Finding::ok(path, format!("{} was found", source.secret_key_ref)),
+        Err(error) => Finding::failed(path, chain(&error))
+            .remedy("write the file, set the variable, or give another --secrets-dir"),
+    };
+    credentials(config).into_iter().map(resolve).collect()
+}
+
+/// Every reference to a Secret, with the path of its field.
+fn credentials(config: &Config) -> Vec<(String, &SecretSource)> {
+    const KAFKA: &str = "spec.source.kafka";
+    let mut found = Vec::new();
+    if let Some(tls) = &config.kafka.tls {
+        found.push((format!("{KAFKA}.tls.caFrom"), tls.ca_from.as_ref()));
+        found.push((format!("{KAFKA}.tls.certFrom"), tls.cert_from.as_ref()));
+        found.push((format!("{KAFKA}.tls.keyFrom"), tls.key_from.as_ref()));
+    }
+    if let Some(sasl) = &config.kafka.sasl {
+        found.push((format!("{KAFKA}.sasl.usernameFrom"), Some(&sasl.username_from)));
+        found.push((format!("{KAFKA}.sasl.passwordFrom"), Some(&sasl.password_from)));
+    }
+    let server: Option<(_, &SqlServer)> = match &config.sink.database {
+        Database::Mysql(server) => Some(("spec.sink.mysql", server)),
+        Database::Postgres(server) => Some(("spec.sink.postgres", server)),
+        Database::Sqlite { .. } => None,
+    };
+    if let Some((path, server)) = server {
+        found.push((format!("{path}.urlFrom"), server.url_from.as_ref()));
+        found.push((format!("{path}.usernameFrom"), server.username_from.as_ref()));
+        found.push((format!("{path}.passwordFrom"), server.password_from.as_ref()));
+        found.push((format!("{path}.caFrom"), server.ca_from.as_ref()));
+    }
+    found.into_iter().filter_map(|(path, source)| Some((path, source?))).collect()
+}
+
+#[cfg(test)]
+mod tests;

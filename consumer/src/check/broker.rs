@@ -1,0 +1,307 @@
+//! Tries brokers, topics, the right to read them, and the consumer group. Joins nothing, creates nothing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::{Metadata, MetadataTopic};
+use rdkafka::{Offset, TopicPartitionList};
+
+use sluice_crds::problem::chain;
+
+use super::report::Finding;
+use crate::config::{Config, Topics};
+use crate::secrets::Secrets;
+use crate::source::kafka::config::client_config;
+
+/// Time limit of each step.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How long brokers that are all unreachable are tried.
+const UNREACHABLE: Duration = Duration::from_secs(3);
+/// One try within it; between two, errors are collected.
+const STEP: Duration = Duration::from_millis(500);
+
+const BROKERS: &str = "spec.source.kafka.bootstrapServers";
+const GROUP: &str = "spec.source.kafka.consumerGroup";
+
+/// What is not tried without credentials.
+pub fn skip() -> Vec<Finding> {
+    vec![Finding::skipped(BROKERS, "needs the credentials")]
+}
+
+/// Tries everything of the source.
+pub async fn check(config: &Config, secrets: &Secrets) -> Vec<Finding> {
+    let (config, secrets) = (config.clone(), secrets.clone());
+    // librdkafka's questions block.
+    let findings = tokio::task::spawn_blocking(move || check_source(&config, &secrets));
+    findings.await.unwrap_or_else(|error| vec![Finding::failed(BROKERS, error.to_string())])
+}
+
+fn check_source(config: &Config, secrets: &Secrets) -> Vec<Finding> {
+    let topics = match config.topics {
+        Topics::Named(_) => "spec.source.kafka.topic",
+        Topics::Matching { .. } => "spec.source.kafka.topicPattern",
+    };
+    let (consumer, metadata) = match connect(config, secrets) {
+        Ok(connected) => connected,
+        Err(finding) => {
+            let skipped = |path| Finding::skipped(path, "needs the brokers");
+            return vec![finding, skipped(topics), skipped(GROUP)];
+        }
+    };
+    let brokers = counted(metadata.brokers().len(), "broker");
+    let first = metadata.brokers().first().map(|broker| format!("{}:{}", broker.host(), broker.port()));
+    let mut findings =
+        vec![Finding::ok(BROKERS, format!("{brokers}, such as {}", first.unwrap_or_default()))];
+    let (found, one) = match &config.topics {
+        Topics::Named(name) => check_named(topics, name, consumer.fetch_metadata(Some(name), LIMIT)),
+        Topics::Matching { .. } => check_pattern(topics, &config.topics, &metadata),
+    };
+    findings.push(found);
+    if let Some((topic, partition)) = one {
+        findings.push(check_read(topics, &consumer, &topic, partition));
+        findings.push(check_group(&consumer, &config.kafka.consumer_group, &topic, partition));
+    } else {
+        findings.push(Finding::skipped(GROUP, "needs a topic"));
+    }
+    findings
+}
+
+/// What librdkafka says of its own accord. The first cause is the telling one.
+#[derive(Clone, Default)]
+struct Complaints(Arc<Mutex<Vec<String>>>);
+
+impl Complaints {
+    fn add(&self, text: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
+    }
+
+    fn first(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).first().cloned()
+    }
+}
+
+impl ClientContext for Complaints {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // A broken connection; "[thrd:…]: " in front names a thread of the library.
+        if facility == "FAIL" {
+            self.add(message.split_once("]: ").map_or(message, |(_, message)| message));
+        }
+    }
+
+    // What comes here is in the log before, and there with its cause.
+    fn error(&self, _error: KafkaError, _reason: &str) {}
+}
+
+impl ConsumerContext for Complaints {}
+
+type Probe = BaseConsumer<Complaints>;
+
+/// Asks for all topics until a broker answers.
+fn connect(config: &Config, secrets: &Secrets) -> Result<(Probe, Metadata), Finding> {
+    let refused = |detail: String| Finding::failed(BROKERS, detail);
+    let mut client = client_config(&config.kafka, secrets)
+        .map_err(|error| refused(chain(&error)).remedy("set the credential or the property that is named"))?;
+    client
+        .set("group.id", &config.kafka.consumer_group)
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error")
+        .set("enable.partition.eof", "true")
+        .set("allow.auto.create.topics", "false")
+        .set_log_level(RDKafkaLogLevel::Info);
+    let complaints = Complaints::default();
+    let consumer: Probe = client.create_with_context(complaints.clone()).map_err(|error| {
+        let detail = match error {
+            // Without the value, which may be a credential.
+            KafkaError::ClientConfig(_, _, name, _) => format!("librdkafka refuses the value of {name}"),
+            error => error.to_string(),
+        };
+        refused(detail).remedy("correct the certificate, the key or the property that is named")
+    })?;
+    let begin = Instant::now();
+    loop {
+        let error = match consumer.fetch_metadata(None, STEP) {
+            Ok(metadata) if !metadata.brokers().is_empty() => return Ok((consumer, metadata)),
+            Ok(_) => "no broker is known".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        // Hands over what the library has to complain about.
+        let event = consumer.poll(Duration::ZERO).and_then(Result::err);
+        let all_down =
+            event.and_then(|error| error.rdkafka_error_code()) == Some(RDKafkaErrorCode::AllBrokersDown);
+        let detail = complaints.first().unwrap_or(error);
+        let handshake =
+            ["SSL handshake failed", "SASL", "authentication"].iter().any(|word| detail.contains(word));
+        let waited = begin.elapsed();
+        if handshake || (all_down && waited > UNREACHABLE) || waited > LIMIT {
+            let remedy = connection_remedy(&detail, config);
+            return Err(refused(detail).remedy(remedy));
+        }
+    }
+}
+
+/// What to do about a connection that does not come about, from librdkafka's own words.
+fn connection_remedy(detail: &str, config: &Config) -> &'static str {
+    let detail = detail.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| detail.contains(word));
+    if has(&["authentication", "sasl"]) {
+        "check sasl.mechanism, and what usernameFrom and passwordFrom hold"
+    } else if has(&["certificate verify", "certificate_verify", "unknown ca"]) {
+        "let tls.caFrom name the authority that signed the brokers' certificates, and name the brokers as these do"
+    } else if has(&["ssl", "tls"]) {
+        "check that this port speaks TLS, and tls.caFrom, certFrom and keyFrom"
+    } else if has(&["resolve"]) {
+        "check the host names in bootstrapServers, and DNS"
+    } else if config.kafka.tls.is_none() && has(&["disconnected", "timed out", "timeout"]) {
+        "check the port, and whether it wants TLS (spec.source.kafka.tls) or SASL"
+    } else {
+        "check bootstrapServers, whether the brokers run, and firewalls"
+    }
+}
+
+/// Whether the topic exists, and one partition to try.
+fn check_named(
+    path: &str,
+    name: &str,
+    metadata: Result<Metadata, KafkaError>,
+) -> (Finding, Option<(String, i32)>) {
+    let metadata = match metadata {
+        Ok(metadata) => metadata,
+        Err(error) => return (Finding::failed(path, format!("cannot ask for {name}: {error}")), None),
+    };
+    let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+    let error = topic.and_then(MetadataTopic::error).map(RDKafkaErrorCode::from);
+    let finding = match (topic, error) {
+        (_, Some(RDKafkaErrorCode::TopicAuthorizationFailed)) => {
+            Finding::failed(path, format!("this user may not see {name}"))
+                .remedy("allow it (kafka-acls --operation Describe --operation Read --topic)")
+        }
+        (None, _) | (_, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
+            Finding::failed(path, format!("the topic {name} does not exist"))
+                .remedy("create it, or correct the name")
+        }
+        (_, Some(error)) => Finding::failed(path, format!("the topic {name} cannot be used: {error}")),
+        (Some(topic), None) => match partition_of(topic) {
+            Some(one) => {
+                let finding = Finding::ok(
+                    path,
+                    format!("{name} has {}", counted(topic.partitions().len(), "partition")),
+                );
+                return (finding, Some(one));
+            }
+            None => Finding::failed(path, format!("no partition of {name} has a leader"))
+                .remedy("look at the brokers: those that hold this topic are down"),
+        },
+    };
+    (finding, None)
+}
+
+/// Which topics match, and one partition to try.
+fn check_pattern(path: &str, topics: &Topics, metadata: &Metadata) -> (Finding, Option<(String, i32)>) {
+    const SHOWN: usize = 5;
+    // Kafka's own topics never match, as in the source.
+    let is_read = |topic: &&MetadataTopic| topics.contains(topic.name()) && !topic.name().starts_with("__");
+    let found: Vec<_> = metadata.topics().iter().filter(is_read).collect();
+    if found.is_empty() {
+        let detail = "no topic matches yet; those that are created later are found within 10 s";
+        return (Finding::ok(path, detail), None);
+    }
+    let partitions: usize = found.iter().map(|topic| topic.partitions().len()).sum();
+    let names: Vec<_> = found.iter().take(SHOWN).map(|topic| topic.name()).collect();
+    let more = if found.len() > SHOWN { ", …" } else { "" };
+    let (topics, partitions) = (counted(found.len(), "topic"), counted(partitions, "partition"));
+    let detail = format!("{topics} with {partitions}: {}{more}", names.join(", "));
+    (Finding::ok(path, detail), found.into_iter().find_map(partition_of))
+}
+
+fn counted(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// A partition that can be asked.
+fn partition_of(topic: &MetadataTopic) -> Option<(String, i32)> {
+    let led = topic.partitions().iter().find(|partition| partition.leader() >= 0)?;
+    Some((topic.name().to_owned(), led.id()))
+}
+
+/// Fetches at the end of a partition: nothing is read, but the right to read is needed.
+fn check_read(path: &str, consumer: &Probe, topic: &str, partition: i32) -> Finding {
+    let denied = |detail: String| {
+        Finding::failed(path, format!("cannot read {topic}: {detail}"))
+            .remedy("allow this user to read it (kafka-acls --operation Read --topic)")
+    };
+    let mut assignment = TopicPartitionList::new();
+    let assigned = assignment
+        .add_partition_offset(topic, partition, Offset::End)
+        .and_then(|()| consumer.assign(&assignment));
+    if let Err(error) = assigned {
+        return denied(error.to_string());
+    }
+    let begin = Instant::now();
+    while begin.elapsed() < LIMIT {
+        match consumer.poll(STEP) {
+            // A message that came this moment proves the right, too.
+            Some(Err(KafkaError::PartitionEOF(_)) | Ok(_)) => {
+                return Finding::ok(path, format!("{topic} can be read"));
+            }
+            Some(Err(error))
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) =>
+            {
+                return denied(error.to_string());
+            }
+            _ => {}
+        }
+    }
+    denied(format!("no answer within {} s", LIMIT.as_secs()))
+}
+
+fn check_group(consumer: &Probe, group: &str, topic: &str, partition: i32) -> Finding {
+    let denied = |error: KafkaError| {
+        Finding::failed(GROUP, format!("cannot use the group {group}: {error}"))
+            .remedy("allow this user to read the group (kafka-acls --operation Read --group)")
+    };
+    let mut one = TopicPartitionList::new();
+    one.add_partition(topic, partition);
+    if let Err(error) = consumer.committed_offsets(one, LIMIT) {
+        return denied(error);
+    }
+    match consumer.fetch_group_list(Some(group), LIMIT) {
+        Ok(groups) => {
+            let members: usize = groups.groups().iter().map(|group| group.members().len()).sum();
+            Finding::ok(GROUP, format!("{group} can be used; it has {} now", counted(members, "member")))
+        }
+        Err(error) => denied(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What librdkafka 2.12 says, and a word of the remedy.
+    const SAID: [(&str, &str); 7] = [
+        ("SASL authentication error: Authentication failed: Invalid username or password", "usernameFrom"),
+        (
+            "SASL SCRAM-SHA-256 mechanism handshake failed: Broker: Unsupported SASL mechanism",
+            "sasl.mechanism",
+        ),
+        ("SSL handshake failed: error:0A000086:SSL routines::certificate verify failed", "tls.caFrom"),
+        ("SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?", "speaks TLS"),
+        ("Failed to resolve 'nohost.invalid:9092': Name or service not known", "DNS"),
+        ("Disconnected: connection closed by peer: receive 0 after POLLIN", "wants TLS"),
+        ("Connect to ipv4#127.0.0.1:1 failed: Connection refused", "firewalls"),
+    ];
+
+    #[test]
+    fn each_kind_of_broken_connection_has_its_remedy() {
+        let text = include_str!("../../../crds/examples/mysql.yaml");
+        let config = crate::config::parse(text).unwrap();
+        for (said, word) in SAID {
+            let remedy = connection_remedy(said, &config);
+            assert!(remedy.contains(word), "{said}: {remedy}");
+        }
+    }
+}

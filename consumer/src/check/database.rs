@@ -1,0 +1,239 @@
+//! Tries the database: connection, table, own tables and rights. Creates and writes nothing.
+//!
+//! Rights are asked for where the server tells them (PostgreSQL), else tried by statements that meet no row
+//! (MySQL). A probe table would be no better: it leaves traces, and needs a right to drop that nothing else
+//! needs.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sluice_crds::problem::chain;
+
+use super::report::Finding;
+use crate::config::{Config, Database};
+use crate::secrets::{self, Secrets};
+use crate::store::inspect::{Inspection, TableState};
+use crate::store::mysql::{MySqlOptions, MySqlStore};
+use crate::store::postgres::{PostgresOptions, PostgresStore};
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::{Store, StoreError, TableName};
+
+/// Time limit of the whole look.
+const LIMIT: Duration = Duration::from_secs(15);
+const TABLE: &str = "spec.sink.table";
+
+/// What is not tried without credentials.
+pub fn skip() -> Vec<Finding> {
+    vec![Finding::skipped("spec.sink", "needs the credentials")]
+}
+
+/// Tries everything of the sink.
+pub async fn check(config: &Config, secrets: &Secrets, data_dir: &Path) -> Vec<Finding> {
+    let path = match &config.sink.database {
+        Database::Mysql(_) => "spec.sink.mysql",
+        Database::Postgres(_) => "spec.sink.postgres",
+        Database::Sqlite { .. } => "spec.sink.sqlite",
+    };
+    let table = match TableName::new(&config.sink.table) {
+        Ok(table) => table,
+        Err(error) => return vec![Finding::failed(TABLE, error.to_string()).remedy("choose another name")],
+    };
+    if let Database::Sqlite { claim_name } = &config.sink.database {
+        let dir = data_dir.join(claim_name);
+        if !dir.join("sluice.db").exists() {
+            return vec![check_folder(path, &dir)];
+        }
+    }
+    match tokio::time::timeout(LIMIT, inspect(config, secrets, data_dir, table)).await {
+        Ok(Ok(inspection)) => judge(path, &inspection, config.sink.manage_schema),
+        Ok(Err(error)) => {
+            let detail = chain(&error);
+            let remedy = connection_remedy(&detail);
+            vec![Finding::failed(path, detail).remedy(remedy), Finding::skipped(TABLE, "needs the database")]
+        }
+        Err(_) => {
+            let detail = format!("no answer within {} s", LIMIT.as_secs());
+            let remedy = "check host and port, whether the server is overloaded, and firewalls";
+            vec![Finding::failed(path, detail).remedy(remedy), Finding::skipped(TABLE, "needs the database")]
+        }
+    }
+}
+
+async fn inspect(
+    config: &Config,
+    secrets: &Secrets,
+    data_dir: &Path,
+    table: TableName,
+) -> Result<Inspection, StoreError> {
+    // Never used: nothing is created here.
+    let manage_schema = false;
+    match &config.sink.database {
+        Database::Mysql(server) => {
+            let connect = secrets::mysql(server, secrets);
+            let store = MySqlStore::new(MySqlOptions { connect, table, lanes: 1, manage_schema });
+            let found = store.inspect().await;
+            store.close().await;
+            found
+        }
+        Database::Postgres(server) => {
+            let connect = secrets::postgres(server, secrets);
+            let store = PostgresStore::new(PostgresOptions { connect, table, lanes: 1, manage_schema });
+            let found = store.inspect().await;
+            store.close().await;
+            found
+        }
+        Database::Sqlite { claim_name } => {
+            let path = data_dir.join(claim_name).join("sluice.db");
+            let store = SqliteStore::new(SqliteOptions { path, table, manage_schema });
+            let found = store.inspect().await;
+            store.close().await;
+            found
+        }
+    }
+}
+
+/// A SQLite file that does not exist yet needs a folder in which it can be created.
+fn check_folder(path: &str, dir: &Path) -> Finding {
+    let existing =
+        dir.ancestors().find(|folder| folder.is_dir()).map_or_else(|| PathBuf::from("."), Path::to_owned);
+    match can_write(&existing) {
+        Ok(()) => Finding::ok(
+            path,
+            format!("{} will be created at the first start", dir.join("sluice.db").display()),
+        ),
+        Err(error) => Finding::failed(path, format!("cannot write in {}: {error}", existing.display()))
+            .remedy("let this user write there, or give another --data-dir"),
+    }
+}
+
+fn can_write(folder: &Path) -> io::Result<()> {
+    let probe = folder.join(format!(".sluice-check-{}", std::process::id()));
+    std::fs::OpenOptions::new().write(true).create_new(true).open(&probe)?;
+    std::fs::remove_file(&probe)
+}
+
+/// What to do about a connection that does not come about, from the driver's own words.
+fn connection_remedy(detail: &str) -> &'static str {
+    let detail = detail.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| detail.contains(word));
+    if has(&["must be a url", "not a usable url", "parameter in its url"]) {
+        "correct the URL in the Secret"
+    } else if has(&["access denied", "password authentication", "no pg_hba", "1045", "28p01"]) {
+        "check user name and password, and whether this user may connect from here"
+    } else if has(&["unknown database", "does not exist"]) {
+        "create the database, or correct its name"
+    } else if has(&["certificate", "tls", "ssl"]) {
+        "check that the server speaks TLS, and that caFrom holds the authority that signed its certificate"
+    } else if has(&["failed to lookup", "name or service", "resolve"]) {
+        "check the host name, and DNS"
+    } else if has(&["not a database", "readonly", "unable to open"]) {
+        "check the file and who may write it, or give another --data-dir"
+    } else {
+        "check host and port, whether the server runs, and firewalls"
+    }
+}
+
+/// Whether a pipeline can work with what was found.
+fn judge(path: &str, found: &Inspection, manage_schema: bool) -> Vec<Finding> {
+    let mut findings = vec![if found.read_only {
+        Finding::failed(path, format!("{} refuses writes", found.server))
+            .remedy("name the primary, not a replica, or lift read_only")
+    } else {
+        Finding::ok(path, format!("connected to {}", found.server))
+    }];
+    findings.push(judge_table(found, manage_schema));
+    if !found.missing_tables.is_empty() {
+        findings.push(judge_missing("spec.sink.manageSchema", found, manage_schema));
+    }
+    findings.push(if found.missing_rights.is_empty() {
+        Finding::ok(path, "this user has every right that is needed on the tables that exist")
+    } else {
+        Finding::failed(path, format!("this user lacks {}", found.missing_rights.join(", ")))
+            .remedy(format!("GRANT {} TO the user", found.missing_rights.join("; GRANT ")))
+    });
+    findings
+}
+
+fn judge_table(found: &Inspection, manage_schema: bool) -> Finding {
+    match (&found.table, &found.cannot_create) {
+        (TableState::Usable(missing), _) if missing.is_empty() => Finding::ok(TABLE, "the table exists and can be used"),
+        (TableState::Usable(missing), _) => {
+            let columns = missing.join(" and ");
+            let when = if manage_schema { "will be built at the first start, which takes long in a large table" } else { "would speed reads up" };
+            Finding::ok(TABLE, format!("the table exists and can be used; an index on {columns} {when}"))
+        }
+        // The reason ends with its own remedy.
+        (TableState::Unusable(why), _) => Finding::failed(TABLE, why.clone()),
+        (TableState::Missing, None) if manage_schema => Finding::ok(TABLE, "the table will be created at the first start"),
+        (TableState::Missing, Some(why)) if manage_schema => {
+            Finding::failed(TABLE, format!("the table does not exist and cannot be created: {why}"))
+                .remedy("GRANT CREATE, INDEX and ALTER on the database (PostgreSQL: CREATE on the schema) to the user, or create the table by hand")
+        }
+        (TableState::Missing, _) => Finding::failed(TABLE, "the table does not exist")
+            .remedy("let it be created with manageSchema: true, create it, or correct the name"),
+    }
+}
+
+fn judge_missing(path: &str, found: &Inspection, manage_schema: bool) -> Finding {
+    let tables = found.missing_tables.join(", ");
+    match &found.cannot_create {
+        _ if !manage_schema => Finding::failed(path, format!("these tables do not exist: {tables}"))
+            .remedy("set manageSchema: true, or apply the migrations of this kind of database by hand"),
+        Some(why) => Finding::failed(path, format!("{tables} cannot be created: {why}"))
+            .remedy("GRANT CREATE on the database (PostgreSQL: on the schema) to the user"),
+        None => Finding::ok(path, format!("{tables} will be created at the first start")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::State;
+    use super::*;
+
+    fn found() -> Inspection {
+        Inspection {
+            server: "Server 1".into(),
+            read_only: false,
+            table: TableState::Usable(Vec::new()),
+            missing_tables: Vec::new(),
+            cannot_create: None,
+            missing_rights: Vec::new(),
+        }
+    }
+
+    fn failed(found: &Inspection, manage_schema: bool) -> Vec<String> {
+        let findings = judge("spec.sink.mysql", found, manage_schema);
+        findings
+            .into_iter()
+            .filter(|finding| finding.state == State::Failed)
+            .map(|finding| finding.path)
+            .collect()
+    }
+
+    #[test]
+    fn a_database_in_order_passes_whoever_manages_the_schema() {
+        assert!(failed(&found(), true).is_empty());
+        assert!(failed(&found(), false).is_empty());
+    }
+
+    #[test]
+    fn what_is_missing_fails_only_where_it_cannot_be_created() {
+        let empty = Inspection { table: TableState::Missing, missing_tables: vec!["sluice_rate"], ..found() };
+        assert!(failed(&empty, true).is_empty());
+        assert_eq!(failed(&empty, false), [TABLE, "spec.sink.manageSchema"]);
+        let denied = Inspection { cannot_create: Some("denied".into()), ..empty };
+        assert_eq!(failed(&denied, true), [TABLE, "spec.sink.manageSchema"]);
+    }
+
+    #[test]
+    fn a_replica_a_foreign_table_and_missing_rights_fail() {
+        let bad = Inspection {
+            read_only: true,
+            table: TableState::Unusable("its engine knows no transactions".into()),
+            missing_rights: vec!["INSERT on sluice_rate".into()],
+            ..found()
+        };
+        assert_eq!(failed(&bad, true), ["spec.sink.mysql", TABLE, "spec.sink.mysql"]);
+    }
+}

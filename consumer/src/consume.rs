@@ -1,0 +1,224 @@
+//! `sluice consume`: from a Kafka topic into a database.
+//!
+//! The pipeline comes from a file that a person writes (`-f`), or from what the operator writes (`--settings`
+//! and the live document beside it). The admin endpoints come first, so that whatever is still missing, such as a
+//! Secret, can be asked for there; nothing that may come later ends the process.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Admin};
+use crate::config::{self, Config, Database};
+use crate::decode::Decoder;
+use crate::last_error::LastError;
+use crate::live::api::Timing;
+use crate::live::cluster::{ConfigMapName, Places};
+use crate::live::{self, Applied};
+use crate::logging::{self, LogFormat};
+use crate::meter::Meters;
+use crate::pipeline::{self, MAX_LANES, Parts};
+use crate::secrets::{self, Secrets};
+use crate::source::kafka::KafkaSource;
+use crate::source::kafka::config::{ClientConfigError, client_config};
+use crate::stop;
+use crate::store::mysql::{MySqlOptions, MySqlStore};
+use crate::store::postgres::{PostgresOptions, PostgresStore};
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::{Store, TableName};
+
+/// Pause before missing credentials are looked for again.
+const SECRETS_PAUSE: Duration = Duration::from_secs(1);
+
+/// Store spans from Kafka in a database, at the rate that the pipeline sets.
+///
+/// With -f, saving the file with another `rateLimitQPS`, `override` or `suspend` takes effect within a second.
+/// With --settings, a new live document does.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sluice consume -f pipeline.yaml
+  sluice consume -f pipeline.yaml --secrets-dir /etc/sluice/secrets --admin 0.0.0.0:9464
+  SLUICE_SECRET_DB_URL=mysql://user:password@host/traces sluice consume -f pipeline.yaml
+
+A secretKeyRef { name: db, key: url } is the file db/url under --secrets-dir, else the environment variable
+SLUICE_SECRET_DB_URL. What is not there yet is waited for; /status names it.
+
+In a cluster the operator runs
+  sluice consume --settings /etc/sluice/settings/settings.json --live-config-map NAMESPACE/NAME \\
+    --live-dir /etc/sluice/live --secrets-dir /etc/sluice/secrets --data-dir /var/lib/sluice --admin 0.0.0.0:9464")]
+#[command(group = clap::ArgGroup::new("pipeline").args(["file", "settings"]).required(true))]
+#[command(group = clap::ArgGroup::new("live").args(["live_config_map", "live_dir"]).multiple(true).conflicts_with("file"))]
+pub struct Args {
+    /// The TracePipeline, as YAML.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The settings document that the operator writes, instead of -f; the live document is read apart.
+    #[arg(long, value_name = "FILE", requires = "live")]
+    pub settings: Option<PathBuf>,
+    /// The ConfigMap whose key live.json holds the live document, watched through the API server: that of the pod,
+    /// or of KUBECONFIG.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub live_config_map: Option<ConfigMapName>,
+    /// Folder in which the same ConfigMap is mounted; serves while the API server is out of reach.
+    #[arg(long, value_name = "DIR")]
+    pub live_dir: Option<PathBuf>,
+    /// Where to serve /metrics, /livez, /readyz and /status; port 0 picks a free one and logs it.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
+    pub admin: SocketAddr,
+    /// Folder with one folder a Secret and one file a key.
+    #[arg(long, value_name = "DIR")]
+    pub secrets_dir: Option<PathBuf>,
+    /// Folder for SQLite databases: <DIR>/<claimName>/sluice.db.
+    #[arg(long, value_name = "DIR", default_value = "sluice-data")]
+    pub data_dir: PathBuf,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// Runs until SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// What a person must know; printed with its causes.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    logging::start(args.log_format);
+    let config = load(&args)?;
+    let secrets = Secrets::new(args.secrets_dir.clone());
+    let meters = Arc::new(Meters::default());
+    let stop = stop::on_signal()?;
+    let source = Arc::new(OnceLock::new());
+    let admin = Admin { identity: config.identity(), meters: meters.clone(), source: source.clone() };
+    // Of its own: it serves until the last transaction is finished.
+    let admin_stop = CancellationToken::new();
+    admin::serve(args.admin, admin, admin_stop.clone())
+        .await
+        .with_context(|| format!("cannot serve the admin endpoints on {}", args.admin))?;
+    let store = open_store(&config, &secrets, &args.data_dir)?;
+    let live = watch_live(&args, &config, stop.clone());
+    tracing::info!(pipeline = %config.pipeline, settings = %config.settings_hash, "started");
+    let connected = tokio::select! {
+        connected = connect(&config, &secrets, &meters) => Some(connected?),
+        () = show(live.clone(), &meters) => None,
+        () = stop.cancelled() => None,
+    };
+    let Some(connected) = connected else { return Ok(()) };
+    let connected = Arc::new(connected);
+    if source.set(connected.clone()).is_err() {
+        tracing::debug!("the source was set before");
+    }
+    let parts = Parts {
+        group: config.kafka.consumer_group.clone(),
+        table: config.sink.table.clone(),
+        source: connected,
+        store: store.clone(),
+        decoder: Decoder::new(config.format, &config.json).map_err(anyhow::Error::msg)?,
+        max_rows: config.sink.max_rows,
+        max_delay: config.sink.max_delay,
+        start_from: config.kafka.start_from.clone(),
+        by_pattern: matches!(config.topics, config::Topics::Matching { .. }),
+        live,
+        meters,
+        // A person at a terminal is told at once; in a pod, /status tells the operator for as long as it takes.
+        patient: args.settings.is_some(),
+    };
+    let result = pipeline::run(parts, stop).await;
+    store.close().await;
+    admin_stop.cancel();
+    tracing::info!("stopped");
+    result.map_err(Into::into)
+}
+
+fn load(args: &Args) -> anyhow::Result<Config> {
+    match (&args.file, &args.settings) {
+        (Some(file), _) => Ok(config::load(file)?),
+        (None, Some(settings)) => Ok(config::load_settings(settings)?),
+        (None, None) => anyhow::bail!("expected -f or --settings"),
+    }
+}
+
+fn watch_live(args: &Args, config: &Config, stop: CancellationToken) -> watch::Receiver<Applied> {
+    if let Some(file) = &args.file {
+        return live::file::watch(file.clone(), config, stop);
+    }
+    let places = Places {
+        config_map: args.live_config_map.clone(),
+        directory: args.live_dir.clone(),
+        client: None,
+        timing: Timing::default(),
+    };
+    live::cluster::watch(config.settings.uid.as_deref().unwrap_or_default(), places, stop)
+}
+
+/// Starts Kafka's client; waits for credentials that are missing or of no use, as somebody may replace them.
+///
+/// # Errors
+/// What no credential can mend.
+async fn connect(config: &Config, secrets: &Secrets, meters: &Arc<Meters>) -> anyhow::Result<KafkaSource> {
+    let kafka = &config.kafka;
+    let needs_credentials = kafka.tls.is_some() || kafka.sasl.is_some();
+    loop {
+        let last_error = match client_config(kafka, secrets) {
+            Ok(client) => {
+                let topics = config.topics.clone();
+                match KafkaSource::start(client, &kafka.consumer_group, topics, meters.clone()) {
+                    Ok(source) => {
+                        meters.source_works();
+                        return Ok(source);
+                    }
+                    Err(error) if needs_credentials => LastError::from(&error),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(ClientConfigError::Secret(error)) => LastError::from(&error),
+            Err(error @ ClientConfigError::Refused(_)) => return Err(error.into()),
+        };
+        meters.source_failed(last_error);
+        tokio::time::sleep(SECRETS_PAUSE).await;
+    }
+}
+
+/// Shows the live document in `/status` while nothing runs that could apply it: the rate in effect is 0. Ends
+/// with its watcher, when the process stops.
+async fn show(mut live: watch::Receiver<Applied>, meters: &Meters) {
+    loop {
+        let applied = live.borrow_and_update().clone();
+        meters.set_applied(&applied);
+        let whole = applied.live.rate_at(jiff::Timestamp::now());
+        meters.set_rate(whole, 0.0, 0.0, applied.live.suspend);
+        if live.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The store that a configuration names. Connects later, and again whenever it must.
+fn open_store(config: &Config, secrets: &Secrets, data_dir: &Path) -> anyhow::Result<Arc<dyn Store>> {
+    let (table, manage_schema) = (TableName::new(&config.sink.table)?, config.sink.manage_schema);
+    Ok(match &config.sink.database {
+        Database::Mysql(server) => Arc::new(MySqlStore::new(MySqlOptions {
+            connect: secrets::mysql(server, secrets),
+            table,
+            lanes: MAX_LANES,
+            manage_schema,
+        })),
+        Database::Postgres(server) => Arc::new(PostgresStore::new(PostgresOptions {
+            connect: secrets::postgres(server, secrets),
+            table,
+            lanes: MAX_LANES,
+            manage_schema,
+        })),
+        Database::Sqlite { claim_name } => {
+            let dir = data_dir.join(claim_name);
+            std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+            Arc::new(SqliteStore::new(SqliteOptions { path: dir.join("sluice.db"), table, manage_schema }))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

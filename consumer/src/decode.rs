@@ -1,0 +1,188 @@
+//! From the bytes of a message to spans.
+//!
+//! A decoder is a pure function: bytes in, spans out, no I/O, no panic, bounded recursion. It either
+//! understands the whole message, or the message becomes one dead letter; a span that alone breaks a limit of
+//! the table becomes a dead letter of its own ([`RejectedSpan`]) and its neighbours are stored.
+//!
+//! | format | column `kind` | body |
+//! |---|---|---|
+//! | `Json` | as it is | the span, byte for byte |
+//! | `ZipkinJson` | as it is | the span, byte for byte |
+//! | `ZipkinProto` | `SERVER`, `CLIENT`, … | Zipkin v2 JSON |
+//! | `OtlpJson` | `SERVER`, `CLIENT`, …, `INTERNAL` | the span, byte for byte, with `resource` and `scope` added |
+//! | `OtlpProto` | likewise | an OTLP/JSON span object with `resource` and `scope` |
+//! | `JaegerProto` | the tag `span.kind` in upper case | likewise |
+//!
+//! Bodies are valid JSON, nested no deeper than 127 levels. JSON is checked strictly, for the whole message; what
+//! the grammar allows and some readers refuse (numbers beyond a double, escaped halves of surrogate pairs) is
+//! kept as it is. Numbers and times are exact everywhere.
+
+mod auto;
+mod jaeger_proto;
+mod jaeger_tags;
+mod json;
+mod otlp_json;
+mod otlp_proto;
+mod output;
+pub(crate) mod scan;
+mod wire;
+pub(crate) mod write;
+mod zipkin_proto;
+
+use sluice_crds::v1alpha1::{Format, JsonPaths};
+
+use self::json::{Message, Paths};
+use self::output::Output;
+use crate::span::{SpanBuf, SpanDefect};
+
+/// A span that cannot become a row; its message could be decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedSpan {
+    /// Index within the message, counting from 0 over stored and rejected spans alike.
+    pub index: u32,
+    /// Why.
+    pub defect: SpanDefect,
+    /// The body that it would have had.
+    pub body: String,
+}
+
+/// Why a message is not what its format says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A value that is empty where the format needs content.
+    #[error("the message is empty")]
+    Empty,
+    /// Broken syntax, broken UTF-8, nesting too deep.
+    #[error("not valid {format}: {detail}")]
+    Malformed {
+        /// The format tried.
+        format: &'static str,
+        /// What was expected and what was found.
+        detail: String,
+    },
+    /// `Auto` recognised none of the formats.
+    #[error("none of the known formats fits; set `format` to the one that the producer uses")]
+    Unknown,
+}
+
+/// Decodes the messages of one pipeline.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    format: Format,
+    json: Paths,
+    zipkin: Paths,
+}
+
+impl Decoder {
+    /// A decoder for a format; `json` tells the `Json` format where its parts are.
+    ///
+    /// # Errors
+    /// A path that is no JSON Pointer, with the field's name.
+    pub fn new(format: Format, json: &JsonPaths) -> Result<Self, String> {
+        Ok(Self { format, json: Paths::new(json)?, zipkin: Paths::zipkin() })
+    }
+
+    /// Appends the spans of one message to `spans`, and those that cannot be rows to `rejected`.
+    ///
+    /// # Errors
+    /// The message is not what its format says; `spans` and `rejected` are as they were.
+    pub fn decode(
+        &self,
+        payload: &[u8],
+        spans: &mut SpanBuf,
+        rejected: &mut Vec<RejectedSpan>,
+    ) -> Result<(), DecodeError> {
+        let (mark, rejected_before) = (spans.mark(), rejected.len());
+        let outcome = if payload.is_empty() {
+            Err(DecodeError::Empty)
+        } else if self.format == Format::Auto {
+            self.recognised(payload, spans, rejected)
+        } else {
+            self.decode_as(self.format, payload, &mut Output::new(spans, rejected))
+        };
+        if outcome.is_err() {
+            spans.truncate(mark);
+            rejected.truncate(rejected_before);
+        }
+        outcome
+    }
+
+    fn decode_as(&self, format: Format, payload: &[u8], output: &mut Output<'_>) -> Result<(), DecodeError> {
+        let protobuf = |name: &'static str| {
+            move |wire::WireError(what)| DecodeError::Malformed { format: name, detail: what.to_owned() }
+        };
+        match format {
+            Format::Json => {
+                let message = Message::read(text(payload)?, &self.json, 0, 0, output).map_err(malformed)?;
+                if !message.spans_seen {
+                    let detail = "there is nothing where `json.spans` leads".to_owned();
+                    return Err(DecodeError::Malformed { format: "JSON", detail });
+                }
+                Ok(())
+            }
+            Format::ZipkinJson => {
+                Message::read(text(payload)?, &self.zipkin, 0, 0, output).map_err(malformed)?;
+                Ok(())
+            }
+            Format::OtlpJson => otlp_json::decode(text(payload)?, output).map_err(malformed),
+            Format::OtlpProto => otlp_proto::decode(payload, output).map_err(protobuf("OTLP protobuf")),
+            Format::ZipkinProto => zipkin_proto::decode(payload, output).map_err(protobuf("Zipkin protobuf")),
+            Format::JaegerProto => jaeger_proto::decode(payload, output).map_err(protobuf("Jaeger protobuf")),
+            Format::Auto => Err(DecodeError::Unknown),
+        }
+    }
+
+    fn recognised(
+        &self,
+        payload: &[u8],
+        spans: &mut SpanBuf,
+        rejected: &mut Vec<RejectedSpan>,
+    ) -> Result<(), DecodeError> {
+        let (mark, rejected_before) = (spans.mark(), rejected.len());
+        let mut json_error = None;
+        if auto::looks_like_json(payload) {
+            let output = &mut Output::new(spans, rejected);
+            let found = text(payload)
+                .and_then(|text| auto::json(text, &self.json, &self.zipkin, output).map_err(malformed));
+            let format = match found {
+                Ok(auto::Found::Done) => return Ok(()),
+                Ok(auto::Found::Otlp) => Some(Format::OtlpJson),
+                Ok(auto::Found::ZipkinSpan) => Some(Format::ZipkinJson),
+                Ok(auto::Found::Nothing) => return Err(DecodeError::Unknown),
+                Err(error) => {
+                    json_error = Some(error);
+                    None
+                }
+            };
+            spans.truncate(mark);
+            rejected.truncate(rejected_before);
+            if let Some(format) = format {
+                return self.decode_as(format, payload, &mut Output::new(spans, rejected));
+            }
+        }
+        // A line feed is white space in JSON and the usual first byte in protobuf: a JSON error is not the end.
+        let format = match auto::proto(payload) {
+            Some(auto::Proto::Otlp) => Format::OtlpProto,
+            Some(auto::Proto::Zipkin) => Format::ZipkinProto,
+            Some(auto::Proto::Jaeger) => Format::JaegerProto,
+            None => return Err(json_error.unwrap_or(DecodeError::Unknown)),
+        };
+        self.decode_as(format, payload, &mut Output::new(spans, rejected))
+    }
+}
+
+/// The text of a JSON message.
+fn text(payload: &[u8]) -> Result<&str, DecodeError> {
+    let text = std::str::from_utf8(payload).map_err(|error| DecodeError::Malformed {
+        format: "JSON",
+        detail: format!("not UTF-8 at byte {}", error.valid_up_to()),
+    })?;
+    if text.bytes().all(|byte| byte.is_ascii_whitespace()) {
+        return Err(DecodeError::Empty);
+    }
+    Ok(text)
+}
+
+fn malformed(error: scan::Syntax) -> DecodeError {
+    DecodeError::Malformed { format: "JSON", detail: format!("{} at byte {}", error.what, error.at) }
+}

@@ -1,0 +1,309 @@
+//! `JaegerProto`: one `model.Span` or one `model.Batch` of Jaeger's `model.proto`, to OTLP/JSON span objects.
+//!
+//! The OpenTelemetry Collector's Kafka exporter sends a message a span (`jaeger_proto`); Jaeger's own collector
+//! did, too. The translation follows the Collector's (`pkg/translator/jaeger`):
+//!
+//! - tags are attributes; `span.kind` becomes the kind, `error` = true and `otel.status_code` the status,
+//!   `otel.status_description` its message, `w3c.tracestate` the trace state, `otel.scope.name` and `.version`
+//!   (or `otel.library.*`) the scope: these are no attributes then;
+//! - the process is the resource; its name is `service.name`;
+//! - the parent is the first `CHILD_OF` reference to the same trace, else the first `FOLLOWS_FROM` one; every
+//!   other reference is a link with `opentracing.ref_type`;
+//! - a log is an event, named by its field `event`; warnings are the attribute `jaeger.warnings`.
+//!
+//! Times are exact over the whole range of their types, negative ones included.
+
+use super::jaeger_tags::{self as tags, Tag};
+use super::output::Output;
+use super::wire::{Embedded, Fields, WireError, repeated};
+use super::write::{self, Members};
+
+/// Decodes a whole message: a `Span` has fields beyond the two of a `Batch`.
+pub(super) fn decode(payload: &[u8], output: &mut Output<'_>) -> Result<(), WireError> {
+    let mut is_span = false;
+    let mut process = Embedded::default();
+    for field in Fields::new(payload) {
+        match field? {
+            (1, _) => {}
+            (2, value) => process.merge(value.bytes()?),
+            _ => is_span = true,
+        }
+    }
+    let mut scratch = Scratch::default();
+    if is_span {
+        return one(payload, &Embedded::default(), &mut scratch, output);
+    }
+    for span in repeated(payload, 1) {
+        one(span?, &process, &mut scratch, output)?;
+    }
+    Ok(())
+}
+
+/// Texts that are written anew for each span; kept for their memory.
+#[derive(Default)]
+struct Scratch {
+    trace_id: String,
+    kind: String,
+}
+
+fn one(
+    message: &[u8],
+    batch_process: &Embedded<'_>,
+    scratch: &mut Scratch,
+    output: &mut Output<'_>,
+) -> Result<(), WireError> {
+    let span = Span::read(message)?;
+    scratch.trace_id.clear();
+    write::hex(&mut scratch.trace_id, span.trace_id);
+    scratch.kind.clear();
+    scratch.kind.extend(span.meaning.kind.chars().map(|char| char.to_ascii_uppercase()));
+    let process = span.process.get().or_else(|| batch_process.get()).unwrap_or_default();
+    output.written(&scratch.trace_id, &scratch.kind, |out| span.write(out, &scratch.trace_id, process))
+}
+
+#[derive(Default)]
+struct Span<'a> {
+    message: &'a [u8],
+    trace_id: &'a [u8],
+    span_id: &'a [u8],
+    parent_span_id: &'a [u8],
+    operation_name: &'a str,
+    flags: u64,
+    start: Embedded<'a>,
+    duration: Embedded<'a>,
+    process: Embedded<'a>,
+    meaning: tags::Meaning<'a>,
+    has_tags: bool,
+    has_links: bool,
+    has_logs: bool,
+    has_warnings: bool,
+}
+
+impl<'a> Span<'a> {
+    fn read(message: &'a [u8]) -> Result<Self, WireError> {
+        let mut span = Self { message, ..Self::default() };
+        for field in Fields::new(message) {
+            match field? {
+                (1, value) => span.trace_id = value.bytes()?,
+                (2, value) => span.span_id = value.bytes()?,
+                (3, value) => span.operation_name = value.text()?,
+                (4, _) => span.has_links = true,
+                (5, value) => span.flags = value.varint()?,
+                (6, value) => span.start.merge(value.bytes()?),
+                (7, value) => span.duration.merge(value.bytes()?),
+                (8, value) => {
+                    span.has_tags = true;
+                    span.meaning.note(&Tag::read(value.bytes()?)?)?;
+                }
+                (9, _) => span.has_logs = true,
+                (10, value) => span.process.merge(value.bytes()?),
+                (12, _) => span.has_warnings = true,
+                _ => {}
+            }
+        }
+        if span.has_links {
+            span.parent_span_id = span.parent()?.map_or(&[][..], |parent| parent.span_id);
+        }
+        Ok(span)
+    }
+
+    /// The reference that is the parent.
+    fn parent(&self) -> Result<Option<Reference<'a>>, WireError> {
+        let mut follows = None;
+        for reference in repeated(self.message, 4) {
+            let reference = Reference::read(reference?)?;
+            if reference.trace_id != self.trace_id {
+                continue;
+            }
+            if !reference.follows_from {
+                return Ok(Some(reference));
+            }
+            follows = follows.or(Some(reference));
+        }
+        Ok(follows)
+    }
+
+    fn write(&self, out: &mut String, trace_id: &str, process: &[u8]) -> Result<(), WireError> {
+        let (seconds, nanos) = seconds_and_nanos(&self.start)?;
+        let start = total(seconds, nanos);
+        let (seconds, nanos) = seconds_and_nanos(&self.duration)?;
+        let end = start + total(seconds, nanos);
+        let mut members = Members::open(out);
+        members.text("traceId", trace_id);
+        members.id("spanId", self.span_id);
+        members.id("parentSpanId", self.parent_span_id);
+        members.text("traceState", self.meaning.trace_state);
+        members.number("flags", u64::from(self.flags as u32));
+        members.text("name", self.operation_name);
+        members.number("kind", self.meaning.otlp_kind());
+        for (key, time) in [("startTimeUnixNano", start), ("endTimeUnixNano", end)] {
+            let out = members.key(key);
+            out.push('"');
+            write::wide(out, time);
+            out.push('"');
+        }
+        if self.has_tags || self.has_warnings {
+            self.attributes(members.key("attributes"))?;
+        }
+        if self.has_logs {
+            write::list(members.key("events"), repeated(self.message, 9), event)?;
+        }
+        if self.has_links {
+            self.links(members.key("links"))?;
+        }
+        self.meaning.status(members.key("status"));
+        resource(members.key("resource"), process)?;
+        self.meaning.scope(members.key("scope"));
+        members.close();
+        Ok(())
+    }
+
+    fn attributes(&self, out: &mut String) -> Result<(), WireError> {
+        let mut list = tags::List::open(out);
+        for tag in repeated(self.message, 8) {
+            let tag = Tag::read(tag?)?;
+            if !self.meaning.has_place(&tag) {
+                list.tag(&tag)?;
+            }
+        }
+        if self.has_warnings {
+            let out = list.key("jaeger.warnings");
+            out.push_str("{\"arrayValue\":{\"values\":");
+            write::list(out, repeated(self.message, 12), |out, warning| {
+                let warning = std::str::from_utf8(warning).map_err(|_| WireError("a string is not UTF-8"))?;
+                out.push_str("{\"stringValue\":");
+                write::string(out, warning);
+                out.push('}');
+                Ok(())
+            })?;
+            out.push_str("}}}");
+        }
+        list.close();
+        Ok(())
+    }
+
+    /// Every reference but the parent.
+    fn links(&self, out: &mut String) -> Result<(), WireError> {
+        let parent = self.parent()?;
+        let mut skipped = parent.is_none();
+        out.push('[');
+        let mut first = true;
+        for reference in repeated(self.message, 4) {
+            let reference = Reference::read(reference?)?;
+            if !skipped && Some(reference) == parent {
+                skipped = true;
+                continue;
+            }
+            if !std::mem::replace(&mut first, false) {
+                out.push(',');
+            }
+            reference.write(out);
+        }
+        out.push(']');
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Reference<'a> {
+    trace_id: &'a [u8],
+    span_id: &'a [u8],
+    follows_from: bool,
+}
+
+impl<'a> Reference<'a> {
+    fn read(message: &'a [u8]) -> Result<Self, WireError> {
+        let mut reference = Self::default();
+        for field in Fields::new(message) {
+            match field? {
+                (1, value) => reference.trace_id = value.bytes()?,
+                (2, value) => reference.span_id = value.bytes()?,
+                (3, value) => reference.follows_from = value.varint()? == 1,
+                _ => {}
+            }
+        }
+        Ok(reference)
+    }
+
+    fn write(&self, out: &mut String) {
+        let kind = if self.follows_from { "follows_from" } else { "child_of" };
+        let mut members = Members::open(out);
+        members.id("traceId", self.trace_id);
+        members.id("spanId", self.span_id);
+        let out = members.key("attributes");
+        out.push_str("[{\"key\":\"opentracing.ref_type\",\"value\":{\"stringValue\":\"");
+        out.push_str(kind);
+        out.push_str("\"}}]");
+        members.close();
+    }
+}
+
+/// `Timestamp` and `Duration`, which look alike.
+fn seconds_and_nanos(message: &Embedded<'_>) -> Result<(i64, i32), WireError> {
+    let (mut seconds, mut nanos) = (0, 0);
+    for field in Fields::new(message.get().unwrap_or_default()) {
+        match field? {
+            (1, value) => seconds = value.varint()? as i64,
+            (2, value) => nanos = value.varint()? as i32,
+            _ => {}
+        }
+    }
+    Ok((seconds, nanos))
+}
+
+fn total(seconds: i64, nanos: i32) -> i128 {
+    i128::from(seconds) * 1_000_000_000 + i128::from(nanos)
+}
+
+fn event(out: &mut String, message: &[u8]) -> Result<(), WireError> {
+    let (mut time, mut name) = (Embedded::default(), None);
+    for field in Fields::new(message) {
+        match field? {
+            (1, value) => time.merge(value.bytes()?),
+            (2, value) => {
+                let tag = Tag::read(value.bytes()?)?;
+                if let (None, "event", Some(text)) = (name, tag.key, tag.text()) {
+                    name = Some(text);
+                }
+            }
+            _ => {}
+        }
+    }
+    let (seconds, nanos) = seconds_and_nanos(&time)?;
+    let mut members = Members::open(out);
+    let out = members.key("timeUnixNano");
+    out.push('"');
+    write::wide(out, total(seconds, nanos));
+    out.push('"');
+    members.text("name", name.unwrap_or_default());
+    let mut list = tags::List::open(members.key("attributes"));
+    for tag in repeated(message, 2) {
+        let tag = Tag::read(tag?)?;
+        if tag.key != "event" || tag.text() != name {
+            list.tag(&tag)?;
+        }
+    }
+    list.close();
+    members.close();
+    Ok(())
+}
+
+fn resource(out: &mut String, process: &[u8]) -> Result<(), WireError> {
+    let mut service_name = "";
+    for field in Fields::new(process) {
+        if let (1, value) = field? {
+            service_name = value.text()?;
+        }
+    }
+    let mut members = Members::open(out);
+    let mut list = tags::List::open(members.key("attributes"));
+    if !service_name.is_empty() {
+        list.text("service.name", service_name);
+    }
+    for tag in repeated(process, 2) {
+        list.tag(&Tag::read(tag?)?)?;
+    }
+    list.close();
+    members.close();
+    Ok(())
+}

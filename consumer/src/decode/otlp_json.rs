@@ -1,0 +1,139 @@
+//! `OtlpJson`: `ExportTraceServiceRequest` (and `TracesData`, its twin) as JSON.
+//!
+//! A span's text is kept byte for byte; only before its closing brace the members `resource` and `scope` are
+//! added, their texts verbatim, too. Ids are hexadecimal in OTLP/JSON, in either case: the trace id becomes
+//! lower case as a column, so that one id is one id. Where a key of a span occurs twice the last one counts; in
+//! the envelope that is an error of the message, so that no span vanishes. Members of the envelope that OTLP
+//! does not know are skipped.
+
+use std::borrow::Cow;
+
+use super::json::scalar;
+use super::otlp_proto::{KINDS, kind_name};
+use super::output::Output;
+use super::scan::{Scanner, Syntax};
+
+/// Decodes a whole message.
+pub(super) fn decode(text: &str, output: &mut Output<'_>) -> Result<(), Syntax> {
+    let mut scanner = Scanner::new(text);
+    let mut seen = false;
+    scanner.object(0, |scanner, key| {
+        if key != "resourceSpans" {
+            return scanner.skip_value(1);
+        }
+        once(scanner, &mut seen)?;
+        list_or_null(scanner, 1, |scanner| {
+            within(scanner, 2, "resource", "scopeSpans", |scanner, resource| {
+                list_or_null(scanner, 3, |scanner| {
+                    within(scanner, 4, "scope", "spans", |scanner, scope| {
+                        list_or_null(scanner, 5, |scanner| span(scanner, resource, scope, output))
+                    })
+                })
+            })
+        })
+    })?;
+    if !seen {
+        return Err(scanner.error("there is no resourceSpans"));
+    }
+    scanner.finish()
+}
+
+fn once(scanner: &Scanner<'_>, seen: &mut bool) -> Result<(), Syntax> {
+    if std::mem::replace(seen, true) {
+        return Err(scanner.error("a member of the envelope occurs twice"));
+    }
+    Ok(())
+}
+
+/// Some exporters write an empty list as `null`.
+fn list_or_null<'a>(
+    scanner: &mut Scanner<'a>,
+    level: u32,
+    element: impl FnMut(&mut Scanner<'a>) -> Result<(), Syntax>,
+) -> Result<(), Syntax> {
+    match scanner.peek() {
+        Some(b'n') => scanner.skip_value(level),
+        _ => scanner.list(level, element),
+    }
+}
+
+/// Consumes an object that has one member which its list needs, in either order: `list` is called with the text
+/// of `common`, at the value of `list_key`.
+fn within<'a>(
+    scanner: &mut Scanner<'a>,
+    level: u32,
+    common_key: &str,
+    list_key: &str,
+    mut list: impl FnMut(&mut Scanner<'a>, &'a str) -> Result<(), Syntax>,
+) -> Result<(), Syntax> {
+    let (mut common, mut list_at, mut done) = (None, None, false);
+    scanner.object(level, |scanner, key| {
+        if key == common_key {
+            once(scanner, &mut common.is_some())?;
+            common = Some(scanner.value(level + 1)?);
+            return Ok(());
+        }
+        if key == "instrumentationLibrarySpans" {
+            return Err(scanner.error("instrumentationLibrarySpans, removed from OTLP in 2022"));
+        }
+        if key != list_key {
+            return scanner.skip_value(level + 1);
+        }
+        once(scanner, &mut list_at.is_some())?;
+        list_at = Some(scanner.position());
+        match common {
+            Some(common) => {
+                done = true;
+                list(scanner, common)
+            }
+            None => scanner.skip_value(level + 1),
+        }
+    })?;
+    if let (Some(list_at), false) = (list_at, done) {
+        let end = scanner.position();
+        scanner.seek(list_at);
+        list(scanner, common.unwrap_or("{}"))?;
+        scanner.seek(end);
+    }
+    Ok(())
+}
+
+fn span(
+    scanner: &mut Scanner<'_>,
+    resource: &str,
+    scope: &str,
+    output: &mut Output<'_>,
+) -> Result<(), Syntax> {
+    scanner.peek();
+    let start = scanner.position();
+    let (mut trace_id, mut kind, mut empty) = ("", "", true);
+    scanner.object(6, |scanner, key| {
+        empty = false;
+        match key {
+            "traceId" => trace_id = scanner.value(7)?,
+            "kind" => kind = scanner.value(7)?,
+            _ => scanner.skip_value(7)?,
+        }
+        Ok::<(), Syntax>(())
+    })?;
+    let text = scanner.since(start);
+    let unpaired = || scanner.error("trace id or kind holds half a surrogate pair");
+    let mut trace_id = scalar(trace_id).ok_or_else(unpaired)?;
+    if trace_id.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        trace_id = Cow::Owned(trace_id.to_ascii_lowercase());
+    }
+    let kind = scalar(kind).ok_or_else(unpaired)?;
+    let kind = match kind.parse() {
+        Ok(number) => kind_name(number),
+        Err(_) => kind.strip_prefix("SPAN_KIND_").filter(|name| KINDS.contains(name)).unwrap_or_default(),
+    };
+    output.written(&trace_id, kind, |out| {
+        out.push_str(&text[..text.len() - 1]);
+        out.push_str(if empty { "\"resource\":" } else { ",\"resource\":" });
+        out.push_str(resource);
+        out.push_str(",\"scope\":");
+        out.push_str(scope);
+        out.push('}');
+        Ok(())
+    })
+}

@@ -1,0 +1,337 @@
+//! `OtlpProto`: `ExportTraceServiceRequest` (and `TracesData`, its twin) as protobuf, to OTLP/JSON span objects.
+//!
+//! Field numbers are those of opentelemetry-proto 1.x, `trace/v1/trace.proto` and its imports. The bytes are
+//! read in place and the JSON is written straight into the arena, nothing between. What has its default value
+//! is left out, as in proto3's own JSON, except the span's two times. Fields that this list does not know are
+//! skipped, as protobuf has it; `schema_url` is not part of a span and is skipped, too.
+
+use super::output::Output;
+use super::wire::{Embedded, Fields, Value, WireError, repeated};
+use super::write::{self, Members};
+
+/// Deepest nesting of attribute values: a list of maps 30 deep in an event still yields a body that is nested
+/// no deeper than what readers take.
+const MAX_VALUE_NESTING: u32 = 30;
+
+/// The names of `SpanKind`, without their prefix; unspecified and unknown ones are empty.
+pub(super) const KINDS: [&str; 6] = ["", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER"];
+
+/// The name of a number of `SpanKind`.
+pub(super) fn kind_name(kind: u64) -> &'static str {
+    usize::try_from(kind).ok().and_then(|kind| KINDS.get(kind)).copied().unwrap_or_default()
+}
+
+/// Decodes a whole message.
+pub(super) fn decode(payload: &[u8], output: &mut Output<'_>) -> Result<(), WireError> {
+    let mut scratch = Scratch::default();
+    for field in Fields::new(payload) {
+        if let (1, value) = field? {
+            resource_spans(value.bytes()?, &mut scratch, output)?;
+        }
+    }
+    Ok(())
+}
+
+/// Texts that are written once and copied into many spans; kept for their memory.
+#[derive(Default)]
+struct Scratch {
+    resource: String,
+    scope: String,
+    trace_id: String,
+}
+
+fn resource_spans(message: &[u8], scratch: &mut Scratch, output: &mut Output<'_>) -> Result<(), WireError> {
+    let mut resource = Embedded::default();
+    for field in Fields::new(message) {
+        match field? {
+            (1, value) => resource.merge(value.bytes()?),
+            (2 | 3, _) => {}
+            // The spans of exporters older than OTLP 0.20 must not vanish as an unknown field would.
+            (1000, _) => return Err(WireError("instrumentation_library_spans, removed from OTLP in 2022")),
+            _ => {}
+        }
+    }
+    scratch.resource.clear();
+    holder(&mut scratch.resource, resource.get().unwrap_or_default(), Holder::Resource)?;
+    for field in Fields::new(message) {
+        if let (2, value) = field? {
+            scope_spans(value.bytes()?, scratch, output)?;
+        }
+    }
+    Ok(())
+}
+
+fn scope_spans(message: &[u8], scratch: &mut Scratch, output: &mut Output<'_>) -> Result<(), WireError> {
+    let mut scope = Embedded::default();
+    for field in Fields::new(message) {
+        if let (1, value) = field? {
+            scope.merge(value.bytes()?);
+        }
+    }
+    scratch.scope.clear();
+    holder(&mut scratch.scope, scope.get().unwrap_or_default(), Holder::Scope)?;
+    for field in Fields::new(message) {
+        let (2, value) = field? else { continue };
+        let span = Span::read(value.bytes()?)?;
+        scratch.trace_id.clear();
+        write::hex(&mut scratch.trace_id, span.trace_id);
+        let Scratch { resource, scope, trace_id } = &*scratch;
+        output.written(trace_id, kind_name(span.kind), |out| span.write(out, trace_id, resource, scope))?;
+    }
+    Ok(())
+}
+
+/// What holds attributes besides spans: their fields are numbered differently.
+enum Holder {
+    Resource,
+    Scope,
+}
+
+fn holder(out: &mut String, message: &[u8], holder: Holder) -> Result<(), WireError> {
+    let mut members = Members::open(out);
+    let (mut name, mut version, mut dropped) = ("", "", 0);
+    let (attributes_field, dropped_field) = match holder {
+        Holder::Resource => (1, 2),
+        Holder::Scope => (3, 4),
+    };
+    let mut has_attributes = false;
+    for field in Fields::new(message) {
+        match field? {
+            (number, _) if number == attributes_field => has_attributes = true,
+            (number, value) if number == dropped_field => dropped = value.varint()?,
+            (1, value) => name = value.text()?,
+            (2, value) => version = value.text()?,
+            _ => {}
+        }
+    }
+    members.text("name", name);
+    members.text("version", version);
+    if has_attributes {
+        attributes(members.key("attributes"), message, attributes_field)?;
+    }
+    members.number("droppedAttributesCount", u64::from(dropped as u32));
+    members.close();
+    Ok(())
+}
+
+/// The fields of a `Span` that occur once; those that repeat are read again when they are written.
+#[derive(Default)]
+struct Span<'a> {
+    message: &'a [u8],
+    trace_id: &'a [u8],
+    span_id: &'a [u8],
+    trace_state: &'a str,
+    parent_span_id: &'a [u8],
+    name: &'a str,
+    kind: u64,
+    start: u64,
+    end: u64,
+    dropped_attributes: u64,
+    dropped_events: u64,
+    dropped_links: u64,
+    flags: u32,
+    status: Embedded<'a>,
+    has_attributes: bool,
+    has_events: bool,
+    has_links: bool,
+}
+
+impl<'a> Span<'a> {
+    fn read(message: &'a [u8]) -> Result<Self, WireError> {
+        let mut span = Self { message, ..Self::default() };
+        for field in Fields::new(message) {
+            match field? {
+                (1, value) => span.trace_id = value.bytes()?,
+                (2, value) => span.span_id = value.bytes()?,
+                (3, value) => span.trace_state = value.text()?,
+                (4, value) => span.parent_span_id = value.bytes()?,
+                (5, value) => span.name = value.text()?,
+                (6, value) => span.kind = value.varint()?,
+                (7, value) => span.start = value.fixed64()?,
+                (8, value) => span.end = value.fixed64()?,
+                (9, _) => span.has_attributes = true,
+                (10, value) => span.dropped_attributes = value.varint()?,
+                (11, _) => span.has_events = true,
+                (12, value) => span.dropped_events = value.varint()?,
+                (13, _) => span.has_links = true,
+                (14, value) => span.dropped_links = value.varint()?,
+                (15, value) => span.status.merge(value.bytes()?),
+                (16, value) => span.flags = value.fixed32()?,
+                _ => {}
+            }
+        }
+        Ok(span)
+    }
+
+    fn write(&self, out: &mut String, trace_id: &str, resource: &str, scope: &str) -> Result<(), WireError> {
+        let mut members = Members::open(out);
+        members.text("traceId", trace_id);
+        members.id("spanId", self.span_id);
+        members.id("parentSpanId", self.parent_span_id);
+        members.text("traceState", self.trace_state);
+        members.number("flags", u64::from(self.flags));
+        members.text("name", self.name);
+        enumeration(&mut members, "kind", self.kind);
+        members.long("startTimeUnixNano", self.start);
+        members.long("endTimeUnixNano", self.end);
+        if self.has_attributes {
+            attributes(members.key("attributes"), self.message, 9)?;
+        }
+        members.number("droppedAttributesCount", u64::from(self.dropped_attributes as u32));
+        if self.has_events {
+            write::list(members.key("events"), repeated(self.message, 11), event)?;
+        }
+        members.number("droppedEventsCount", u64::from(self.dropped_events as u32));
+        if self.has_links {
+            write::list(members.key("links"), repeated(self.message, 13), link)?;
+        }
+        members.number("droppedLinksCount", u64::from(self.dropped_links as u32));
+        if let Some(message) = self.status.get() {
+            status(members.key("status"), message)?;
+        }
+        members.key("resource").push_str(resource);
+        members.key("scope").push_str(scope);
+        members.close();
+        Ok(())
+    }
+}
+
+/// An enum as its number, a 32-bit one that may be negative, unless it is zero.
+fn enumeration(members: &mut Members<'_>, key: &str, value: u64) {
+    if value as i32 != 0 {
+        write::signed(members.key(key), i64::from(value as i32));
+    }
+}
+
+fn event(out: &mut String, message: &[u8]) -> Result<(), WireError> {
+    let (mut time, mut name, mut dropped, mut has_attributes) = (0, "", 0, false);
+    for field in Fields::new(message) {
+        match field? {
+            (1, value) => time = value.fixed64()?,
+            (2, value) => name = value.text()?,
+            (3, _) => has_attributes = true,
+            (4, value) => dropped = value.varint()?,
+            _ => {}
+        }
+    }
+    let mut members = Members::open(out);
+    members.long("timeUnixNano", time);
+    members.text("name", name);
+    if has_attributes {
+        attributes(members.key("attributes"), message, 3)?;
+    }
+    members.number("droppedAttributesCount", u64::from(dropped as u32));
+    members.close();
+    Ok(())
+}
+
+fn link(out: &mut String, message: &[u8]) -> Result<(), WireError> {
+    let mut members = Members::open(out);
+    let (mut trace_id, mut span_id, mut trace_state): (&[u8], &[u8], _) = (&[], &[], "");
+    let (mut dropped, mut flags, mut has_attributes) = (0, 0, false);
+    for field in Fields::new(message) {
+        match field? {
+            (1, value) => trace_id = value.bytes()?,
+            (2, value) => span_id = value.bytes()?,
+            (3, value) => trace_state = value.text()?,
+            (4, _) => has_attributes = true,
+            (5, value) => dropped = value.varint()?,
+            (6, value) => flags = value.fixed32()?,
+            _ => {}
+        }
+    }
+    members.id("traceId", trace_id);
+    members.id("spanId", span_id);
+    members.text("traceState", trace_state);
+    if has_attributes {
+        attributes(members.key("attributes"), message, 4)?;
+    }
+    members.number("droppedAttributesCount", u64::from(dropped as u32));
+    members.number("flags", u64::from(flags));
+    members.close();
+    Ok(())
+}
+
+fn status(out: &mut String, message: &[u8]) -> Result<(), WireError> {
+    let (mut text, mut code) = ("", 0);
+    for field in Fields::new(message) {
+        match field? {
+            (2, value) => text = value.text()?,
+            (3, value) => code = value.varint()?,
+            _ => {}
+        }
+    }
+    let mut members = Members::open(out);
+    members.text("message", text);
+    enumeration(&mut members, "code", code);
+    members.close();
+    Ok(())
+}
+
+fn attributes(out: &mut String, message: &[u8], number: u32) -> Result<(), WireError> {
+    write::list(out, repeated(message, number), |out, attribute| key_value(out, attribute, 0))
+}
+
+fn key_value(out: &mut String, message: &[u8], nesting: u32) -> Result<(), WireError> {
+    let (mut key, mut value) = ("", Embedded::default());
+    for field in Fields::new(message) {
+        match field? {
+            (1, field) => key = field.text()?,
+            (2, field) => value.merge(field.bytes()?),
+            _ => {}
+        }
+    }
+    out.push_str("{\"key\":");
+    write::string(out, key);
+    out.push_str(",\"value\":");
+    any_value(out, value.get().unwrap_or_default(), nesting)?;
+    out.push('}');
+    Ok(())
+}
+
+fn any_value(out: &mut String, message: &[u8], nesting: u32) -> Result<(), WireError> {
+    if nesting > MAX_VALUE_NESTING {
+        return Err(WireError("an attribute's value is nested more than 30 levels deep"));
+    }
+    // A `oneof`: the last one counts.
+    let mut chosen = None;
+    for field in Fields::new(message) {
+        let (number, value) = field?;
+        if (1..=7).contains(&number) {
+            chosen = Some((number, value));
+        }
+    }
+    let Some((number, value)) = chosen else {
+        out.push_str("{}");
+        return Ok(());
+    };
+    let mut members = Members::open(out);
+    match number {
+        1 => write::string(members.key("stringValue"), value.text()?),
+        2 => members.key("boolValue").push_str(if value.varint()? != 0 { "true" } else { "false" }),
+        3 => {
+            let out = members.key("intValue");
+            out.push('"');
+            write::signed(out, value.varint()? as i64);
+            out.push('"');
+        }
+        4 => write::double(members.key("doubleValue"), f64::from_bits(value.fixed64()?)),
+        5 => values(members.key("arrayValue"), value, |out, element| any_value(out, element, nesting + 1))?,
+        6 => values(members.key("kvlistValue"), value, |out, entry| key_value(out, entry, nesting + 1))?,
+        _ => write::base64(members.key("bytesValue"), value.bytes()?),
+    }
+    members.close();
+    Ok(())
+}
+
+/// `ArrayValue` and `KeyValueList`, which differ in what their one field holds.
+fn values(
+    out: &mut String,
+    value: Value<'_>,
+    write: impl FnMut(&mut String, &[u8]) -> Result<(), WireError>,
+) -> Result<(), WireError> {
+    out.push_str("{\"values\":");
+    write::list(out, repeated(value.bytes()?, 1), write)?;
+    out.push('}');
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! The protobuf wire format, read without building messages.
+//!
+//! Source: "Encoding" in the Protocol Buffers documentation. Guarantees: borrows everything, allocates nothing,
+//! never recurses. Groups are refused: none of the formats read here has ever had one.
+
+/// What is wrong with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WireError(pub(super) &'static str);
+
+/// The value of one field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Value<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Bytes(&'a [u8]),
+    Fixed32(u32),
+}
+
+impl<'a> Value<'a> {
+    /// An integer, a boolean or an enum.
+    pub(super) fn varint(self) -> Result<u64, WireError> {
+        match self {
+            Self::Varint(value) => Ok(value),
+            _ => Err(WireError("a field that must be a varint has another wire type")),
+        }
+    }
+
+    pub(super) fn fixed64(self) -> Result<u64, WireError> {
+        match self {
+            Self::Fixed64(value) => Ok(value),
+            _ => Err(WireError("a field that must be a fixed64 has another wire type")),
+        }
+    }
+
+    pub(super) fn fixed32(self) -> Result<u32, WireError> {
+        match self {
+            Self::Fixed32(value) => Ok(value),
+            _ => Err(WireError("a field that must be a fixed32 has another wire type")),
+        }
+    }
+
+    /// Bytes, or a message within.
+    pub(super) fn bytes(self) -> Result<&'a [u8], WireError> {
+        match self {
+            Self::Bytes(value) => Ok(value),
+            _ => Err(WireError("a field that must have a length has another wire type")),
+        }
+    }
+
+    pub(super) fn text(self) -> Result<&'a str, WireError> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| WireError("a string is not UTF-8"))
+    }
+}
+
+/// The fields of one message, in the order in which they were written.
+#[derive(Clone, Debug)]
+pub(super) struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(message: &'a [u8]) -> Self {
+        Self { rest: message }
+    }
+
+    #[inline]
+    fn varint(&mut self) -> Result<u64, WireError> {
+        if let [byte @ 0..0x80, rest @ ..] = self.rest {
+            self.rest = rest;
+            return Ok(u64::from(*byte));
+        }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Result<u64, WireError> {
+        let mut value = 0;
+        for (index, byte) in self.rest.iter().enumerate().take(10) {
+            // The tenth byte has room for one bit.
+            if index == 9 && *byte > 1 {
+                break;
+            }
+            value |= u64::from(byte & 0x7f) << (7 * index);
+            if *byte < 0x80 {
+                self.rest = &self.rest[index + 1..];
+                return Ok(value);
+            }
+        }
+        Err(WireError("a varint has no end or is longer than 64 bits"))
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(WireError("the message ends early"))?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    #[inline]
+    fn field(&mut self) -> Result<(u32, Value<'a>), WireError> {
+        let tag = u32::try_from(self.varint()?).map_err(|_| WireError("a field number is too large"))?;
+        let value = match tag & 7 {
+            0 => Value::Varint(self.varint()?),
+            1 => Value::Fixed64(u64::from_le_bytes(self.take()?)),
+            2 => {
+                let length = usize::try_from(self.varint()?).unwrap_or(usize::MAX);
+                let (bytes, rest) =
+                    self.rest.split_at_checked(length).ok_or(WireError("the message ends early"))?;
+                self.rest = rest;
+                Value::Bytes(bytes)
+            }
+            5 => Value::Fixed32(u32::from_le_bytes(self.take()?)),
+            _ => return Err(WireError("unknown wire type")),
+        };
+        match tag >> 3 {
+            0 => Err(WireError("field number 0")),
+            number => Ok((number, value)),
+        }
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<(u32, Value<'a>), WireError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let field = self.field();
+        if field.is_err() {
+            self.rest = &[];
+        }
+        Some(field)
+    }
+}
+
+/// The messages of one repeated field.
+pub(super) fn repeated(message: &[u8], number: u32) -> impl Iterator<Item = Result<&[u8], WireError>> {
+    Fields::new(message).filter_map(move |field| match field {
+        Ok((found, value)) if found == number => Some(value.bytes()),
+        Ok(_) => None,
+        Err(error) => Some(Err(error)),
+    })
+}
+
+/// A message within another. Where it occurs more than once, its parts are merged, which by definition equals
+/// reading them one after the other.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Embedded<'a> {
+    #[default]
+    Absent,
+    Once(&'a [u8]),
+    Merged(Vec<u8>),
+}
+
+impl<'a> Embedded<'a> {
+    pub(super) fn merge(&mut self, bytes: &'a [u8]) {
+        match self {
+            Self::Absent => *self = Self::Once(bytes),
+            Self::Once(first) => *self = Self::Merged([first, bytes].concat()),
+            Self::Merged(all) => all.extend_from_slice(bytes),
+        }
+    }
+
+    pub(super) fn get(&self) -> Option<&[u8]> {
+        match self {
+            Self::Absent => None,
+            Self::Once(bytes) => Some(bytes),
+            Self::Merged(bytes) => Some(bytes),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! `ZipkinProto`: `ListOfSpans` of `zipkin.proto3`, to Zipkin v2 JSON.
+//!
+//! Field numbers: zipkin-api, `zipkin.proto`. Member names: the OpenAPI document of the Zipkin v2 API. Names,
+//! times and tags are exact: nothing is lower-cased, rounded or cut. Unknown fields are skipped. Zipkin's older
+//! thrift encoding (v1), deprecated in its senders, is not read: such a message becomes a dead letter.
+
+use std::fmt::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::output::Output;
+use super::wire::{Embedded, Fields, WireError};
+use super::write::{self, Members};
+
+const KINDS: [&str; 5] = ["", "CLIENT", "SERVER", "PRODUCER", "CONSUMER"];
+
+/// Decodes a whole message.
+pub(super) fn decode(payload: &[u8], output: &mut Output<'_>) -> Result<(), WireError> {
+    let mut trace_id = String::new();
+    for field in Fields::new(payload) {
+        let (1, value) = field? else { continue };
+        let span = Span::read(value.bytes()?)?;
+        trace_id.clear();
+        write::hex(&mut trace_id, span.trace_id);
+        output.written(&trace_id, span.kind(), |out| span.write(out, &trace_id))?;
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Span<'a> {
+    message: &'a [u8],
+    trace_id: &'a [u8],
+    parent_id: &'a [u8],
+    id: &'a [u8],
+    kind: u64,
+    name: &'a str,
+    timestamp: u64,
+    duration: u64,
+    local: Embedded<'a>,
+    remote: Embedded<'a>,
+    has_annotations: bool,
+    has_tags: bool,
+    debug: bool,
+    shared: bool,
+}
+
+impl<'a> Span<'a> {
+    fn read(message: &'a [u8]) -> Result<Self, WireError> {
+        let mut span = Self { message, ..Self::default() };
+        for field in Fields::new(message) {
+            match field? {
+                (1, value) => span.trace_id = value.bytes()?,
+                (2, value) => span.parent_id = value.bytes()?,
+                (3, value) => span.id = value.bytes()?,
+                (4, value) => span.kind = value.varint()?,
+                (5, value) => span.name = value.text()?,
+                (6, value) => span.timestamp = value.fixed64()?,
+                (7, value) => span.duration = value.varint()?,
+                (8, value) => span.local.merge(value.bytes()?),
+                (9, value) => span.remote.merge(value.bytes()?),
+                (10, _) => span.has_annotations = true,
+                (11, _) => span.has_tags = true,
+                (12, value) => span.debug = value.varint()? != 0,
+                (13, value) => span.shared = value.varint()? != 0,
+                _ => {}
+            }
+        }
+        Ok(span)
+    }
+
+    /// The kind's name; unspecified and unknown ones are empty.
+    fn kind(&self) -> &'static str {
+        usize::try_from(self.kind).ok().and_then(|kind| KINDS.get(kind)).copied().unwrap_or_default()
+    }
+
+    fn write(&self, out: &mut String, trace_id: &str) -> Result<(), WireError> {
+        let mut members = Members::open(out);
+        members.text("traceId", trace_id);
+        members.id("parentId", self.parent_id);
+        members.id("id", self.id);
+        members.text("kind", self.kind());
+        members.text("name", self.name);
+        members.number("timestamp", self.timestamp);
+        members.number("duration", self.duration);
+        for (key, message) in [("localEndpoint", &self.local), ("remoteEndpoint", &self.remote)] {
+            if let Some(message) = message.get() {
+                endpoint(members.key(key), message)?;
+            }
+        }
+        if self.has_annotations {
+            let annotations = self.repeated(10);
+            write::list(members.key("annotations"), annotations, annotation)?;
+        }
+        if self.has_tags {
+            tags(members.key("tags"), self.repeated(11))?;
+        }
+        for (key, set) in [("debug", self.debug), ("shared", self.shared)] {
+            if set {
+                members.key(key).push_str("true");
+            }
+        }
+        members.close();
+        Ok(())
+    }
+
+    fn repeated(&self, number: u32) -> impl Iterator<Item = Result<&'a [u8], WireError>> {
+        super::wire::repeated(self.message, number)
+    }
+}
+
+fn endpoint(out: &mut String, message: &[u8]) -> Result<(), WireError> {
+    let (mut name, mut ipv4, mut ipv6, mut port): (_, &[u8], &[u8], _) = ("", &[], &[], 0);
+    for field in Fields::new(message) {
+        match field? {
+            (1, value) => name = value.text()?,
+            (2, value) => ipv4 = value.bytes()?,
+            (3, value) => ipv6 = value.bytes()?,
+            (4, value) => port = value.varint()?,
+            _ => {}
+        }
+    }
+    let mut members = Members::open(out);
+    members.text("serviceName", name);
+    // Writing to a String cannot fail.
+    if let Ok(octets) = <[u8; 4]>::try_from(ipv4) {
+        let _ = write!(members.key("ipv4"), "\"{}\"", Ipv4Addr::from(octets));
+    } else if !ipv4.is_empty() {
+        return Err(WireError("an IPv4 address must have 4 bytes"));
+    }
+    if let Ok(octets) = <[u8; 16]>::try_from(ipv6) {
+        let _ = write!(members.key("ipv6"), "\"{}\"", Ipv6Addr::from(octets));
+    } else if !ipv6.is_empty() {
+        return Err(WireError("an IPv6 address must have 16 bytes"));
+    }
+    if port as i32 != 0 {
+        write::signed(members.key("port"), i64::from(port as i32));
+    }
+    members.close();
+    Ok(())
+}
+
+fn annotation(out: &mut String, message: &[u8]) -> Result<(), WireError> {
+    let (mut timestamp, mut text) = (0, "");
+    for field in Fields::new(message) {
+        match field? {
+            (1, value) => timestamp = value.fixed64()?,
+            (2, value) => text = value.text()?,
+            _ => {}
+        }
+    }
+    let mut members = Members::open(out);
+    write::unsigned(members.key("timestamp"), timestamp);
+    write::string(members.key("value"), text);
+    members.close();
+    Ok(())
+}
+
+/// A map. A key that occurs twice is written twice: the last one counts for readers, as in protobuf.
+fn tags<'a>(
+    out: &mut String,
+    entries: impl Iterator<Item = Result<&'a [u8], WireError>>,
+) -> Result<(), WireError> {
+    out.push('{');
+    for (index, entry) in entries.enumerate() {
+        let (mut key, mut text) = ("", "");
+        for field in Fields::new(entry?) {
+            match field? {
+                (1, value) => key = value.text()?,
+                (2, value) => text = value.text()?,
+                _ => {}
+            }
+        }
+        if index > 0 {
+            out.push(',');
+        }
+        write::string(out, key);
+        out.push(':');
+        write::string(out, text);
+    }
+    out.push('}');
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! The gate: no span is released faster than the rate, and none of the rate is left unused.
+//!
+//! [`bucket`] is the arithmetic of one replica on a virtual clock, [`lease`] that of dividing the rate between
+//! replicas, [`control`] brings both together with the live document. [`Gate`] is what lanes wait at: they
+//! take turns, first come first served, so that a lane with a skewed partition gets what the others leave.
+
+pub mod bucket;
+pub mod control;
+pub mod lease;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use bucket::{Answer, Bucket, Offer};
+
+/// A lane that waits longer than this shows that the share is too small for the demand.
+const HUNGRY_AFTER: Duration = Duration::from_millis(100);
+
+/// The limiter of one replica, shared by its lanes.
+#[derive(Debug)]
+pub struct Gate {
+    origin: Instant,
+    state: Mutex<State>,
+    /// Held by the lane whose turn it is; tokio's mutex is fair.
+    turn: tokio::sync::Mutex<()>,
+    rate_changed: Notify,
+    hungry: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    bucket: Bucket,
+    /// Since the last [`Gate::take_usage`].
+    released: u64,
+    saturated: bool,
+    /// Spans that waiting lanes have.
+    waiting: usize,
+}
+
+/// What went through the gate since the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Spans released.
+    pub released: u64,
+    /// Spans that wait at this moment.
+    pub waiting: usize,
+    /// Whether a lane got less than it offered, or had to wait, although more is there: no share is too large.
+    pub saturated: bool,
+}
+
+impl Gate {
+    /// A gate that lets nothing through until its rate is set.
+    pub fn new() -> Self {
+        let state = State { bucket: Bucket::new(Duration::ZERO), released: 0, saturated: false, waiting: 0 };
+        Self {
+            origin: Instant::now(),
+            state: Mutex::new(state),
+            turn: tokio::sync::Mutex::new(()),
+            rate_changed: Notify::new(),
+            hungry: Notify::new(),
+        }
+    }
+
+    /// Spans per second that this replica may release.
+    pub fn rate(&self) -> f64 {
+        self.lock().bucket.rate()
+    }
+
+    /// Changes the rate, in spans per second, which falls to 0 at `end` by itself; waiting lanes notice at once.
+    pub fn set_rate(&self, rate: f64, end: Instant) {
+        let now = self.now();
+        {
+            let mut state = self.lock();
+            state.bucket.set_end(now, end.saturating_duration_since(self.origin));
+            state.bucket.set_rate(now, rate);
+        }
+        self.rate_changed.notify_waiters();
+    }
+
+    /// Forgets what was saved; see [`Bucket::forget_credit`].
+    pub fn forget_credit(&self) {
+        let now = self.now();
+        self.lock().bucket.forget_credit(now);
+    }
+
+    /// Waits until spans may be released. `cut` is called with the most spans that fit; it returns how many
+    /// it takes (whole messages, at least the first). Safe to cancel: nothing is taken then.
+    pub async fn release<T>(&self, offer: Offer, cut: impl FnOnce(usize) -> (usize, T)) -> T {
+        let _waiting = Waiting::new(self, offer.available);
+        let _turn = self.turn.lock().await;
+        loop {
+            // Registered before the question, so that a change between question and wait is not missed.
+            let changed = self.rate_changed.notified();
+            let answer = {
+                let now = self.now();
+                let mut state = self.lock();
+                let answer = state.bucket.ask(now, offer);
+                if let Answer::Release(most) = answer {
+                    let (spans, taken) = cut(most);
+                    state.bucket.released(now, spans);
+                    state.released += spans as u64;
+                    state.saturated |= offer.more && spans < offer.available.min(offer.most);
+                    return taken;
+                }
+                state.saturated |= offer.more;
+                answer
+            };
+            match answer {
+                Answer::Wait(until) => {
+                    if until > self.now() + HUNGRY_AFTER {
+                        self.hungry.notify_one();
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep_until(self.origin + until) => {}
+                        () = changed => {}
+                    }
+                }
+                _ => {
+                    self.hungry.notify_one();
+                    changed.await;
+                }
+            }
+        }
+    }
+
+    /// What went through since the last call.
+    pub fn take_usage(&self) -> Usage {
+        let mut state = self.lock();
+        let State { released, waiting, saturated, .. } = &mut *state;
+        Usage { released: std::mem::take(released), waiting: *waiting, saturated: std::mem::take(saturated) }
+    }
+
+    /// Waits until a lane finds the share too small. Safe to cancel.
+    pub async fn hungry(&self) {
+        self.hungry.notified().await;
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Counts what waits, however [`Gate::release`] ends.
+struct Waiting<'a> {
+    gate: &'a Gate,
+    spans: usize,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(gate: &'a Gate, spans: usize) -> Self {
+        gate.lock().waiting += spans;
+        Self { gate, spans }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.gate.lock().waiting -= self.spans;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(3_600)
+    }
+
+    const OFFER: Offer = Offer { first: 1, available: 100, most: 1000, more: true };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiting_lane_notices_a_change_of_the_rate_at_once() {
+        let gate = Arc::new(Gate::new());
+        let lane = tokio::spawn({
+            let gate = gate.clone();
+            async move { gate.release(OFFER, |most| (most, most)).await }
+        });
+        tokio::task::yield_now().await;
+        gate.set_rate(1_000.0, later());
+        let begin = Instant::now();
+        assert_eq!(lane.await.unwrap(), 20);
+        assert!(begin.elapsed() < Duration::from_millis(30), "{:?}", begin.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cancelled_wait_takes_nothing() {
+        let gate = Gate::new();
+        gate.set_rate(10.0, later());
+        let waited =
+            tokio::time::timeout(Duration::from_millis(1), gate.release(OFFER, |most| (most, ()))).await;
+        assert!(waited.is_err());
+        assert_eq!(gate.take_usage().released, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_counted_and_wakes_the_lease() {
+        let gate = Arc::new(Gate::new());
+        gate.set_rate(1.0, later());
+        gate.release(OFFER, |most| (most, ())).await;
+        let lane = tokio::spawn({
+            let gate = gate.clone();
+            async move { gate.release(OFFER, |_| (1, ())).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(gate.take_usage(), Usage { released: 1, waiting: 100, saturated: true });
+        tokio::time::timeout(Duration::from_millis(1), gate.hungry()).await.unwrap();
+        lane.await.unwrap();
+        assert_eq!(gate.take_usage(), Usage { released: 1, waiting: 0, saturated: true });
+        assert!(!gate.take_usage().saturated);
+    }
+}

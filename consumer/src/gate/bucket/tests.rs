@@ -1,0 +1,208 @@
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+use super::*;
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn offer(available: usize) -> Offer {
+    Offer { first: 1, available, most: 1000, more: true }
+}
+
+/// Releases whatever the bucket allows until `end`, with `stall` after each release, and returns the releases.
+fn drain(
+    bucket: &mut Bucket,
+    begin: Duration,
+    end: Duration,
+    message: usize,
+    stall: Duration,
+) -> Vec<(Duration, usize)> {
+    let mut now = begin;
+    let mut releases = Vec::new();
+    while now < end {
+        match bucket.ask(now, Offer { first: message, available: 1_000_000, most: 1000, more: true }) {
+            Answer::Release(most) => {
+                let spans = (most / message).max(1) * message;
+                bucket.released(now, spans);
+                releases.push((now, spans));
+                now += stall;
+            }
+            Answer::Wait(until) => now = until.max(now + Duration::from_micros(10)),
+            Answer::Stopped => break,
+        }
+    }
+    releases
+}
+
+fn most_in_a_second(releases: &[(Duration, usize)]) -> usize {
+    releases
+        .iter()
+        .enumerate()
+        .map(|(index, (begin, _))| {
+            releases[index..].iter().take_while(|(at, _)| *at < *begin + WINDOW).map(|(_, spans)| spans).sum()
+        })
+        .max()
+        .unwrap_or(0)
+}
+
+fn total(releases: &[(Duration, usize)]) -> usize {
+    releases.iter().map(|(_, spans)| spans).sum()
+}
+
+#[test]
+fn a_new_bucket_is_empty_and_stopped() {
+    let mut bucket = Bucket::new(ms(0));
+    assert_eq!(bucket.ask(ms(5_000), offer(1)), Answer::Stopped);
+    bucket.set_rate(ms(5_000), 1_000.0);
+    assert!(matches!(bucket.ask(ms(5_000), offer(100)), Answer::Wait(_)));
+}
+
+#[test]
+fn a_quantum_of_the_rate_is_released_at_a_time() {
+    let mut bucket = Bucket::new(ms(0));
+    bucket.set_rate(ms(0), 1_000.0);
+    assert_eq!(bucket.ask(ms(0), offer(500)), Answer::Wait(ms(20)));
+    assert_eq!(bucket.ask(ms(20), offer(500)), Answer::Release(20));
+}
+
+#[test]
+fn fewer_spans_than_a_quantum_do_not_wait_for_a_full_one() {
+    let mut bucket = Bucket::new(ms(0));
+    bucket.set_rate(ms(0), 1_000.0);
+    assert_eq!(bucket.ask(ms(0), offer(3)), Answer::Wait(ms(3)));
+}
+
+#[test]
+fn a_large_message_leaves_a_debt_that_is_paid_before_the_next() {
+    let mut bucket = Bucket::new(ms(0));
+    bucket.set_rate(ms(0), 6.0);
+    let releases = drain(&mut bucket, ms(0), ms(60_000), 100, ms(0));
+    assert_eq!(total(&releases), 400, "one message at once, then one each 16.7 s: {releases:?}");
+    assert_eq!(most_in_a_second(&releases), 100);
+}
+
+#[test]
+fn a_debt_outlives_a_change_of_the_rate() {
+    let mut bucket = Bucket::new(ms(0));
+    bucket.set_rate(ms(0), 100.0);
+    assert!(matches!(
+        bucket.ask(ms(20), Offer { first: 500, available: 500, most: 1000, more: true }),
+        Answer::Release(500)
+    ));
+    bucket.released(ms(20), 500);
+    bucket.set_rate(ms(20), 50.0);
+    let Answer::Wait(until) = bucket.ask(ms(20), offer(1)) else { panic!("must wait for the debt") };
+    assert!(until > ms(9_900), "498 spans at 50 a second: {until:?}");
+}
+
+#[test]
+fn stalls_shorter_than_the_burst_lose_nothing() {
+    let mut bucket = Bucket::new(ms(0));
+    bucket.set_rate(ms(0), 2_000.0);
+    // Each transaction of 40 spans takes 19 ms, and one in fifty takes 400 ms.
+    let mut now = ms(0);
+    let mut releases = Vec::new();
+    while now < ms(30_000) {
+        let stall = if releases.len() % 50 == 49 { ms(400) } else { ms(5) };
+        let part = drain(&mut bucket, now, now + ms(1), 1, stall);
+        now = part.last().map_or(now + ms(1), |(at, _)| *at + stall);
+        releases.extend(part);
+    }
+    assert!(total(&releases) as f64 >= 0.98 * 2_000.0 * 30.0, "{}", total(&releases));
+    assert!(most_in_a_second(&releases) <= 2_000, "{}", most_in_a_second(&releases));
+}
+
+#[test]
+fn the_first_second_after_a_decrease_complies() {
+    let mut bucket = Bucket::new(ms(0));
+    bucket.set_rate(ms(0), 8_000.0);
+    drain(&mut bucket, ms(0), ms(1_500), 1, ms(0));
+    // Credit is saved during a stall, and then the rate falls.
+    bucket.forget_credit(ms(1_900));
+    bucket.set_rate(ms(1_900), 500.0);
+    let after = drain(&mut bucket, ms(1_900), ms(2_900), 1, ms(0));
+    assert!(total(&after) <= 500, "{}", total(&after));
+    assert!(total(&after) >= 480, "{}", total(&after));
+}
+
+#[test]
+fn rate_zero_stops_and_saves_nothing() {
+    let mut bucket = Bucket::new(ms(0));
+    bucket.set_rate(ms(0), 1_000.0);
+    bucket.set_rate(ms(400), 0.0);
+    assert_eq!(bucket.ask(ms(900), offer(1)), Answer::Stopped);
+    bucket.set_rate(ms(60_000), 1_000.0);
+    assert!(matches!(bucket.ask(ms(60_000), offer(100)), Answer::Wait(_)), "the bucket starts empty again");
+}
+
+#[test]
+fn a_rate_ends_by_itself_even_where_nobody_looks() {
+    let mut bucket = Bucket::new(ms(0));
+    bucket.set_rate(ms(0), 1_000.0);
+    bucket.set_end(ms(0), ms(3_000));
+    assert!(matches!(bucket.ask(ms(2_900), offer(100)), Answer::Release(_)));
+    assert_eq!(bucket.ask(ms(9_000), offer(100)), Answer::Stopped, "after a freeze past the end");
+    bucket.set_end(ms(9_000), ms(12_000));
+    bucket.set_rate(ms(9_000), 1_000.0);
+    assert!(matches!(bucket.ask(ms(9_000), offer(100)), Answer::Wait(_)), "and it starts empty again");
+}
+
+#[test]
+fn a_rate_that_is_renewed_late_gives_no_credit_for_the_gap() {
+    let mut bucket = Bucket::new(ms(0));
+    bucket.set_rate(ms(0), 1_000.0);
+    bucket.set_end(ms(0), ms(100));
+    bucket.set_end(ms(9_000), ms(12_000));
+    bucket.set_rate(ms(9_000), 1_000.0);
+    assert!(matches!(bucket.ask(ms(9_000), offer(100)), Answer::Wait(_)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
+
+    /// The bound and the use of the rate, whatever the rate, the size of messages and the duration of commits.
+    #[test]
+    fn every_second_keeps_the_bound_and_the_rate_is_used(
+        rate in 1.0f64..50_000.0,
+        message in 1usize..300,
+        stall_ms in 0u64..15,
+    ) {
+        let mut bucket = Bucket::new(ms(0));
+        bucket.set_rate(ms(0), rate);
+        let seconds = 20.0f64.max(50.0 * message as f64 / rate).min(500.0);
+        let end = Duration::from_secs_f64(seconds);
+        let releases = drain(&mut bucket, ms(0), end, message, ms(stall_ms));
+        let quantum = (rate * QUANTUM.as_secs_f64()).max(message as f64);
+        prop_assert!(most_in_a_second(&releases) as f64 <= rate * 1.01 + quantum);
+        // A transaction takes a quantum at most, in whole messages.
+        let fits = ((quantum as usize / message).max(1) * message).min((1_000 / message).max(1) * message) as f64;
+        let possible = seconds * if stall_ms == 0 { rate } else { rate.min(fits * 1e3 / stall_ms as f64) };
+        prop_assert!(
+            total(&releases) as f64 + quantum + rate * 0.02 >= 0.98 * possible,
+            "released {} of {}", total(&releases), possible
+        );
+    }
+
+    /// The bound under arbitrary changes of the rate: never more than the largest rate of the window.
+    #[test]
+    fn changes_of_the_rate_keep_the_bound(
+        rates in prop::collection::vec((0.0f64..5_000.0, 50u64..1_500), 1..12),
+        message in 1usize..100,
+        stall_ms in 0u64..50,
+    ) {
+        let mut bucket = Bucket::new(ms(0));
+        let mut now = ms(0);
+        let mut releases = Vec::new();
+        let mut largest = 0.0f64;
+        for (rate, duration) in rates {
+            bucket.set_rate(now, rate);
+            largest = largest.max(rate);
+            releases.extend(drain(&mut bucket, now, now + ms(duration), message, ms(stall_ms)));
+            now = (now + ms(duration)).max(releases.last().map_or(now, |(at, _)| *at));
+        }
+        let quantum = (largest * QUANTUM.as_secs_f64()).max(message as f64);
+        prop_assert!(most_in_a_second(&releases) as f64 <= largest * 1.01 + quantum);
+    }
+}

@@ -1,0 +1,267 @@
+//! Sets the gate's rate: live document × leased share, in the database's time.
+//!
+//! Guarantee: the gate's rate is never above share × rate of the last good live document. Without a lease that
+//! has not ended it is 0; it is never unlimited. A smaller share is in effect before the transaction commits
+//! that frees it for others.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sluice_crds::live::Live;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Gate;
+use super::lease::{self, LeaseRequest, WHOLE};
+use crate::live::Applied;
+use crate::meter::Meters;
+use crate::store::{Store, StoreError};
+
+/// How long one renewal may take. Longer than a busy database needs; shorter than a lease.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two renewals at least, however often the demand jumps.
+const LEAST_GAP: Duration = Duration::from_millis(100);
+/// Over this time the use of the rate is averaged. Bursts of a replica that is not saturated are shorter than
+/// its share should follow: what it holds beyond its mean is lost to the others.
+const SMOOTHED_OVER: Duration = Duration::from_secs(5);
+/// A replica that released nothing for this long, and wants nothing, is idle.
+const IDLE_AFTER: Duration = Duration::from_secs(5);
+
+/// Keeps the rate of one replica's gate.
+pub struct RateControl {
+    gate: Arc<Gate>,
+    meters: Arc<Meters>,
+    inputs: Mutex<Inputs>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Inputs {
+    live: Live,
+    /// The whole rate that was set last.
+    whole: u32,
+    /// In millionths; counts until `lease_end`.
+    share: u32,
+    lease_end: Instant,
+    /// The database's wall clock at an instant of ours.
+    clock: Option<(Instant, i64)>,
+}
+
+impl RateControl {
+    /// Starts with rate 0: there is no lease yet.
+    pub fn new(gate: Arc<Gate>, meters: Arc<Meters>, live: Live) -> Self {
+        let inputs = Inputs { live, whole: 0, share: 0, lease_end: Instant::now(), clock: None };
+        Self { gate, meters, inputs: Mutex::new(inputs), changed: Notify::new() }
+    }
+
+    /// Follows the live document and the ends of lease and override until `stop`.
+    pub async fn follow(&self, mut live: watch::Receiver<Applied>, stop: CancellationToken) {
+        loop {
+            let applied = live.borrow_and_update().clone();
+            self.lock().live = applied.live.clone();
+            self.meters.set_applied(&applied);
+            loop {
+                let next_change = self.apply();
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = live.changed() => {
+                        if changed.is_err() {
+                            // The watcher ended with the process; the last document stays.
+                            stop.cancelled().await;
+                            return;
+                        }
+                        break;
+                    }
+                    () = self.changed.notified() => {}
+                    () = tokio::time::sleep_until(next_change) => {}
+                }
+            }
+        }
+    }
+
+    /// Renews the lease until `stop`, then gives it back.
+    pub async fn renew(&self, store: &dyn Store, pipeline: String, holder: String, stop: CancellationToken) {
+        let mut demand = Demand::new();
+        loop {
+            let request = LeaseRequest {
+                pipeline: pipeline.clone(),
+                holder: holder.clone(),
+                demand: demand.measure(self.gate.take_usage(), self.whole_rate()),
+                ttl: lease::TTL,
+            };
+            let begin = Instant::now();
+            let starved = match tokio::time::timeout(RENEWAL_TIMEOUT, self.renew_once(store, &request)).await
+            {
+                Ok(Ok(starved)) => starved,
+                Ok(Err(error)) => {
+                    self.meters.lease_failed(&error);
+                    true
+                }
+                Err(_) => {
+                    self.meters.lease_failed(&StoreError::new(
+                        crate::store::ErrorKind::Unavailable,
+                        format!("no answer to a renewal of the rate's lease within {RENEWAL_TIMEOUT:?}"),
+                    ));
+                    true
+                }
+            };
+            let pause = match (starved, request.demand) {
+                (true, _) => lease::RENEW_STARVED,
+                (false, 0) => lease::RENEW_IDLE,
+                (false, _) => lease::RENEW,
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep_until(begin + pause) => {}
+                () = self.wanting_more(request.demand, begin) => {}
+            }
+        }
+        self.lower(0);
+        if let Err(error) = store.end_lease(&pipeline, &holder).await {
+            tracing::info!(%error, "the lease was not given back; it ends by itself within {:?}", lease::TTL);
+        }
+    }
+
+    /// Ends when a lane found the share too small although a larger one may be had.
+    async fn wanting_more(&self, reported_demand: u32, renewed_at: Instant) {
+        loop {
+            self.gate.hungry().await;
+            if reported_demand < WHOLE && self.whole_rate() > 0 {
+                tokio::time::sleep_until(renewed_at + LEAST_GAP).await;
+                return;
+            }
+        }
+    }
+
+    /// One renewal. Returns whether less than the fair share could be had.
+    async fn renew_once(&self, store: &dyn Store, request: &LeaseRequest) -> Result<bool, StoreError> {
+        let asked_at = Instant::now();
+        let present = self.share();
+        let mut fair = 0;
+        let grant = store
+            .lease(request, &mut |others| {
+                fair = lease::fair_share(request.demand, others);
+                let share = lease::next_share(request.demand, present, others);
+                // In effect before the commit that shows others that it is free.
+                self.lower(share);
+                share
+            })
+            .await?;
+        {
+            let mut inputs = self.lock();
+            inputs.share = grant.share;
+            inputs.lease_end = asked_at + request.ttl;
+            inputs.clock = Some((Instant::now(), grant.database_time_ms));
+        }
+        self.changed.notify_one();
+        self.apply();
+        self.meters.lease_renewed();
+        Ok(grant.share + WHOLE / 100 < fair)
+    }
+
+    fn lower(&self, share: u32) {
+        let lowered = {
+            let mut inputs = self.lock();
+            let lowered = share < inputs.share;
+            inputs.share = inputs.share.min(share);
+            lowered
+        };
+        if lowered {
+            self.apply();
+        }
+    }
+
+    /// Sets the gate's rate; returns when it changes by itself.
+    fn apply(&self) -> Instant {
+        let mut inputs = self.lock();
+        let now = Instant::now();
+        let leased = now < inputs.lease_end;
+        let whole = inputs.whole_rate(now);
+        let share = if leased { inputs.share } else { 0 };
+        let rate = f64::from(whole) * f64::from(share) / f64::from(WHOLE);
+        if whole < inputs.whole {
+            self.gate.forget_credit();
+        }
+        inputs.whole = whole;
+        self.gate.set_rate(rate, inputs.lease_end);
+        self.meters.set_rate(whole, rate, f64::from(share) / f64::from(WHOLE), inputs.live.suspend);
+        let far = now + Duration::from_secs(3_600);
+        let lease_end = if leased { inputs.lease_end } else { far };
+        lease_end.min(inputs.override_end(now).unwrap_or(far))
+    }
+
+    fn share(&self) -> u32 {
+        let inputs = self.lock();
+        if Instant::now() < inputs.lease_end { inputs.share } else { 0 }
+    }
+
+    fn whole_rate(&self) -> u32 {
+        self.lock().whole_rate(Instant::now())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inputs> {
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inputs {
+    /// The database's time; ours until the database has told its own.
+    fn database_time(&self, now: Instant) -> Timestamp {
+        let milliseconds = self.clock.map_or_else(
+            || Timestamp::now().as_millisecond(),
+            |(at, milliseconds)| milliseconds + now.saturating_duration_since(at).as_millis() as i64,
+        );
+        Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX)
+    }
+
+    fn whole_rate(&self, now: Instant) -> u32 {
+        self.live.rate_at(self.database_time(now))
+    }
+
+    /// When an active override ends. A millisecond late rather than early: at the end it must be over.
+    fn override_end(&self, now: Instant) -> Option<Instant> {
+        let until = self.live.rate_override.as_ref()?.until;
+        let left = until.as_millisecond().saturating_sub(self.database_time(now).as_millisecond());
+        (left > 0).then(|| now + Duration::from_millis(left.min(3_600_000) as u64 + 1))
+    }
+}
+
+/// What the replica could use, in millionths of the whole rate.
+struct Demand {
+    measured_at: Instant,
+    used_at: Instant,
+    /// Spans per second, smoothed over [`SMOOTHED_OVER`].
+    used: f64,
+}
+
+impl Demand {
+    fn new() -> Self {
+        let now = Instant::now();
+        // Not idle at first: the first lease is wanted before the first span arrives.
+        Self { measured_at: now, used_at: now, used: 0.0 }
+    }
+
+    fn measure(&mut self, usage: super::Usage, whole_rate: u32) -> u32 {
+        let now = Instant::now();
+        let period = now.saturating_duration_since(self.measured_at).as_secs_f64().max(1e-3);
+        self.measured_at = now;
+        let weight = (-period / SMOOTHED_OVER.as_secs_f64()).exp();
+        self.used = self.used * weight + usage.released as f64 / period * (1.0 - weight);
+        if usage.released > 0 || usage.waiting > 0 {
+            self.used_at = now;
+        }
+        if whole_rate == 0 || now.saturating_duration_since(self.used_at) > IDLE_AFTER {
+            return 0;
+        }
+        if usage.saturated {
+            return WHOLE;
+        }
+        // What waits is drained within the time of smoothing. A large message needs no large share: it goes at
+        // once and leaves a debt.
+        let wanted = self.used + usage.waiting as f64 / SMOOTHED_OVER.as_secs_f64();
+        // At least something, so that the share is not lost between two spans.
+        ((wanted / f64::from(whole_rate) * f64::from(WHOLE)) as u32).clamp(1, WHOLE)
+    }
+}

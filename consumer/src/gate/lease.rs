@@ -1,0 +1,99 @@
+//! Shares of the rate, leased from the database that the rate protects.
+//!
+//! Every replica of a pipeline holds one row of `sluice_rate`: its share and its demand, in millionths of the
+//! pipeline's rate, and when the lease ends in database time. Invariant: the shares whose lease has not ended
+//! add up to at most [`WHOLE`]. A replica lowers its share in effect *before* the transaction commits that
+//! frees it, and uses a larger one only after the commit. Its own end is counted on a monotonic clock from
+//! before the request was sent, so it stops no later than the database thinks.
+
+use std::time::Duration;
+
+/// All of the rate.
+pub const WHOLE: u32 = 1_000_000;
+
+/// One live row of `sluice_rate`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Replica.
+    pub id: String,
+    /// Share that it may use now, in millionths.
+    pub share: u32,
+    /// Share that it could use, in millionths.
+    pub demand: u32,
+}
+
+/// Asks for a share.
+#[derive(Clone, Debug)]
+pub struct LeaseRequest {
+    /// What shares one rate: cluster id, group and table.
+    pub pipeline: String,
+    /// This replica, unique for each start of the process.
+    pub holder: String,
+    /// See [`Holder::demand`].
+    pub demand: u32,
+    /// From the moment at which the database handles the request.
+    pub ttl: Duration,
+}
+
+/// Called with every other holder whose lease has not ended; returns the share that this replica takes.
+pub type Decide<'a> = dyn FnMut(&[Holder]) -> u32 + Send + 'a;
+
+/// A granted share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseGrant {
+    /// What `decide` returned.
+    pub share: u32,
+    /// The database's wall clock, milliseconds since 1970.
+    pub database_time_ms: i64,
+}
+
+/// How long a lease lasts. A killed replica's share is unused for at most this long, and the others have taken
+/// it over one renewal later: within the five seconds that the use of the rate is promised after.
+pub const TTL: Duration = Duration::from_secs(3);
+/// How often a replica with demand renews.
+pub const RENEW: Duration = Duration::from_secs(1);
+/// How often a replica asks again that got less than its fair share, because others still hold it.
+pub const RENEW_STARVED: Duration = Duration::from_millis(200);
+/// How often an idle replica, which holds no share, shows that it is there.
+pub const RENEW_IDLE: Duration = Duration::from_secs(5);
+/// A change of the fair share below this (half a percent) is not worth a change of everybody's rate.
+const HYSTERESIS: u32 = WHOLE / 200;
+
+/// The max-min fair share of the replica `own` (demand, present share) beside `others`: nobody gets more than
+/// its demand while another has less than an equal part; what nobody demands is divided between those with
+/// any demand. Without demand there is no share.
+pub fn fair_share(own_demand: u32, others: &[Holder]) -> u32 {
+    if own_demand == 0 {
+        return 0;
+    }
+    let mut demands: Vec<u32> =
+        others.iter().map(|holder| holder.demand).filter(|demand| *demand > 0).collect();
+    demands.push(own_demand);
+    demands.sort_unstable();
+    let mut left = WHOLE;
+    let mut claimants = demands.len() as u32;
+    for demand in demands {
+        let equal = left / claimants;
+        if demand > equal {
+            // Everybody from here on demands more than an equal part and gets just that.
+            return if own_demand > equal { equal } else { own_demand };
+        }
+        left -= demand;
+        claimants -= 1;
+    }
+    // All demands are met: the surplus is headroom for whoever speeds up next.
+    let claimants = 1 + others.iter().filter(|holder| holder.demand > 0).count() as u32;
+    own_demand + left / claimants
+}
+
+/// The share to take now: the fair one, as far as the others have left it free.
+pub fn next_share(own_demand: u32, own_share: u32, others: &[Holder]) -> u32 {
+    let held: u32 = others.iter().map(|holder| holder.share).fold(0, u32::saturating_add);
+    let free = WHOLE.saturating_sub(held);
+    let fair = fair_share(own_demand, others);
+    let target = if fair > 0 && fair.abs_diff(own_share) < HYSTERESIS { own_share } else { fair };
+    target.min(free)
+}
+
+#[cfg(test)]
+mod tests;

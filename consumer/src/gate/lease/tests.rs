@@ -1,0 +1,93 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn holder(share: u32, demand: u32) -> Holder {
+    Holder { id: String::new(), share, demand }
+}
+
+#[test]
+fn a_lone_replica_with_any_demand_gets_everything() {
+    assert_eq!(fair_share(1, &[]), WHOLE);
+    assert_eq!(fair_share(0, &[]), 0);
+}
+
+#[test]
+fn equal_demands_get_equal_shares() {
+    let others = [holder(0, WHOLE), holder(0, WHOLE)];
+    assert_eq!(fair_share(WHOLE, &others), WHOLE / 3);
+}
+
+#[test]
+fn a_skewed_replica_gets_what_the_others_leave() {
+    let others = [holder(0, 10_000), holder(0, 0)];
+    assert_eq!(fair_share(WHOLE, &others), 990_000);
+    assert_eq!(fair_share(10_000, &[holder(0, WHOLE), holder(0, 0)]), 10_000);
+}
+
+#[test]
+fn surplus_is_divided_between_those_with_demand() {
+    assert_eq!(fair_share(100_000, &[holder(0, 300_000), holder(0, 0)]), 100_000 + 300_000);
+}
+
+#[test]
+fn a_newcomer_waits_until_the_others_have_given_up_their_surplus() {
+    assert_eq!(next_share(WHOLE, 0, &[holder(WHOLE, WHOLE)]), 0);
+    assert_eq!(next_share(WHOLE, WHOLE, &[holder(0, WHOLE)]), WHOLE / 2);
+    assert_eq!(next_share(WHOLE, 0, &[holder(WHOLE / 2, WHOLE)]), WHOLE / 2);
+}
+
+#[test]
+fn small_changes_of_the_fair_share_are_ignored() {
+    assert_eq!(next_share(WHOLE, 502_000, &[holder(400_000, WHOLE)]), 502_000);
+}
+
+proptest! {
+    /// Whatever the order of renewals and changes of demand, shares never add up to more than the whole, and
+    /// once demands stand still two rounds give everyone its fair share.
+    #[test]
+    fn renewals_in_any_order_keep_the_sum_and_converge(
+        changes in prop::collection::vec((0usize..5, 0u32..=WHOLE), 1..60),
+    ) {
+        let mut holders = vec![holder(0, 0); 5];
+        for (index, demand) in changes {
+            renew(&mut holders, index, demand);
+            let sum: u32 = holders.iter().map(|holder| holder.share).sum();
+            prop_assert!(sum <= WHOLE, "{holders:?}");
+        }
+        for _ in 0..3 {
+            for index in 0..holders.len() {
+                let demand = holders[index].demand;
+                renew(&mut holders, index, demand);
+            }
+        }
+        for index in 0..holders.len() {
+            let others = others_of(&holders, index);
+            let fair = fair_share(holders[index].demand, &others);
+            prop_assert!(holders[index].share.abs_diff(fair) <= 5 * HYSTERESIS, "{holders:?}");
+        }
+    }
+
+    #[test]
+    fn fair_shares_of_all_replicas_add_up_to_at_most_the_whole(demands in prop::collection::vec(0u32..=WHOLE, 1..12)) {
+        let holders: Vec<Holder> = demands.iter().map(|demand| holder(0, *demand)).collect();
+        let sum: u32 = (0..holders.len())
+            .map(|index| fair_share(holders[index].demand, &others_of(&holders, index)))
+            .sum();
+        prop_assert!(sum <= WHOLE);
+        let any = demands.iter().any(|demand| *demand > 0);
+        prop_assert!(!any || sum >= WHOLE - 12, "nothing is left over while somebody has demand: {sum}");
+    }
+}
+
+fn others_of(holders: &[Holder], index: usize) -> Vec<Holder> {
+    let mut others = holders.to_vec();
+    others.remove(index);
+    others
+}
+
+fn renew(holders: &mut [Holder], index: usize, demand: u32) {
+    let share = next_share(demand, holders[index].share, &others_of(holders, index));
+    holders[index].demand = demand;
+    holders[index].share = share;
+}

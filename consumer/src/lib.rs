@@ -1,0 +1,21 @@
+//! The data plane of Sluice: spans from a queue into a database, at a rate that a saved edit changes.
+
+pub mod admin;
+pub mod check;
+pub mod config;
+pub mod consume;
+pub mod decode;
+pub mod gate;
+pub mod last_error;
+pub mod live;
+pub mod loadgen;
+pub mod local;
+pub mod logging;
+pub mod meter;
+pub mod pipeline;
+pub mod read;
+pub mod secrets;
+pub mod source;
+pub mod span;
+pub mod stop;
+pub mod store;

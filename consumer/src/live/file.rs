@@ -1,0 +1,89 @@
+//! Watches the pipeline file: saving it is the live edit.
+//!
+//! Guarantees: a valid change of live fields is in effect within half a second; anything else (a broken file,
+//! an absent one, a change that needs a restart, alone or together with live fields) changes nothing and is
+//! shown in [`Applied::refused`] until the file is good again. Each content is logged once.
+
+use std::path::PathBuf;
+
+use sluice_crds::live::Live;
+use sluice_crds::settings::Settings;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::changes::{changed_fields, describe};
+use super::poll::{self, Content};
+use super::{Applied, Origin};
+use crate::config::{self, Config};
+use crate::last_error::{ErrorReason, LastError};
+
+/// Begins to watch the file that `config` was loaded from. What was loaded is revision 1. Ends with `stop`, or
+/// when nobody listens any more.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn watch(path: PathBuf, config: &Config, stop: CancellationToken) -> watch::Receiver<Applied> {
+    let applied = Applied::new(config.live.clone(), 1, Origin::File);
+    let (sender, receiver) = watch::channel(applied);
+    let settings = config.settings.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = sender.closed() => {}
+            () = poll::follow(&path, |content| apply(content, &settings, &sender)) => {}
+        }
+    });
+    receiver
+}
+
+fn apply(content: &Content, settings: &Settings, sender: &watch::Sender<Applied>) {
+    let live = match content {
+        Ok(text) => accept(text, settings).map_err(|reason| LastError::new(ErrorReason::LiveRefused, reason)),
+        Err(unread) if unread.missing => Err(LastError::new(ErrorReason::LiveMissing, &unread.message)),
+        Err(unread) => Err(LastError::new(ErrorReason::LiveRefused, &unread.message)),
+    };
+    match live {
+        Ok(live) => {
+            sender.send_if_modified(|applied| replace(applied, live));
+        }
+        Err(error) => {
+            warn!(reason = %error.message, "the edit was not applied; the last good values stay in effect");
+            sender.send_modify(|applied| refuse(applied, error));
+        }
+    }
+}
+
+fn refuse(applied: &mut Applied, error: LastError) {
+    applied.refused = Some(error);
+    applied.sources = vec![(Origin::File, false)];
+}
+
+fn accept(text: &str, settings: &Settings) -> Result<Live, String> {
+    let config = config::parse(text).map_err(|problems| problems.to_string())?;
+    let changed = changed_fields(settings, &config.settings);
+    if changed.is_empty() {
+        return Ok(config.live);
+    }
+    Err(format!("a restart is needed to change {}", changed.join(", ")))
+}
+
+/// Whether anything changed that a listener must see.
+fn replace(applied: &mut Applied, live: Live) -> bool {
+    let was_refused = applied.refused.take().is_some();
+    applied.sources = vec![(Origin::File, true)];
+    if applied.live == live {
+        if was_refused {
+            info!(revision = applied.revision, "the pipeline file is good again; nothing changed");
+        }
+        return was_refused;
+    }
+    applied.revision += 1;
+    let changes = describe(&applied.live, &live);
+    info!(revision = applied.revision, %changes, "applied a live edit");
+    applied.live = live;
+    true
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! `sluice loadgen`: traces of a made-up shop into Kafka or over HTTP, every span accounted for.
+
+pub mod encode;
+pub mod round;
+pub mod shop;
+pub mod tally;
+pub mod target;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use sluice_crds::v1alpha1::Format;
+
+use self::round::{Shape, Stream};
+use self::tally::{Pace, Summary, Tally};
+use self::target::http::{self, HttpTarget};
+use self::target::kafka::{self, KafkaTarget};
+use crate::stop;
+
+/// How often the progress bar moves.
+const REFRESH: Duration = Duration::from_millis(200);
+
+/// Send made-up traces to Kafka or over HTTP.
+///
+/// The traces are those of a shop of a dozen services, with errors and exceptions. The same seed gives the
+/// same ids in the same messages. Exits with an error when anything was not acknowledged.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sluice loadgen --http http://127.0.0.1:9411 --traces 100
+  sluice loadgen --bootstrap-servers localhost:9092 --topic spans --rate 5000 --duration 60
+  sluice loadgen --bootstrap-servers localhost:9092 --topic spans --spans 1000000 --format OtlpProto -o json")]
+pub struct Args {
+    /// Send over HTTP to this base URL.
+    #[arg(long, value_name = "URL", conflicts_with = "topic", required_unless_present = "topic")]
+    pub http: Option<String>,
+    /// Requests under way at the same time.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub connections: usize,
+    /// Send to this Kafka topic.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// Brokers to ask first, host:port, separated by commas.
+    #[arg(long, value_name = "BROKERS", default_value = "localhost:9092")]
+    pub bootstrap_servers: String,
+    /// Send everything to this partition instead of spreading by trace id.
+    #[arg(long, value_name = "N", requires = "topic")]
+    pub partition: Option<i32>,
+    /// A librdkafka setting; may be repeated.
+    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = property)]
+    pub properties: Vec<(String, String)>,
+    /// How messages are encoded.
+    #[arg(long, value_name = "FORMAT", default_value = "ZipkinJson", value_parser = format)]
+    pub format: Format,
+    /// Spans per second; 0: as fast as possible.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub rate: u64,
+    /// Spans to send.
+    #[arg(long, value_name = "N")]
+    pub spans: Option<u64>,
+    /// Traces to send.
+    #[arg(long, value_name = "N", conflicts_with = "spans")]
+    pub traces: Option<u64>,
+    /// Seconds to send for. Without this, --spans and --traces: until Ctrl-C.
+    #[arg(long, value_name = "SECONDS")]
+    pub duration: Option<u64>,
+    /// Spans in a message.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub spans_per_message: u32,
+    /// Bytes that a span takes in its message at least; 0: as it comes (400 to 1,500).
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=8_000_000))]
+    pub body_bytes: u32,
+    /// Same seed, same traces.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Write a line "traceId spanId" for each acknowledged span.
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
+    /// How the summary looks.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// How the summary looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON object.
+    Json,
+}
+
+/// Formats are named as in the pipeline file.
+fn format(text: &str) -> Result<Format, String> {
+    let format = serde_json::from_value(serde_json::Value::String(text.to_owned())).ok();
+    format.filter(|format| *format != Format::Auto).ok_or_else(|| {
+        "expected Json, OtlpProto, OtlpJson, ZipkinJson, ZipkinProto or JaegerProto".to_owned()
+    })
+}
+
+fn property(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').ok_or_else(|| "expected NAME=VALUE".to_owned())?;
+    Ok((pair.0.to_owned(), pair.1.to_owned()))
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What a person must know; printed with its causes.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let shape = Shape {
+        seed: args.seed,
+        format: args.format,
+        spans_per_message: args.spans_per_message as usize,
+        body_bytes: args.body_bytes as usize,
+    };
+    let stream = match (args.spans, args.traces) {
+        (_, Some(traces)) => Stream::of_traces(shape, traces),
+        (spans, None) => Stream::of_spans(shape, spans.unwrap_or(u64::MAX)),
+    };
+    let ledger = args.ledger.as_deref();
+    let tally = Arc::new(Tally::new(ledger).context("cannot make the ledger")?);
+    let stop = stop::on_signal()?;
+    let progress = progress(stream.left());
+    let pace = Pace::start(args.rate, args.duration.map(Duration::from_secs));
+    let showing = tokio::spawn(show(progress.clone(), tally.clone(), pace.began()));
+    match (args.http, args.topic) {
+        (Some(url), _) => {
+            let target = HttpTarget { url, connections: args.connections };
+            let stream = Arc::new(Mutex::new(stream));
+            http::run(&target, args.format, &stream, pace, &tally, &stop).await?;
+        }
+        (None, Some(topic)) => {
+            let target = KafkaTarget {
+                bootstrap_servers: args.bootstrap_servers,
+                topic,
+                partition: args.partition,
+                properties: args.properties,
+            };
+            let (tally, mut stream) = (tally.clone(), stream);
+            tokio::task::spawn_blocking(move || kafka::run(&target, &mut stream, pace, &tally, &stop))
+                .await??;
+        }
+        (None, None) => bail!("either --http or --topic is needed"),
+    }
+    let summary = tally.finish(pace.began());
+    showing.abort();
+    progress.finish_and_clear();
+    print(&summary, args.output)?;
+    if summary.not_acknowledged_spans > 0 {
+        bail!(
+            "{} of {} spans were not acknowledged{}",
+            summary.not_acknowledged_spans,
+            summary.spans,
+            summary.first_error.map_or_else(String::new, |error| format!("; the first reason: {error}"))
+        );
+    }
+    Ok(())
+}
+
+fn progress(spans: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = if spans == u64::MAX {
+        (ProgressBar::new_spinner(), "{spinner} {human_pos} spans acknowledged, {msg}")
+    } else {
+        (ProgressBar::new(spans), "{bar:30} {human_pos} of {human_len} spans acknowledged, {msg}, {eta} left")
+    };
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+async fn show(progress: ProgressBar, tally: Arc<Tally>, began: Instant) {
+    let mut ticks = tokio::time::interval(REFRESH);
+    loop {
+        ticks.tick().await;
+        let (under_way, acknowledged, failed) = tally.progress();
+        let rate = acknowledged as f64 / began.elapsed().as_secs_f64().max(1e-3);
+        progress.set_position(acknowledged);
+        progress.set_message(format!("{under_way} under way, {failed} failed, {rate:.0}/s"));
+        progress.tick();
+    }
+}
+
+fn print(summary: &Summary, output: Output) -> anyhow::Result<()> {
+    if output == Output::Json {
+        println!("{}", serde_json::to_string(summary)?);
+        return Ok(());
+    }
+    println!("messages            {:>14}", summary.messages);
+    println!("spans               {:>14}", summary.spans);
+    println!("  acknowledged      {:>14}", summary.acknowledged_spans);
+    println!("  not acknowledged  {:>14}", summary.not_acknowledged_spans);
+    println!("bytes               {:>14}", summary.bytes);
+    println!("seconds             {:>14.3}", summary.seconds);
+    println!("spans per second    {:>14.0}", summary.spans_per_second);
+    Ok(())
+}

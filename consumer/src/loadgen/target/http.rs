@@ -1,0 +1,174 @@
+//! Load over HTTP, as Zipkin reporters and OTLP exporters send it.
+//!
+//! A refusal that asks to come again (429, 503) or a broken connection is tried again for a while, as good
+//! clients do; anything else counts as not acknowledged.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::{Request, StatusCode, Uri, header};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use sluice_crds::v1alpha1::Format;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::TargetError;
+use crate::loadgen::round::{Emitted, Stream};
+use crate::loadgen::tally::{Pace, Tally};
+
+/// How long one message is tried.
+const KEEP_TRYING: Duration = Duration::from_secs(30);
+/// Pause before the next try.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Longest wait for an answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// Where to.
+#[derive(Clone, Debug)]
+pub struct HttpTarget {
+    /// Base URL, such as `http://127.0.0.1:9411`.
+    pub url: String,
+    /// Requests under way at the same time.
+    pub connections: usize,
+}
+
+struct Sender {
+    client: Client<HttpConnector, Full<Bytes>>,
+    uri: Uri,
+    content_type: &'static str,
+    tally: Arc<Tally>,
+}
+
+/// Path and content type of a format.
+fn endpoint(format: Format) -> Result<(&'static str, &'static str), TargetError> {
+    match format {
+        Format::ZipkinJson => Ok(("/api/v2/spans", "application/json")),
+        Format::ZipkinProto => Ok(("/api/v2/spans", "application/x-protobuf")),
+        Format::OtlpProto => Ok(("/v1/traces", "application/x-protobuf")),
+        Format::OtlpJson => Ok(("/v1/traces", "application/json")),
+        Format::Json | Format::JaegerProto | Format::Auto => Err(TargetError::Configuration(format!(
+            "{format:?} has no HTTP endpoint; use ZipkinJson, ZipkinProto, OtlpJson or OtlpProto"
+        ))),
+    }
+}
+
+/// Sends the stream; returns when everything is answered. The stream may be gone on with.
+///
+/// # Errors
+/// The URL or the format cannot work. What was sent and failed is in the tally.
+pub async fn run(
+    target: &HttpTarget,
+    format: Format,
+    stream: &Arc<Mutex<Stream>>,
+    pace: Pace,
+    tally: &Arc<Tally>,
+    stop: &CancellationToken,
+) -> Result<(), TargetError> {
+    let (path, content_type) = endpoint(format)?;
+    let url = format!("{}{path}", target.url.trim_end_matches('/'));
+    let uri: Uri =
+        url.parse().map_err(|error| TargetError::Configuration(format!("{url:?} is no URL: {error}")))?;
+    if uri.scheme_str() != Some("http") {
+        return Err(TargetError::Configuration(format!("expected a URL http://host:port, found {url:?}")));
+    }
+    let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
+    let sender = Arc::new(Sender { client, uri, content_type, tally: tally.clone() });
+    let source = Source { stream: stream.clone(), sent: Arc::default() };
+    let mut workers = JoinSet::new();
+    for _ in 0..target.connections.max(1) {
+        workers.spawn(work(sender.clone(), source.clone(), pace, stop.clone()));
+    }
+    while let Some(ended) = workers.join_next().await {
+        if let Err(error) = ended {
+            return Err(TargetError::Interrupted(error));
+        }
+    }
+    Ok(())
+}
+
+/// What the senders share.
+#[derive(Clone)]
+struct Source {
+    stream: Arc<Mutex<Stream>>,
+    /// Spans taken so far, for the pace.
+    sent: Arc<AtomicU64>,
+}
+
+struct Outgoing {
+    payload: Vec<u8>,
+    emitted: Emitted,
+    ids: Vec<(u128, u64)>,
+    wait: Duration,
+}
+
+fn take(source: &Source, pace: Pace, tally: &Tally) -> Option<Outgoing> {
+    let mut stream = source.stream.lock().unwrap_or_else(PoisonError::into_inner);
+    let wait = pace.wait(source.sent.load(Relaxed))?;
+    let mut payload = Vec::new();
+    let emitted = stream.next(&mut payload)?;
+    source.sent.fetch_add(emitted.len() as u64, Relaxed);
+    let ids = if tally.wants_ids() { stream.ids(&emitted) } else { Vec::new() };
+    Some(Outgoing { payload, emitted, ids, wait })
+}
+
+async fn work(sender: Arc<Sender>, source: Source, pace: Pace, stop: CancellationToken) {
+    while !stop.is_cancelled()
+        && let Some(outgoing) = take(&source, pace, &sender.tally)
+    {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(outgoing.wait) => {}
+        }
+        let spans = outgoing.emitted.len() as u64;
+        sender.tally.sent(spans, outgoing.payload.len() as u64);
+        match sender.send(outgoing.payload.into(), &stop).await {
+            Ok(()) => sender.tally.acknowledged(spans, &outgoing.ids),
+            Err(error) => sender.tally.failed(spans, &error),
+        }
+    }
+}
+
+impl Sender {
+    /// Tries until it is taken, refused for good, or not worth another try: after `stop` there is none.
+    async fn send(&self, payload: Bytes, stop: &CancellationToken) -> Result<(), String> {
+        let began = Instant::now();
+        loop {
+            let error = match tokio::time::timeout(ANSWER, self.post(payload.clone())).await {
+                Ok(Ok((status, _))) if status.is_success() => return Ok(()),
+                Ok(Ok((status, body))) => {
+                    let error = format!("{status}: {}", body.trim());
+                    if status != StatusCode::SERVICE_UNAVAILABLE && status != StatusCode::TOO_MANY_REQUESTS {
+                        return Err(error);
+                    }
+                    error
+                }
+                Ok(Err(error)) => error,
+                Err(_) => format!("no answer within {ANSWER:?}"),
+            };
+            if began.elapsed() > KEEP_TRYING {
+                return Err(error);
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Err(error),
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    async fn post(&self, payload: Bytes) -> Result<(StatusCode, String), String> {
+        let request = Request::post(self.uri.clone())
+            .header(header::CONTENT_TYPE, self.content_type)
+            .body(Full::new(payload))
+            .map_err(|error| error.to_string())?;
+        let response =
+            self.client.request(request).await.map_err(|error| sluice_crds::problem::chain(&error))?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+}

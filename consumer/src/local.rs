@@ -1,0 +1,232 @@
+//! `sluice local`: the whole job in one process and one folder.
+//!
+//! The pipeline is that of `sluice consume`; an embedded queue stands in for Kafka and a SQLite file for the
+//! database, and HTTP takes spans and gives traces. A push that was answered with success is on the disk.
+
+pub mod body;
+mod demo;
+pub mod ingest;
+pub mod otlp;
+mod panel;
+pub mod query;
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::demo::Demo;
+use self::ingest::Ingest;
+use self::panel::Screen;
+use crate::admin::{self, Admin};
+use crate::config::{self, Config, Topics};
+use crate::decode::Decoder;
+use crate::live;
+use crate::logging::{self, LogFormat};
+use crate::meter::Meters;
+use crate::pipeline::{self, Parts};
+use crate::source::Source;
+use crate::source::queue::{DEFAULT_MAX_BYTES, DEFAULT_PARTITIONS, Queue, QueueOptions};
+use crate::stop;
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::{Store, TableName};
+
+/// What is written where no pipeline file is.
+const FIRST_PIPELINE: &str = include_str!("local/pipeline.yaml");
+/// The topic of a pipeline that reads a pattern.
+const TOPIC: &str = "spans";
+/// How long requests under way may take when the process stops.
+const REQUESTS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Run everything in one process: queue, pipeline, SQLite database, HTTP.
+///
+/// Takes spans at POST /api/v2/spans (Zipkin) and POST /v1/traces (OTLP), gives traces at GET
+/// /api/v2/trace/{traceId} and GET /api/v1/traces/{traceId}. Saving the pipeline file changes the rate.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sluice local --demo
+  sluice local --data-dir /var/lib/sluice --listen 0.0.0.0:9411
+  sluice loadgen --http http://127.0.0.1:9411 --traces 100")]
+pub struct Args {
+    /// The TracePipeline, as YAML; its source and database are replaced by those in the data folder.
+    /// Default: pipeline.yaml in the data folder, written at the first start.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Folder for the queue, the database and the pipeline file.
+    #[arg(long, value_name = "DIR", default_value = "sluice-data")]
+    pub data_dir: PathBuf,
+    /// Where to take spans and give traces; port 0 picks a free one and logs it.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9411")]
+    pub listen: SocketAddr,
+    /// Where to serve /metrics, /livez, /readyz and /status; port 0 picks a free one and logs it.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
+    pub admin: SocketAddr,
+    /// Send made-up traces, first in a burst well over the rate, and show what happens.
+    #[arg(long)]
+    pub demo: bool,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// Runs until SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// What a person must know; printed with its causes.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let screen = if args.demo { Screen::on_terminal() } else { None };
+    match &screen {
+        Some(screen) => logging::start_with(LogFormat::Human, screen.log_writer()),
+        None => logging::start(args.log_format),
+    }
+    let data_dir = &args.data_dir;
+    std::fs::create_dir_all(data_dir).with_context(|| format!("cannot create {}", data_dir.display()))?;
+    let file = match args.file {
+        Some(file) => file,
+        None => first_pipeline(data_dir)?,
+    };
+    let config = config::load(&file)?;
+    let stop = stop::on_signal()?;
+    let queue = Queue::open(data_dir, queue_options(&config)).await?;
+    let database = data_dir.join("sluice.db");
+    let store = open_store(&config, &database)?;
+    let meters = Arc::new(Meters::default());
+    let ingest = Arc::new(Ingest::new(queue.clone(), config.format));
+    let admin_stop = CancellationToken::new();
+    let admin = Admin {
+        identity: config.identity(),
+        meters: meters.clone(),
+        source: Arc::new(OnceLock::from(Arc::new(queue.clone()) as Arc<dyn Source>)),
+    };
+    admin::serve(args.admin, admin, admin_stop.clone())
+        .await
+        .with_context(|| in_use("--admin", args.admin))?;
+    let (address, http) = serve(args.listen, router(ingest.clone(), store.clone()), stop.clone())
+        .await
+        .with_context(|| in_use("--listen", args.listen))?;
+    tracing::info!(%address, data = %data_dir.display(), pipeline = %file.display(),
+        rate = config.live.rate_limit_qps, "started; save the pipeline file to change the rate");
+    let demo = args.demo.then(|| {
+        let demo = Demo { address, file: file.clone(), ingest, meters: meters.clone(), queue: queue.clone() };
+        tokio::spawn(demo.run(screen, stop.clone()))
+    });
+    let live = live::file::watch(file, &config, stop.clone());
+    let parts = parts(&config, queue.clone(), store.clone(), live, meters.clone())?;
+    let result = pipeline::run(parts, stop.clone()).await;
+    // The pipeline may have ended by itself, with an error.
+    stop.cancel();
+    for task in [Some(http), demo].into_iter().flatten() {
+        task.await.context("a task ended unexpectedly")?;
+    }
+    queue.close().await;
+    store.close().await;
+    admin_stop.cancel();
+    result?;
+    tracing::info!(
+        "stopped; look at the rows: sqlite3 {} 'SELECT * FROM {} LIMIT 5'; go on: start again",
+        database.display(),
+        config.sink.table
+    );
+    Ok(())
+}
+
+fn in_use(option: &str, address: SocketAddr) -> String {
+    format!("cannot listen on {address}; stop what does, or choose another address with {option}")
+}
+
+/// The pipeline file of the data folder; written where it is missing.
+fn first_pipeline(data_dir: &Path) -> anyhow::Result<PathBuf> {
+    let path = data_dir.join("pipeline.yaml");
+    let written = File::create_new(&path).and_then(|mut file| {
+        file.write_all(FIRST_PIPELINE.as_bytes())?;
+        file.sync_all()
+    });
+    match written {
+        Ok(()) => tracing::info!(file = %path.display(), "wrote a first pipeline"),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot write {}", path.display())),
+    }
+    Ok(path)
+}
+
+fn queue_options(config: &Config) -> QueueOptions {
+    let topic = match &config.topics {
+        Topics::Named(topic) => topic.clone(),
+        Topics::Matching { .. } => TOPIC.to_owned(),
+    };
+    QueueOptions { topic, partitions: DEFAULT_PARTITIONS, max_bytes: DEFAULT_MAX_BYTES }
+}
+
+fn open_store(config: &Config, path: &Path) -> anyhow::Result<Arc<dyn Store>> {
+    let table = TableName::new(&config.sink.table)?;
+    // The file is the data folder's own: its tables are always made.
+    Ok(Arc::new(SqliteStore::new(SqliteOptions { path: path.to_owned(), table, manage_schema: true })))
+}
+
+fn parts(
+    config: &Config,
+    queue: Queue,
+    store: Arc<dyn Store>,
+    live: tokio::sync::watch::Receiver<live::Applied>,
+    meters: Arc<Meters>,
+) -> anyhow::Result<Parts> {
+    Ok(Parts {
+        group: config.kafka.consumer_group.clone(),
+        table: config.sink.table.clone(),
+        source: Arc::new(queue),
+        store,
+        decoder: Decoder::new(config.format, &config.json).map_err(anyhow::Error::msg)?,
+        max_rows: config.sink.max_rows,
+        max_delay: config.sink.max_delay,
+        start_from: config.kafka.start_from.clone(),
+        by_pattern: false,
+        live,
+        meters,
+        patient: false,
+    })
+}
+
+fn router(ingest: Arc<Ingest>, store: Arc<dyn Store>) -> Router {
+    let write = Router::new()
+        .route("/api/v2/spans", post(ingest::zipkin))
+        .route("/v1/traces", post(ingest::otlp))
+        .with_state(ingest);
+    let read = Router::new()
+        .route("/api/v1/traces/{traceId}", get(query::trace))
+        .route("/api/v2/trace/{traceId}", get(query::zipkin))
+        .with_state(store);
+    write.merge(read).route("/health", get(|| async { "{\"status\":\"UP\"}\n" }))
+}
+
+/// Binds and serves until `stop`; then requests under way are finished.
+async fn serve(
+    address: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+) -> std::io::Result<(SocketAddr, JoinHandle<()>)> {
+    let listener = TcpListener::bind(address).await?;
+    let bound = listener.local_addr()?;
+    let serving = tokio::spawn(async move {
+        let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(REQUESTS_WITHIN).await;
+        };
+        tokio::select! {
+            result = served.into_future() => if let Err(error) = result {
+                tracing::error!(%error, "HTTP has stopped");
+            },
+            () = late => tracing::warn!("requests under way were not finished within {REQUESTS_WITHIN:?}"),
+        }
+    });
+    Ok((bound, serving))
+}

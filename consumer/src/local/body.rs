@@ -1,0 +1,154 @@
+//! Reads request bodies within bounds of size, time and memory.
+//!
+//! Guarantee: however many clients send at once, bodies that arrive take at most [`ARRIVING_BYTES`], and
+//! unpacked ones at most [`UNPACKED_BYTES`]. A body that does not say how long it is counts as the longest.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, header};
+use flate2::read::MultiGzDecoder;
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Longest body as it is sent.
+pub const MAX_BODY: usize = 4 << 20;
+/// Longest body after unpacking.
+pub const MAX_UNPACKED: usize = 8 << 20;
+/// How much of a body that is too long is read and thrown away.
+const DISCARDED: usize = 64 << 20;
+const ARRIVING_BYTES: usize = 32 << 20;
+const UNPACKED_BYTES: usize = 32 << 20;
+/// Longest wait for memory.
+const MEMORY_WITHIN: Duration = Duration::from_secs(5);
+/// How long a client may take to send a body.
+const SENT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why a request is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// What is wrong and, where there is one, the remedy.
+    pub reason: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub fn new(status: StatusCode, reason: impl Into<String>) -> Self {
+        Self { status, reason: reason.into() }
+    }
+}
+
+/// Memory for bodies.
+#[derive(Clone, Debug)]
+pub struct Bodies {
+    arriving: Arc<Semaphore>,
+    unpacked: Arc<Semaphore>,
+}
+
+/// A body, and the memory that it may take.
+#[derive(Debug)]
+pub struct Received {
+    /// The body, unpacked.
+    pub bytes: Vec<u8>,
+    _memory: OwnedSemaphorePermit,
+}
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self {
+            arriving: Arc::new(Semaphore::new(ARRIVING_BYTES)),
+            unpacked: Arc::new(Semaphore::new(UNPACKED_BYTES)),
+        }
+    }
+}
+
+impl Bodies {
+    /// Reads and unpacks a body.
+    ///
+    /// # Errors
+    /// 408, 413, 415 or 503, each with its reason.
+    pub async fn receive(&self, headers: &HeaderMap, body: Body) -> Result<Received, Refusal> {
+        let packed = is_gzip(headers)?;
+        let announced = match headers.get(header::CONTENT_LENGTH) {
+            Some(length) => length.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(MAX_BODY),
+            None => MAX_BODY,
+        };
+        let arriving = reserve(&self.arriving, announced.min(MAX_BODY)).await?;
+        let bytes = match tokio::time::timeout(SENT_WITHIN, read(body)).await {
+            Ok(bytes) => bytes?,
+            Err(_) => {
+                let reason = format!("the body did not arrive within {SENT_WITHIN:?}");
+                return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, reason));
+            }
+        };
+        if !packed {
+            return Ok(Received { bytes, _memory: arriving });
+        }
+        let memory = reserve(&self.unpacked, MAX_UNPACKED).await?;
+        let unpacking = tokio::task::spawn_blocking(move || unpack(&bytes)).await;
+        let bytes = unpacking
+            .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
+        Ok(Received { bytes, _memory: memory })
+    }
+}
+
+/// Reads a body. One that is too long is read on for a while, but not kept: a client that is still sending when
+/// the connection closes would not see the answer.
+async fn read(mut body: Body) -> Result<Vec<u8>, Refusal> {
+    let (mut bytes, mut length) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            Refusal::new(StatusCode::BAD_REQUEST, format!("the body ended early: {error}"))
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length <= MAX_BODY {
+            bytes.extend_from_slice(&data);
+        } else if length <= DISCARDED {
+            bytes = Vec::new();
+        } else {
+            break;
+        }
+    }
+    if length > MAX_BODY { Err(too_large(MAX_BODY)) } else { Ok(bytes) }
+}
+
+async fn reserve(memory: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+    // Bounded by the limits above, far below 4 GiB.
+    let waiting = memory.clone().acquire_many_owned(bytes.max(1) as u32);
+    match tokio::time::timeout(MEMORY_WITHIN, waiting).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many bodies arrive at once")),
+    }
+}
+
+fn too_large(limit: usize) -> Refusal {
+    let reason = format!("the body is longer than {limit} bytes; send smaller batches");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
+}
+
+fn is_gzip(headers: &HeaderMap) -> Result<bool, Refusal> {
+    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
+    match encoding.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("" | "identity") => Ok(false),
+        Some("gzip") => Ok(true),
+        Some(other) => Err(Refusal::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!("expected content-encoding gzip or none, found {other:?}"),
+        )),
+    }
+}
+
+fn unpack(bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let mut unpacked = Vec::with_capacity((bytes.len() * 4).min(MAX_UNPACKED));
+    let mut reader = MultiGzDecoder::new(bytes).take(MAX_UNPACKED as u64 + 1);
+    match reader.read_to_end(&mut unpacked) {
+        Ok(_) if unpacked.len() > MAX_UNPACKED => Err(too_large(MAX_UNPACKED)),
+        Ok(_) => Ok(unpacked),
+        Err(error) => Err(Refusal::new(StatusCode::BAD_REQUEST, format!("not valid gzip: {error}"))),
+    }
+}

@@ -1,0 +1,143 @@
+//! The demo: made-up traces over HTTP, first a burst well over the rate, then a trickle; and what is shown.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sluice_crds::v1alpha1::Format;
+use tokio_util::sync::CancellationToken;
+
+use super::ingest::Ingest;
+use super::panel::{Numbers, Screen};
+use crate::loadgen::round::{Shape, Stream};
+use crate::loadgen::tally::{Pace, Tally};
+use crate::loadgen::target::TargetError;
+use crate::loadgen::target::http::{self, HttpTarget};
+use crate::meter::{Identity, Meters};
+use crate::source::Source;
+use crate::source::queue::Queue;
+
+/// Spans of the burst: half a minute of the first pipeline's rate.
+const BURST: u64 = 60_000;
+/// Spans per second afterwards.
+const TRICKLE: u64 = 500;
+const SPANS_PER_MESSAGE: usize = 10;
+/// How often the panel is drawn.
+const REDRAW: Duration = Duration::from_millis(100);
+/// How often the log tells the same, where there is no terminal.
+const LOG: Duration = Duration::from_secs(1);
+/// Over which the achieved rate is measured.
+const ACHIEVED_OVER: Duration = Duration::from_secs(1);
+
+/// What the demo needs of the process.
+pub(super) struct Demo {
+    pub(super) address: SocketAddr,
+    pub(super) file: PathBuf,
+    pub(super) ingest: Arc<Ingest>,
+    pub(super) meters: Arc<Meters>,
+    pub(super) queue: Queue,
+}
+
+impl Demo {
+    /// Feeds and shows until `stop`.
+    pub(super) async fn run(self, screen: Option<Screen>, stop: CancellationToken) {
+        let seed = fastrand::u64(..);
+        let example = example(seed);
+        let feeding = feed(format!("http://{}", self.address), seed, stop.clone());
+        let showing = self.show(screen, &example, &stop);
+        let (fed, ()) = tokio::join!(feeding, showing);
+        if let Err(error) = fed {
+            tracing::error!(%error, "the demo could not send");
+        }
+    }
+
+    async fn show(&self, screen: Option<Screen>, example: &str, stop: &CancellationToken) {
+        let file = self.file.display();
+        let hints = [
+            format!("To change the rate, edit rateLimitQPS in {file} and save it"),
+            format!("Look: curl http://{}/api/v2/trace/{example}", self.address),
+        ];
+        let panel = screen.map(|screen| screen.panel(&hints));
+        if panel.is_none() {
+            hints.iter().for_each(|hint| tracing::info!("{hint}"));
+        }
+        let mut ticks = tokio::time::interval(if panel.is_some() { REDRAW } else { LOG });
+        let mut history = History::default();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => {}
+            }
+            let numbers = self.numbers(&mut history);
+            match &panel {
+                Some(panel) => panel.draw(&numbers),
+                None => numbers.log(),
+            }
+        }
+        if let Some(panel) = panel {
+            panel.close();
+        }
+    }
+
+    fn numbers(&self, history: &mut History) -> Numbers {
+        self.meters.update_ends(|at| self.queue.known_end(at));
+        let status = self.meters.status(&Identity::default());
+        let messages: u64 = status.partitions.iter().filter_map(|partition| partition.lag).sum();
+        let appended = self.queue.appended().max(1) as f64;
+        // The queue counts messages; what arrived so far tells how many spans are in one.
+        let spans_per_message = (self.ingest.spans() as f64 / appended).max(1.0);
+        let achieved = history.rate(self.meters.stored.load(Relaxed));
+        let backlog = (messages as f64 * spans_per_message) as u64;
+        let rate = if achieved > 0.0 { achieved } else { status.effective_qps };
+        Numbers {
+            arrived: self.ingest.spans(),
+            backlog,
+            set: status.rate_limit_qps,
+            suspended: status.suspended,
+            achieved,
+            stored: status.stored,
+            drain_seconds: (rate > 0.0).then(|| (backlog as f64 / rate).ceil() as u64),
+            trouble: status.last_error,
+        }
+    }
+}
+
+/// Rows stored at moments of the last second.
+#[derive(Default)]
+struct History(std::collections::VecDeque<(Instant, u64)>);
+
+impl History {
+    /// Rows per second over about the last second.
+    fn rate(&mut self, stored: u64) -> f64 {
+        let now = Instant::now();
+        self.0.push_back((now, stored));
+        while self.0.len() > 2 && now.duration_since(self.0[1].0) >= ACHIEVED_OVER {
+            self.0.pop_front();
+        }
+        let (since, before) = self.0[0];
+        let seconds = now.duration_since(since).as_secs_f64();
+        if seconds > 0.0 { (stored - before) as f64 / seconds } else { 0.0 }
+    }
+}
+
+fn shape(seed: u64) -> Shape {
+    Shape { seed, format: Format::ZipkinJson, spans_per_message: SPANS_PER_MESSAGE, body_bytes: 0 }
+}
+
+/// The trace that the demo sends first.
+fn example(seed: u64) -> String {
+    let emitted = Stream::of_spans(shape(seed), 1).next(&mut Vec::new());
+    emitted.map(|emitted| emitted.key).unwrap_or_default()
+}
+
+async fn feed(url: String, seed: u64, stop: CancellationToken) -> Result<(), TargetError> {
+    let tally = Arc::new(Tally::default());
+    let target = HttpTarget { url, connections: 8 };
+    // One stream for both: another one with this seed would repeat its ids.
+    let stream = Arc::new(Mutex::new(Stream::of_spans(shape(seed), BURST)));
+    http::run(&target, Format::ZipkinJson, &stream, Pace::start(0, None), &tally, &stop).await?;
+    stream.lock().unwrap_or_else(PoisonError::into_inner).go_on(u64::MAX);
+    http::run(&target, Format::ZipkinJson, &stream, Pace::start(TRICKLE, None), &tally, &stop).await
+}

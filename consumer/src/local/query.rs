@@ -1,0 +1,109 @@
+//! `GET /api/v1/traces/{traceId}` and `GET /api/v2/trace/{traceId}`: from the database to a reader.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use sluice_crds::problem::chain;
+
+use crate::read;
+use crate::span::MAX_TRACE_ID_CHARS;
+use crate::store::{Store, StoredSpan};
+
+/// Most rows of one answer.
+const MAX_ROWS: u32 = 10_000;
+
+/// A trace as it lies in the table.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Trace<'a> {
+    trace_id: &'a str,
+    /// What answered.
+    answered_by: &'static str,
+    /// Whether there are more rows than one answer holds.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+    spans: Vec<SpanRow>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SpanRow {
+    /// As text: JavaScript's numbers end at 53 bits.
+    id: String,
+    kind: String,
+    created_at: String,
+    body: Box<RawValue>,
+}
+
+impl SpanRow {
+    /// A body that is no JSON (a foreign row of an adopted table) becomes a string.
+    fn new(stored: StoredSpan) -> Result<Self, serde_json::Error> {
+        let created_at = jiff::Timestamp::from_millisecond(stored.created_at_ms).unwrap_or_default();
+        let body = match serde_json::from_str::<&RawValue>(&stored.body) {
+            Ok(_) => RawValue::from_string(stored.body)?,
+            Err(_) => serde_json::value::to_raw_value(&stored.body)?,
+        };
+        Ok(Self { id: stored.id.to_string(), kind: stored.kind, created_at: created_at.to_string(), body })
+    }
+}
+
+fn error(status: StatusCode, reason: impl std::fmt::Display) -> Response {
+    (status, format!("{reason}\n")).into_response()
+}
+
+fn json(body: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+async fn rows(store: &dyn Store, trace_id: &str) -> Result<Vec<StoredSpan>, Response> {
+    if trace_id.is_empty() || trace_id.chars().count() > MAX_TRACE_ID_CHARS {
+        let reason = format!("expected a trace id of 1 to {MAX_TRACE_ID_CHARS} characters");
+        return Err(error(StatusCode::BAD_REQUEST, reason));
+    }
+    let found = store.trace(trace_id, MAX_ROWS + 1).await;
+    found.map_err(|failed| error(StatusCode::SERVICE_UNAVAILABLE, chain(&failed)))
+}
+
+fn unknown(trace_id: &str) -> Response {
+    error(StatusCode::NOT_FOUND, format_args!("no span of trace {trace_id:?} is stored"))
+}
+
+/// The rows of a trace, oldest first, bodies verbatim.
+pub async fn trace(State(store): State<Arc<dyn Store>>, Path(trace_id): Path<String>) -> Response {
+    let mut stored = match rows(&*store, &trace_id).await {
+        Ok(stored) if stored.is_empty() => return unknown(&trace_id),
+        Ok(stored) => stored,
+        Err(response) => return response,
+    };
+    let truncated = stored.len() > MAX_ROWS as usize;
+    stored.truncate(MAX_ROWS as usize);
+    let spans: Result<Vec<SpanRow>, _> = stored.into_iter().map(SpanRow::new).collect();
+    let answer = spans.and_then(|spans| {
+        serde_json::to_string(&Trace { trace_id: &trace_id, answered_by: "database", truncated, spans })
+    });
+    answer.map_or_else(|failed| error(StatusCode::INTERNAL_SERVER_ERROR, failed), json)
+}
+
+/// The trace as a list of Zipkin v2 spans. Bodies that are no spans of either kind are left out.
+pub async fn zipkin(State(store): State<Arc<dyn Store>>, Path(trace_id): Path<String>) -> Response {
+    let mut stored = Vec::new();
+    // One trace may lie under several forms of its id: producers write it differently.
+    for form in read::trace_id_forms(&trace_id) {
+        match rows(&*store, &form).await {
+            Ok(found) => stored.extend(found),
+            Err(response) => return response,
+        }
+    }
+    stored.sort_by_key(|span| span.id);
+    stored.truncate(MAX_ROWS as usize);
+    let spans: Vec<_> = stored.iter().filter_map(|span| read::zipkin_v2(&span.body)).collect();
+    if spans.is_empty() {
+        return unknown(&trace_id);
+    }
+    json(format!("[{}]", spans.join(",")))
+}

@@ -1,0 +1,48 @@
+//! Logs: for people on a terminal, JSON otherwise. No credential reaches them: secrets are of a type whose
+//! text form is redacted.
+
+use std::io::IsTerminal;
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// `human` on a terminal, else `json`.
+    #[default]
+    Auto,
+    /// One readable line an event.
+    Human,
+    /// One JSON object an event.
+    Json,
+}
+
+/// What is logged where `RUST_LOG` does not say. The Kubernetes client logs every failed request as an error of
+/// its own; what that means is told by the one who asked.
+const DEFAULT_FILTER: &str = "info,kube_client=off,kube_runtime=off";
+
+/// Starts logging to standard error. `RUST_LOG` filters; the default is `info`.
+pub fn start(format: LogFormat) {
+    start_with(format, std::io::stderr);
+}
+
+/// As [`start`], to another place; `Auto` still looks at standard error.
+pub fn start_with<W>(format: LogFormat, writer: W)
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let human = match format {
+        LogFormat::Auto => std::io::stderr().is_terminal(),
+        LogFormat::Human => true,
+        LogFormat::Json => false,
+    };
+    if human {
+        builder.with_target(false).init();
+    } else {
+        builder.json().flatten_event(true).init();
+    }
+}

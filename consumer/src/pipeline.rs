@@ -1,0 +1,383 @@
+//! The way of a span from a source into a store.
+//!
+//! ```text
+//! source ─events─▶ driver ─claims, opens─▶ lane: read ▶ decode ▶ segment ▶ gate ▶ batch ▶ store
+//!                    ▲                        │
+//!                    └──── handed back ───────┘   (fenced, out of range, re-created)
+//! ```
+//!
+//! Guarantee: every message of an owned partition is settled exactly once, as rows or as dead letters, in the
+//! order of offsets within its partition; nothing is acknowledged before the transaction that holds it.
+//! Invariant: a partition is in at most one lane, and every opening of it carries a new serial number, so
+//! that what belongs to an earlier opening is recognised and dropped.
+
+pub mod batch;
+pub mod id;
+mod isolate;
+mod lane;
+pub mod segment;
+mod stream;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use sluice_crds::v1alpha1::StartFrom;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::decode::Decoder;
+use crate::gate::Gate;
+use crate::gate::control::RateControl;
+use crate::last_error::LastError;
+use crate::live::Applied;
+use crate::meter::Meters;
+use crate::source::{Source, SourceError, SourceEvent, TopicPartition};
+use crate::store::{ErrorKind, Store, StoreError};
+use lane::{Command, HandedBack, Lane};
+use stream::{OpenStream, Opener, Trouble};
+
+/// Most lanes of a replica: as many writers as any raw loop of `tests/bench store` gains from. Each costs a
+/// connection and its read-ahead.
+pub const MAX_LANES: usize = 4;
+/// How long lanes may take to finish their transactions when the process stops. Kubernetes kills after 30 s.
+const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// Pause before the database or the broker is asked again at start.
+const START_PAUSE: Duration = Duration::from_secs(1);
+
+/// Everything a pipeline is made of.
+pub struct Parts {
+    /// Consumer group: part of every stream's key.
+    pub group: String,
+    /// The table's name: with cluster and group it names what shares one rate.
+    pub table: String,
+    /// Where messages come from.
+    pub source: Arc<dyn Source>,
+    /// Where rows go. `prepare` is called by [`run`].
+    pub store: Arc<dyn Store>,
+    /// Bytes to spans.
+    pub decoder: Decoder,
+    /// Most rows in a transaction.
+    pub max_rows: usize,
+    /// Longest wait of a batch's first row for others.
+    pub max_delay: Duration,
+    /// Where the very first start begins.
+    pub start_from: StartFrom,
+    /// Whether topics come from a pattern: then `start_from` counts for the first start of the whole group,
+    /// otherwise for the first start of the topic.
+    pub by_pattern: bool,
+    /// The rate, live.
+    pub live: watch::Receiver<Applied>,
+    /// Counters that `/status` and `/metrics` read.
+    pub meters: Arc<Meters>,
+    /// Whether what needs a person, such as a foreign schema, is waited for; otherwise it ends the pipeline.
+    pub patient: bool,
+}
+
+/// Why a pipeline ended.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The schema needs a person.
+    #[error("cannot use the database")]
+    Store(#[from] StoreError),
+    /// The source can never work as it is configured.
+    #[error("cannot use the source")]
+    Source(#[from] SourceError),
+    /// A task of the pipeline panicked; what it held is stored by whoever claims its partitions next.
+    #[error("a task of the pipeline ended unexpectedly")]
+    Panicked(#[source] tokio::task::JoinError),
+}
+
+/// Runs until `stop` is cancelled; then finishes or gives back what is under way, and leaves the group.
+///
+/// # Errors
+/// Only what a restart with the same settings would meet again, and panics.
+pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineError> {
+    let owner = replica_name();
+    let gate = Arc::new(Gate::new());
+    let live = parts.live.borrow().live.clone();
+    let control = Arc::new(RateControl::new(gate.clone(), parts.meters.clone(), live));
+    // Lanes finish before the lease is given back: a release must not outlive it.
+    let lanes_done = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn({
+        let (control, live, stop) = (control.clone(), parts.live.clone(), lanes_done.clone());
+        async move { control.follow(live, stop).await }
+    });
+    tasks.spawn({
+        let (meters, stop) = (parts.meters.clone(), lanes_done.clone());
+        async move { tick(&meters, &stop).await }
+    });
+    let source = parts.source.clone();
+    // The live document is followed, and told of, while database and broker are waited for.
+    let result = match start(&parts, &stop).await {
+        Ok(Some(cluster_id)) => {
+            tasks.spawn({
+                let (store, stop) = (parts.store.clone(), lanes_done.clone());
+                let pipeline = format!("{cluster_id}/{}/{}", parts.group, parts.table);
+                let owner = owner.clone();
+                async move { control.renew(&*store, pipeline, owner, stop).await }
+            });
+            Driver::new(parts, cluster_id, owner, gate).run(stop).await
+        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    lanes_done.cancel();
+    let mut joined = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        joined = joined.and(ended.map_err(PipelineError::Panicked));
+    }
+    source.shutdown().await;
+    result.and(joined)
+}
+
+/// Prepares the schema, finds the topic and learns the cluster's id; waits for each for as long as it takes.
+async fn start(parts: &Parts, stop: &CancellationToken) -> Result<Option<String>, PipelineError> {
+    tokio::select! {
+        () = stop.cancelled() => Ok(None),
+        cluster_id = preflight(parts) => cluster_id.map(Some),
+    }
+}
+
+async fn preflight(parts: &Parts) -> Result<String, PipelineError> {
+    let meters = &parts.meters;
+    while let Err(error) = parts.store.prepare().await {
+        if error.kind == ErrorKind::Schema && !parts.patient {
+            return Err(error.into());
+        }
+        meters.store_failed(&error);
+        tokio::time::sleep(START_PAUSE).await;
+    }
+    meters.store_works();
+    meters.preflight.store_prepared.store(true, Relaxed);
+    let cluster_id = loop {
+        match reach(&*parts.source).await {
+            Ok(cluster_id) => break cluster_id,
+            Err(error @ SourceError::Configuration(_)) => return Err(error.into()),
+            Err(error) => meters.source_failed(LastError::from(&error)),
+        }
+        tokio::time::sleep(START_PAUSE).await;
+    };
+    meters.source_works();
+    meters.preflight.source_reached.store(true, Relaxed);
+    Ok(cluster_id)
+}
+
+/// The cluster's id, where its brokers answer and have the topic. A pattern may match nothing yet.
+async fn reach(source: &dyn Source) -> Result<String, SourceError> {
+    let cluster_id = source.cluster_id().await?;
+    source.partitions().await?;
+    Ok(cluster_id)
+}
+
+/// Unique for each start of a process: host name, process id and a random part.
+fn replica_name() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned());
+    let host: String = host.chars().take(48).collect();
+    format!("{host}-{}-{:08x}", std::process::id(), fastrand::u32(..))
+}
+
+async fn tick(meters: &Meters, stop: &CancellationToken) {
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = seconds.tick() => meters.tick(),
+        }
+    }
+}
+
+/// Where an owned partition is.
+struct Owned {
+    serial: u64,
+    lane: Option<usize>,
+    /// Ends the opening when the partition is revoked.
+    opening: CancellationToken,
+}
+
+/// How many of `lanes` serve `partitions` evenly: those without which the fullest one would have more of them. Six
+/// partitions on four lanes would mean two that drain twice as fast as the other four.
+fn lanes_for(partitions: usize, lanes: usize) -> usize {
+    let fullest = partitions.div_ceil(lanes.max(1)).max(1);
+    partitions.div_ceil(fullest).clamp(1, lanes.max(1))
+}
+
+struct Driver {
+    source: Arc<dyn Source>,
+    meters: Arc<Meters>,
+    opener: Opener,
+    lanes: Vec<mpsc::UnboundedSender<Command>>,
+    lane_tasks: JoinSet<()>,
+    openings: JoinSet<Option<OpenStream>>,
+    handed_back: mpsc::UnboundedReceiver<HandedBack>,
+    owned: HashMap<TopicPartition, Owned>,
+    next_serial: u64,
+    lanes_stop: CancellationToken,
+}
+
+impl Driver {
+    fn new(parts: Parts, cluster_id: String, owner: String, gate: Arc<Gate>) -> Self {
+        let (hand_back, handed_back) = mpsc::unbounded_channel();
+        let lanes_stop = CancellationToken::new();
+        let mut lane_tasks = JoinSet::new();
+        let count = parts.store.max_lanes().clamp(1, MAX_LANES);
+        let lanes = (0..count)
+            .map(|_| {
+                let (commands, receiver) = mpsc::unbounded_channel();
+                let lane = Lane {
+                    source: parts.source.clone(),
+                    store: parts.store.clone(),
+                    decoder: parts.decoder.clone(),
+                    gate: gate.clone(),
+                    meters: parts.meters.clone(),
+                    max_rows: parts.max_rows,
+                    max_delay: parts.max_delay,
+                    handed_back: hand_back.clone(),
+                };
+                lane_tasks.spawn(lane.run(receiver, lanes_stop.clone()));
+                commands
+            })
+            .collect();
+        let opener = Opener {
+            source: parts.source.clone(),
+            store: parts.store,
+            meters: parts.meters.clone(),
+            cluster_id,
+            group: parts.group,
+            owner,
+            start_from: parts.start_from,
+            by_pattern: parts.by_pattern,
+        };
+        Self {
+            source: parts.source,
+            meters: parts.meters,
+            opener,
+            lanes,
+            lane_tasks,
+            openings: JoinSet::new(),
+            handed_back,
+            owned: HashMap::new(),
+            next_serial: 0,
+            lanes_stop,
+        }
+    }
+
+    async fn run(mut self, stop: CancellationToken) -> Result<(), PipelineError> {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                event = self.source.next_event() => match event {
+                    Ok(SourceEvent::Assigned(partitions)) => {
+                        for at in partitions {
+                            self.open(at, None);
+                        }
+                    }
+                    Ok(SourceEvent::Revoked(partitions)) => {
+                        for at in partitions {
+                            self.revoke(&at);
+                        }
+                    }
+                    Err(error @ SourceError::Configuration(_)) => return Err(error.into()),
+                    Err(error) => {
+                        self.meters.source_failed(LastError::from(&error));
+                        tokio::time::sleep(START_PAUSE).await;
+                    }
+                },
+                Some(handed) = self.handed_back.recv() => self.reopen(handed).await,
+                Some(opened) = self.openings.join_next() => match opened {
+                    Ok(Some(stream)) => self.assign(stream),
+                    Ok(None) => {}
+                    Err(error) if error.is_cancelled() => {}
+                    Err(error) => return Err(PipelineError::Panicked(error)),
+                },
+                Some(ended) = self.lane_tasks.join_next() => {
+                    ended.map_err(PipelineError::Panicked)?;
+                }
+            }
+        }
+        self.finish().await
+    }
+
+    /// Starts to claim and open a partition.
+    fn open(&mut self, at: TopicPartition, trouble: Option<Trouble>) {
+        self.next_serial += 1;
+        let serial = self.next_serial;
+        let opening = CancellationToken::new();
+        let owned = Owned { serial, lane: None, opening: opening.clone() };
+        if let Some(before) = self.owned.insert(at.clone(), owned) {
+            before.opening.cancel();
+        }
+        let opener = self.opener.clone();
+        self.openings.spawn(async move {
+            tokio::select! {
+                opened = opener.open(at, serial, trouble) => opened,
+                () = opening.cancelled() => None,
+            }
+        });
+    }
+
+    /// Gives an open stream to the lane with the fewest.
+    fn assign(&mut self, stream: OpenStream) {
+        let mut load = vec![0usize; self.lanes.len()];
+        for lane in self.owned.values().filter_map(|owned| owned.lane) {
+            load[lane] += 1;
+        }
+        let used = lanes_for(self.owned.len(), load.len());
+        let lane = (0..used).min_by_key(|lane| load[*lane]).unwrap_or_default();
+        let Some(owned) = self.owned.get_mut(&stream.at).filter(|owned| owned.serial == stream.serial) else {
+            return;
+        };
+        owned.lane = Some(lane);
+        if self.lanes[lane].send(Command::Add(Box::new(stream))).is_err() {
+            tracing::debug!(lane, "the lane has ended; its task tells why");
+        }
+    }
+
+    fn revoke(&mut self, at: &TopicPartition) {
+        self.meters.remove_partition(at);
+        let Some(owned) = self.owned.remove(at) else { return };
+        owned.opening.cancel();
+        if let Some(lane) = owned.lane
+            && self.lanes[lane].send(Command::Remove(at.clone())).is_err()
+        {
+            tracing::debug!(lane, "the lane has ended; its task tells why");
+        }
+        tracing::info!(partition = %at, "no longer ours");
+    }
+
+    /// A lane has lost the stream: stop fetching, and claim again.
+    async fn reopen(&mut self, handed: HandedBack) {
+        let current = self.owned.get(&handed.at).is_some_and(|owned| owned.serial == handed.serial);
+        if !current {
+            return;
+        }
+        tracing::info!(partition = %handed.at, trouble = ?handed.trouble, "claiming again");
+        self.source.close(&handed.at).await;
+        self.open(handed.at, Some(handed.trouble));
+    }
+
+    /// Lets lanes finish their transactions.
+    async fn finish(mut self) -> Result<(), PipelineError> {
+        self.openings.abort_all();
+        self.lanes_stop.cancel();
+        let all = async {
+            while let Some(ended) = self.lane_tasks.join_next().await {
+                ended.map_err(PipelineError::Panicked)?;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(STOP_WITHIN, all).await {
+            Ok(result) => result,
+            Err(_) => {
+                tracing::warn!("transactions were not finished within {STOP_WITHIN:?}; they roll back");
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+//! From a segment's first messages to what one transaction writes.
+//!
+//! A batch owns its interval of positions: it starts at the stream's position and ends behind its last
+//! message. Which rows of it are dead letters instead is decided before it is built, so that it is written
+//! as a whole or not at all.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::id::IdSequence;
+use super::segment::{Entry, Segment};
+use crate::source::TopicPartition;
+use crate::store::{Claim, DeadLetter, Position, Reason, Row, WriteBatch};
+
+/// A row that must be a dead letter instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Index of the span within the segment.
+    pub span: usize,
+    /// Why.
+    pub reason: Reason,
+    /// Why, in words.
+    pub detail: String,
+}
+
+/// What one transaction writes, borrowed from its segment.
+pub struct Batch<'a> {
+    claim: &'a Claim,
+    from: Position,
+    to: Position,
+    fingerprint: u64,
+    rows: Vec<Row<'a>>,
+    row_spans: Vec<usize>,
+    letters: Vec<Letter<'a>>,
+}
+
+struct Letter<'a> {
+    id: i64,
+    segment: &'a Segment,
+    entry: &'a Entry,
+    at: &'a TopicPartition,
+    span_index: Option<u32>,
+    reason: Reason,
+    detail: &'a str,
+    headers: String,
+    bytes: &'a [u8],
+}
+
+impl<'a> Batch<'a> {
+    /// The batch of the first `messages` messages that wait in `segment`, less `refusals` (ascending).
+    pub fn build(
+        at: &'a TopicPartition,
+        claim: &'a Claim,
+        from: Position,
+        database_time_ms: i64,
+        segment: &'a Segment,
+        messages: usize,
+        refusals: &'a [Refusal],
+    ) -> Self {
+        let mut ids = IdSequence::after(claim.stream, from.last_id, database_time_ms);
+        let mut last_id = from.last_id;
+        let mut take_id = || {
+            last_id = ids.take();
+            last_id
+        };
+        let spans = segment.front_spans(messages);
+        let mut rows = Vec::with_capacity(spans.len());
+        let mut row_spans = Vec::with_capacity(spans.len());
+        let mut letters = Vec::new();
+        let mut refused = refusals.iter().peekable();
+        for span in spans {
+            let content = segment.spans().get(span);
+            if let Some(refusal) = refused.next_if(|refusal| refusal.span == span) {
+                let (entry, first_span) = segment.entry_of_span(span);
+                letters.push(Letter {
+                    id: take_id(),
+                    segment,
+                    entry,
+                    at,
+                    span_index: Some((span - first_span) as u32),
+                    reason: refusal.reason,
+                    detail: &refusal.detail,
+                    headers: headers_json(segment, entry),
+                    bytes: content.body.as_bytes(),
+                });
+            } else {
+                rows.push(Row {
+                    id: take_id(),
+                    trace_id: content.trace_id,
+                    kind: content.kind,
+                    body: content.body,
+                });
+                row_spans.push(span);
+            }
+        }
+        for index in segment.front_rejects(messages) {
+            let reject = &segment.rejects()[index];
+            let entry = segment.entry_of_reject(index);
+            letters.push(Letter {
+                id: take_id(),
+                segment,
+                entry,
+                at,
+                span_index: reject.span_index,
+                reason: reject.reason,
+                detail: &reject.detail,
+                headers: headers_json(segment, entry),
+                bytes: &reject.bytes,
+            });
+        }
+        let (next_offset, fingerprint) = segment
+            .front(messages)
+            .last()
+            .map_or((from.next_offset, 0), |entry| (entry.offset + 1, entry.fingerprint));
+        Self { claim, from, to: Position { next_offset, last_id }, fingerprint, rows, row_spans, letters }
+    }
+
+    /// The rows, in the order of their ids.
+    pub fn rows(&self) -> &[Row<'a>] {
+        &self.rows
+    }
+
+    /// Index within the segment of the span that a row was made of.
+    pub fn span_of_row(&self, row: usize) -> usize {
+        self.row_spans[row]
+    }
+
+    /// Where the stream stands once the batch is written.
+    pub fn to(&self) -> Position {
+        self.to
+    }
+
+    /// Reasons of its dead letters.
+    pub fn reasons(&self) -> impl Iterator<Item = Reason> {
+        self.letters.iter().map(|letter| letter.reason)
+    }
+
+    /// Dead letters in the store's form.
+    pub fn dead_letters(&self) -> Vec<DeadLetter<'_>> {
+        self.letters
+            .iter()
+            .map(|letter| DeadLetter {
+                id: letter.id,
+                topic: &letter.at.topic,
+                partition: letter.at.partition,
+                offset: letter.entry.offset,
+                span_index: letter.span_index,
+                timestamp: letter.entry.timestamp,
+                reason: letter.reason,
+                detail: letter.detail,
+                key: letter.segment.key(letter.entry),
+                headers: &letter.headers,
+                bytes: letter.bytes,
+            })
+            .collect()
+    }
+
+    /// The batch in the store's form.
+    pub fn write<'b>(&'b self, dead_letters: &'b [DeadLetter<'b>]) -> WriteBatch<'b> {
+        WriteBatch {
+            stream: self.claim.stream,
+            epoch: self.claim.epoch,
+            from: self.from,
+            to: self.to,
+            fingerprint: self.fingerprint,
+            rows: &self.rows,
+            dead_letters,
+        }
+    }
+}
+
+/// A JSON list of `{"name": …, "value": base64 or null}`; names that are no UTF-8 lose their broken bytes.
+fn headers_json(segment: &Segment, entry: &Entry) -> String {
+    let list: Vec<serde_json::Value> = segment
+        .headers(entry)
+        .into_iter()
+        .map(|(name, value)| {
+            serde_json::json!({
+                "name": String::from_utf8_lossy(name),
+                "value": value.map(|bytes| BASE64.encode(bytes)),
+            })
+        })
+        .collect();
+    serde_json::Value::Array(list).to_string()
+}

@@ -1,0 +1,455 @@
+//! A lane: some partitions, one transaction outstanding.
+//!
+//! The lane reads and decodes ahead within fixed bounds, waits at the gate, writes one batch of one
+//! partition, and only then goes on. An error of the database holds the batch for as long as it takes; a
+//! fenced batch is dropped and its partition handed back to be claimed again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::select_all;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::batch::{Batch, Refusal};
+use super::isolate;
+use super::segment::Segment;
+use super::stream::{OpenStream, Trouble};
+use crate::decode::Decoder;
+use crate::gate::Gate;
+use crate::gate::bucket::Offer;
+use crate::meter::{Activity, Meters};
+use crate::source::{ReadEnd, Source, TopicPartition};
+use crate::store::{ErrorKind, Reason, Store, StoreError};
+
+/// Bytes that a lane decodes ahead, over all of its partitions; one more segment at most.
+const LANE_BYTES: usize = 4 << 20;
+/// Messages read from one partition before others get their turn.
+const READ_AHEAD: usize = 1_000;
+/// First and longest pause between two tries of a batch; the pause doubles, with jitter.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Pause after a deadlock or a lost race: it is over as soon as the other transaction is.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
+/// After this many errors in a row the source is asked again no sooner than this.
+const SOURCE_PAUSE: Duration = Duration::from_millis(500);
+
+/// What the driver tells a lane.
+pub enum Command {
+    /// Serve this stream.
+    Add(Box<OpenStream>),
+    /// The partition is no longer ours: drop what was read.
+    Remove(TopicPartition),
+}
+
+/// What a lane tells the driver: this partition must be claimed again.
+#[derive(Debug)]
+pub struct HandedBack {
+    /// Which.
+    pub at: TopicPartition,
+    /// [`OpenStream::serial`].
+    pub serial: u64,
+    /// Why.
+    pub trouble: Trouble,
+}
+
+/// What a lane works with.
+pub struct Lane {
+    /// Where readers report positions.
+    pub source: Arc<dyn Source>,
+    /// Where batches go.
+    pub store: Arc<dyn Store>,
+    /// Bytes to spans.
+    pub decoder: Decoder,
+    /// What it waits at.
+    pub gate: Arc<Gate>,
+    /// What it counts in.
+    pub meters: Arc<Meters>,
+    /// Most rows in a transaction.
+    pub max_rows: usize,
+    /// Longest wait for more rows.
+    pub max_delay: Duration,
+    /// To the driver.
+    pub handed_back: mpsc::UnboundedSender<HandedBack>,
+}
+
+struct Served {
+    stream: OpenStream,
+    segment: Segment,
+    /// Nothing more was there when it was last read.
+    drained: bool,
+    /// Reading is not tried before.
+    read_after: Option<Instant>,
+}
+
+/// How writing a batch ended.
+enum Written {
+    Committed,
+    Lost(Trouble),
+    Removed,
+}
+
+impl Lane {
+    /// Serves streams until `stop`; a transaction under way is finished first.
+    pub async fn run(self, mut commands: mpsc::UnboundedReceiver<Command>, stop: CancellationToken) {
+        let mut served: Vec<Served> = Vec::new();
+        let mut turn = 0usize;
+        loop {
+            while let Ok(command) = commands.try_recv() {
+                self.obey(&mut served, command);
+            }
+            if stop.is_cancelled() {
+                return;
+            }
+            self.read_ahead(&mut served, turn).await;
+            if let Some(index) = self.choose(&served, turn) {
+                turn = turn.wrapping_add(1);
+                let current = served.remove(index);
+                if let Some(current) = self.advance(current, &mut served, &mut commands, &stop).await {
+                    served.insert(index.min(served.len()), current);
+                }
+            } else {
+                let begin = Instant::now();
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    command = commands.recv() => match command {
+                        Some(command) => self.obey(&mut served, command),
+                        None => return,
+                    },
+                    () = wait_for_work(&mut served, self.max_delay) => {}
+                }
+                self.meters.spent(Activity::Idle, begin.elapsed());
+            }
+        }
+    }
+
+    fn obey(&self, served: &mut Vec<Served>, command: Command) {
+        match command {
+            Command::Add(stream) => served.push(Served {
+                stream: *stream,
+                segment: Segment::default(),
+                drained: false,
+                read_after: None,
+            }),
+            Command::Remove(at) => served.retain(|one| one.stream.at != at),
+        }
+    }
+
+    /// Decodes what has arrived, within the lane's bounds. Yields between partitions.
+    async fn read_ahead(&self, served: &mut Vec<Served>, turn: usize) {
+        let begin = Instant::now();
+        let mut held: usize = served.iter().map(|one| one.segment.bytes()).sum();
+        let count = served.len();
+        let mut lost = Vec::new();
+        for step in 0..count {
+            let index = (turn + step) % count;
+            let one = &mut served[index];
+            let paused = one.read_after.is_some_and(|until| Instant::now() < until);
+            if paused || held >= LANE_BYTES || one.segment.is_full(self.max_rows) {
+                continue;
+            }
+            let before = one.segment.bytes();
+            if let Err(trouble) = self.read_one(one) {
+                lost.push((index, trouble));
+            }
+            held += one.segment.bytes() - before;
+            tokio::task::yield_now().await;
+        }
+        lost.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
+        for (index, trouble) in lost {
+            let one = served.remove(index);
+            self.hand_back(&one.stream, trouble);
+        }
+        self.meters.spent(Activity::Decode, begin.elapsed());
+    }
+
+    fn read_one(&self, one: &mut Served) -> Result<(), Trouble> {
+        let Served { stream, segment, .. } = one;
+        let mut trouble = None;
+        let (decoder, max_rows) = (&self.decoder, self.max_rows);
+        let expected = &mut stream.expected;
+        let end = stream.reader.read(READ_AHEAD, &mut |message| {
+            match expected.admit(&message) {
+                Ok(true) => segment.append(decoder, &message),
+                Ok(false) => {}
+                Err(found) => {
+                    trouble = Some(found);
+                    return false;
+                }
+            }
+            !segment.is_full(max_rows)
+        });
+        if let Some(trouble) = trouble {
+            return Err(trouble);
+        }
+        match end {
+            Ok(ReadEnd::OffsetOutOfRange) => return Err(Trouble::OutOfRange),
+            Ok(end) => {
+                one.drained = end == ReadEnd::Drained;
+                one.read_after = None;
+            }
+            Err(error) => {
+                // The source logs and counts its own errors; here it only costs a pause.
+                tracing::debug!(partition = %stream.at, %error, "reading failed");
+                one.read_after = Some(Instant::now() + SOURCE_PAUSE);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next partition with a batch worth writing, taking turns.
+    fn choose(&self, served: &[Served], turn: usize) -> Option<usize> {
+        let count = served.len();
+        (0..count).map(|step| (turn + step) % count).find(|index| {
+            let one = &served[*index];
+            !one.segment.is_empty()
+                && (one.segment.is_full(self.max_rows) || one.segment.age() >= self.max_delay)
+        })
+    }
+
+    /// Releases and writes one batch of `current`; gives it back unless it was lost or removed.
+    async fn advance(
+        &self,
+        mut current: Served,
+        others: &mut Vec<Served>,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        stop: &CancellationToken,
+    ) -> Option<Served> {
+        let offer = Offer {
+            first: current.segment.first_weight(),
+            available: current.segment.pending(),
+            most: self.max_rows,
+            more: !current.drained || current.segment.is_full(self.max_rows),
+        };
+        let begin = Instant::now();
+        let messages = loop {
+            tokio::select! {
+                messages = self.gate.release(offer, |most| current.segment.cut(most)) => break messages,
+                () = stop.cancelled() => return Some(current),
+                command = commands.recv() => {
+                    if !self.keeps(&current, others, command) {
+                        return None;
+                    }
+                }
+            }
+        };
+        self.meters.spent(Activity::Gate, begin.elapsed());
+        let begin = Instant::now();
+        let written = self.write(&mut current, messages, others, commands, stop).await;
+        self.meters.spent(Activity::Store, begin.elapsed());
+        match written {
+            Written::Committed => {
+                let keep = LANE_BYTES / (others.len() + 1);
+                current.segment.settle(messages, keep);
+                let position = current.stream.position;
+                self.source.report_position(&current.stream.at, position.next_offset);
+                Some(current)
+            }
+            Written::Lost(trouble) => {
+                self.hand_back(&current.stream, trouble);
+                None
+            }
+            Written::Removed => None,
+        }
+    }
+
+    /// Obeys a command; false where it removes `current` (or the driver is gone).
+    fn keeps(&self, current: &Served, others: &mut Vec<Served>, command: Option<Command>) -> bool {
+        match command {
+            None => false,
+            Some(Command::Remove(at)) if at == current.stream.at => false,
+            Some(other) => {
+                self.obey(others, other);
+                true
+            }
+        }
+    }
+
+    /// Tries a batch until it is committed, fenced, or no longer ours.
+    async fn write(
+        &self,
+        current: &mut Served,
+        messages: usize,
+        others: &mut Vec<Served>,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        stop: &CancellationToken,
+    ) -> Written {
+        let mut refusals = self.oversized(&current.segment, messages);
+        let mut backoff = BACKOFF.0;
+        loop {
+            let outcome = {
+                let attempt = self.attempt(current, messages, &refusals);
+                tokio::pin!(attempt);
+                loop {
+                    tokio::select! {
+                        outcome = &mut attempt => break outcome,
+                        command = commands.recv() => if !self.keeps(current, others, command) {
+                            return Written::Removed;
+                        }
+                    }
+                }
+            };
+            let pause = match outcome {
+                Ok(Attempt::Committed(position)) => {
+                    current.stream.position = position;
+                    return Written::Committed;
+                }
+                Ok(Attempt::Refused(found)) => {
+                    refusals.extend(found);
+                    refusals.sort_by_key(|refusal| refusal.span);
+                    continue;
+                }
+                Err(error) => {
+                    self.meters.store_failed(&error);
+                    match error.kind {
+                        ErrorKind::Fenced => return Written::Lost(Trouble::Fenced),
+                        ErrorKind::DuplicateId => return Written::Lost(Trouble::DuplicateId),
+                        ErrorKind::Conflict => CONFLICT_PAUSE,
+                        _ => {
+                            backoff = (backoff * 2).min(BACKOFF.1);
+                            backoff
+                        }
+                    }
+                }
+            };
+            let until = Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+            if !self.pause(until, current, others, commands, stop).await {
+                return Written::Removed;
+            }
+            // A repeated transaction is load on the database like a first one: it takes its turn at the gate.
+            let weight = current.segment.front_spans(messages).len();
+            let offer = Offer { first: weight, available: weight, most: weight, more: true };
+            tokio::select! {
+                () = self.gate.release(offer, |_| (weight, ())) => {}
+                () = stop.cancelled() => return Written::Removed,
+                command = commands.recv() => if !self.keeps(current, others, command) {
+                    return Written::Removed;
+                }
+            }
+        }
+    }
+
+    /// Waits until `until`; false where the partition was removed or the process stops.
+    async fn pause(
+        &self,
+        until: Instant,
+        current: &Served,
+        others: &mut Vec<Served>,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        stop: &CancellationToken,
+    ) -> bool {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return true,
+                () = stop.cancelled() => return false,
+                command = commands.recv() => if !self.keeps(current, others, command) {
+                    return false;
+                }
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        current: &Served,
+        messages: usize,
+        refusals: &[Refusal],
+    ) -> Result<Attempt, StoreError> {
+        let stream = &current.stream;
+        let batch = Batch::build(
+            &stream.at,
+            &stream.claim,
+            stream.position,
+            stream.database_time_ms(),
+            &current.segment,
+            messages,
+            refusals,
+        );
+        let letters = batch.dead_letters();
+        match self.store.write(&batch.write(&letters)).await {
+            Ok(()) => {
+                let bytes = batch.rows().iter().map(|row| row.body.len() as u64).sum();
+                self.meters.committed(messages as u64, batch.rows().len() as u64, bytes, batch.reasons());
+                self.meters.set_partition(
+                    &stream.at,
+                    crate::meter::PartitionMeter {
+                        position: batch.to().next_offset,
+                        end: self.source.known_end(&stream.at),
+                    },
+                );
+                Ok(Attempt::Committed(batch.to()))
+            }
+            Err(error) if matches!(error.kind, ErrorKind::Refused | ErrorKind::TooLarge) => {
+                let found =
+                    isolate::find_refused(&*self.store, batch.rows(), |row| batch.span_of_row(row)).await?;
+                if found.is_empty() {
+                    // Every row is accepted alone: the transaction failed for another reason. Wait.
+                    return Err(StoreError { kind: ErrorKind::Unavailable, ..error });
+                }
+                self.meters.store_failed(&error);
+                Ok(Attempt::Refused(found))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Rows that no statement can carry are dead letters from the start.
+    fn oversized(&self, segment: &Segment, messages: usize) -> Vec<Refusal> {
+        let limit = self.store.max_body_bytes();
+        segment
+            .front_spans(messages)
+            .filter(|span| segment.spans().get(*span).body.len() > limit)
+            .map(|span| Refusal {
+                span,
+                reason: Reason::TooLarge,
+                detail: format!(
+                    "the body is larger than the {limit} bytes that the database accepts in one row"
+                ),
+            })
+            .collect()
+    }
+
+    fn hand_back(&self, stream: &OpenStream, trouble: Trouble) {
+        let handed = HandedBack { at: stream.at.clone(), serial: stream.serial, trouble };
+        if self.handed_back.send(handed).is_err() {
+            tracing::debug!(partition = %stream.at, "the driver has stopped");
+        }
+    }
+}
+
+enum Attempt {
+    Committed(crate::store::Position),
+    Refused(Vec<Refusal>),
+}
+
+/// Ends when a message may have arrived, a batch has waited long enough, or a pause is over.
+async fn wait_for_work(served: &mut [Served], max_delay: Duration) {
+    let now = Instant::now();
+    let deadline = served
+        .iter()
+        .filter(|one| !one.segment.is_empty())
+        .map(|one| now + max_delay.saturating_sub(one.segment.age()))
+        .chain(served.iter().filter_map(|one| one.read_after))
+        .min();
+    let ready: Vec<_> = served
+        .iter_mut()
+        .filter(|one| one.drained && one.read_after.is_none())
+        .map(|one| one.stream.reader.ready())
+        .collect();
+    let arrival = async {
+        if ready.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        select_all(ready).await;
+    };
+    let timer = async {
+        match deadline {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = arrival => {}
+        () = timer => {}
+    }
+}

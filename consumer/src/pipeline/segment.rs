@@ -1,0 +1,271 @@
+//! Decoded messages of one partition that wait to be stored.
+//!
+//! A segment is filled by the lane and emptied from its front, whole messages at a time. Batches borrow from
+//! it, so nothing is copied between decoding and the database driver.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::decode::{Decoder, RejectedSpan};
+use crate::source::Message;
+use crate::span::SpanBuf;
+use crate::store::Reason;
+
+/// A segment is full at this many bytes of bodies, whatever their number.
+pub const SEGMENT_BYTES: usize = 1 << 20;
+
+/// A message or span that cannot become a row.
+#[derive(Debug)]
+pub struct Reject {
+    /// Index of the span within its message; none for the whole message.
+    pub span_index: Option<u32>,
+    /// Why.
+    pub reason: Reason,
+    /// Why, in words.
+    pub detail: String,
+    /// The message's value or the span's body.
+    pub bytes: Vec<u8>,
+}
+
+/// A message whose spans lie in a [`Segment`].
+#[derive(Debug)]
+pub struct Entry {
+    /// Offset.
+    pub offset: u64,
+    /// Milliseconds since 1970.
+    pub timestamp: Option<i64>,
+    /// See [`fingerprint`].
+    pub fingerprint: u64,
+    spans_end: usize,
+    rejects_end: usize,
+    context: Range<usize>,
+    has_key: bool,
+}
+
+/// Decoded messages of one partition, in order.
+#[derive(Debug, Default)]
+pub struct Segment {
+    spans: SpanBuf,
+    rejects: Vec<Reject>,
+    entries: Vec<Entry>,
+    /// Keys and headers: name length, name, value length or none, value; the key first, without a name.
+    context: Vec<u8>,
+    /// Entries before this one are settled.
+    head: usize,
+    first_at: Option<Instant>,
+    scratch: Vec<RejectedSpan>,
+}
+
+impl Segment {
+    /// Decodes a message and appends what it holds. Never fails: what cannot be decoded is a reject.
+    pub fn append(&mut self, decoder: &Decoder, message: &Message<'_>) {
+        match message.payload {
+            None => self.reject_message(Reason::Tombstone, "the message has no value".to_owned(), &[]),
+            Some(payload) => match decoder.decode(payload, &mut self.spans, &mut self.scratch) {
+                Ok(()) => self.rejects.extend(self.scratch.drain(..).map(|rejected| Reject {
+                    span_index: Some(rejected.index),
+                    reason: Reason::InvalidSpan,
+                    detail: rejected.defect.to_string(),
+                    bytes: rejected.body.into_bytes(),
+                })),
+                Err(error) => self.reject_message(Reason::Undecodable, error.to_string(), payload),
+            },
+        }
+        let context = self.keep_context(message);
+        self.first_at.get_or_insert_with(Instant::now);
+        self.entries.push(Entry {
+            offset: message.offset,
+            timestamp: message.timestamp,
+            fingerprint: fingerprint(message),
+            spans_end: self.spans.len(),
+            rejects_end: self.rejects.len(),
+            context,
+            has_key: message.key.is_some(),
+        });
+    }
+
+    fn reject_message(&mut self, reason: Reason, detail: String, payload: &[u8]) {
+        self.rejects.push(Reject { span_index: None, reason, detail, bytes: payload.to_vec() });
+    }
+
+    fn keep_context(&mut self, message: &Message<'_>) -> Range<usize> {
+        let begin = self.context.len();
+        if let Some(key) = message.key {
+            put(&mut self.context, key);
+        }
+        let context = &mut self.context;
+        message.headers.visit(&mut |name, value| {
+            put(context, name.as_bytes());
+            context.push(u8::from(value.is_some()));
+            if let Some(value) = value {
+                put(context, value);
+            }
+        });
+        begin..self.context.len()
+    }
+
+    /// Whether every message is settled.
+    pub fn is_empty(&self) -> bool {
+        self.head == self.entries.len()
+    }
+
+    /// Whether no more should be appended.
+    pub fn is_full(&self, max_rows: usize) -> bool {
+        self.pending() >= max_rows || self.bytes() >= SEGMENT_BYTES || self.entries.len() >= 4 * max_rows
+    }
+
+    /// Rows and rejects that wait; a message with neither counts as one.
+    pub fn pending(&self) -> usize {
+        let (spans, rejects) = self.settled();
+        ((self.spans.len() - spans) + (self.rejects.len() - rejects)).max(usize::from(!self.is_empty()))
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.spans.bytes() + self.context.len()
+    }
+
+    /// How long the first message has waited.
+    pub fn age(&self) -> Duration {
+        self.first_at.map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
+    /// Rows and rejects of the first message that waits, counted as the rate counts them.
+    pub fn first_weight(&self) -> usize {
+        self.weight(self.head)
+    }
+
+    fn weight(&self, index: usize) -> usize {
+        let entry = &self.entries[index];
+        let (spans, rejects) = self.ends_before(index);
+        (entry.spans_end - spans) + (entry.rejects_end - rejects)
+    }
+
+    /// How many messages from the front fit into `most` (at least one), and their weight.
+    pub fn cut(&self, most: usize) -> (usize, usize) {
+        let mut weight = self.weight(self.head);
+        let mut messages = 1;
+        while let Some(index) = Some(self.head + messages).filter(|index| *index < self.entries.len()) {
+            let next = self.weight(index);
+            if weight + next > most {
+                break;
+            }
+            weight += next;
+            messages += 1;
+        }
+        (weight, messages)
+    }
+
+    /// The first `messages` messages that wait.
+    pub fn front(&self, messages: usize) -> &[Entry] {
+        &self.entries[self.head..self.head + messages]
+    }
+
+    /// Spans of the first `messages` messages that wait.
+    pub fn front_spans(&self, messages: usize) -> Range<usize> {
+        self.settled().0..self.ends_before(self.head + messages).0
+    }
+
+    /// Rejects of the first `messages` messages that wait.
+    pub fn front_rejects(&self, messages: usize) -> Range<usize> {
+        self.settled().1..self.ends_before(self.head + messages).1
+    }
+
+    /// The spans that [`Self::front_spans`] counts.
+    pub fn spans(&self) -> &SpanBuf {
+        &self.spans
+    }
+
+    /// The rejects that [`Self::front_rejects`] counts.
+    pub fn rejects(&self) -> &[Reject] {
+        &self.rejects
+    }
+
+    /// Whose spans or rejects these are: the entry, and the index of its first span.
+    pub fn entry_of_span(&self, span: usize) -> (&Entry, usize) {
+        let index = self.entries.partition_point(|entry| entry.spans_end <= span);
+        (&self.entries[index], self.ends_before(index).0)
+    }
+
+    /// The message of a reject.
+    pub fn entry_of_reject(&self, reject: usize) -> &Entry {
+        &self.entries[self.entries.partition_point(|entry| entry.rejects_end <= reject)]
+    }
+
+    /// Key of a message.
+    pub fn key(&self, entry: &Entry) -> Option<&[u8]> {
+        entry.has_key.then(|| take(&mut &self.context[entry.context.clone()]))
+    }
+
+    /// Headers of a message in order.
+    pub fn headers(&self, entry: &Entry) -> Vec<(&[u8], Option<&[u8]>)> {
+        let mut rest = &self.context[entry.context.clone()];
+        if entry.has_key {
+            take(&mut rest);
+        }
+        let mut headers = Vec::new();
+        while !rest.is_empty() {
+            let name = take(&mut rest);
+            let has_value = rest[0] == 1;
+            rest = &rest[1..];
+            headers.push((name, has_value.then(|| take(&mut rest))));
+        }
+        headers
+    }
+
+    /// The first `messages` messages that wait are settled. Frees the memory once all are.
+    pub fn settle(&mut self, messages: usize, keep_bytes: usize) {
+        self.head += messages;
+        if self.is_empty() {
+            self.spans.clear(keep_bytes);
+            self.rejects.clear();
+            self.entries.clear();
+            self.context.clear();
+            self.context.shrink_to(keep_bytes);
+            self.head = 0;
+            self.first_at = None;
+        }
+    }
+
+    fn settled(&self) -> (usize, usize) {
+        self.ends_before(self.head)
+    }
+
+    /// Spans and rejects of all messages before the one at `index`.
+    fn ends_before(&self, index: usize) -> (usize, usize) {
+        index.checked_sub(1).map_or((0, 0), |before| {
+            let entry = &self.entries[before];
+            (entry.spans_end, entry.rejects_end)
+        })
+    }
+}
+
+fn put(context: &mut Vec<u8>, bytes: &[u8]) {
+    context.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    context.extend_from_slice(bytes);
+}
+
+fn take<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    let (length, tail) = rest.split_at(4);
+    let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
+    let (bytes, tail) = tail.split_at(length);
+    *rest = tail;
+    bytes
+}
+
+/// Tells whether a topic was re-created under its name: XXH3-64 of offset, timestamp and what is known of key and
+/// value, which is whether there is one, and its own XXH3-64. Each in one go: the streaming form costs more than
+/// decoding does where messages are small.
+pub fn fingerprint(message: &Message<'_>) -> u64 {
+    let mut known = [0; 34];
+    known[..8].copy_from_slice(&message.offset.to_le_bytes());
+    known[8..16].copy_from_slice(&message.timestamp.unwrap_or(i64::MIN).to_le_bytes());
+    for (part, place) in [(message.key, 16), (message.payload, 25)] {
+        known[place] = u8::from(part.is_some());
+        known[place + 1..place + 9].copy_from_slice(&xxh3_64(part.unwrap_or_default()).to_le_bytes());
+    }
+    xxh3_64(&known)
+}

@@ -1,0 +1,352 @@
+//! The pipeline on its in-memory twins and a virtual clock: what happens when things go wrong in a given order.
+
+use std::collections::BTreeSet;
+
+use sluice_crds::live::Live;
+use sluice_crds::v1alpha1::{Format, JsonPaths};
+use tokio::time::Instant;
+
+use super::*;
+use crate::live::Origin;
+use crate::meter::Identity;
+use crate::source::memory::MemorySource;
+use crate::store::memory::{Call, MemoryStore};
+use crate::store::{Reason, StreamKey};
+
+/// One replica on a queue and a database that other replicas may share.
+struct Replica {
+    meters: Arc<Meters>,
+    stop: CancellationToken,
+    ended: tokio::task::JoinHandle<Result<(), PipelineError>>,
+    _live: watch::Sender<Applied>,
+}
+
+fn at(partition: i32) -> TopicPartition {
+    TopicPartition { topic: "traces".into(), partition }
+}
+
+fn span(number: usize) -> Vec<u8> {
+    format!(r#"{{"traceId":"t{number}","spans":[{{"kind":"SERVER","n":{number}}}]}}"#).into_bytes()
+}
+
+fn queue(partitions: i32, spans: usize) -> MemorySource {
+    let source = MemorySource::new("cluster", "traces", partitions);
+    for number in 0..spans {
+        source.push(&at(number as i32 % partitions), &span(number));
+    }
+    source
+}
+
+impl Replica {
+    fn start(source: &MemorySource, store: &Arc<MemoryStore>) -> Self {
+        Self::start_from(source, store, StartFrom::Earliest)
+    }
+
+    fn start_from(source: &MemorySource, store: &Arc<MemoryStore>, start_from: StartFrom) -> Self {
+        let live = Live { rate_limit_qps: 100_000, rate_override: None, suspend: false };
+        let live = watch::Sender::new(Applied::new(live, 1, Origin::File));
+        let (meters, stop) = (Arc::new(Meters::default()), CancellationToken::new());
+        let parts = Parts {
+            group: "group".to_owned(),
+            table: "connectivity_trace".to_owned(),
+            source: Arc::new(source.clone()),
+            store: store.clone(),
+            decoder: Decoder::new(Format::Json, &JsonPaths::default()).unwrap(),
+            max_rows: 100,
+            max_delay: Duration::from_millis(20),
+            start_from,
+            by_pattern: false,
+            live: live.subscribe(),
+            meters: meters.clone(),
+            patient: false,
+        };
+        let ended = tokio::spawn(run(parts, stop.clone()));
+        Self { meters, stop, ended, _live: live }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.ended.await.unwrap().unwrap();
+    }
+}
+
+/// Waits for a condition, on the virtual clock.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < Duration::from_secs(300), "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn stored(store: &MemoryStore) -> Vec<String> {
+    let mut ids: Vec<String> = store.rows().into_iter().map(|row| row.trace_id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn produced(spans: usize) -> Vec<String> {
+    let mut ids: Vec<String> = (0..spans).map(|number| format!("t{number}")).collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn store() -> Arc<MemoryStore> {
+    Arc::new(MemoryStore::new(2, 1 << 20))
+}
+
+fn unavailable() -> StoreError {
+    StoreError::new(ErrorKind::Unavailable, "the database is away")
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_message_becomes_a_row_and_the_position_stands_behind_the_last() {
+    let (source, store) = (queue(3, 1_000), store());
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0), at(1), at(2)]);
+    until("all rows", || store.row_count() == 1_000).await;
+    assert_eq!(stored(&store), produced(1_000));
+    let positions: Vec<u64> = store.progress().iter().map(|row| row.position.next_offset).collect();
+    assert_eq!(positions, [334, 333, 333]);
+    until("reported", || source.reported(&at(0)) == Some(334)).await;
+    replica.stop().await;
+    assert!(store.leases("cluster/group/connectivity_trace").is_empty(), "the lease is given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ambiguous_commit_is_resolved_by_the_position() {
+    let (source, store) = (queue(1, 500), store());
+    let mut commits = 0;
+    store.on_call(move |call| {
+        commits += usize::from(call == Call::Committed);
+        (call == Call::Committed && commits % 3 == 1).then(unavailable)
+    });
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all rows", || store.row_count() >= 500).await;
+    assert_eq!(stored(&store), produced(500));
+    assert!(store.dead_letters().is_empty());
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_replicas_that_both_believe_to_own_a_partition_store_every_span_once() {
+    let (source, store) = (queue(1, 2_000), store());
+    // Two views of one queue: the first is never told that it lost the partition, as a zombie.
+    let zombie_view = queue(1, 2_000);
+    let zombie = Replica::start(&zombie_view, &store);
+    zombie_view.assign(&[at(0)]);
+    until("the zombie has begun", || store.row_count() >= 100).await;
+    let successor = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all rows", || store.row_count() >= 2_000).await;
+    assert_eq!(stored(&store), produced(2_000));
+    zombie.stop().await;
+    successor.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_outage_burns_no_attempt_and_makes_no_dead_letter() {
+    let (source, store) = (queue(2, 200), store());
+    let outage_ends = Instant::now() + Duration::from_secs(20 * 60);
+    store.on_call(move |_| (Instant::now() < outage_ends).then(unavailable));
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0), at(1)]);
+    tokio::time::sleep(Duration::from_secs(19 * 60)).await;
+    assert_eq!(store.row_count(), 0);
+    assert!(replica.meters.status(&Identity::default()).last_error.is_some());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    until("all rows", || store.row_count() == 200).await;
+    assert!(store.dead_letters().is_empty());
+    assert_eq!(replica.meters.status(&Identity::default()).last_error, None);
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_rows_are_isolated_and_their_neighbours_stored() {
+    let (source, store) = (queue(1, 300), store());
+    let bad = ["t7", "t8", "t150", "t299"];
+    store.on_row(move |row| bad.contains(&row.trace_id).then_some(ErrorKind::Refused));
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all settled", || store.row_count() + store.dead_letters().len() == 300).await;
+    let letters = store.dead_letters();
+    let offsets: Vec<(u64, Option<u32>, Reason)> =
+        letters.iter().map(|letter| (letter.offset, letter.span_index, letter.reason)).collect();
+    assert_eq!(
+        offsets,
+        [7, 8, 150, 299].map(|offset| (offset, Some(0), Reason::Refused)),
+        "with coordinates, in order"
+    );
+    assert_eq!(letters[0].bytes, br#"{"kind":"SERVER","n":7}"#);
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_table_holds_the_batch_and_goes_on_once_mended() {
+    let (source, store) = (queue(1, 100), store());
+    store.on_row(|_| Some(ErrorKind::Refused));
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(store.dead_letters().is_empty(), "never emptied into the dead letters");
+    let error = replica.meters.status(&Identity::default()).last_error.unwrap();
+    assert!(error.contains("plain row of the same size"), "{error}");
+    store.clear_hooks();
+    until("all rows", || store.row_count() == 100).await;
+    assert!(store.dead_letters().is_empty());
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_no_statement_can_carry_is_a_dead_letter_from_the_start() {
+    let (source, store) = (queue(1, 3), Arc::new(MemoryStore::new(1, 1_000)));
+    let giant = format!(r#"{{"traceId":"giant","spans":[{{"x":"{}"}}]}}"#, "y".repeat(2_000));
+    source.push(&at(0), giant.as_bytes());
+    source.push(&at(0), &span(3));
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all settled", || store.row_count() == 4).await;
+    let letters = store.dead_letters();
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].reason, letters[0].bytes.len()), (Reason::TooLarge, 2_008));
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_decoded_is_a_dead_letter_with_its_bytes_and_key() {
+    let (source, store) = (queue(1, 1), store());
+    source.push_stored(&at(0), Some(b"key"), Some(b"{broken"));
+    source.push_stored(&at(0), Some(b"key"), None);
+    source.push(&at(0), &span(1));
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all settled", || store.row_count() + store.dead_letters().len() == 4).await;
+    let letters = store.dead_letters();
+    let found: Vec<_> = letters
+        .iter()
+        .map(|letter| (letter.offset, letter.reason, letter.bytes.as_slice(), letter.key.as_deref()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (1, Reason::Undecodable, &b"{broken"[..], Some(&b"key"[..])),
+            (2, Reason::Tombstone, &b""[..], Some(&b"key"[..])),
+        ]
+    );
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_partition_is_dropped_and_its_next_owner_goes_on() {
+    let (source, store) = (queue(2, 400), store());
+    store.set_write_latency(Duration::from_millis(50));
+    let first = Replica::start(&source, &store);
+    source.assign(&[at(0), at(1)]);
+    until("begun", || store.row_count() > 0).await;
+    source.revoke(&[at(1)]);
+    first.stop().await;
+    let again = queue(2, 400);
+    let second = Replica::start(&again, &store);
+    again.assign(&[at(0), at(1)]);
+    until("all rows", || store.row_count() >= 400).await;
+    assert_eq!(stored(&store), produced(400));
+    second.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recreated_topic_is_noticed_and_read_from_its_beginning() {
+    let (source, store) = (queue(1, 50), store());
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all rows", || store.row_count() == 50).await;
+    replica.stop().await;
+    // As many messages under the old name, so that the offset alone shows nothing.
+    let recreated = MemorySource::new("cluster", "traces", 1);
+    for number in 50..120 {
+        recreated.push(&at(0), &span(number));
+    }
+    let replica = Replica::start(&recreated, &store);
+    recreated.assign(&[at(0)]);
+    until("all new rows", || store.row_count() >= 120).await;
+    assert_eq!(stored(&store), produced(120));
+    assert_eq!(replica.meters.recreated.load(std::sync::atomic::Ordering::Relaxed), 1);
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn offsets_that_expired_before_they_were_stored_are_counted() {
+    let (source, store) = (queue(1, 50), store());
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all rows", || store.row_count() == 50).await;
+    replica.stop().await;
+    let later = queue(1, 100);
+    later.expire(&at(0), 80);
+    let replica = Replica::start(&later, &store);
+    later.assign(&[at(0)]);
+    until("the rest", || store.row_count() == 70).await;
+    assert_eq!(replica.meters.status(&Identity::default()).skipped_offsets, 30);
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn latest_counts_at_the_very_first_start_only() {
+    let (source, store) = (queue(1, 50), store());
+    let replica = Replica::start_from(&source, &store, StartFrom::Latest);
+    source.assign(&[at(0)]);
+    until("the start is committed", || !store.progress().is_empty()).await;
+    replica.stop().await;
+    for number in 50..60 {
+        source.push(&at(0), &span(number));
+    }
+    source.add_partition(&at(1));
+    source.push(&at(1), &span(60));
+    source.revoke(&[at(0)]);
+    let replica = Replica::start_from(&source, &store, StartFrom::Latest);
+    source.assign(&[at(0), at(1)]);
+    until("what came after", || store.row_count() == 11).await;
+    let expected: BTreeSet<String> = (50..61).map(|number| format!("t{number}")).collect();
+    assert_eq!(stored(&store).into_iter().collect::<BTreeSet<_>>(), expected);
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_reads_cost_a_pause_and_nothing_else() {
+    let (source, store) = (queue(1, 30), store());
+    source.fail_next_read(&at(0), "broken pipe");
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all rows", || store.row_count() == 30).await;
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duplicate_id_is_read_again_and_dead_letters_nothing() {
+    let (source, store) = (queue(1, 60), store());
+    let mut writes = 0;
+    store.on_call(move |call| {
+        writes += usize::from(call == Call::Write);
+        (call == Call::Write && writes == 1).then(|| StoreError::new(ErrorKind::DuplicateId, "id exists"))
+    });
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all rows", || store.row_count() == 60).await;
+    assert!(store.dead_letters().is_empty());
+    let key = StreamKey {
+        cluster_id: "cluster".into(),
+        group: "group".into(),
+        topic: "traces".into(),
+        partition: 0,
+    };
+    assert_eq!(store.progress()[0].key, key);
+    assert_eq!(store.progress()[0].epoch, 2, "claimed again");
+    replica.stop().await;
+}
+
+#[test]
+fn lanes_are_as_many_as_make_the_fullest_one_shorter() {
+    let used = [0, 1, 2, 4, 5, 6, 8, 9, 100].map(|partitions| super::lanes_for(partitions, 4));
+    assert_eq!(used, [1, 1, 2, 4, 3, 3, 4, 3, 4]);
+    assert_eq!(super::lanes_for(5, 1), 1);
+}

@@ -1,0 +1,162 @@
+//! Resolves `secretKeyRef`s to values.
+//!
+//! Guarantees: a value is read anew at every call, so that a rotated password needs no restart; no value
+//! appears in an error, in `Debug` or in `Display`; a reference can name nothing outside the secrets' folder.
+
+mod sql;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use sluice_crds::v1alpha1::SecretKeyRef;
+use sluice_crds::validate::{is_object_name, is_secret_key};
+
+pub use sql::{ConnectWith, mysql, postgres};
+
+/// A value that must not be shown. `Debug` and `Display` hide it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a value.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself; only for the client library that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[hidden]")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[hidden]")
+    }
+}
+
+/// Why a reference gives no usable value. Never holds the value.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// Neither the file nor the variable exists.
+    #[error("{reference} was not found: looked for {file} and the environment variable {variable}", file = FileText(.file))]
+    Missing {
+        /// `NAME/KEY`.
+        reference: SecretKeyRef,
+        /// The file looked for; none without a folder.
+        file: Option<PathBuf>,
+        /// The variable looked for.
+        variable: String,
+    },
+    /// The file exists and cannot be read, or is not text.
+    #[error("cannot read {file}")]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The environment variable is not text.
+    #[error("the environment variable {0} is not UTF-8 text")]
+    NotText(String),
+    /// Name or key cannot belong to a Secret.
+    #[error("{0:?} does not name a key of a Secret")]
+    InvalidReference(String),
+    /// The value is not what its place needs.
+    #[error("{reference} {message}")]
+    Unusable {
+        /// `NAME/KEY`.
+        reference: SecretKeyRef,
+        /// What was expected, without the value.
+        message: String,
+    },
+    /// Neither a URL nor all of its parts.
+    #[error("either urlFrom is needed, or host, database, usernameFrom and passwordFrom")]
+    Incomplete,
+}
+
+struct FileText<'a>(&'a Option<PathBuf>);
+
+impl fmt::Display for FileText<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(file) => write!(formatter, "the file {}", file.display()),
+            None => formatter.write_str("no file (no --secrets-dir was given)"),
+        }
+    }
+}
+
+type Environment = fn(&str) -> Option<std::ffi::OsString>;
+
+/// Where values are looked for: the file `NAME/KEY` in a folder, as a mounted Secret lies, else the
+/// environment variable `SLUICE_SECRET_NAME_KEY`.
+#[derive(Clone, Debug)]
+pub struct Secrets {
+    dir: Option<PathBuf>,
+    environment: Environment,
+}
+
+impl Secrets {
+    /// Looks in `dir` (`--secrets-dir`) and in the environment of the process.
+    pub fn new(dir: Option<PathBuf>) -> Self {
+        Self { dir, environment: |variable| std::env::var_os(variable) }
+    }
+
+    /// The present value. One line break at its end is dropped: editors and `echo` add it.
+    ///
+    /// # Errors
+    /// See [`SecretError`]; it names the file and the variable that were looked for.
+    pub fn resolve(&self, reference: &SecretKeyRef) -> Result<Secret, SecretError> {
+        if !is_object_name(&reference.name) || !is_secret_key(&reference.key) {
+            return Err(SecretError::InvalidReference(reference.to_string()));
+        }
+        let file = self.dir.as_ref().map(|dir| dir.join(&reference.name).join(&reference.key));
+        if let Some(file) = &file {
+            match std::fs::read_to_string(file) {
+                Ok(value) => return Ok(without_line_break(value)),
+                // A folder of that name that is a file counts as absent, too.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                Err(source) => return Err(SecretError::Unreadable { file: file.clone(), source }),
+            }
+        }
+        let variable = variable_name(reference);
+        match (self.environment)(&variable) {
+            Some(value) => {
+                let value = value.into_string().map_err(|_| SecretError::NotText(variable))?;
+                Ok(without_line_break(value))
+            }
+            None => Err(SecretError::Missing { reference: reference.clone(), file, variable }),
+        }
+    }
+}
+
+fn variable_name(reference: &SecretKeyRef) -> String {
+    let word = |text: &str| -> String {
+        let letter =
+            |letter: char| if letter.is_ascii_alphanumeric() { letter.to_ascii_uppercase() } else { '_' };
+        text.chars().map(letter).collect()
+    };
+    format!("SLUICE_SECRET_{}_{}", word(&reference.name), word(&reference.key))
+}
+
+fn without_line_break(mut value: String) -> Secret {
+    if value.ends_with('\n') {
+        value.pop();
+        if value.ends_with('\r') {
+            value.pop();
+        }
+    }
+    Secret(value)
+}
+
+#[cfg(test)]
+mod tests;

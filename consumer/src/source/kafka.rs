@@ -1,0 +1,336 @@
+//! Kafka, through librdkafka.
+//!
+//! How the promises of [`Source`] are kept:
+//!
+//! - *Polling never stops*: a thread of its own polls the consumer for rebalances, errors and statistics,
+//!   and nothing else. Messages come through one queue per partition, which lanes read when they have room, so
+//!   a slow sink never costs the group membership; librdkafka's prefetch is bounded ([`limits`]).
+//! - *Explicit offsets*: the group's assignment is answered at once and empty. A partition is added with its
+//!   offset from the database when [`Source::open`] is called, which may be much later; nothing is sought.
+//! - *Topics by pattern* are found from the cluster's metadata by a thread of its own, with the regex crate:
+//!   librdkafka knows POSIX syntax only, no exclusion, and looks every five minutes.
+
+pub mod config;
+mod group;
+pub mod limits;
+mod reader;
+mod topics;
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use sluice_crds::v1alpha1::StartFrom;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Bounds, PartitionReader, Source, SourceError, SourceEvent, TopicPartition};
+use crate::config::Topics;
+use crate::last_error::{ErrorReason, LastError};
+use crate::meter::Meters;
+use group::{Group, GroupContext};
+
+/// How long a question to the broker may take.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one poll waits for an event.
+const POLL: Duration = Duration::from_millis(100);
+/// How often positions are committed to Kafka. Only lag tools read them.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// An owner that was fenced asks the group this long whether it still owns the partition: longer than the
+/// interval of heartbeats (3 s), whose answers tell a zombie that it has lost its membership.
+const CONFIRM_AFTER: Duration = Duration::from_millis(3_500);
+
+type GroupConsumer = BaseConsumer<GroupContext>;
+
+/// A member of a Kafka consumer group.
+pub struct KafkaSource {
+    consumer: Arc<GroupConsumer>,
+    group: Arc<Group>,
+    topics: Arc<Topics>,
+    events: tokio::sync::Mutex<mpsc::UnboundedReceiver<SourceEvent>>,
+    stop: CancellationToken,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+impl KafkaSource {
+    /// Creates the client and joins the group as soon as a broker answers; does not wait for it.
+    ///
+    /// `client` holds how brokers are reached; what the guarantees need is set here, on top of it.
+    ///
+    /// # Errors
+    /// [`SourceError::Configuration`] for settings that librdkafka refuses.
+    pub fn start(
+        client: ClientConfig,
+        consumer_group: &str,
+        topics: Topics,
+        meters: Arc<Meters>,
+    ) -> Result<Self, SourceError> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let group = Arc::new(Group::new(sender, meters));
+        let mut config = client;
+        limits::apply(&mut config);
+        config
+            .set("group.id", consumer_group)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Never silently begin elsewhere: an offset that is gone is counted, see `ReadEnd::OffsetOutOfRange`.
+            .set("auto.offset.reset", "error")
+            .set("enable.partition.eof", "false")
+            .set("allow.auto.create.topics", "false");
+        let consumer: GroupConsumer =
+            config.create_with_context(GroupContext::new(group.clone())).map_err(|error| {
+                SourceError::Configuration(format!("the Kafka client refuses its settings: {error}"))
+            })?;
+        let source = Self {
+            consumer: Arc::new(consumer),
+            group,
+            topics: Arc::new(topics),
+            events: tokio::sync::Mutex::new(receiver),
+            stop: CancellationToken::new(),
+            threads: Mutex::default(),
+        };
+        source.spawn("kafka-poll", |consumer, group, _, stop| poll(&consumer, &group, &stop))?;
+        source.spawn("kafka-topics", |consumer, group, topics, stop| {
+            topics::follow(&topics, &consumer, &group, &stop);
+        })?;
+        Ok(source)
+    }
+
+    fn spawn(
+        &self,
+        name: &str,
+        body: impl FnOnce(Arc<GroupConsumer>, Arc<Group>, Arc<Topics>, CancellationToken) + Send + 'static,
+    ) -> Result<(), SourceError> {
+        let (consumer, group) = (self.consumer.clone(), self.group.clone());
+        let (topics, stop) = (self.topics.clone(), self.stop.clone());
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || body(consumer, group, topics, stop))
+            .map_err(|error| SourceError::Configuration(format!("cannot start a thread: {error}")))?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    /// Asks the broker on a thread that may block.
+    async fn ask<T: Send + 'static>(
+        &self,
+        context: &'static str,
+        question: impl FnOnce(&GroupConsumer) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, SourceError> {
+        let consumer = self.consumer.clone();
+        match tokio::task::spawn_blocking(move || question(&consumer)).await {
+            Ok(answer) => answer.map_err(|error| unavailable(context, &error)),
+            Err(error) => Err(SourceError::Unavailable { context, message: error.to_string() }),
+        }
+    }
+}
+
+#[async_trait]
+impl Source for KafkaSource {
+    async fn cluster_id(&self) -> Result<String, SourceError> {
+        let id = self
+            .ask("cannot reach the brokers", |consumer| Ok(consumer.client().fetch_cluster_id(QUERY_TIMEOUT)))
+            .await?;
+        let context = "cannot reach the brokers";
+        id.ok_or_else(|| match self.group.last_error() {
+            Some(LastError { reason: ErrorReason::SourceDenied, message }) => {
+                SourceError::Denied { context, message }
+            }
+            Some(LastError { message, .. }) => SourceError::Unavailable { context, message },
+            None => {
+                SourceError::Unavailable { context, message: format!("no answer within {QUERY_TIMEOUT:?}") }
+            }
+        })
+    }
+
+    async fn next_event(&self) -> Result<SourceEvent, SourceError> {
+        self.events.lock().await.recv().await.ok_or(SourceError::Unavailable {
+            context: "the Kafka client has stopped",
+            message: "no more events".to_owned(),
+        })
+    }
+
+    async fn partitions(&self) -> Result<Vec<TopicPartition>, SourceError> {
+        let topics = self.topics.clone();
+        let found = self
+            .ask("cannot read the topics' metadata", move |consumer| topics::partitions(&topics, consumer))
+            .await;
+        match (found, &*self.topics) {
+            (Err(SourceError::UnknownTopic(_)), Topics::Named(name)) => {
+                Err(SourceError::UnknownTopic(format!("the topic {name} does not exist")))
+            }
+            (found, _) => found,
+        }
+    }
+
+    async fn resolve_start(&self, at: &TopicPartition, start_from: &StartFrom) -> Result<u64, SourceError> {
+        let bounds = self.bounds(at).await?;
+        let asked = at.clone();
+        let list = move |offset| {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&asked.topic, asked.partition, offset)?;
+            Ok::<_, KafkaError>(list)
+        };
+        let found = match start_from {
+            StartFrom::Earliest => return Ok(bounds.low),
+            StartFrom::Latest => return Ok(bounds.high),
+            StartFrom::Committed => {
+                self.ask("cannot read the group's committed offset", move |consumer| {
+                    consumer.committed_offsets(list(Offset::Invalid)?, QUERY_TIMEOUT)
+                })
+                .await?
+            }
+            StartFrom::Timestamp(time) => {
+                let milliseconds = time.as_millisecond();
+                let answer = self
+                    .ask("cannot find the offset of a time", move |consumer| {
+                        consumer.offsets_for_times(list(Offset::Offset(milliseconds))?, QUERY_TIMEOUT)
+                    })
+                    .await?;
+                // No message that late yet: begin with the next one.
+                return Ok(only_offset(&answer, "cannot find the offset of a time")?.unwrap_or(bounds.high));
+            }
+        };
+        Ok(only_offset(&found, "cannot read the group's committed offset")?.unwrap_or(bounds.low))
+    }
+
+    async fn bounds(&self, at: &TopicPartition) -> Result<Bounds, SourceError> {
+        let asked = at.clone();
+        let (low, high) = self
+            .ask("cannot read a partition's bounds", move |consumer| {
+                consumer.fetch_watermarks(&asked.topic, asked.partition, QUERY_TIMEOUT)
+            })
+            .await?;
+        let bounds = Bounds { low: low.max(0) as u64, high: high.max(0) as u64 };
+        self.group.set_end(at, bounds.high);
+        Ok(bounds)
+    }
+
+    async fn open(&self, at: &TopicPartition, offset: u64) -> Result<Box<dyn PartitionReader>, SourceError> {
+        let (consumer, group, at) = (self.consumer.clone(), self.group.clone(), at.clone());
+        // Both change the assignment in librdkafka's main thread and wait for it: milliseconds.
+        let opened = tokio::task::spawn_blocking(move || reader::open(&consumer, &group, &at, offset)).await;
+        opened.map_err(|error| SourceError::Unavailable {
+            context: "cannot open a partition",
+            message: error.to_string(),
+        })?
+    }
+
+    async fn close(&self, at: &TopicPartition) {
+        let (consumer, group, at) = (self.consumer.clone(), self.group.clone(), at.clone());
+        let closed = tokio::task::spawn_blocking(move || group.close(&consumer, &at)).await;
+        if let Err(error) = closed {
+            tracing::warn!(%error, "a partition was not closed");
+        }
+    }
+
+    async fn confirm_owned(&self, at: &TopicPartition) -> bool {
+        let polls = self.group.polls.load(Relaxed);
+        tokio::time::sleep(CONFIRM_AFTER).await;
+        // Two more polls have begun and ended since.
+        while self.group.polls.load(Relaxed) < polls + 2 && !self.stop.is_cancelled() {
+            tokio::time::sleep(POLL).await;
+        }
+        self.group.owns(at)
+    }
+
+    fn report_position(&self, at: &TopicPartition, next_offset: u64) {
+        self.group.settled(at, next_offset);
+    }
+
+    fn known_end(&self, at: &TopicPartition) -> Option<u64> {
+        self.group.end(at)
+    }
+
+    fn joined(&self) -> bool {
+        self.group.joined.load(Relaxed)
+    }
+
+    async fn shutdown(&self) {
+        self.stop.cancel();
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a thread of the Kafka client panicked");
+                }
+            }
+        });
+        if let Err(error) = joined.await {
+            tracing::warn!(%error, "the Kafka client was not stopped in order");
+        }
+    }
+}
+
+/// Serves the consumer until `stop`, then leaves the group.
+fn poll(consumer: &GroupConsumer, group: &Group, stop: &CancellationToken) {
+    let mut committed_at = std::time::Instant::now();
+    while !stop.is_cancelled() {
+        serve_once(consumer, group);
+        if committed_at.elapsed() >= COMMIT_EVERY {
+            committed_at = std::time::Instant::now();
+            commit(consumer, group, CommitMode::Async);
+        }
+    }
+    commit(consumer, group, CommitMode::Sync);
+    consumer.unsubscribe();
+    let leaving = std::time::Instant::now();
+    while group.owns_any() && leaving.elapsed() < QUERY_TIMEOUT {
+        serve_once(consumer, group);
+    }
+}
+
+fn serve_once(consumer: &GroupConsumer, group: &Group) {
+    match consumer.poll(POLL) {
+        Some(Err(error)) => group.failed(&error),
+        // Partitions have queues of their own; a message here belongs to an opening that has ended.
+        Some(Ok(_)) | None => group.calm(),
+    }
+    group.polls.fetch_add(1, Relaxed);
+}
+
+fn commit(consumer: &GroupConsumer, group: &Group, mode: CommitMode) {
+    let settled = group.take_settled();
+    if settled.is_empty() {
+        return;
+    }
+    let mut list = TopicPartitionList::new();
+    for (at, offset) in settled {
+        if let Err(error) = list.add_partition_offset(&at.topic, at.partition, Offset::Offset(offset as i64))
+        {
+            tracing::debug!(partition = %at, %error, "an offset cannot be committed");
+        }
+    }
+    if let Err(error) = consumer.commit(&list, mode) {
+        tracing::debug!(%error, "offsets for lag tools were not committed; positions are safe in the database");
+    }
+}
+
+fn only_offset(list: &TopicPartitionList, context: &'static str) -> Result<Option<u64>, SourceError> {
+    for element in list.elements() {
+        element.error().map_err(|error| unavailable(context, &error))?;
+        if let Offset::Offset(offset) = element.offset() {
+            return Ok(u64::try_from(offset).ok());
+        }
+    }
+    Ok(None)
+}
+
+fn unavailable(context: &'static str, error: &KafkaError) -> SourceError {
+    let message = error.to_string();
+    match group::reason(error) {
+        ErrorReason::SourceDenied => SourceError::Denied { context, message },
+        ErrorReason::TopicUnknown => SourceError::UnknownTopic(format!("{context}: {message}")),
+        _ => SourceError::Unavailable { context, message },
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,40 @@
+//! What a store finds in its database without changing it: the basis of `sluice check --connect`.
+
+/// A database as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// Name and version of the server.
+    pub server: String,
+    /// Whether the server refuses writes (a replica, or `read_only`).
+    pub read_only: bool,
+    /// Whether the trace table can be used.
+    pub table: TableState,
+    /// Sluice's own tables that do not exist yet.
+    pub missing_tables: Vec<&'static str>,
+    /// Why tables cannot be created; none where they can be.
+    pub cannot_create: Option<String>,
+    /// Rights that are missing on tables that exist, such as `INSERT on sluice_rate`.
+    pub missing_rights: Vec<String>,
+}
+
+/// The trace table as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableState {
+    /// It does not exist.
+    Missing,
+    /// It can be used; these columns have no index yet.
+    Usable(Vec<&'static str>),
+    /// It cannot be used: what is wrong, and the remedy.
+    Unusable(String),
+}
+
+/// Sluice's own tables, with the rights that the statements on each need.
+pub(super) const OWN_TABLES: [(&str, &[&str]); 5] = [
+    ("sluice_lock", &["SELECT", "INSERT", "UPDATE"]),
+    ("sluice_progress", &["SELECT", "INSERT", "UPDATE"]),
+    ("sluice_rate", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("sluice_dead_letter", &["SELECT", "INSERT"]),
+    ("sluice_dead_letter_chunk", &["SELECT", "INSERT"]),
+];
+/// What the trace table needs.
+pub(super) const TRACE_RIGHTS: &[&str] = &["SELECT", "INSERT"];

@@ -1,0 +1,262 @@
+//! The stores' twin in memory, for tests: the same contract, and hooks to look inside and to make it fail.
+//!
+//! Guarantees: as [`super::Store`], but nothing outlives the process. Its clock is tokio's, so it stands
+//! still and jumps with a paused runtime.
+
+mod state;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::{Claim, ErrorKind, Row, Store, StoreError, StoredSpan, StreamKey, WriteBatch};
+use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
+use state::State;
+pub use state::{OwnedDeadLetter, Progress};
+
+/// Where the clock of a new store stands: 2026-11-21, milliseconds since 1970.
+pub const CLOCK_START_MS: i64 = 1_795_219_200_000;
+
+/// The methods of [`Store`], for hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Call {
+    /// [`Store::prepare`]
+    Prepare,
+    /// [`Store::streams`]
+    Streams,
+    /// [`Store::create_streams`]
+    CreateStreams,
+    /// [`Store::claim`]
+    Claim,
+    /// [`Store::supersede`]
+    Supersede,
+    /// [`Store::write`], before anything is stored.
+    Write,
+    /// [`Store::write`], after the commit: an error here is an ambiguous commit.
+    Committed,
+    /// [`Store::probe`]
+    Probe,
+    /// [`Store::lease`]
+    Lease,
+    /// [`Store::end_lease`]
+    EndLease,
+    /// [`Store::trace`]
+    Trace,
+}
+
+type CallHook = Box<dyn FnMut(Call) -> Option<StoreError> + Send>;
+type RowHook = Box<dyn FnMut(&Row<'_>) -> Option<ErrorKind> + Send>;
+
+#[derive(Default)]
+struct Hooks {
+    call: Option<CallHook>,
+    row: Option<RowHook>,
+    write_latency: Duration,
+}
+
+/// A store in memory. See the module.
+pub struct MemoryStore {
+    state: Mutex<State>,
+    hooks: Mutex<Hooks>,
+    lanes: usize,
+    max_body_bytes: usize,
+    started: Instant,
+}
+
+impl MemoryStore {
+    /// An empty store that takes `lanes` transactions side by side, and bodies of up to `max_body_bytes`.
+    pub fn new(lanes: usize, max_body_bytes: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            hooks: Mutex::default(),
+            lanes,
+            max_body_bytes,
+            started: Instant::now(),
+        }
+    }
+
+    /// `hook` is asked at every call; what it returns is the call's error.
+    pub fn on_call(&self, hook: impl FnMut(Call) -> Option<StoreError> + Send + 'static) {
+        self.hooks().call = Some(Box::new(hook));
+    }
+
+    /// `hook` is asked for every row that is written or probed; what it returns is the error's kind.
+    pub fn on_row(&self, hook: impl FnMut(&Row<'_>) -> Option<ErrorKind> + Send + 'static) {
+        self.hooks().row = Some(Box::new(hook));
+    }
+
+    /// No hook is asked any more.
+    pub fn clear_hooks(&self) {
+        *self.hooks() = Hooks::default();
+    }
+
+    /// How long a write takes from now on.
+    pub fn set_write_latency(&self, latency: Duration) {
+        self.hooks().write_latency = latency;
+    }
+
+    /// All rows, by id.
+    pub fn rows(&self) -> Vec<StoredSpan> {
+        self.state().rows.values().cloned().collect()
+    }
+
+    /// Number of rows.
+    pub fn row_count(&self) -> usize {
+        self.state().rows.len()
+    }
+
+    /// All dead letters, by id.
+    pub fn dead_letters(&self) -> Vec<OwnedDeadLetter> {
+        self.state().dead_letters.values().cloned().collect()
+    }
+
+    /// All streams, in the order of their numbers.
+    pub fn progress(&self) -> Vec<Progress> {
+        self.state().progress.clone()
+    }
+
+    /// Shares that are leased now, each with its holder.
+    pub fn leases(&self, pipeline: &str) -> Vec<(String, u32)> {
+        let now = self.now_ms();
+        let state = self.state();
+        state.live_leases(pipeline, now).map(|(holder, lease)| (holder.to_owned(), lease.share)).collect()
+    }
+
+    /// The store's clock, milliseconds since 1970.
+    pub fn now_ms(&self) -> i64 {
+        CLOCK_START_MS + i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hooks(&self) -> MutexGuard<'_, Hooks> {
+        self.hooks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, call: Call) -> Result<(), StoreError> {
+        match self.hooks().call.as_mut().and_then(|hook| hook(call)) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn check_rows(&self, rows: &[Row<'_>]) -> Result<(), StoreError> {
+        if let Some(row) = rows.iter().find(|row| row.body.len() > self.max_body_bytes) {
+            let context = format!("a body of {} bytes", row.body.len());
+            return Err(StoreError::new(ErrorKind::TooLarge, context));
+        }
+        let mut hooks = self.hooks();
+        let refused = hooks.row.as_mut().and_then(|hook| rows.iter().find_map(hook));
+        match refused {
+            Some(kind) => Err(StoreError::new(kind, "a row was refused by a hook")),
+            None => self.state().check_ids(rows),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.ask(Call::Prepare)
+    }
+
+    async fn streams(&self, cluster_id: &str, group: &str) -> Result<Vec<StreamKey>, StoreError> {
+        self.ask(Call::Streams)?;
+        Ok(self.state().streams(cluster_id, group))
+    }
+
+    async fn create_streams(&self, starts: &[(StreamKey, u64)]) -> Result<(), StoreError> {
+        self.ask(Call::CreateStreams)?;
+        let mut state = self.state();
+        let before = state.progress.len();
+        for (key, start) in starts {
+            if state.newest(key).is_some() {
+                continue;
+            }
+            if let Err(error) = state.add_stream(key, 0, *start) {
+                state.progress.truncate(before);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn claim(&self, key: &StreamKey, owner: &str) -> Result<Claim, StoreError> {
+        self.ask(Call::Claim)?;
+        let database_time_ms = self.now_ms();
+        let mut state = self.state();
+        let progress = state.newest(key).ok_or_else(|| super::sql::unknown_stream(key))?;
+        progress.epoch += 1;
+        progress.owner = owner.to_owned();
+        Ok(Claim {
+            stream: progress.stream,
+            epoch: progress.epoch,
+            position: progress.position,
+            fingerprint: progress.fingerprint,
+            database_time_ms,
+        })
+    }
+
+    async fn supersede(&self, key: &StreamKey, claim: &Claim, start: u64) -> Result<(), StoreError> {
+        self.ask(Call::Supersede)?;
+        let mut state = self.state();
+        let progress = state.newest(key).ok_or_else(|| super::sql::unknown_stream(key))?;
+        if (progress.stream, progress.epoch) != (claim.stream, claim.epoch) {
+            return Err(super::sql::fenced(claim.stream, claim.epoch));
+        }
+        progress.epoch += 1;
+        let generation = progress.generation + 1;
+        state.add_stream(key, generation, start)
+    }
+
+    async fn write(&self, batch: &WriteBatch<'_>) -> Result<(), StoreError> {
+        self.ask(Call::Write)?;
+        let latency = self.hooks().write_latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        self.check_rows(batch.rows)?;
+        let now = self.now_ms();
+        self.state().write(batch, now)?;
+        self.ask(Call::Committed)
+    }
+
+    async fn probe(&self, rows: &[Row<'_>]) -> Result<(), StoreError> {
+        self.ask(Call::Probe)?;
+        self.check_rows(rows)
+    }
+
+    async fn lease(&self, request: &LeaseRequest, decide: &mut Decide<'_>) -> Result<LeaseGrant, StoreError> {
+        self.ask(Call::Lease)?;
+        let now = self.now_ms();
+        let share = self.state().lease(request, now, decide);
+        Ok(LeaseGrant { share, database_time_ms: now })
+    }
+
+    async fn end_lease(&self, pipeline: &str, holder: &str) -> Result<(), StoreError> {
+        self.ask(Call::EndLease)?;
+        self.state().leases.remove(&(pipeline.to_owned(), holder.to_owned()));
+        Ok(())
+    }
+
+    async fn trace(&self, trace_id: &str, limit: u32) -> Result<Vec<StoredSpan>, StoreError> {
+        self.ask(Call::Trace)?;
+        let state = self.state();
+        let found = state.rows.values().filter(|row| row.trace_id == trace_id);
+        Ok(found.take(usize::try_from(limit).unwrap_or(usize::MAX)).cloned().collect())
+    }
+
+    fn max_body_bytes(&self) -> usize {
+        self.max_body_bytes
+    }
+
+    fn max_lanes(&self) -> usize {
+        self.lanes
+    }
+
+    async fn close(&self) {}
+}

@@ -1,0 +1,158 @@
+//! Whether a table that exists already can be the trace table: pure checks, each with its remedy.
+
+use sqlx::mysql::MySqlRow;
+use sqlx::{FromRow, Row};
+
+use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
+
+/// The table as `information_schema` tells it.
+#[derive(Clone, Debug)]
+pub struct Table {
+    pub table_type: String,
+    pub engine: String,
+    pub transactional: bool,
+}
+
+impl FromRow<'_, MySqlRow> for Table {
+    fn from_row(row: &MySqlRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            table_type: row.try_get("table_type")?,
+            engine: row.try_get("engine")?,
+            transactional: row.try_get("transactional")?,
+        })
+    }
+}
+
+/// A column as `information_schema` tells it; names and types in lower case.
+#[derive(Clone, Debug)]
+pub struct Column {
+    pub name: String,
+    pub column_type: String,
+    pub data_type: String,
+    /// In characters; 0 where it means nothing.
+    pub length: u64,
+    pub nullable: bool,
+    pub has_default: bool,
+    pub extra: String,
+}
+
+impl FromRow<'_, MySqlRow> for Column {
+    fn from_row(row: &MySqlRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            name: row.try_get("name")?,
+            column_type: row.try_get("column_type")?,
+            data_type: row.try_get("data_type")?,
+            length: row.try_get("length")?,
+            nullable: row.try_get("nullable")?,
+            has_default: row.try_get("has_default")?,
+            extra: row.try_get("extra")?,
+        })
+    }
+}
+
+/// What the store must know about a table that it can use.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// Whether `created_at` has a default that fills it with the time.
+    pub fills_created_at: bool,
+    /// What `body` has room for.
+    pub max_body_bytes: usize,
+    /// Columns that reads need an index on.
+    pub missing_indexes: Vec<&'static str>,
+}
+
+/// Checks a table; `leading` are the first columns of its indexes.
+///
+/// # Errors
+/// What is wrong, and the remedy.
+pub fn check(table: Option<&Table>, columns: &[Column], leading: &[String]) -> Result<Adopted, String> {
+    check_engine(table)?;
+    check_foreign_columns(columns)?;
+    let column = |name: &str| {
+        columns
+            .iter()
+            .find(|column| column.name == name)
+            .ok_or_else(|| format!("it has no column {name}; add it, or name another table"))
+    };
+    check_type(column("id")?, "bigint unsigned", |column| column.data_type == "bigint")?;
+    if !leading.iter().any(|name| name == "id") {
+        return Err("no key begins with id; add PRIMARY KEY (id)".to_owned());
+    }
+    check_text(column("trace_id")?, MAX_TRACE_ID_CHARS)?;
+    check_text(column("kind")?, MAX_KIND_CHARS)?;
+    let body = column("body")?;
+    check_type(body, "longtext", |column| {
+        matches!(column.data_type.as_str(), "longtext" | "mediumtext" | "text")
+    })?;
+    let created_at = column("created_at")?;
+    check_type(created_at, "timestamp", |column| {
+        matches!(column.data_type.as_str(), "timestamp" | "datetime")
+    })?;
+    Ok(Adopted {
+        fills_created_at: created_at.has_default,
+        max_body_bytes: usize::try_from(body.length).unwrap_or(usize::MAX),
+        missing_indexes: ["trace_id", "created_at"]
+            .into_iter()
+            .filter(|name| !leading.iter().any(|leading| leading == name))
+            .collect(),
+    })
+}
+
+fn check_engine(table: Option<&Table>) -> Result<(), String> {
+    let table = table.ok_or("it does not exist; let it be created with `manageSchema: true`")?;
+    if table.table_type != "BASE TABLE" {
+        return Err(format!("it is a {}, not a table; name the table itself", table.table_type));
+    }
+    if !table.transactional {
+        return Err(format!(
+            "its engine {} knows no transactions, so a batch could be stored by halves; \
+             convert it with ALTER TABLE … ENGINE=InnoDB",
+            table.engine
+        ));
+    }
+    Ok(())
+}
+
+/// Columns that no statement of ours fills must fill themselves, and none may count.
+fn check_foreign_columns(columns: &[Column]) -> Result<(), String> {
+    const OURS: [&str; 5] = ["id", "trace_id", "kind", "body", "created_at"];
+    if let Some(counting) = columns.iter().find(|column| column.extra.contains("auto_increment")) {
+        return Err(format!(
+            "its column {name} is AUTO_INCREMENT, but ids are given out by streams; \
+             remove it with ALTER TABLE … MODIFY {name} bigint unsigned NOT NULL",
+            name = counting.name
+        ));
+    }
+    let unfilled = columns.iter().find(|column| {
+        !OURS.contains(&column.name.as_str())
+            && !column.nullable
+            && !column.has_default
+            && !column.extra.contains("generated")
+    });
+    match unfilled {
+        Some(column) => Err(format!(
+            "its column {} is not known and has no default; give it one, or let it be NULL",
+            column.name
+        )),
+        None => Ok(()),
+    }
+}
+
+fn check_text(column: &Column, characters: usize) -> Result<(), String> {
+    let expected = format!("varchar({characters})");
+    check_type(column, &expected, |column| {
+        matches!(column.data_type.as_str(), "varchar" | "text" | "mediumtext" | "longtext")
+            && usize::try_from(column.length).is_ok_and(|length| length >= characters)
+    })
+}
+
+fn check_type(column: &Column, expected: &str, fits: impl Fn(&Column) -> bool) -> Result<(), String> {
+    if fits(column) && !column.extra.contains("generated") {
+        return Ok(());
+    }
+    Err(format!(
+        "expected {name} {expected}, found {found}; change it with ALTER TABLE … MODIFY {name} {expected}",
+        name = column.name,
+        found = column.column_type
+    ))
+}

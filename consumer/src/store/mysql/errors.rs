@@ -1,0 +1,59 @@
+//! What MySQL's and MariaDB's error numbers mean for a batch.
+//!
+//! Numbers: the server error references of MySQL 8.4 and MariaDB 10.11, and TiDB's list of error codes.
+
+use sqlx::Error;
+use sqlx::mysql::MySqlDatabaseError;
+
+use crate::store::{ErrorKind, StoreError};
+
+/// Adds to a driver's error what was being done and what it means.
+pub fn store_error(doing: &'static str) -> impl Fn(Error) -> StoreError {
+    move |error| StoreError::with_source(kind_of(&error), doing, error)
+}
+
+/// The meaning of an error; a number that nobody has named waits.
+pub fn kind_of(error: &Error) -> ErrorKind {
+    match error {
+        Error::Database(reported) => reported
+            .try_downcast_ref::<MySqlDatabaseError>()
+            .map_or(ErrorKind::Unavailable, |reported| kind_of_number(reported.number())),
+        _ => ErrorKind::Unavailable,
+    }
+}
+
+/// See [`kind_of`].
+pub fn kind_of_number(number: u16) -> ErrorKind {
+    match number {
+        // Lock wait time-out, deadlock; NOWAIT refused; MariaDB's snapshot conflict; TiDB's write conflicts
+        // and schema changes.
+        1205 | 1213 | 3572 | 1020 | 8002 | 8022 | 8028 | 9007 => ErrorKind::Conflict,
+        // Duplicate keys, in all their wordings.
+        1022 | 1062 | 1169 | 1586 => ErrorKind::DuplicateId,
+        // Packet larger than max_allowed_packet; result of a function likewise.
+        1153 | 1301 => ErrorKind::TooLarge,
+        // A value: NULL, out of range, truncated, no default, incorrect in its character set or for its type,
+        // too long, row too large, arithmetic overflow, not JSON, unconvertible.
+        1048 | 1118 | 1264 | 1265 | 1292 | 1300 | 1364 | 1366 | 1406 | 1411 | 1690 | 3140 | 3854 | 3988
+        // No partition for the value: the same for every row, so no probe row is accepted and nothing becomes
+        // a dead letter.
+        | 1526
+        // Foreign key, CHECK (MySQL, MariaDB), a trigger's SIGNAL.
+        | 1216 | 1452 | 3819 | 4025 | 1644 => ErrorKind::Refused,
+        // Everything else waits. Known members: 1040 and 1203 too many connections, 1044 1045 1142 1143 no
+        // right, 1053 shutting down, 1054 and 1146 no such column or table, 1021 1026 1114 full, 1290 1792
+        // 1836 read-only, 1317 1969 3024 interrupted, 1927 4031 killed.
+        _ => ErrorKind::Unavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_numbers_wait() {
+        assert_eq!(kind_of_number(65535), ErrorKind::Unavailable);
+        assert_eq!(kind_of(&Error::PoolTimedOut), ErrorKind::Unavailable);
+    }
+}

@@ -1,0 +1,111 @@
+//! Looks at a database without changing it.
+
+use sqlx::mysql::{MySqlConnection, MySqlDatabaseError};
+use sqlx::{AssertSqlSafe, Executor};
+
+use super::MySqlStore;
+use super::errors::store_error;
+use crate::store::inspect::{Inspection, OWN_TABLES, TRACE_RIGHTS, TableState};
+use crate::store::sql::{Purpose, SHORT_ANSWER, within};
+use crate::store::{ErrorKind, StoreError};
+
+const SERVER: &str = "SELECT CAST(VERSION() AS CHAR), CAST(@@global.read_only AS SIGNED)";
+const TABLES: &str =
+    "SELECT CAST(TABLE_NAME AS CHAR) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()";
+/// Fails in either case: for lack of the right, which is looked at first, or because a column comes twice.
+const CREATE: &str = "CREATE TABLE sluice_check (a INT, a INT)";
+/// The server's numbers for no right on a database, table, column, or to do this at all.
+const DENIED: [u16; 4] = [1044, 1142, 1143, 1227];
+/// A column comes twice.
+const DUPLICATE_COLUMN: u16 = 1060;
+
+impl MySqlStore {
+    /// What [`crate::store::Store::prepare`] would meet. Changes nothing.
+    ///
+    /// # Errors
+    /// The server cannot be reached or asked.
+    pub async fn inspect(&self) -> Result<Inspection, StoreError> {
+        let mut session = self.session(Purpose::Control).await?;
+        let done = self.look(&mut session).await;
+        self.settle(session, done).await
+    }
+
+    async fn look(&self, conn: &mut MySqlConnection) -> Result<Inspection, StoreError> {
+        const DOING: &str = "cannot look at the server";
+        let (server, read_only): (String, i64) =
+            within(SHORT_ANSWER, sqlx::query_as(SERVER).fetch_one(&mut *conn))
+                .await
+                .map_err(store_error(DOING))?;
+        let tables: Vec<String> = within(SHORT_ANSWER, sqlx::query_scalar(TABLES).fetch_all(&mut *conn))
+            .await
+            .map_err(store_error(DOING))?;
+        let exists = |name: &str| tables.iter().any(|table| table == name);
+        let name = self.options.table.as_str();
+        let table = if exists(name) { self.look_at_table(conn).await? } else { TableState::Missing };
+
+        let mut missing_rights = Vec::new();
+        let trace = Some((name, TRACE_RIGHTS)).filter(|_| exists(name));
+        let own = OWN_TABLES.into_iter().filter(|(table, _)| exists(table));
+        for (table, rights) in own.chain(trace) {
+            for right in rights {
+                if number_of(conn, &harmless(right, table))
+                    .await
+                    .is_some_and(|number| DENIED.contains(&number))
+                {
+                    missing_rights.push(format!("{right} on {table}"));
+                }
+            }
+        }
+        let cannot_create = match within(SHORT_ANSWER, conn.execute(CREATE)).await {
+            Err(error) if number(&error) == Some(DUPLICATE_COLUMN) => None,
+            Err(error) => Some(error.to_string()),
+            Ok(_) => None,
+        };
+        Ok(Inspection {
+            server,
+            read_only: read_only != 0,
+            table,
+            missing_tables: OWN_TABLES
+                .map(|(table, _)| table)
+                .into_iter()
+                .filter(|table| !exists(table))
+                .collect(),
+            cannot_create,
+            missing_rights,
+        })
+    }
+
+    async fn look_at_table(&self, conn: &mut MySqlConnection) -> Result<TableState, StoreError> {
+        match self.adopted(conn).await {
+            Ok(adopted) => Ok(TableState::Usable(adopted.missing_indexes)),
+            Err(error) if error.kind == ErrorKind::Schema => Ok(TableState::Unusable(error.context)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A statement that needs the right and does nothing: it meets no row, or fails after rights were looked at.
+fn harmless(right: &str, table: &str) -> String {
+    match right {
+        "INSERT" => format!("INSERT INTO `{table}` SELECT NULL FROM DUAL WHERE 1 = 0"),
+        "UPDATE" => format!("UPDATE `{table}` SET `sluice_no_such_column` = 1 WHERE 1 = 0"),
+        "DELETE" => format!("DELETE FROM `{table}` WHERE 1 = 0"),
+        _ => format!("SELECT 1 FROM `{table}` WHERE 1 = 0"),
+    }
+}
+
+/// The number of the error that a statement meets, if any.
+async fn number_of(conn: &mut MySqlConnection, statement: &str) -> Option<u16> {
+    // The table's name has been checked to be an identifier.
+    let done = within(SHORT_ANSWER, conn.execute(AssertSqlSafe(statement))).await;
+    done.err().as_ref().and_then(number)
+}
+
+fn number(error: &sqlx::Error) -> Option<u16> {
+    match error {
+        sqlx::Error::Database(reported) => {
+            reported.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
+        }
+        _ => None,
+    }
+}

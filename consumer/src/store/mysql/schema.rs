@@ -1,0 +1,153 @@
+//! Tables: created, migrated, adopted or verified.
+
+use std::sync::atomic::Ordering;
+
+use sqlx::migrate::MigrateError;
+use sqlx::mysql::{MySqlConnection, MySqlDatabaseError};
+use sqlx::{AssertSqlSafe, Executor};
+
+use super::MySqlStore;
+use super::adopt::{self, Adopted, Column, Table};
+use super::errors::{kind_of, store_error};
+use super::write::RowInsert;
+use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
+use crate::store::sql::{MISSING_TABLES, migrations};
+use crate::store::{ErrorKind, StoreError, TableName};
+
+/// How long a starting replica waits for another one's migrations.
+const LOCK_SECONDS: u32 = 30;
+const LOCK: &str = "SELECT GET_LOCK(CONCAT('sluice ', LEFT(MD5(DATABASE()), 16)), ?)";
+const UNLOCK: &str = "DO RELEASE_LOCK(CONCAT('sluice ', LEFT(MD5(DATABASE()), 16)))";
+
+const TABLE: &str = "SELECT CAST(t.TABLE_TYPE AS CHAR) AS table_type, \
+     CAST(COALESCE(t.ENGINE, '') AS CHAR) AS engine, COALESCE(e.TRANSACTIONS = 'YES', FALSE) AS transactional \
+     FROM information_schema.TABLES t LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE \
+     WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_NAME = ?";
+const COLUMNS: &str = "SELECT CAST(LOWER(COLUMN_NAME) AS CHAR) AS name, \
+     CAST(LOWER(COLUMN_TYPE) AS CHAR) AS column_type, CAST(LOWER(DATA_TYPE) AS CHAR) AS data_type, \
+     CAST(COALESCE(CHARACTER_MAXIMUM_LENGTH, 0) AS UNSIGNED) AS length, \
+     IS_NULLABLE = 'YES' AS nullable, COLUMN_DEFAULT IS NOT NULL AND COLUMN_DEFAULT <> 'NULL' AS has_default, \
+     CAST(LOWER(EXTRA) AS CHAR) AS extra \
+     FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?";
+const LEADING_COLUMNS: &str = "SELECT CAST(LOWER(COLUMN_NAME) AS CHAR) FROM information_schema.STATISTICS \
+     WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND SEQ_IN_INDEX = 1";
+
+/// Every column of Sluice's own tables that a statement names: fails where one is missing.
+const VERIFY: [&str; 5] = [
+    "SELECT name FROM sluice_lock LIMIT 0",
+    "SELECT table_name, stream, cluster_id, consumer_group, topic, `partition`, generation, owner_epoch, \
+     owner, next_offset, last_id, fingerprint, claimed_at, updated_at FROM sluice_progress LIMIT 0",
+    "SELECT pipeline, holder, share, demand, expires_at_ms FROM sluice_rate LIMIT 0",
+    "SELECT table_name, id, stream, topic, `partition`, `offset`, span_index, message_time_ms, reason, \
+     detail FROM sluice_dead_letter LIMIT 0",
+    "SELECT table_name, id, part, seq, data FROM sluice_dead_letter_chunk LIMIT 0",
+];
+/// MySQL's numbers for a table and for a column that do not exist.
+const NO_TABLE: u16 = 1146;
+const NO_COLUMN: u16 = 1054;
+
+impl MySqlStore {
+    pub(super) async fn prepare_schema(&self, conn: &mut MySqlConnection) -> Result<(), StoreError> {
+        if self.options.manage_schema {
+            let locked: Option<i64> = sqlx::query_scalar(LOCK)
+                .bind(LOCK_SECONDS)
+                .fetch_one(&mut *conn)
+                .await
+                .map_err(store_error("cannot lock the schema"))?;
+            if locked != Some(1) {
+                let context = "another replica has been changing the schema for long";
+                return Err(StoreError::new(ErrorKind::Conflict, context));
+            }
+            let created = self.create_tables(conn).await;
+            let unlocked = conn.execute(UNLOCK).await.map_err(store_error("cannot unlock the schema"));
+            created?;
+            unlocked?;
+        }
+        for select in VERIFY {
+            conn.execute(select).await.map_err(missing)?;
+        }
+        let adopted = self.adopted(conn).await?;
+        if !adopted.missing_indexes.is_empty() {
+            tracing::warn!(table = %self.options.table, columns = ?adopted.missing_indexes, "the table has no index on these columns");
+        }
+        self.max_column.store(adopted.max_body_bytes, Ordering::Relaxed);
+        self.insert.get_or_init(|| RowInsert::new(&self.options.table, adopted.fills_created_at));
+        Ok(())
+    }
+
+    async fn create_tables(&self, conn: &mut MySqlConnection) -> Result<(), StoreError> {
+        self.migrate(conn).await?;
+        let version: String = sqlx::query_scalar("SELECT VERSION()")
+            .fetch_one(&mut *conn)
+            .await
+            .map_err(store_error("cannot read the server's version"))?;
+        let sql = trace_table(&self.options.table, version.contains("TiDB"));
+        conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot create the trace table"))?;
+        for column in self.adopted(conn).await?.missing_indexes {
+            let table = self.options.table.backticked();
+            let sql = format!("ALTER TABLE {table} ADD INDEX `idx_{column}` (`{column}`)");
+            tracing::info!(table = %self.options.table, column, "adding an index");
+            conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot add an index"))?;
+        }
+        Ok(())
+    }
+
+    async fn migrate(&self, conn: &mut MySqlConnection) -> Result<(), StoreError> {
+        let migrator = migrations::migrator(&migrations::MYSQL);
+        let mut done = migrator.run_direct(None, conn, false).await;
+        if let Err(MigrateError::Dirty(_)) = done {
+            // Somebody died in the middle of a migration, and DDL does not roll back here. Every migration is
+            // written so that it may run again.
+            conn.execute("DELETE FROM sluice_migrations WHERE success = FALSE")
+                .await
+                .map_err(store_error("cannot repeat a migration"))?;
+            done = migrator.run_direct(None, conn, false).await;
+        }
+        done.map_err(|error| migrations::migrate_error(error, kind_of))
+    }
+
+    /// Looks at the trace table as it is.
+    pub(super) async fn adopted(&self, conn: &mut MySqlConnection) -> Result<Adopted, StoreError> {
+        const DOING: &str = "cannot look at the trace table";
+        let name = self.options.table.as_str();
+        let table: Option<Table> =
+            sqlx::query_as(TABLE).bind(name).fetch_optional(&mut *conn).await.map_err(store_error(DOING))?;
+        let columns: Vec<Column> =
+            sqlx::query_as(COLUMNS).bind(name).fetch_all(&mut *conn).await.map_err(store_error(DOING))?;
+        let leading: Vec<String> = sqlx::query_scalar(LEADING_COLUMNS)
+            .bind(name)
+            .fetch_all(&mut *conn)
+            .await
+            .map_err(store_error(DOING))?;
+        adopt::check(table.as_ref(), &columns, &leading)
+            .map_err(|why| StoreError::new(ErrorKind::Schema, format!("cannot use the table {name}: {why}")))
+    }
+}
+
+fn missing(error: sqlx::Error) -> StoreError {
+    let number = match &error {
+        sqlx::Error::Database(reported) => {
+            reported.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
+        }
+        _ => None,
+    };
+    if matches!(number, Some(NO_TABLE | NO_COLUMN)) {
+        return StoreError::with_source(ErrorKind::Schema, MISSING_TABLES, error);
+    }
+    store_error("cannot verify the schema")(error)
+}
+
+/// TiDB would put every insert of time-ordered ids into one region: there rows are scattered instead. (No test
+/// here runs against TiDB.)
+fn trace_table(table: &TableName, is_tidb: bool) -> String {
+    let (key, scatter) =
+        if is_tidb { (" NONCLUSTERED", " SHARD_ROW_ID_BITS=4 PRE_SPLIT_REGIONS=4") } else { ("", "") };
+    format!(
+        "CREATE TABLE IF NOT EXISTS {} (`id` BIGINT UNSIGNED NOT NULL, \
+         `trace_id` VARCHAR({MAX_TRACE_ID_CHARS}) NOT NULL, `kind` VARCHAR({MAX_KIND_CHARS}) NOT NULL, \
+         `body` LONGTEXT NOT NULL, `created_at` TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, \
+         PRIMARY KEY (`id`){key}, KEY `idx_trace_id` (`trace_id`), KEY `idx_created_at` (`created_at`)) \
+         ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin{scatter}",
+        table.backticked()
+    )
+}

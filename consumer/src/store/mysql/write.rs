@@ -1,0 +1,267 @@
+//! Batches: rows, dead letters, and the conditional move of the position.
+
+use std::sync::Arc;
+
+use sqlx::Arguments;
+use sqlx::AssertSqlSafe;
+use sqlx::Connection;
+use sqlx::Executor;
+use sqlx::mysql::{MySqlArguments, MySqlConnection};
+
+use super::errors::store_error;
+use super::{MySqlStore, ROW_OVERHEAD_BYTES};
+use crate::store::sql::{FixedSizes, SHORT_ANSWER, WRITE_ANSWER, detail_of, fenced, parts_of, within};
+use crate::store::{ErrorKind, Row, StoreError, StoredSpan, TableName, WriteBatch};
+
+/// Row counts of the prepared `INSERT`s. The largest is the default of `batch.maxRows`.
+const ROW_SIZES: [usize; 10] = [1000, 500, 200, 100, 50, 20, 10, 5, 2, 1];
+const LETTER_SIZES: [usize; 3] = [100, 10, 1];
+/// Protocol bytes of a row besides its texts: id, three lengths, four types, and its share of the NULL map.
+const ROW_PROTOCOL_BYTES: usize = 8 + 3 * 9 + 4 * 2 + 1;
+/// A connection that has sent more than this gives the memory back.
+const SHRINK_BYTES: usize = 1024 * 1024;
+
+const DEAD_LETTERS: &str = "INSERT INTO sluice_dead_letter (table_name, id, stream, topic, `partition`, \
+     `offset`, span_index, message_time_ms, reason, detail) VALUES";
+const CHUNK: &str =
+    "INSERT INTO sluice_dead_letter_chunk (table_name, id, part, seq, data) VALUES (?, ?, ?, ?, ?)";
+/// The last statement of every batch: no earlier one locks anything that another lane needs.
+const MOVE: &str = "UPDATE sluice_progress SET next_offset = ?, last_id = ?, fingerprint = ?, \
+     updated_at = CURRENT_TIMESTAMP WHERE table_name = ? AND stream = ? AND owner_epoch = ? \
+     AND next_offset = ? AND last_id = ?";
+
+/// Statements that do not depend on the trace table.
+pub(super) struct Statements {
+    dead_letters: FixedSizes,
+}
+
+impl Statements {
+    pub(super) fn new() -> Self {
+        Self { dead_letters: FixedSizes::new(DEAD_LETTERS, "(?,?,?,?,?,?,?,?,?,?)", &LETTER_SIZES) }
+    }
+}
+
+/// How rows go into the trace table.
+pub(super) struct RowInsert {
+    sizes: FixedSizes,
+}
+
+impl RowInsert {
+    /// `fills_created_at`: whether the column has a default of its own.
+    pub(super) fn new(table: &TableName, fills_created_at: bool) -> Self {
+        let table = table.backticked();
+        let sizes = if fills_created_at {
+            let head = format!("INSERT INTO {table} (`id`, `trace_id`, `kind`, `body`) VALUES");
+            FixedSizes::new(&head, "(?,?,?,?)", &ROW_SIZES)
+        } else {
+            let head = format!("INSERT INTO {table} (`id`, `trace_id`, `kind`, `body`, `created_at`) VALUES");
+            FixedSizes::new(&head, "(?,?,?,?,CURRENT_TIMESTAMP)", &ROW_SIZES)
+        };
+        Self { sizes }
+    }
+}
+
+impl MySqlStore {
+    pub(super) async fn write_batch(
+        &self,
+        conn: &mut MySqlConnection,
+        batch: &WriteBatch<'_>,
+    ) -> Result<(), StoreError> {
+        begin(conn).await?;
+        self.insert_rows(conn, batch.rows).await?;
+        self.insert_dead_letters(conn, batch).await?;
+        self.move_position(conn, batch).await?;
+        within(WRITE_ANSWER, conn.execute("COMMIT")).await.map_err(store_error("cannot commit a batch"))?;
+        Ok(())
+    }
+
+    pub(super) async fn try_rows(
+        &self,
+        conn: &mut MySqlConnection,
+        rows: &[Row<'_>],
+    ) -> Result<(), StoreError> {
+        begin(conn).await?;
+        self.insert_rows(conn, rows).await?;
+        within(WRITE_ANSWER, conn.execute("ROLLBACK"))
+            .await
+            .map_err(store_error("cannot roll back a probe"))?;
+        Ok(())
+    }
+
+    async fn insert_rows(&self, conn: &mut MySqlConnection, rows: &[Row<'_>]) -> Result<(), StoreError> {
+        let insert = self
+            .insert
+            .get()
+            .ok_or_else(|| StoreError::new(ErrorKind::Unavailable, "the trace table was not prepared yet"))?;
+        let limit = self.chunk_bytes();
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let (fitting, _) = prefix_within(rest, limit.saturating_sub(ROW_OVERHEAD_BYTES));
+            let (size, sql) = insert.sizes.largest(fitting);
+            let (rows, later) = rest.split_at(size);
+            let bytes = rows.iter().map(protocol_bytes).sum();
+            if bytes > self.max_statement_bytes() {
+                return Err(too_large(bytes, self.max_statement_bytes()));
+            }
+            insert_chunk(conn, sql, rows, bytes).await?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    async fn insert_dead_letters(
+        &self,
+        conn: &mut MySqlConnection,
+        batch: &WriteBatch<'_>,
+    ) -> Result<(), StoreError> {
+        let mut rest = batch.dead_letters;
+        while !rest.is_empty() {
+            let (size, sql) = self.statements.dead_letters.largest(rest.len());
+            let (letters, later) = rest.split_at(size);
+            let mut query = sqlx::query(AssertSqlSafe(sql));
+            for letter in letters {
+                query = query
+                    .bind(self.options.table.as_str())
+                    .bind(letter.id)
+                    .bind(batch.stream)
+                    .bind(letter.topic)
+                    .bind(letter.partition)
+                    .bind(letter.offset)
+                    .bind(letter.span_index)
+                    .bind(letter.timestamp)
+                    .bind(letter.reason.as_str())
+                    .bind(detail_of(letter));
+            }
+            within(WRITE_ANSWER, query.execute(&mut *conn))
+                .await
+                .map_err(store_error("cannot store dead letters"))?;
+            rest = later;
+        }
+        for letter in batch.dead_letters {
+            for chunk in parts_of(letter) {
+                let query = sqlx::query(CHUNK)
+                    .bind(self.options.table.as_str())
+                    .bind(letter.id)
+                    .bind(chunk.part)
+                    .bind(chunk.seq)
+                    .bind(chunk.data);
+                within(WRITE_ANSWER, query.execute(&mut *conn))
+                    .await
+                    .map_err(store_error("cannot store a dead letter's bytes"))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn move_position(
+        &self,
+        conn: &mut MySqlConnection,
+        batch: &WriteBatch<'_>,
+    ) -> Result<(), StoreError> {
+        let query = sqlx::query(MOVE)
+            .bind(batch.to.next_offset)
+            .bind(batch.to.last_id)
+            .bind(batch.fingerprint)
+            .bind(self.options.table.as_str())
+            .bind(batch.stream)
+            .bind(batch.epoch)
+            .bind(batch.from.next_offset)
+            .bind(batch.from.last_id);
+        // Matching rows, not changed ones: sqlx connects with CLIENT_FOUND_ROWS.
+        let matched = within(WRITE_ANSWER, query.execute(conn))
+            .await
+            .map_err(store_error("cannot move the position"))?
+            .rows_affected();
+        if matched == 1 { Ok(()) } else { Err(fenced(batch.stream, batch.epoch)) }
+    }
+
+    pub(super) async fn read_trace(
+        &self,
+        conn: &mut MySqlConnection,
+        trace_id: &str,
+        limit: u32,
+    ) -> Result<Vec<StoredSpan>, StoreError> {
+        // The first comparison uses the index; the second is exact where an adopted column's collation is not.
+        let sql = format!(
+            "SELECT CAST(id AS SIGNED), CONVERT(trace_id USING utf8mb4), CONVERT(COALESCE(kind, '') USING utf8mb4), \
+             CONVERT(body USING utf8mb4), CAST(COALESCE(UNIX_TIMESTAMP(created_at), 0) * 1000 AS SIGNED) \
+             FROM {} WHERE trace_id = ? AND CAST(CONVERT(trace_id USING utf8mb4) AS BINARY) = CAST(? AS BINARY) \
+             ORDER BY id LIMIT ?",
+            self.options.table.backticked()
+        );
+        let query = sqlx::query_as::<_, (i64, String, String, String, i64)>(AssertSqlSafe(sql))
+            .bind(trace_id)
+            .bind(trace_id)
+            .bind(limit);
+        let rows =
+            within(SHORT_ANSWER, query.fetch_all(conn)).await.map_err(store_error("cannot read a trace"))?;
+        Ok(rows
+            .into_iter()
+            .map(|(id, trace_id, kind, body, created_at_ms)| StoredSpan {
+                id,
+                trace_id,
+                kind,
+                body,
+                created_at_ms,
+            })
+            .collect())
+    }
+}
+
+pub(super) async fn begin(conn: &mut MySqlConnection) -> Result<(), StoreError> {
+    within(SHORT_ANSWER, conn.execute("START TRANSACTION"))
+        .await
+        .map_err(store_error("cannot begin a transaction"))?;
+    Ok(())
+}
+
+async fn insert_chunk(
+    conn: &mut MySqlConnection,
+    sql: Arc<str>,
+    rows: &[Row<'_>],
+    bytes: usize,
+) -> Result<(), StoreError> {
+    let mut arguments = MySqlArguments::default();
+    arguments.reserve(4 * rows.len(), bytes);
+    for row in rows {
+        add_row(&mut arguments, row)
+            .map_err(|source| store_error("cannot encode a row")(sqlx::Error::Encode(source)))?;
+    }
+    let query = sqlx::query_with(AssertSqlSafe(sql), arguments);
+    within(WRITE_ANSWER, query.execute(&mut *conn)).await.map_err(store_error("cannot insert rows"))?;
+    if bytes > SHRINK_BYTES {
+        conn.shrink_buffers();
+    }
+    Ok(())
+}
+
+fn add_row(arguments: &mut MySqlArguments, row: &Row<'_>) -> Result<(), sqlx::error::BoxDynError> {
+    arguments.add(row.id)?;
+    arguments.add(row.trace_id)?;
+    arguments.add(row.kind)?;
+    arguments.add(row.body)
+}
+
+/// How many of the first rows stay within `limit` bytes together (at least one), and their bytes.
+fn prefix_within(rows: &[Row<'_>], limit: usize) -> (usize, usize) {
+    let mut bytes = 0;
+    for (count, row) in rows.iter().enumerate() {
+        let more = bytes + protocol_bytes(row);
+        if more > limit && count > 0 {
+            return (count, bytes);
+        }
+        bytes = more;
+    }
+    (rows.len(), bytes)
+}
+
+fn protocol_bytes(row: &Row<'_>) -> usize {
+    ROW_PROTOCOL_BYTES + row.trace_id.len() + row.kind.len() + row.body.len()
+}
+
+fn too_large(bytes: usize, limit: usize) -> StoreError {
+    StoreError::new(
+        ErrorKind::TooLarge,
+        format!("a row of {bytes} bytes is larger than the {limit} that max_allowed_packet leaves room for"),
+    )
+}

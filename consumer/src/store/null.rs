@@ -1,0 +1,98 @@
+//! A store that accepts everything and keeps nothing but positions: the floor for benchmarks.
+//!
+//! Positions are fenced as in every store, so a benchmark with this one still runs the whole pipeline.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+
+use super::memory::MemoryStore;
+use super::{Claim, Row, Store, StoreError, StoredSpan, StreamKey, WriteBatch};
+use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
+
+/// A store without rows.
+pub struct NullStore {
+    /// Positions and leases; never given a row.
+    positions: MemoryStore,
+    rows: AtomicU64,
+    dead_letters: AtomicU64,
+    lanes: usize,
+}
+
+impl NullStore {
+    /// A store that takes `lanes` transactions side by side.
+    pub fn new(lanes: usize) -> Self {
+        Self {
+            positions: MemoryStore::new(lanes, usize::MAX),
+            rows: AtomicU64::new(0),
+            dead_letters: AtomicU64::new(0),
+            lanes,
+        }
+    }
+
+    /// Rows accepted so far.
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    /// Dead letters accepted so far.
+    pub fn dead_letters(&self) -> u64 {
+        self.dead_letters.load(Ordering::Relaxed)
+    }
+}
+
+#[async_trait]
+impl Store for NullStore {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn streams(&self, cluster_id: &str, group: &str) -> Result<Vec<StreamKey>, StoreError> {
+        self.positions.streams(cluster_id, group).await
+    }
+
+    async fn create_streams(&self, starts: &[(StreamKey, u64)]) -> Result<(), StoreError> {
+        self.positions.create_streams(starts).await
+    }
+
+    async fn claim(&self, key: &StreamKey, owner: &str) -> Result<Claim, StoreError> {
+        self.positions.claim(key, owner).await
+    }
+
+    async fn supersede(&self, key: &StreamKey, claim: &Claim, start: u64) -> Result<(), StoreError> {
+        self.positions.supersede(key, claim, start).await
+    }
+
+    async fn write(&self, batch: &WriteBatch<'_>) -> Result<(), StoreError> {
+        self.positions.write(&WriteBatch { rows: &[], dead_letters: &[], ..*batch }).await?;
+        self.rows.fetch_add(batch.rows.len() as u64, Ordering::Relaxed);
+        self.dead_letters.fetch_add(batch.dead_letters.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn probe(&self, _rows: &[Row<'_>]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn lease(&self, request: &LeaseRequest, decide: &mut Decide<'_>) -> Result<LeaseGrant, StoreError> {
+        self.positions.lease(request, decide).await
+    }
+
+    async fn end_lease(&self, pipeline: &str, holder: &str) -> Result<(), StoreError> {
+        self.positions.end_lease(pipeline, holder).await
+    }
+
+    async fn trace(&self, _trace_id: &str, _limit: u32) -> Result<Vec<StoredSpan>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn max_body_bytes(&self) -> usize {
+        usize::MAX
+    }
+
+    fn max_lanes(&self) -> usize {
+        self.lanes
+    }
+
+    async fn close(&self) {}
+}

@@ -1,0 +1,136 @@
+//! PostgreSQL, CockroachDB and whatever else speaks their protocol.
+//!
+//! Guarantees: as [`super::Store`]. A batch is one prepared statement that moves the position and inserts the rows
+//! from arrays (`unnest`); one that is large or has dead letters is a transaction with binary `COPY`. Sessions are READ COMMITTED whatever the server's default is, and
+//! hold locks for a few seconds at most. How durable a commit is stays the server's choice
+//! (`synchronous_commit` is left alone). No session-wide lock is taken, so a pooler in transaction mode is
+//! no obstacle to the schema.
+
+mod adopt;
+mod connect;
+mod copy;
+mod errors;
+mod inspect;
+mod lease;
+mod schema;
+mod streams;
+mod unnest;
+mod write;
+
+use async_trait::async_trait;
+use sqlx::Postgres;
+use sqlx::postgres::PgConnectOptions;
+
+use super::sql::{ConnectWith, Purpose, Sessions, Widths};
+use super::{Claim, Row, Store, StoreError, StoredSpan, StreamKey, TableName, WriteBatch};
+use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
+
+/// A field has at most 1 GiB; what a row needs besides, and what is made of it on the way, stays below that.
+const MAX_BODY_BYTES: usize = 900_000_000;
+/// Connections for claims and leases, and for look-ups.
+const CONTROL: usize = 2;
+const READERS: usize = 4;
+
+/// What a [`PostgresStore`] is made of.
+#[derive(Clone)]
+pub struct PostgresOptions {
+    /// Gives host, database and credentials for each new connection.
+    pub connect: ConnectWith<PgConnectOptions>,
+    /// The trace table.
+    pub table: TableName,
+    /// How many batches are written side by side.
+    pub lanes: usize,
+    /// Whether tables and indexes may be created; otherwise they are only verified.
+    pub manage_schema: bool,
+}
+
+/// A store in a database that speaks PostgreSQL's protocol.
+pub struct PostgresStore {
+    options: PostgresOptions,
+    sessions: Sessions<Postgres>,
+    statements: write::Statements,
+}
+
+impl PostgresStore {
+    /// Connects to nothing yet; see [`Store::prepare`].
+    pub fn new(options: PostgresOptions) -> Self {
+        let widths = Widths { write: options.lanes.max(1), control: CONTROL, read: READERS };
+        let sessions = Sessions::new(PgConnectOptions::new_without_pgpass(), options.connect.clone(), widths);
+        Self { sessions, statements: write::Statements::new(&options.table), options }
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        let mut session = self.session(Purpose::Control).await?;
+        let done = self.prepare_schema(&mut session).await;
+        self.settle(session, done).await
+    }
+
+    async fn streams(&self, cluster_id: &str, group: &str) -> Result<Vec<StreamKey>, StoreError> {
+        let mut session = self.session(Purpose::Control).await?;
+        let done = self.streams_of(&mut session, cluster_id, group).await;
+        self.settle(session, done).await
+    }
+
+    async fn create_streams(&self, starts: &[(StreamKey, u64)]) -> Result<(), StoreError> {
+        let mut session = self.session(Purpose::Control).await?;
+        let done = self.create_missing(&mut session, starts).await;
+        self.settle(session, done).await
+    }
+
+    async fn claim(&self, key: &StreamKey, owner: &str) -> Result<Claim, StoreError> {
+        let mut session = self.session(Purpose::Control).await?;
+        let done = self.claim_stream(&mut session, key, owner).await;
+        self.settle(session, done).await
+    }
+
+    async fn supersede(&self, key: &StreamKey, claim: &Claim, start: u64) -> Result<(), StoreError> {
+        let mut session = self.session(Purpose::Control).await?;
+        let done = self.next_generation(&mut session, key, claim, start).await;
+        self.settle(session, done).await
+    }
+
+    async fn write(&self, batch: &WriteBatch<'_>) -> Result<(), StoreError> {
+        let mut session = self.session(Purpose::Write).await?;
+        let done = self.write_batch(&mut session, batch).await;
+        self.settle(session, done).await
+    }
+
+    async fn probe(&self, rows: &[Row<'_>]) -> Result<(), StoreError> {
+        let mut session = self.session(Purpose::Write).await?;
+        let done = self.try_rows(&mut session, rows).await;
+        self.settle(session, done).await
+    }
+
+    async fn lease(&self, request: &LeaseRequest, decide: &mut Decide<'_>) -> Result<LeaseGrant, StoreError> {
+        let mut session = self.session(Purpose::Control).await?;
+        let done = self.renew_share(&mut session, request, decide).await;
+        self.settle(session, done).await
+    }
+
+    async fn end_lease(&self, pipeline: &str, holder: &str) -> Result<(), StoreError> {
+        let mut session = self.session(Purpose::Control).await?;
+        let done = self.give_share_back(&mut session, pipeline, holder).await;
+        self.settle(session, done).await
+    }
+
+    async fn trace(&self, trace_id: &str, limit: u32) -> Result<Vec<StoredSpan>, StoreError> {
+        let mut session = self.session(Purpose::Read).await?;
+        let done = self.read_trace(&mut session, trace_id, limit).await;
+        self.settle(session, done).await
+    }
+
+    fn max_body_bytes(&self) -> usize {
+        MAX_BODY_BYTES
+    }
+
+    fn max_lanes(&self) -> usize {
+        self.options.lanes.max(1)
+    }
+
+    async fn close(&self) {
+        self.sessions.close().await;
+    }
+}

@@ -1,0 +1,121 @@
+//! Tables: created, migrated, adopted or verified, in one transaction.
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Executor};
+
+use super::PostgresStore;
+use super::adopt::{self, Column, Table};
+use super::errors::{kind_of, store_error};
+use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
+use crate::store::sql::{MISSING_TABLES, migrations};
+use crate::store::{ErrorKind, StoreError};
+
+/// Held until the transaction ends; the number is "sluice" in ASCII.
+const LOCK: &str = "SELECT pg_advisory_xact_lock(126943972090725)";
+/// Building an index may take longer than any statement of a batch.
+const NO_TIME_OUT: &str = "SET LOCAL statement_timeout = 0";
+
+const TABLE: &str = "SELECT CAST(relkind AS TEXT) AS kind, CAST(relpersistence AS TEXT) AS persistence \
+     FROM pg_class WHERE oid = to_regclass($1)";
+const COLUMNS: &str = "SELECT CAST(a.attname AS TEXT) AS name, format_type(a.atttypid, a.atttypmod) AS data_type, \
+     NOT a.attnotnull AS nullable, COALESCE(pg_get_expr(d.adbin, d.adrelid), '') AS default_value, \
+     a.attidentity <> '' OR a.attgenerated <> '' AS generated \
+     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+     WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
+const LEADING_COLUMNS: &str = "SELECT CAST(a.attname AS TEXT) FROM pg_index i \
+     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] \
+     WHERE i.indrelid = to_regclass($1) AND i.indisvalid AND i.indpred IS NULL";
+
+/// Every column of Sluice's own tables that a statement names: fails where one is missing.
+const VERIFY: [&str; 5] = [
+    "SELECT name FROM sluice_lock LIMIT 0",
+    "SELECT table_name, stream, cluster_id, consumer_group, topic, \"partition\", generation, owner_epoch, \
+     owner, next_offset, last_id, fingerprint, claimed_at, updated_at FROM sluice_progress LIMIT 0",
+    "SELECT pipeline, holder, share, demand, expires_at_ms FROM sluice_rate LIMIT 0",
+    "SELECT table_name, id, stream, topic, \"partition\", \"offset\", span_index, message_time_ms, reason, \
+     detail FROM sluice_dead_letter LIMIT 0",
+    "SELECT table_name, id, part, seq, data FROM sluice_dead_letter_chunk LIMIT 0",
+];
+/// SQLSTATE for a table and for a column that do not exist.
+const NO_TABLE: &str = "42P01";
+const NO_COLUMN: &str = "42703";
+
+impl PostgresStore {
+    pub(super) async fn prepare_schema(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        // sqlx's own transaction: the migrator begins another one, which must become a savepoint.
+        let mut transaction = conn.begin().await.map_err(store_error("cannot begin a transaction"))?;
+        let conn = &mut *transaction;
+        if self.options.manage_schema {
+            conn.execute(NO_TIME_OUT).await.map_err(store_error("cannot lock the schema"))?;
+            conn.execute(LOCK).await.map_err(store_error("cannot lock the schema"))?;
+            self.create_tables(conn).await?;
+        }
+        for select in VERIFY {
+            conn.execute(select).await.map_err(missing)?;
+        }
+        let missing_indexes = self.missing_indexes(conn).await?;
+        if !missing_indexes.is_empty() {
+            tracing::warn!(table = %self.options.table, columns = ?missing_indexes, "the table has no index on these columns");
+        }
+        transaction.commit().await.map_err(store_error("cannot commit the schema"))
+    }
+
+    async fn create_tables(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        let migrator = migrations::migrator(&migrations::POSTGRES);
+        migrator
+            .run_direct(None, conn, false)
+            .await
+            .map_err(|error| migrations::migrate_error(error, kind_of))?;
+        let table = self.options.table.double_quoted();
+        let exists: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+            .bind(&table)
+            .fetch_one(&mut *conn)
+            .await
+            .map_err(store_error("cannot look at the trace table"))?;
+        if !exists {
+            let sql = format!(
+                "CREATE TABLE {table} (id BIGINT NOT NULL PRIMARY KEY, \
+                 trace_id VARCHAR({MAX_TRACE_ID_CHARS}) COLLATE \"C\" NOT NULL, \
+                 kind VARCHAR({MAX_KIND_CHARS}) NOT NULL, body TEXT NOT NULL, \
+                 created_at TIMESTAMPTZ NOT NULL DEFAULT now())"
+            );
+            conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot create the trace table"))?;
+        }
+        for column in self.missing_indexes(conn).await? {
+            tracing::info!(table = %self.options.table, column, "adding an index");
+            // Without a name: the server picks one that is free in the schema.
+            let sql = format!("CREATE INDEX ON {table} ({column})");
+            conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot add an index"))?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the trace table as it is.
+    pub(super) async fn missing_indexes(
+        &self,
+        conn: &mut PgConnection,
+    ) -> Result<Vec<&'static str>, StoreError> {
+        const DOING: &str = "cannot look at the trace table";
+        let name = self.options.table.double_quoted();
+        let table: Option<Table> =
+            sqlx::query_as(TABLE).bind(&name).fetch_optional(&mut *conn).await.map_err(store_error(DOING))?;
+        let columns: Vec<Column> =
+            sqlx::query_as(COLUMNS).bind(&name).fetch_all(&mut *conn).await.map_err(store_error(DOING))?;
+        let leading: Vec<String> = sqlx::query_scalar(LEADING_COLUMNS)
+            .bind(&name)
+            .fetch_all(&mut *conn)
+            .await
+            .map_err(store_error(DOING))?;
+        adopt::check(table.as_ref(), &columns, &leading).map_err(|why| {
+            StoreError::new(ErrorKind::Schema, format!("cannot use the table {}: {why}", self.options.table))
+        })
+    }
+}
+
+fn missing(error: sqlx::Error) -> StoreError {
+    let code = error.as_database_error().and_then(|reported| reported.code());
+    if matches!(code.as_deref(), Some(NO_TABLE | NO_COLUMN)) {
+        return StoreError::with_source(ErrorKind::Schema, MISSING_TABLES, error);
+    }
+    store_error("cannot verify the schema")(error)
+}

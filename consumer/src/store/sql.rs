@@ -1,0 +1,86 @@
+//! What the three SQL backends share: connections that are kept while they are good, and batches cut into
+//! statements of fixed sizes.
+
+mod denied;
+mod letters;
+pub(super) mod migrations;
+mod sessions;
+mod sizes;
+
+pub use denied::is_denied;
+pub(super) use letters::{detail_of, parts_of};
+pub use sessions::ConnectWith;
+pub(super) use sessions::{Purpose, Session, Sessions, Widths, within};
+pub(super) use sizes::FixedSizes;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::{ErrorKind, MAX_STREAMS, StoreError, StreamKey};
+use crate::gate::lease::{Decide, Holder, WHOLE};
+
+/// Longest wait for the answer to one statement of a batch; then the connection counts as dead.
+pub(super) const WRITE_ANSWER: Duration = Duration::from_secs(30);
+/// Longest wait for the answer to one statement of a claim, lease or look-up.
+pub(super) const SHORT_ANSWER: Duration = Duration::from_secs(10);
+
+/// What [`ErrorKind::Schema`] says where Sluice's own tables are not there.
+pub(super) const MISSING_TABLES: &str = "a table of Sluice is missing or too old: let it create them with \
+     `manageSchema: true`, or apply the files of its folder `migrations` for this kind of database";
+
+/// The streams among `starts` that `existing` lacks, with the numbers that they get.
+///
+/// # Errors
+/// The numbers do not suffice.
+pub(super) fn number_missing<'a>(
+    starts: &'a [(StreamKey, u64)],
+    existing: &HashSet<StreamKey>,
+    first_free: u32,
+) -> Result<Vec<(u16, &'a StreamKey, u64)>, StoreError> {
+    let mut seen = HashSet::new();
+    starts
+        .iter()
+        .filter(|(key, _)| !existing.contains(key) && seen.insert(key))
+        .zip(first_free..)
+        .map(|((key, start), number)| Ok((stream_number(number)?, key, *start)))
+        .collect()
+}
+
+/// A free number as the number of a stream.
+///
+/// # Errors
+/// There are no more.
+pub(super) fn stream_number(number: u32) -> Result<u16, StoreError> {
+    u16::try_from(number).ok().filter(|number| *number < MAX_STREAMS).ok_or_else(|| {
+        StoreError::new(
+            ErrorKind::Schema,
+            format!("all {MAX_STREAMS} stream numbers of this table are taken: use another table"),
+        )
+    })
+}
+
+/// Asks `decide` and holds its answer to the invariant that all shares together are at most [`WHOLE`].
+pub(super) fn share_of(others: &[Holder], decide: &mut Decide<'_>) -> u32 {
+    let taken: u64 = others.iter().map(|holder| u64::from(holder.share)).sum();
+    let free = u64::from(WHOLE).saturating_sub(taken);
+    let wanted = decide(others);
+    debug_assert!(u64::from(wanted) <= free, "a share of {wanted} was taken where {free} is free");
+    // `free` is at most WHOLE.
+    wanted.min(free as u32)
+}
+
+/// The error for a claim of a stream that was never created.
+pub(super) fn unknown_stream(key: &StreamKey) -> StoreError {
+    StoreError::new(
+        ErrorKind::Schema,
+        format!("there is no stream of {}[{}] for group {:?}", key.topic, key.partition, key.group),
+    )
+}
+
+/// The error for a batch or a claim that came too late.
+pub(super) fn fenced(stream: u16, epoch: u64) -> StoreError {
+    StoreError::new(
+        ErrorKind::Fenced,
+        format!("stream {stream} has moved on since epoch {epoch} claimed this position"),
+    )
+}

@@ -1,0 +1,41 @@
+//! Whether a database refuses who asks, rather than what is asked.
+
+use std::error::Error;
+
+use sqlx::mysql::MySqlDatabaseError;
+use sqlx::postgres::PgDatabaseError;
+
+/// Whether this error, without its causes, says that the credentials or the rights do not suffice.
+pub fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    let Some(sqlx::Error::Database(reported)) = error.downcast_ref::<sqlx::Error>() else { return false };
+    if let Some(reported) = reported.try_downcast_ref::<MySqlDatabaseError>() {
+        return is_denied_number(reported.number());
+    }
+    if let Some(reported) = reported.try_downcast_ref::<PgDatabaseError>() {
+        return is_denied_code(reported.code());
+    }
+    false
+}
+
+/// MySQL and MariaDB: access to the database or by this user denied (1044, 1045, 1698), no right to a command,
+/// a column or a routine (1142, 1143, 1370), a privilege is needed (1227).
+fn is_denied_number(number: u16) -> bool {
+    matches!(number, 1044 | 1045 | 1142 | 1143 | 1227 | 1370 | 1698)
+}
+
+/// PostgreSQL: class 28, invalid authorization; 42501, insufficient privilege.
+fn is_denied_code(code: &str) -> bool {
+    code.starts_with("28") || code == "42501"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_is_told_apart_from_what_is_asked() {
+        assert!(is_denied_number(1045) && !is_denied_number(1146));
+        assert!(is_denied_code("28P01") && is_denied_code("42501") && !is_denied_code("42P01"));
+        assert!(!is_denied(&sqlx::Error::PoolTimedOut));
+    }
+}

@@ -1,0 +1,82 @@
+//! Dead letters as rows: one row that says what and why, and the bytes in chunk rows, so that a giant fits
+//! under a server's limit for one statement.
+
+use crate::store::DeadLetter;
+
+/// Most bytes of a chunk row: well below the smallest `max_allowed_packet` that is met in practice (1 MiB).
+pub const LETTER_CHUNK_BYTES: usize = 256 * 1024;
+/// Most bytes of the reason in words: MySQL's `TEXT` has room for more.
+const DETAIL_BYTES: usize = 4096;
+
+/// A chunk of what a dead letter consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LetterPart<'a> {
+    /// `value`, `key` or `headers`.
+    pub part: &'static str,
+    /// Position among the chunks of its part, from 0.
+    pub seq: i32,
+    /// The bytes.
+    pub data: &'a [u8],
+}
+
+/// The chunks of a dead letter. An empty key has one empty chunk, so that it differs from none.
+pub fn parts_of<'a>(letter: &DeadLetter<'a>) -> Vec<LetterPart<'a>> {
+    let mut parts = Vec::new();
+    cut("value", letter.bytes, &mut parts);
+    if let Some(key) = letter.key {
+        cut("key", key, &mut parts);
+    }
+    cut("headers", letter.headers.as_bytes(), &mut parts);
+    parts
+}
+
+fn cut<'a>(part: &'static str, bytes: &'a [u8], parts: &mut Vec<LetterPart<'a>>) {
+    if bytes.is_empty() {
+        parts.push(LetterPart { part, seq: 0, data: bytes });
+    }
+    parts.extend(bytes.chunks(LETTER_CHUNK_BYTES).zip(0..).map(|(data, seq)| LetterPart { part, seq, data }));
+}
+
+/// The reason in words, of a length and of characters that every database takes.
+pub fn detail_of(letter: &DeadLetter<'_>) -> String {
+    let end = letter.detail.floor_char_boundary(DETAIL_BYTES);
+    letter.detail[..end].replace('\0', "\u{fffd}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Reason;
+
+    fn letter<'a>(key: Option<&'a [u8]>, bytes: &'a [u8]) -> DeadLetter<'a> {
+        DeadLetter {
+            id: 1,
+            topic: "t",
+            partition: 0,
+            offset: 0,
+            span_index: None,
+            timestamp: None,
+            reason: Reason::Undecodable,
+            detail: "",
+            key,
+            headers: "[]",
+            bytes,
+        }
+    }
+
+    #[test]
+    fn a_giant_is_cut_and_its_chunks_join_to_the_same_bytes() {
+        let bytes = vec![7; 3 * 1024 * 1024 + 1];
+        let parts = parts_of(&letter(Some(b"k"), &bytes));
+        let value: Vec<_> = parts.iter().filter(|part| part.part == "value").collect();
+        assert_eq!(value.len(), 13);
+        assert!(value.iter().zip(0..).all(|(part, seq)| part.seq == seq));
+        assert_eq!(value.iter().flat_map(|part| part.data).copied().collect::<Vec<_>>(), bytes);
+    }
+
+    #[test]
+    fn no_key_differs_from_an_empty_one() {
+        let keys = |key| parts_of(&letter(key, b"v")).iter().filter(|part| part.part == "key").count();
+        assert_eq!((keys(None), keys(Some(b""))), (0, 1));
+    }
+}

@@ -1,0 +1,72 @@
+//! The migrations of each backend, embedded.
+//!
+//! Listed by hand instead of by `sqlx::migrate!`: sqlx's macros compile sqlx with SQLite, rustls and AWS-LC a
+//! second time for the build machine, which takes minutes of a first build.
+
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+
+use crate::store::{ErrorKind, StoreError};
+
+/// Own bookkeeping of migrations, so that a user's `_sqlx_migrations` stays theirs.
+const MIGRATIONS_TABLE: &str = "sluice_migrations";
+
+/// A file of `migrations/BACKEND`: version and description as in its name, and its text.
+pub type File = (i64, &'static str, &'static str);
+
+/// Files of `migrations/mysql`.
+pub const MYSQL: [File; 1] = [(1, "tables", include_str!("../../../migrations/mysql/0001_tables.sql"))];
+/// Files of `migrations/postgres`.
+pub const POSTGRES: [File; 1] = [(1, "tables", include_str!("../../../migrations/postgres/0001_tables.sql"))];
+/// Files of `migrations/sqlite`.
+pub const SQLITE: [File; 1] = [(1, "tables", include_str!("../../../migrations/sqlite/0001_tables.sql"))];
+
+/// What runs them. The caller holds a lock; a newer replica may have gone ahead.
+pub fn migrator(files: &[File]) -> Migrator {
+    let migrations = files.iter().map(|(version, description, sql)| {
+        Migration::new(*version, (*description).into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    let mut migrator = Migrator::with_migrations(migrations.collect());
+    migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
+    migrator.set_locking(false);
+    migrator.set_ignore_missing(true);
+    migrator
+}
+
+/// A failed migration; where the database reported an error, `kind_of` tells what it means.
+pub fn migrate_error(error: MigrateError, kind_of: fn(&sqlx::Error) -> ErrorKind) -> StoreError {
+    let kind = match &error {
+        MigrateError::Execute(reported) | MigrateError::ExecuteMigration(reported, _) => {
+            match kind_of(reported) {
+                ErrorKind::Conflict => ErrorKind::Conflict,
+                _ => ErrorKind::Unavailable,
+            }
+        }
+        _ => ErrorKind::Schema,
+    };
+    StoreError::with_source(kind, "cannot migrate the schema", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_listed_under_its_name() {
+        for (backend, files) in [("mysql", &MYSQL[..]), ("postgres", &POSTGRES), ("sqlite", &SQLITE)] {
+            let folder = format!("{}/migrations/{backend}", env!("CARGO_MANIFEST_DIR"));
+            let mut found: Vec<String> = std::fs::read_dir(folder)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            found.sort();
+            let listed: Vec<String> = files
+                .iter()
+                .map(|(version, description, _)| {
+                    format!("{version:04}_{}.sql", description.replace(' ', "_"))
+                })
+                .collect();
+            assert_eq!(found, listed, "{backend}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! A SQLite file.
+//!
+//! Guarantees: as [`super::Store`], for one process. WAL, so that readers never wait for the writer; every
+//! commit is synced to the disk (`synchronous=FULL`). One connection writes, as SQLite knows one writer at a
+//! time; its transactions take the write lock when they begin, so none of them fails half-way because of
+//! another.
+
+mod adopt;
+mod connect;
+mod errors;
+mod inspect;
+mod lease;
+mod schema;
+mod streams;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::Sqlite;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+
+use super::sql::{Purpose, Sessions, Widths};
+use super::{Claim, Row, Store, StoreError, StoredSpan, StreamKey, TableName, WriteBatch};
+use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
+
+/// SQLite's limit for a row is 10^9 bytes.
+const MAX_BODY_BYTES: usize = 900_000_000;
+const READERS: usize = 4;
+
+/// What a [`SqliteStore`] is made of.
+#[derive(Clone, Debug)]
+pub struct SqliteOptions {
+    /// The file; created where it does not exist, in a folder that does.
+    pub path: PathBuf,
+    /// The trace table.
+    pub table: TableName,
+    /// Whether tables and indexes may be created; otherwise they are only verified.
+    pub manage_schema: bool,
+}
+
+/// A store in a SQLite file.
+pub struct SqliteStore {
+    table: TableName,
+    manage_schema: bool,
+    sessions: Sessions<Sqlite>,
+    insert: write::RowInsert,
+}
+
+impl SqliteStore {
+    /// Opens nothing yet; see [`Store::prepare`].
+    pub fn new(options: SqliteOptions) -> Self {
+        let connect = connect_options(&options.path);
+        let connect_with = {
+            let connect = connect.clone();
+            Arc::new(move || Ok(connect.clone()))
+        };
+        // Claims and leases write, too: they share the one connection that does.
+        let widths = Widths { write: 1, control: 0, read: READERS };
+        Self {
+            sessions: Sessions::new(connect, connect_with, widths),
+            insert: write::RowInsert::new(&options.table),
+            table: options.table,
+            manage_schema: options.manage_schema,
+        }
+    }
+}
+
+fn connect_options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(false)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        let mut session = self.session(Purpose::Write).await?;
+        let done = self.prepare_schema(&mut session).await;
+        self.settle(session, done).await
+    }
+
+    async fn streams(&self, cluster_id: &str, group: &str) -> Result<Vec<StreamKey>, StoreError> {
+        let mut session = self.session(Purpose::Read).await?;
+        let done = self.list_streams(&mut session, cluster_id, group).await;
+        self.settle(session, done).await
+    }
+
+    async fn create_streams(&self, starts: &[(StreamKey, u64)]) -> Result<(), StoreError> {
+        let mut session = self.session(Purpose::Write).await?;
+        let done = self.create_missing(&mut session, starts).await;
+        self.settle(session, done).await
+    }
+
+    async fn claim(&self, key: &StreamKey, owner: &str) -> Result<Claim, StoreError> {
+        let mut session = self.session(Purpose::Write).await?;
+        let done = self.claim_stream(&mut session, key, owner).await;
+        self.settle(session, done).await
+    }
+
+    async fn supersede(&self, key: &StreamKey, claim: &Claim, start: u64) -> Result<(), StoreError> {
+        let mut session = self.session(Purpose::Write).await?;
+        let done = self.next_generation(&mut session, key, claim, start).await;
+        self.settle(session, done).await
+    }
+
+    async fn write(&self, batch: &WriteBatch<'_>) -> Result<(), StoreError> {
+        let mut session = self.session(Purpose::Write).await?;
+        let done = self.write_batch(&mut session, batch).await;
+        self.settle(session, done).await
+    }
+
+    async fn probe(&self, rows: &[Row<'_>]) -> Result<(), StoreError> {
+        let mut session = self.session(Purpose::Write).await?;
+        let done = self.try_rows(&mut session, rows).await;
+        self.settle(session, done).await
+    }
+
+    async fn lease(&self, request: &LeaseRequest, decide: &mut Decide<'_>) -> Result<LeaseGrant, StoreError> {
+        let mut session = self.session(Purpose::Write).await?;
+        let done = self.renew_share(&mut session, request, decide).await;
+        self.settle(session, done).await
+    }
+
+    async fn end_lease(&self, pipeline: &str, holder: &str) -> Result<(), StoreError> {
+        let mut session = self.session(Purpose::Write).await?;
+        let done = self.give_share_back(&mut session, pipeline, holder).await;
+        self.settle(session, done).await
+    }
+
+    async fn trace(&self, trace_id: &str, limit: u32) -> Result<Vec<StoredSpan>, StoreError> {
+        let mut session = self.session(Purpose::Read).await?;
+        let done = self.read_trace(&mut session, trace_id, limit).await;
+        self.settle(session, done).await
+    }
+
+    fn max_body_bytes(&self) -> usize {
+        MAX_BODY_BYTES
+    }
+
+    fn max_lanes(&self) -> usize {
+        1
+    }
+
+    async fn close(&self) {
+        self.sessions.close().await;
+    }
+}

@@ -1,0 +1,112 @@
+//! Whether a table that exists already can be the trace table: pure checks, each with its remedy.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row};
+
+/// The table as `sqlite_schema` tells it.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// `table` or `view`.
+    pub kind: String,
+    /// The statement that made it.
+    pub sql: String,
+}
+
+impl FromRow<'_, SqliteRow> for Table {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self { kind: row.try_get("kind")?, sql: row.try_get("sql")? })
+    }
+}
+
+/// A column as `pragma_table_xinfo` tells it.
+#[derive(Clone, Debug)]
+pub struct Column {
+    pub name: String,
+    /// As declared.
+    pub data_type: String,
+    pub nullable: bool,
+    pub has_default: bool,
+    pub generated: bool,
+    pub primary_key: bool,
+}
+
+impl FromRow<'_, SqliteRow> for Column {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            name: row.try_get("name")?,
+            data_type: row.try_get("data_type")?,
+            nullable: row.try_get("nullable")?,
+            has_default: row.try_get("has_default")?,
+            generated: row.try_get("generated")?,
+            primary_key: row.try_get("primary_key")?,
+        })
+    }
+}
+
+/// Checks a table; `leading` are the first columns of its indexes. Returns the columns that reads need an
+/// index on and that have none.
+///
+/// # Errors
+/// What is wrong, and the remedy.
+pub fn check(
+    table: Option<&Table>,
+    columns: &[Column],
+    leading: &[String],
+) -> Result<Vec<&'static str>, String> {
+    const OURS: [&str; 5] = ["id", "trace_id", "kind", "body", "created_at"];
+    let table = table.ok_or("it does not exist; let it be created with `manageSchema: true`")?;
+    if table.kind != "table" {
+        return Err(format!("it is a {}, not a table; name the table itself", table.kind));
+    }
+    if table.sql.to_ascii_uppercase().contains("AUTOINCREMENT") {
+        return Err("its id is AUTOINCREMENT, but ids are given out by streams; \
+             copy its rows into a table without"
+            .to_owned());
+    }
+    for name in OURS {
+        let column = columns.iter().find(|column| column.name == name);
+        let column =
+            column.ok_or_else(|| format!("it has no column {name}; add it, or name another table"))?;
+        check_affinity(column)?;
+    }
+    let is_key = |name: &str| columns.iter().any(|column| column.name == name && column.primary_key);
+    if !is_key("id") && !leading.iter().any(|name| name == "id") {
+        return Err(
+            "no key begins with id; copy its rows into a table with id INTEGER PRIMARY KEY".to_owned()
+        );
+    }
+    if columns.iter().any(|column| column.name == "created_at" && !column.has_default) {
+        return Err("created_at has no default; copy its rows into a table with one".to_owned());
+    }
+    let unfilled = columns.iter().find(|column| {
+        !OURS.contains(&column.name.as_str()) && !column.nullable && !column.has_default && !column.generated
+    });
+    if let Some(column) = unfilled {
+        return Err(format!(
+            "its column {} is not known and has no default; give it one, or let it be NULL",
+            column.name
+        ));
+    }
+    Ok(["trace_id", "created_at"]
+        .into_iter()
+        .filter(|name| !leading.iter().any(|leading| leading == name))
+        .collect())
+}
+
+/// A text in a column of numeric affinity would become a number where it looks like one.
+fn check_affinity(column: &Column) -> Result<(), String> {
+    let declared = column.data_type.to_ascii_uppercase();
+    let is_text = declared.contains("CHAR") || declared.contains("TEXT") || declared.contains("CLOB");
+    let (fits, expected) = match column.name.as_str() {
+        "id" => (declared.contains("INT"), "INTEGER"),
+        "created_at" => (!declared.contains("BLOB"), "TEXT"),
+        _ => (is_text, "TEXT"),
+    };
+    if fits && !column.generated {
+        return Ok(());
+    }
+    Err(format!(
+        "expected {} {expected}, found {:?}; copy its rows into a table with that type",
+        column.name, column.data_type
+    ))
+}

@@ -1,0 +1,59 @@
+//! Looks at a database without changing it.
+
+use sqlx::Executor;
+use sqlx::sqlite::SqliteConnection;
+
+use super::SqliteStore;
+use super::errors::store_error;
+use super::write::begin;
+use crate::store::inspect::{Inspection, OWN_TABLES, TableState};
+use crate::store::sql::Purpose;
+use crate::store::{ErrorKind, StoreError};
+
+const SERVER: &str = "SELECT 'SQLite ' || sqlite_version()";
+const TABLES: &str = "SELECT name FROM sqlite_schema";
+/// One process has only one writer, which takes no server's lock: this table is not needed.
+const NOT_HERE: &str = "sluice_lock";
+
+impl SqliteStore {
+    /// What [`crate::store::Store::prepare`] would meet. Changes nothing in a file that exists.
+    ///
+    /// # Errors
+    /// The file cannot be opened, is no database, or cannot be locked for writing.
+    pub async fn inspect(&self) -> Result<Inspection, StoreError> {
+        let mut session = self.session(Purpose::Write).await?;
+        let done = self.look(&mut session).await;
+        self.settle(session, done).await
+    }
+
+    async fn look(&self, conn: &mut SqliteConnection) -> Result<Inspection, StoreError> {
+        const DOING: &str = "cannot look at the file";
+        // Takes the write lock, so that a file that cannot be written is noticed.
+        begin(conn).await?;
+        let server: String =
+            sqlx::query_scalar(SERVER).fetch_one(&mut *conn).await.map_err(store_error(DOING))?;
+        let tables: Vec<String> =
+            sqlx::query_scalar(TABLES).fetch_all(&mut *conn).await.map_err(store_error(DOING))?;
+        let exists = |name: &str| tables.iter().any(|table| table == name);
+        let table =
+            if exists(self.table.as_str()) { self.look_at_table(conn).await? } else { TableState::Missing };
+        conn.execute("ROLLBACK").await.map_err(store_error(DOING))?;
+        let own = OWN_TABLES.map(|(table, _)| table).into_iter().filter(|table| *table != NOT_HERE);
+        Ok(Inspection {
+            server,
+            read_only: false,
+            table,
+            missing_tables: own.filter(|table| !exists(table)).collect(),
+            cannot_create: None,
+            missing_rights: Vec::new(),
+        })
+    }
+
+    async fn look_at_table(&self, conn: &mut SqliteConnection) -> Result<TableState, StoreError> {
+        match self.missing_indexes(conn).await {
+            Ok(missing) => Ok(TableState::Usable(missing)),
+            Err(error) if error.kind == ErrorKind::Schema => Ok(TableState::Unusable(error.context)),
+            Err(error) => Err(error),
+        }
+    }
+}

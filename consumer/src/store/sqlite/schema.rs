@@ -1,0 +1,104 @@
+//! Tables: created, migrated, adopted or verified, in one transaction.
+
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, Connection, Executor};
+
+use super::SqliteStore;
+use super::adopt::{self, Column, Table};
+use super::errors::{kind_of, store_error};
+use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
+use crate::store::sql::{MISSING_TABLES, migrations};
+use crate::store::{ErrorKind, StoreError};
+
+const TABLE: &str = "SELECT type AS kind, COALESCE(sql, '') AS sql FROM sqlite_schema WHERE name = ? \
+     AND type IN ('table', 'view')";
+/// `hidden` is 2 or 3 for computed columns.
+const COLUMNS: &str = "SELECT lower(name) AS name, type AS data_type, \"notnull\" = 0 AS nullable, \
+     dflt_value IS NOT NULL AS has_default, hidden IN (2, 3) AS generated, pk = 1 AS primary_key \
+     FROM pragma_table_xinfo(?)";
+const LEADING_COLUMNS: &str = "SELECT lower(info.name) FROM pragma_index_list(?) AS list, \
+     pragma_index_info(list.name) AS info WHERE info.seqno = 0 AND NOT list.partial AND info.name IS NOT NULL";
+
+/// Every column of Sluice's own tables that a statement names: fails where one is missing.
+const VERIFY: [&str; 4] = [
+    "SELECT table_name, stream, cluster_id, consumer_group, topic, \"partition\", generation, owner_epoch, \
+     owner, next_offset, last_id, fingerprint, claimed_at, updated_at FROM sluice_progress LIMIT 0",
+    "SELECT pipeline, holder, share, demand, expires_at_ms FROM sluice_rate LIMIT 0",
+    "SELECT table_name, id, stream, topic, \"partition\", \"offset\", span_index, message_time_ms, reason, \
+     detail FROM sluice_dead_letter LIMIT 0",
+    "SELECT table_name, id, part, seq, data FROM sluice_dead_letter_chunk LIMIT 0",
+];
+
+impl SqliteStore {
+    pub(super) async fn prepare_schema(&self, conn: &mut SqliteConnection) -> Result<(), StoreError> {
+        // sqlx's own transaction: the migrator begins another one, which must become a savepoint.
+        let mut transaction =
+            conn.begin_with("BEGIN IMMEDIATE").await.map_err(store_error("cannot begin a transaction"))?;
+        let conn = &mut *transaction;
+        if self.manage_schema {
+            self.create_tables(conn).await?;
+        }
+        for select in VERIFY {
+            conn.execute(select).await.map_err(missing)?;
+        }
+        let missing_indexes = self.missing_indexes(conn).await?;
+        if !missing_indexes.is_empty() {
+            tracing::warn!(table = %self.table, columns = ?missing_indexes, "the table has no index on these columns");
+        }
+        transaction.commit().await.map_err(store_error("cannot commit the schema"))
+    }
+
+    async fn create_tables(&self, conn: &mut SqliteConnection) -> Result<(), StoreError> {
+        let migrator = migrations::migrator(&migrations::SQLITE);
+        migrator
+            .run_direct(None, conn, false)
+            .await
+            .map_err(|error| migrations::migrate_error(error, kind_of))?;
+        let table = self.table.double_quoted();
+        let sql = format!(
+            "CREATE TABLE IF NOT EXISTS {table} (id INTEGER NOT NULL PRIMARY KEY, \
+             trace_id VARCHAR({MAX_TRACE_ID_CHARS}) NOT NULL, kind VARCHAR({MAX_KIND_CHARS}) NOT NULL, \
+             body TEXT NOT NULL, \
+             created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now')))"
+        );
+        conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot create the trace table"))?;
+        for column in self.missing_indexes(conn).await? {
+            tracing::info!(table = %self.table, column, "adding an index");
+            // Names of indexes are shared by all tables of the file.
+            let sql = format!("CREATE INDEX \"{}_{column}_idx\" ON {table} ({column})", self.table);
+            conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot add an index"))?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the trace table as it is.
+    pub(super) async fn missing_indexes(
+        &self,
+        conn: &mut SqliteConnection,
+    ) -> Result<Vec<&'static str>, StoreError> {
+        const DOING: &str = "cannot look at the trace table";
+        let name = self.table.as_str();
+        let table: Option<Table> =
+            sqlx::query_as(TABLE).bind(name).fetch_optional(&mut *conn).await.map_err(store_error(DOING))?;
+        let columns: Vec<Column> =
+            sqlx::query_as(COLUMNS).bind(name).fetch_all(&mut *conn).await.map_err(store_error(DOING))?;
+        let leading: Vec<String> = sqlx::query_scalar(LEADING_COLUMNS)
+            .bind(name)
+            .fetch_all(&mut *conn)
+            .await
+            .map_err(store_error(DOING))?;
+        adopt::check(table.as_ref(), &columns, &leading).map_err(|why| {
+            StoreError::new(ErrorKind::Schema, format!("cannot use the table {}: {why}", self.table))
+        })
+    }
+}
+
+/// SQLite has one code for every mistake in a statement; here the only one possible is a missing name.
+fn missing(error: sqlx::Error) -> StoreError {
+    const GENERIC: &str = "1";
+    let code = error.as_database_error().and_then(|reported| reported.code());
+    if code.as_deref() == Some(GENERIC) {
+        return StoreError::with_source(ErrorKind::Schema, MISSING_TABLES, error);
+    }
+    store_error("cannot verify the schema")(error)
+}

@@ -1,0 +1,185 @@
+//! What the documentation of the decoders says, example by example.
+
+use sluice_consumer::decode::{DecodeError, Decoder};
+use sluice_consumer::span::SpanDefect;
+use sluice_crds::v1alpha1::{Format, JsonPaths};
+
+use crate::samples::{Outcome, decode, decode_with};
+
+fn rows(outcome: &Outcome) -> Vec<(&str, &str, &str)> {
+    assert_eq!(outcome.error, None);
+    outcome
+        .spans
+        .iter()
+        .map(|(trace_id, kind, body)| (trace_id.as_str(), kind.as_str(), body.as_str()))
+        .collect()
+}
+
+fn paths(spans: &str, trace_id: &str, kind: &str) -> JsonPaths {
+    JsonPaths { spans: spans.into(), trace_id: trace_id.into(), kind: kind.into() }
+}
+
+#[test]
+fn json_looks_in_the_span_first_and_at_the_root_then_wherever_that_stands() {
+    let message =
+        br#"{"spans":[{"traceId":"own","kind":"A"}, {"x":1} ,2,"three",[4]],"traceId":"root","kind":"B"}"#;
+    let outcome = decode(Format::Json, message);
+    assert_eq!(
+        rows(&outcome),
+        [
+            ("own", "A", r#"{"traceId":"own","kind":"A"}"#),
+            ("root", "B", r#"{"x":1}"#),
+            ("root", "B", "2"),
+            ("root", "B", r#""three""#),
+            ("root", "B", "[4]"),
+        ]
+    );
+}
+
+#[test]
+fn json_keeps_a_span_byte_for_byte() {
+    let span = "{ \"traceId\" :\"a\\u0041\" ,\r\n \"n\":1.0E+2,\"big\":123456789012345678901234567890, \"😀\":\"\\u0000\\ud83d\" ,\"n\":-0}";
+    let outcome = decode(Format::Json, format!("{{\"spans\":[\n{span}\n]}}").as_bytes());
+    assert_eq!(rows(&outcome), [("aA", "", span)]);
+}
+
+#[test]
+fn json_takes_numbers_as_ids_as_they_are_written() {
+    let outcome =
+        decode(Format::Json, br#"{"spans":[{"traceId":18446744073709551616,"kind":2},{"traceId":-1e3}]}"#);
+    let ids: Vec<_> = outcome.spans.iter().map(|span| (span.0.as_str(), span.1.as_str())).collect();
+    assert_eq!(ids, [("18446744073709551616", "2"), ("-1e3", "")]);
+}
+
+#[test]
+fn of_a_key_that_occurs_twice_the_last_counts() {
+    let outcome = decode(Format::Json, br#"{"kind":"a","spans":[{"traceId":"1","traceId":"2"}],"kind":"b"}"#);
+    assert_eq!(rows(&outcome), [("2", "b", r#"{"traceId":"1","traceId":"2"}"#)]);
+}
+
+#[test]
+fn a_second_list_of_spans_is_an_error_and_not_a_loss() {
+    for (format, message) in [
+        (Format::Json, r#"{"traceId":"1","spans":[{}],"spans":[{}]}"#),
+        (Format::OtlpJson, r#"{"resourceSpans":[],"resourceSpans":[]}"#),
+        (Format::OtlpJson, r#"{"resourceSpans":[{"scopeSpans":[{"spans":[],"spans":[]}]}]}"#),
+        (Format::OtlpJson, r#"{"resourceSpans":[{"scopeSpans":[],"resource":{},"scopeSpans":[]}]}"#),
+    ] {
+        assert!(
+            matches!(decode(format, message.as_bytes()).error, Some(DecodeError::Malformed { .. })),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn spans_in_the_retired_members_of_otlp_are_an_error_and_not_a_loss() {
+    let message = br#"{"resourceSpans":[{"instrumentationLibrarySpans":[{"spans":[{"traceId":"1"}]}]}]}"#;
+    assert!(matches!(decode(Format::OtlpJson, message).error, Some(DecodeError::Malformed { .. })));
+    // Field 1000, a message of no bytes.
+    assert!(matches!(
+        decode(Format::OtlpProto, b"\x0a\x03\xc2\x3e\x00").error,
+        Some(DecodeError::Malformed { .. })
+    ));
+}
+
+#[test]
+fn with_an_empty_path_the_message_is_a_span_or_a_list_of_spans() {
+    let paths = paths("", "/trace/id", "/list/1");
+    for format in [Format::Json, Format::Auto] {
+        let one = decode_with(format, &paths, br#" {"trace":{"id":"t"},"list":["no","K"]} "#);
+        assert_eq!(rows(&one), [("t", "K", r#"{"trace":{"id":"t"},"list":["no","K"]}"#)]);
+        let two = decode_with(format, &paths, br#"[{"trace":{"id":"t"}},{"trace":{"id":"u"}}]"#);
+        assert_eq!(rows(&two), [("t", "", r#"{"trace":{"id":"t"}}"#), ("u", "", r#"{"trace":{"id":"u"}}"#)]);
+        // OTLP shows itself wherever its list stands.
+        let otlp = decode_with(
+            format,
+            &paths,
+            br#"{"a":1,"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"FF"}]}]}]}"#,
+        );
+        assert_eq!(otlp.spans.len(), usize::from(format == Format::Auto));
+    }
+}
+
+#[test]
+fn paths_are_json_pointers_with_escapes_and_indices() {
+    let paths = paths("/a~1b/0/~0", "/", "/é");
+    let outcome = decode_with(Format::Json, &paths, r#"{"":"t","a\/b":[{"~":[{"\u00e9":"k"}]}]}"#.as_bytes());
+    assert_eq!(rows(&outcome), [("t", "k", r#"{"\u00e9":"k"}"#)]);
+}
+
+#[test]
+fn paths_that_are_no_json_pointers_are_refused_with_their_field() {
+    for (paths, field) in [
+        (paths("spans", "/t", "/k"), "json.spans"),
+        (paths("/s", "t", "/k"), "json.traceId"),
+        (paths("/s", "", "/k"), "json.traceId"),
+        (paths("/s", "/t", "/a~2"), "json.kind"),
+        (paths("/s", "/t", "/a~"), "json.kind"),
+    ] {
+        let error = Decoder::new(Format::Json, &paths).unwrap_err();
+        assert!(error.starts_with(field), "{error}");
+    }
+    assert!(Decoder::new(Format::Json, &paths("", "/t", "")).is_ok());
+}
+
+#[test]
+fn a_message_without_the_list_is_an_error_and_one_with_an_empty_list_is_none() {
+    assert!(decode(Format::Json, br#"{"traceId":"1","span":[]}"#).error.is_some());
+    for empty in [&br#"{"traceId":"1","spans":[]}"#[..], br#"{"traceId":"1","spans":null}"#] {
+        assert_eq!(rows(&decode(Format::Json, empty)), []);
+        assert_eq!(rows(&decode(Format::Auto, empty)), []);
+    }
+}
+
+#[test]
+fn a_span_beyond_the_tables_limits_is_rejected_alone_and_its_neighbours_are_stored() {
+    let long_id = format!(r#"{{"traceId":"{}"}}"#, "é".repeat(65));
+    let long_kind = format!(r#"{{"traceId":"b","kind":"{}"}}"#, "k".repeat(17));
+    let nul = r#"{"traceId":"c\u0000"}"#;
+    let message =
+        format!(r#"{{"spans":[{{"traceId":"a"}},{long_id},{long_kind},{nul},{{}},{{"traceId":"z"}}]}}"#);
+    let outcome = decode(Format::Json, message.as_bytes());
+    assert_eq!(rows(&outcome), [("a", "", r#"{"traceId":"a"}"#), ("z", "", r#"{"traceId":"z"}"#)]);
+    let rejected: Vec<_> =
+        outcome.rejected.iter().map(|span| (span.index, span.defect, span.body.as_str())).collect();
+    assert_eq!(
+        rejected,
+        [
+            (1, SpanDefect::TraceIdTooLong, long_id.as_str()),
+            (2, SpanDefect::KindTooLong, long_kind.as_str()),
+            (3, SpanDefect::NulCharacter, nul),
+            (4, SpanDefect::MissingTraceId, "{}"),
+        ]
+    );
+}
+
+#[test]
+fn half_a_surrogate_pair_is_kept_in_a_body_and_refused_as_a_trace_id() {
+    assert_eq!(decode(Format::Json, br#"{"traceId":"1","spans":[{"cut":"\ud83d"}]}"#).error, None);
+    for id in [r"\ud83d", r"\ud83dx", r"\ud83d\u0041", r"\ude00"] {
+        let message = format!(r#"{{"traceId":"{id}","spans":[{{}}]}}"#);
+        assert!(decode(Format::Json, message.as_bytes()).error.is_some(), "{id}");
+    }
+    let whole = decode(Format::Json, br#"{"traceId":"\ud83d\ude00","spans":[{}]}"#);
+    assert_eq!(rows(&whole), [("😀", "", "{}")]);
+}
+
+#[test]
+fn otlp_json_keeps_the_span_and_adds_resource_and_scope() {
+    let message = br#"{"resourceSpans":[{"scopeSpans":[{"spans":[{ "traceId":"ABCD", "kind":2, "startTimeUnixNano":"18446744073709551615" },{}],"scope":{"name":"s"}}],"resource":{ "attributes":[] }}]}"#;
+    for format in [Format::OtlpJson, Format::Auto] {
+        let outcome = decode(format, message);
+        let body = r#"{ "traceId":"ABCD", "kind":2, "startTimeUnixNano":"18446744073709551615" ,"resource":{ "attributes":[] },"scope":{"name":"s"}}"#;
+        assert_eq!(rows(&outcome), [("abcd", "SERVER", body)]);
+        assert_eq!(outcome.rejected[0].body, r#"{"resource":{ "attributes":[] },"scope":{"name":"s"}}"#);
+    }
+}
+
+#[test]
+fn auto_reads_json_behind_white_space_and_one_zipkin_span_alone() {
+    let outcome = decode(Format::Auto, b"\n\t {\"spans\":[{\"traceId\":\"1\"}]}");
+    assert_eq!(rows(&outcome), [("1", "", r#"{"traceId":"1"}"#)]);
+    let outcome = decode(Format::Auto, br#"{"traceId":"1","id":"2","kind":"CLIENT"}"#);
+    assert_eq!(rows(&outcome), [("1", "CLIENT", r#"{"traceId":"1","id":"2","kind":"CLIENT"}"#)]);
+}

@@ -1,0 +1,134 @@
+//! Input that nobody means well with, for every format alike.
+
+use sluice_consumer::decode::DecodeError;
+use sluice_crds::v1alpha1::{Format, JsonPaths};
+
+use crate::proto::otlp as o;
+use crate::samples::{FORMATS, decode, decode_with};
+use prost::Message;
+
+#[test]
+fn an_empty_message_is_an_error_of_its_own() {
+    for format in FORMATS.into_iter().chain([Format::Auto]) {
+        assert_eq!(decode(format, b"").error, Some(DecodeError::Empty), "{format:?}");
+    }
+    for format in [Format::Json, Format::OtlpJson, Format::ZipkinJson] {
+        assert_eq!(decode(format, b" \r\n\t").error, Some(DecodeError::Empty), "{format:?}");
+    }
+}
+
+#[test]
+fn json_nested_10_000_levels_deep_is_refused_without_a_stack_overflow() {
+    for (open, close) in
+        [("[", "]"), ("{\"a\":", "}"), ("{\"spans\":[", "]}"), ("{\"resourceSpans\":[", "]}")]
+    {
+        let deep = [open.repeat(10_000), "1".into(), close.repeat(10_000)].concat();
+        let unclosed = open.repeat(10_000);
+        for payload in [deep, unclosed] {
+            for format in FORMATS.into_iter().chain([Format::Auto]) {
+                assert!(decode(format, payload.as_bytes()).error.is_some(), "{format:?} took {open}");
+            }
+        }
+    }
+}
+
+#[test]
+fn deep_json_paths_end_with_the_nesting_limit() {
+    let paths =
+        JsonPaths { spans: "/a".repeat(5_000), trace_id: "/a".repeat(5_000), kind: "/0".repeat(5_000) };
+    for open in ["{\"a\":", "["] {
+        assert!(decode_with(Format::Json, &paths, open.repeat(5_000).as_bytes()).error.is_some());
+    }
+}
+
+#[test]
+fn protobuf_values_nested_too_deep_are_refused_and_those_at_the_limit_stay_readable() {
+    let nested = |levels: usize| {
+        let mut value = o::AnyValue { value: Some(o::Value::Bool(true)) };
+        for _ in 0..levels {
+            let entry = o::KeyValue { key: "k".into(), value: Some(value) };
+            value = o::AnyValue { value: Some(o::Value::Map(o::KeyValueList { values: vec![entry] })) };
+        }
+        let attribute = o::KeyValue { key: "deep".into(), value: Some(value) };
+        let event = o::Event { attributes: vec![attribute], ..o::Event::default() };
+        let span = o::Span { trace_id: vec![1; 16], events: vec![event], ..o::Span::default() };
+        let scope_spans = vec![o::ScopeSpans { spans: vec![span], ..o::ScopeSpans::default() }];
+        let resource_spans = vec![o::ResourceSpans { scope_spans, ..o::ResourceSpans::default() }];
+        o::Request { resource_spans }.encode_to_vec()
+    };
+    let outcome = decode(Format::OtlpProto, &nested(30));
+    assert_eq!(outcome.error, None);
+    assert!(serde_json::from_str::<serde_json::Value>(&outcome.spans[0].2).is_ok(), "too deep for readers");
+    for levels in [31, 1_000] {
+        assert!(matches!(
+            decode(Format::OtlpProto, &nested(levels)).error,
+            Some(DecodeError::Malformed { .. })
+        ));
+    }
+}
+
+#[test]
+fn broken_utf8_is_refused_wherever_it_stands() {
+    for bad in [&b"\xff"[..], b"\xc3", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80"] {
+        let message = |before: &str, after: &str| [before.as_bytes(), bad, after.as_bytes()].concat();
+        for (format, payload) in [
+            (Format::Json, message(r#"{"traceId":"a","spans":[{"x":""#, r#""}]}"#)),
+            (Format::Json, message(r#"{"traceId":"a","spans":[]}"#, "")),
+            (Format::ZipkinJson, message(r#"[{"traceId":"a","id":"b","name":""#, r#""}]"#)),
+            (Format::OtlpJson, message(r#"{"resourceSpans":[],"x":""#, r#""}"#)),
+        ] {
+            assert!(
+                matches!(decode(format, &payload).error, Some(DecodeError::Malformed { .. })),
+                "{format:?}"
+            );
+            assert!(decode(Format::Auto, &payload).error.is_some());
+        }
+    }
+}
+
+#[test]
+fn lengths_beyond_the_message_and_endless_varints_are_refused() {
+    for payload in [
+        &b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"[..],
+        b"\x0a\x05abcd",
+        b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"\x0a",
+        b"\x09\x00\x00",
+        b"\x0b\x0c",
+        b"\x00\x00",
+        b"\x0f",
+    ] {
+        for format in [Format::OtlpProto, Format::ZipkinProto, Format::JaegerProto, Format::Auto] {
+            assert!(decode(format, payload).error.is_some(), "{format:?} took {payload:x?}");
+        }
+    }
+}
+
+#[test]
+fn auto_guesses_nothing() {
+    for payload in [
+        &b"hello"[..],
+        b"null",
+        b"\"text\"",
+        b"12",
+        b"{}",
+        b"[1,2]",
+        br#"{"traceId":"1"}"#,
+        br#"[{"traceId":"1"}]"#,
+        // One element that is no span: the list is none of Zipkin's.
+        br#"[{"traceId":"1","id":"2"},{"traceId":"3"}]"#,
+        br#"[{"traceId":1,"id":"2"}]"#,
+        // Jaeger JSON, as the Collector's `jaeger_json` writes it.
+        br#"{"traceId":"AAECAwQFBgcICQoLDA0ODw==","spanId":"AAECAwQFBgc=","operationName":"get","startTime":"2026-11-21T06:00:00Z"}"#,
+        // Zipkin thrift: a list (12 = struct) of one span.
+        b"\x0c\x00\x00\x00\x01\x0a\x00\x01\x00\x00\x00\x00\x00\x00\x00\x01\x00",
+        // Avro behind Confluent's header.
+        b"\x00\x00\x00\x00\x07\x02\x06abc",
+        // Protobuf of someone else.
+        b"\x0a\x05hello\x10\x01",
+        b"\x0a\x05hello",
+        b"\x12\x03abc",
+    ] {
+        assert_eq!(decode(Format::Auto, payload).error, Some(DecodeError::Unknown), "{payload:x?}");
+    }
+}

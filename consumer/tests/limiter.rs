@@ -1,0 +1,385 @@
+//! The limiter on a virtual clock: gates, leases and the real code between them, with replicas that join, die,
+//! leave, with edits of the rate, and a database that is away.
+//!
+//! `PROPTEST_CASES=5000 SEED=7 cargo test --test limiter` runs more schedules, and other ones.
+#![expect(clippy::unwrap_used, reason = "helpers of a test fail it")]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use sluice_consumer::gate::Gate;
+use sluice_consumer::gate::bucket::{Offer, QUANTUM, WINDOW};
+use sluice_consumer::gate::control::RateControl;
+use sluice_consumer::live::{Applied, Origin};
+use sluice_consumer::meter::Meters;
+use sluice_consumer::store::memory::{Call, MemoryStore};
+use sluice_consumer::store::{ErrorKind, StoreError};
+use sluice_crds::live::Live;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+const LANES: usize = 2;
+/// Of the rate, in any schedule. The guarantee's 98 % hold in all but few: with sparse large messages beside
+/// saturated replicas 97.6 % were seen (`docs/adr/0004-idle-replicas-hold-no-share.md`).
+const LEAST_USED: f64 = 0.97;
+/// How long an edit may take to arrive; on the virtual clock that is the moment in which it happens.
+const EDIT_TAKES: Duration = Duration::from_millis(5);
+const PIPELINE: &str = "cluster/group/table";
+
+type Releases = Arc<Mutex<Vec<(Duration, usize)>>>;
+
+/// What happens to the pipeline.
+#[derive(Clone, Debug)]
+enum Event {
+    /// A replica starts.
+    Join(Backlog),
+    /// kill -9.
+    Kill(usize),
+    /// SIGTERM.
+    Leave(usize),
+    /// The database does not answer renewals for this long.
+    Outage(Duration),
+    /// A saved edit.
+    Edit(u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Backlog {
+    Endless,
+    /// This many spans a second arrive.
+    Trickle(u32),
+}
+
+/// A pipeline whose lanes do nothing but pass the gate.
+struct Bench {
+    store: Arc<MemoryStore>,
+    live: watch::Sender<Applied>,
+    replicas: Vec<Option<Replica>>,
+    releases: Releases,
+    began: Instant,
+    message: usize,
+    commit: Duration,
+}
+
+struct Replica {
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+fn applied(rate: u32, revision: u64) -> Applied {
+    let live = Live { rate_limit_qps: rate, rate_override: None, suspend: false };
+    Applied::new(live, revision, Origin::File)
+}
+
+impl Bench {
+    fn new(rate: u32, message: usize, commit: Duration) -> Self {
+        Self {
+            store: Arc::new(MemoryStore::new(LANES, 1 << 20)),
+            live: watch::Sender::new(applied(rate, 1)),
+            replicas: Vec::new(),
+            releases: Releases::default(),
+            began: Instant::now(),
+            message,
+            commit,
+        }
+    }
+
+    fn join(&mut self, backlog: Backlog) {
+        let gate = Arc::new(Gate::new());
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let live = self.live.subscribe();
+        let initial = live.borrow().live.clone();
+        let control = Arc::new(RateControl::new(gate.clone(), Arc::new(Meters::default()), initial));
+        let (one, token) = (control.clone(), stop.clone());
+        tasks.spawn(async move { one.follow(live, token).await });
+        let (store, token) = (self.store.clone(), stop.clone());
+        let holder = format!("replica-{}", self.replicas.len());
+        tasks.spawn(async move { control.renew(&*store, PIPELINE.to_owned(), holder, token).await });
+        for _ in 0..LANES {
+            let lane = Lane {
+                gate: gate.clone(),
+                releases: self.releases.clone(),
+                began: self.began,
+                message: self.message,
+                commit: self.commit,
+                backlog,
+            };
+            tasks.spawn(lane.run(stop.clone()));
+        }
+        self.replicas.push(Some(Replica { stop, tasks }));
+    }
+
+    /// A living replica, counted round.
+    fn pick(&mut self, index: usize) -> Option<Replica> {
+        let living: Vec<usize> =
+            (0..self.replicas.len()).filter(|index| self.replicas[*index].is_some()).collect();
+        let chosen = *living.get(index % living.len().max(1))?;
+        self.replicas[chosen].take()
+    }
+
+    async fn apply(&mut self, event: Event) {
+        match event {
+            Event::Join(backlog) => self.join(backlog),
+            Event::Kill(index) => {
+                if let Some(mut replica) = self.pick(index) {
+                    replica.tasks.shutdown().await;
+                }
+            }
+            Event::Leave(index) => {
+                if let Some(mut replica) = self.pick(index) {
+                    replica.stop.cancel();
+                    while replica.tasks.join_next().await.is_some() {}
+                }
+            }
+            Event::Outage(length) => {
+                let until = Instant::now() + length;
+                self.store.on_call(move |call| {
+                    (matches!(call, Call::Lease) && Instant::now() < until)
+                        .then(|| StoreError::new(ErrorKind::Unavailable, "the database is away"))
+                });
+            }
+            Event::Edit(rate) => {
+                self.live.send_modify(|current| *current = applied(rate, current.revision + 1));
+            }
+        }
+    }
+
+    fn releases(&self) -> Vec<(Duration, usize)> {
+        let mut releases = self.releases.lock().unwrap().clone();
+        releases.sort_unstable();
+        releases
+    }
+
+    fn released_between(&self, begin: Duration, end: Duration) -> usize {
+        self.releases().iter().filter(|(at, _)| (begin..end).contains(at)).map(|(_, spans)| spans).sum()
+    }
+}
+
+struct Lane {
+    gate: Arc<Gate>,
+    releases: Releases,
+    began: Instant,
+    message: usize,
+    commit: Duration,
+    backlog: Backlog,
+}
+
+impl Lane {
+    async fn run(self, stop: CancellationToken) {
+        let message = self.message;
+        loop {
+            let available = match self.backlog {
+                Backlog::Endless => 100_000,
+                Backlog::Trickle(rate) => {
+                    let gap = (LANES * message) as f64 / f64::from(rate);
+                    tokio::time::sleep(Duration::from_secs_f64(gap)).await;
+                    message
+                }
+            };
+            let more = matches!(self.backlog, Backlog::Endless);
+            let offer = Offer { first: message, available, most: 1_000.max(message), more };
+            let whole = |most: usize| ((most / message).max(1) * message).min(available);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                spans = self.gate.release(offer, |most| (whole(most), whole(most))) => {
+                    self.releases.lock().unwrap().push((self.began.elapsed(), spans));
+                }
+            }
+            tokio::time::sleep(self.commit).await;
+        }
+    }
+}
+
+/// Every sliding second: its begin and what was released within it.
+fn seconds(releases: &[(Duration, usize)]) -> Vec<(Duration, usize)> {
+    let (mut end, mut sum) = (0, 0);
+    let mut seconds = Vec::with_capacity(releases.len());
+    for (begin, spans) in releases {
+        while end < releases.len() && releases[end].0 < *begin + WINDOW {
+            sum += releases[end].1;
+            end += 1;
+        }
+        seconds.push((*begin, sum));
+        sum -= spans;
+    }
+    seconds
+}
+
+/// Checks every sliding second against the largest rate that was set within it.
+fn check_bound(bench: &Bench, rates: &[(Duration, u32)]) -> Result<(), TestCaseError> {
+    for (begin, within) in seconds(&bench.releases()) {
+        let end = begin + WINDOW;
+        let set_before =
+            rates.iter().rev().find(|(at, _)| *at + EDIT_TAKES <= begin).map_or(0, |(_, rate)| *rate);
+        let largest = rates
+            .iter()
+            .filter(|(at, _)| *at < end && *at + EDIT_TAKES > begin)
+            .fold(set_before, |largest, (_, rate)| largest.max(*rate));
+        let lanes = bench.replicas.len() * LANES;
+        // All lanes together have 20 ms of the whole rate, or a message each.
+        let quanta = (f64::from(largest) * QUANTUM.as_secs_f64()).max((bench.message * lanes) as f64);
+        prop_assert!(
+            within as f64 <= 1.01 * f64::from(largest) + quanta,
+            "{within} spans in the second from {begin:?}, at a rate of {largest}"
+        );
+    }
+    Ok(())
+}
+
+fn events() -> impl Strategy<Value = Vec<(u64, Event)>> {
+    let backlog = prop_oneof![
+        3 => Just(Backlog::Endless),
+        1 => (1u32..200).prop_map(Backlog::Trickle),
+    ];
+    let event = prop_oneof![
+        3 => backlog.prop_map(Event::Join),
+        2 => (0usize..8).prop_map(Event::Kill),
+        1 => (0usize..8).prop_map(Event::Leave),
+        1 => (100u64..6_000).prop_map(|ms| Event::Outage(Duration::from_millis(ms))),
+        2 => (0u32..4_000).prop_map(Event::Edit),
+    ];
+    prop::collection::vec((0u64..3_000, event), 1..8)
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.unwrap().block_on(future)
+}
+
+async fn run_schedule(
+    rate: u32,
+    message: usize,
+    commit: Duration,
+    events: Vec<(u64, Event)>,
+) -> Result<(), TestCaseError> {
+    let mut bench = Bench::new(rate, message, commit);
+    let mut rates = vec![(Duration::ZERO, rate)];
+    bench.join(Backlog::Endless);
+    for (pause_ms, event) in events {
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        if let Event::Edit(rate) = event {
+            rates.push((bench.began.elapsed(), rate));
+        }
+        bench.apply(event).await;
+    }
+    bench.join(Backlog::Endless);
+    // The longest outage, and the five seconds after the last change.
+    tokio::time::sleep(Duration::from_secs(6 + 5)).await;
+    let last_rate = f64::from(rates[rates.len() - 1].1);
+    let begin = bench.began.elapsed();
+    let measured = 20.0f64.max(50.0 * message as f64 / last_rate.max(1.0)).min(400.0);
+    tokio::time::sleep(Duration::from_secs_f64(measured)).await;
+    check_bound(&bench, &rates)?;
+    // Where a transaction takes longer than the lanes' quanta last, the database is the limit.
+    let quantum = (last_rate / 10.0 * QUANTUM.as_secs_f64()).max(message as f64).floor();
+    if quantum > commit.as_secs_f64() * last_rate {
+        let used = bench.released_between(begin, bench.began.elapsed()) as f64;
+        // Each replica's last message may just not have been due.
+        let enough = LEAST_USED * last_rate * measured - (message * bench.replicas.len()) as f64;
+        prop_assert!(used >= enough, "used {used} of {}", last_rate * measured);
+    }
+    Ok(())
+}
+
+fn seed() -> u64 {
+    std::env::var("SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: ProptestConfig::default().cases.max(1_000),
+        failure_persistence: None,
+        // The same schedules in every run: a new one that fails is found by looking for it, not by chance.
+        rng_seed: RngSeed::Fixed(seed()),
+        ..ProptestConfig::default()
+    })]
+
+    /// Whatever happens, no sliding second exceeds the bound; and five seconds after the last change, with a
+    /// backlog somewhere, the rate is used.
+    #[test]
+    fn no_schedule_exceeds_the_rate_and_none_wastes_it(
+        rate in 20u32..4_000,
+        message in 1usize..60,
+        commit_ms in 0u64..30,
+        events in events(),
+    ) {
+        run(run_schedule(rate, message, Duration::from_millis(commit_ms), events))?;
+    }
+}
+
+#[test]
+fn a_skewed_backlog_gets_what_the_others_leave_within_five_seconds() {
+    run(async {
+        let mut bench = Bench::new(2_000, 1, Duration::from_millis(5));
+        bench.join(Backlog::Endless);
+        bench.join(Backlog::Trickle(20));
+        bench.join(Backlog::Trickle(10));
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        let used = bench.released_between(Duration::from_secs(5), Duration::from_secs(25));
+        assert!(used as f64 >= 0.98 * 2_000.0 * 20.0, "{used}");
+        check_bound(&bench, &[(Duration::ZERO, 2_000)]).unwrap();
+    });
+}
+
+#[test]
+fn large_messages_at_a_low_rate_keep_bound_and_use() {
+    run(async {
+        let mut bench = Bench::new(6, 100, Duration::from_millis(5));
+        for _ in 0..3 {
+            bench.join(Backlog::Endless);
+        }
+        let span = 50.0 * 100.0 / 6.0;
+        tokio::time::sleep(Duration::from_secs_f64(5.0 + span)).await;
+        let used = bench.released_between(Duration::from_secs(5), bench.began.elapsed());
+        // Each replica's last message may just not have been due.
+        assert!(used as f64 + 3.0 * 100.0 >= 0.98 * 6.0 * span, "{used} of {}", 6.0 * span);
+        check_bound(&bench, &[(Duration::ZERO, 6)]).unwrap();
+    });
+}
+
+#[test]
+fn an_edit_is_in_effect_within_a_second_up_and_down() {
+    run(async {
+        let mut bench = Bench::new(2_000, 1, Duration::from_millis(5));
+        for _ in 0..3 {
+            bench.join(Backlog::Endless);
+        }
+        for (rate, at) in [(500u32, 10u64), (8_000, 20)] {
+            tokio::time::sleep_until(bench.began + Duration::from_secs(at)).await;
+            bench.apply(Event::Edit(rate)).await;
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            let first = bench.released_between(Duration::from_secs(at), Duration::from_secs(at + 1));
+            assert!(first as f64 <= 1.03 * f64::from(rate), "{first} at {rate}");
+            assert!(first as f64 >= 0.9 * f64::from(rate), "{first} at {rate}");
+        }
+    });
+}
+
+#[test]
+fn without_the_database_nothing_is_released_and_recovery_starts_empty() {
+    run(async {
+        let mut bench = Bench::new(1_000, 1, Duration::ZERO);
+        bench.join(Backlog::Endless);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        bench.apply(Event::Outage(Duration::from_secs(60))).await;
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        let dark = bench.released_between(Duration::from_secs(9), Duration::from_secs(65));
+        assert_eq!(dark, 0, "the lease has ended");
+        assert!(bench.released_between(Duration::from_secs(66), Duration::from_secs(70)) > 3_000);
+        check_bound(&bench, &[(Duration::ZERO, 1_000)]).unwrap();
+    });
+}
+
+#[test]
+fn the_check_of_the_bound_notices_a_burst() {
+    run(async {
+        let bench = Bench::new(100, 1, Duration::ZERO);
+        let burst = [(Duration::from_secs(1), 90), (Duration::from_millis(1_900), 90)];
+        bench.releases.lock().unwrap().extend(burst);
+        assert!(check_bound(&bench, &[(Duration::ZERO, 100)]).is_err());
+    });
+}

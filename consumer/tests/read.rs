@@ -1,0 +1,201 @@
+//! Stored bodies as Zipkin v2 spans.
+
+#![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use sluice_consumer::read::{trace_id_forms, zipkin_v2};
+
+fn translated(body: &Value) -> Value {
+    let text = zipkin_v2(&body.to_string()).expect("a span").into_owned();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn otlp(more: Value) -> Value {
+    let mut body = json!({
+        "traceId": "5B8EFFF798038103D269B633813FC60C", "spanId": "EEE19B7EC3C1B174", "name": "get /",
+        "startTimeUnixNano": "1544712660000000999", "endTimeUnixNano": "1544712661000002999",
+        "resource": { "attributes": [{ "key": "service.name", "value": { "stringValue": "shop" } }] }, "scope": {},
+    });
+    for (key, value) in more.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    body
+}
+
+#[test]
+fn a_zipkin_span_is_given_byte_for_byte() {
+    let body = "{ \"traceId\":\"1\",\"id\" : \"aB\", \"timestamp\":18446744073709551615,\"x\":\"\\ud83d\", \"duration\":1E2 }";
+    assert_eq!(zipkin_v2(body).as_deref(), Some(body));
+}
+
+#[test]
+fn what_is_no_span_is_left_out() {
+    for body in [
+        "{}",
+        "12",
+        "not json",
+        r#"{"traceId":"1"}"#,
+        r#"{"traceId":"order-17","id":"1"}"#,
+        r#"{"traceId":"1","id":"order-17"}"#,
+        r#"{"traceId":1,"id":2}"#,
+        r#"{"traceId":"","spanId":"1"}"#,
+        r#"[{"traceId":"1","id":"2"}]"#,
+    ] {
+        assert_eq!(zipkin_v2(body), None, "{body}");
+    }
+}
+
+#[test]
+fn ids_times_and_the_service_come_from_where_otlp_has_them() {
+    assert_eq!(
+        translated(&otlp(json!({ "parentSpanId": "EEE19B7EC3C1B173", "kind": 2 }))),
+        json!({
+            "traceId": "5b8efff798038103d269b633813fc60c", "id": "eee19b7ec3c1b174", "parentId": "eee19b7ec3c1b173",
+            "kind": "SERVER", "name": "get /", "timestamp": 1_544_712_660_000_000_i64, "duration": 1_000_002,
+            "localEndpoint": { "serviceName": "shop" },
+        })
+    );
+    let nameless = translated(&otlp(json!({ "resource": {}, "kind": 1, "parentSpanId": "" })));
+    assert_eq!(nameless["localEndpoint"], json!({ "serviceName": "unknown_service" }));
+    assert_eq!((nameless.get("kind"), nameless.get("parentId")), (None, None));
+}
+
+#[test]
+fn times_are_exact_at_the_ends_of_their_range() {
+    for (start, end, timestamp, duration) in [
+        ("18446744073709551614", "18446744073709551615", json!(18_446_744_073_709_551_u64), json!(1)),
+        ("-1500", "500", json!(-2), json!(2)),
+        ("5000", "4000", json!(5), Value::Null),
+        ("0", "18446744073709551615", Value::Null, json!(18_446_744_073_709_551_u64)),
+    ] {
+        let span = translated(&otlp(json!({ "startTimeUnixNano": start, "endTimeUnixNano": end })));
+        assert_eq!((&span["timestamp"], &span["duration"]), (&timestamp, &duration), "{start}..{end}");
+    }
+    let number = translated(&otlp(json!({ "startTimeUnixNano": 5_000_000 })));
+    assert_eq!(number["timestamp"], 5_000);
+}
+
+#[test]
+fn attributes_become_tags_and_the_spans_own_win() {
+    let value = |key: &str, value: Value| json!({ "key": key, "value": value });
+    let span = translated(&otlp(json!({
+        "resource": { "attributes": [
+            value("service.name", json!({ "stringValue": "shop" })), value("host", json!({ "stringValue": "a" })), value("both", json!({ "stringValue": "r" })),
+        ] },
+        "attributes": [
+            value("both", json!({ "stringValue": "s" })), value("int", json!({ "intValue": "-9223372036854775808" })),
+            value("double", json!({ "doubleValue": "NaN" })), value("bool", json!({ "boolValue": false })),
+            value("bytes", json!({ "bytesValue": "AQI=" })), value("none", json!({})),
+            value("list", json!({ "arrayValue": { "values": [{ "stringValue": "\"" }, { "intValue": "7" }, {}] } })),
+            value("map", json!({ "kvlistValue": { "values": [value("k", json!({ "doubleValue": 0.5 }))] } })),
+        ],
+        "droppedAttributesCount": 3,
+        "scope": { "name": "lib", "version": "1" },
+    })));
+    assert_eq!(
+        span["tags"],
+        json!({
+            "host": "a", "both": "s", "int": "-9223372036854775808", "double": "NaN", "bool": "false", "bytes": "AQI=", "none": "",
+            "list": r#"["\"",7,null]"#, "map": r#"{"k":0.5}"#, "otel.dropped_attributes_count": "3",
+            "otel.scope.name": "lib", "otel.scope.version": "1",
+        })
+    );
+}
+
+#[test]
+fn the_status_becomes_tags_and_error_is_there_only_for_errors() {
+    let error = [json!({ "key": "error", "value": { "boolValue": false } })];
+    for (status, tags) in [
+        (json!({}), Value::Null),
+        (json!({ "code": 1, "message": "ignored" }), json!({ "otel.status_code": "OK" })),
+        (json!({ "code": 2, "message": "boom" }), json!({ "otel.status_code": "ERROR", "error": "boom" })),
+        (json!({ "code": "STATUS_CODE_ERROR" }), json!({ "otel.status_code": "ERROR", "error": "" })),
+    ] {
+        let span = translated(&otlp(json!({ "status": status, "attributes": error })));
+        assert_eq!(span["tags"], tags);
+    }
+}
+
+#[test]
+fn events_become_annotations_with_their_attributes_as_json() {
+    let attribute = json!({ "key": "exception.type", "value": { "stringValue": "Io\"Error" } });
+    let span = translated(&otlp(json!({ "events": [
+        { "timeUnixNano": "1000", "name": "plain" },
+        { "timeUnixNano": "2999", "name": "exception", "attributes": [attribute] },
+    ] })));
+    assert_eq!(
+        span["annotations"],
+        json!([
+            { "timestamp": 1, "value": "plain" },
+            { "timestamp": 2, "value": r#""exception":{"exception.type":"Io\"Error"}"# },
+        ])
+    );
+}
+
+#[test]
+fn the_best_known_peer_becomes_the_remote_endpoint_of_clients_and_producers() {
+    let peer = |key: &str, value: &str| json!({ "key": key, "value": { "stringValue": value } });
+    let ports = json!({ "key": "server.port", "value": { "intValue": "443" } });
+    for (kind, attributes, remote) in [
+        (
+            3,
+            json!([peer("server.address", "api"), peer("peer.service", "payments")]),
+            json!({ "serviceName": "payments" }),
+        ),
+        (
+            4,
+            json!([peer("server.address", "api"), ports.clone()]),
+            json!({ "serviceName": "api", "port": 443 }),
+        ),
+        (3, json!([peer("server.address", "10.0.0.1"), ports]), json!({ "ipv4": "10.0.0.1", "port": 443 })),
+        (3, json!([peer("net.sock.peer.addr", "::1")]), json!({ "ipv6": "::1" })),
+        (2, json!([peer("peer.service", "payments")]), Value::Null),
+    ] {
+        assert_eq!(
+            translated(&otlp(json!({ "kind": kind, "attributes": attributes })))["remoteEndpoint"],
+            remote
+        );
+    }
+}
+
+#[test]
+fn half_a_surrogate_pair_does_not_hide_a_span() {
+    let body = r#"{"traceId":"1","spanId":"2","name":"cut \ud83d","attributes":[{"key":"\ude00","value":{"stringValue":"\ud83d\ude00"}}]}"#;
+    let span: Value = serde_json::from_str(&zipkin_v2(body).unwrap()).unwrap();
+    assert_eq!((&span["name"], &span["tags"]["\u{fffd}"]), (&json!("cut \u{fffd}"), &json!("😀")));
+}
+
+#[test]
+fn a_trace_is_found_by_every_form_of_its_id() {
+    assert_eq!(trace_id_forms("order-17"), ["order-17"]);
+    assert_eq!(
+        trace_id_forms("463AC35C9F6413AD"),
+        ["463AC35C9F6413AD", "463ac35c9f6413ad", "0000000000000000463ac35c9f6413ad"]
+    );
+    assert_eq!(
+        trace_id_forms("00000000000000000000000000000abc"),
+        ["00000000000000000000000000000abc", "0000000000000abc"]
+    );
+    assert_eq!(trace_id_forms("abc"), ["abc", "0000000000000abc", "00000000000000000000000000000abc"]);
+    let long = "5b8efff798038103d269b633813fc60c";
+    assert_eq!(trace_id_forms(long), [long]);
+    assert_eq!(trace_id_forms(&long.repeat(2)), [long.repeat(2)]);
+}
+
+proptest! {
+    #[test]
+    fn members_of_any_shape_never_panic_and_always_yield_json(
+        member in prop::sample::select(vec![
+            "name", "kind", "startTimeUnixNano", "attributes", "events", "status", "resource", "scope", "parentSpanId",
+        ]),
+        value in prop::sample::select(vec![
+            json!(null), json!(1e300), json!("x\"\u{0}"), json!([1, null]), json!([[]]), json!({ "attributes": 7 }),
+            json!([{ "key": null, "value": 3 }]), json!([{ "key": "k", "value": { "arrayValue": { "values": 1 } } }]),
+            json!([{ "key": "k", "value": { "kvlistValue": { "values": [{}, 2, { "value": {} }] } } }]),
+            json!({ "code": [], "message": {} }), json!([{ "name": 5, "attributes": [{}] }, 3]),
+        ]),
+    ) {
+        translated(&otlp(json!({ member: value })));
+    }
+}

@@ -1,0 +1,87 @@
+//! Reads a `TracePipeline` as a person writes it: a YAML file.
+//!
+//! Guarantees: everything that is wrong is reported at once, each with its path; unknown fields are refused;
+//! what comes back has passed every rule of the schema, in code. Nothing here does I/O or panics on any text.
+//!
+//! How: the document is compared with the generated schema first ([`structure`]). What does not fit is
+//! reported and replaced by something that does, so that the rest can become the typed resource and be
+//! checked by [`crate::validate`] as well; what that says about a replaced part is dropped.
+
+mod structure;
+
+use serde_json::Value;
+
+use crate::problem::{Problem, Problems};
+use crate::v1alpha1::TracePipeline;
+use crate::validate::{MAX_PIPELINE_NAME, is_object_name, validate};
+use crate::yaml;
+
+/// Reads and checks one resource.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the document's fields.
+pub fn read(text: &str) -> Result<TracePipeline, Problems> {
+    let mut value = yaml::to_json(text).map_err(|message| Problem::new("", message))?;
+    let schema = &*structure::SCHEMA;
+    let mut problems = structure::repair(schema, &mut value);
+    let pipeline = typed(schema, value, &mut problems)?;
+
+    let repaired: Vec<_> = problems.iter().map(|problem| problem.path.clone()).collect();
+    let is_new = |problem: &Problem| !repaired.iter().any(|path| problem.is_within(path));
+    let rules = metadata(&pipeline).into_iter().chain(validate(&pipeline.spec));
+    problems.extend(rules.filter(is_new));
+    if problems.is_empty() { Ok(pipeline) } else { Err(Problems(problems)) }
+}
+
+/// `namespace/name`; a resource without a namespace is in `default`, as kubectl would put it.
+pub fn full_name(pipeline: &TracePipeline) -> String {
+    let namespace = pipeline.metadata.namespace.as_deref().unwrap_or("default");
+    format!("{namespace}/{}", pipeline.metadata.name.as_deref().unwrap_or_default())
+}
+
+/// What the field at a problem's path is for, from the schema; none for a field that does not exist.
+pub fn describe(path: &str) -> Option<String> {
+    let mut schema = &*structure::SCHEMA;
+    // A key in brackets belongs to a map, whose own text explains it.
+    for field in path.split('[').next()?.split('.') {
+        schema = schema["properties"].get(field)?;
+    }
+    Some(schema["description"].as_str()?.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// What only parsing finds (a 30th of February) is reported and replaced, one at a time.
+fn typed(schema: &Value, mut value: Value, problems: &mut Vec<Problem>) -> Result<TracePipeline, Problems> {
+    const MOST_FIELDS: usize = 64;
+    for _ in 0..MOST_FIELDS {
+        let error = match serde_path_to_error::deserialize(&value) {
+            Ok(pipeline) => return Ok(pipeline),
+            Err(error) => error,
+        };
+        let path: Vec<String> = error.path().iter().map(ToString::to_string).collect();
+        problems.push(Problem::new(path.join("."), error.inner().to_string()));
+        if !structure::reset(schema, &mut value, &path) {
+            break;
+        }
+    }
+    Err(Problems(std::mem::take(problems)))
+}
+
+fn metadata(pipeline: &TracePipeline) -> Vec<Problem> {
+    let names = [("name", &pipeline.metadata.name), ("namespace", &pipeline.metadata.namespace)];
+    let wrong = names.into_iter().filter(|(field, name)| match name {
+        Some(name) => !is_object_name(name) || (*field == "name" && name.len() > MAX_PIPELINE_NAME),
+        None => *field == "name",
+    });
+    wrong
+        .map(|(field, name)| {
+            let found = name.as_ref().map_or("nothing".to_owned(), |name| format!("{name:?}"));
+            let message = format!(
+                "expected a name (lower-case letters, digits, '-', '.', 63 characters at most), found {found}"
+            );
+            Problem::new(format!("metadata.{field}"), message)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

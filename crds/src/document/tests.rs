@@ -1,0 +1,85 @@
+use super::*;
+
+const GOOD: &str = "
+apiVersion: sluice.dev/v1alpha1
+kind: TracePipeline
+metadata: { name: demo }
+spec:
+  source: { kafka: { bootstrapServers: 'kafka:9092', topic: spans, consumerGroup: sluice } }
+  rateLimitQPS: 5000
+  replicas: 1
+  sink: { sqlite: { claimName: demo } }
+";
+
+fn problems(text: &str) -> Vec<String> {
+    read(text).expect_err("refused").0.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_minimal_pipeline_is_read_with_its_defaults() {
+    let pipeline = read(GOOD).unwrap();
+    assert_eq!(pipeline.spec.rate_limit_qps, 5000);
+    assert_eq!(pipeline.spec.sink.table, "connectivity_trace");
+    assert_eq!(pipeline.spec.sink.batch.max_delay.as_millis(), 200);
+    assert_eq!(full_name(&pipeline), "default/demo");
+}
+
+#[test]
+fn everything_wrong_is_reported_at_once_with_its_path() {
+    let found = problems(
+        "
+apiVersion: sluice.dev/v1alpha1
+kind: TracePipelin
+metadata: { name: Demo }
+spec:
+  source: { kafka: { bootstrapServers: kafka, topc: spans, consumerGroup: 7, startFrom: 2026-02-30T00:00:00Z } }
+  format: Xml
+  override: { rateLimitQPS: 99999999, until: soon }
+  replicas: 1
+  sink: { sqlite: { claimName: ../demo }, table: 'a`b', batch: { maxRows: 0, maxDelay: 1 day } }
+",
+    );
+    let expected = [
+        "kind: expected TracePipeline, found the text \"TracePipelin\"",
+        "spec.format: expected Json, OtlpProto, OtlpJson, ZipkinJson, ZipkinProto, JaegerProto, Auto, found the text \"Xml\"",
+        "spec.override.rateLimitQPS: expected a whole number from 0 to 10000000, found 99999999",
+        "spec.override.until: expected a timestamp like 2026-11-21T06:00:00Z, found the text \"soon\"",
+        "spec.sink.batch.maxRows: expected a whole number from 1 to 10000, found 0",
+        "spec.source.kafka.consumerGroup: expected text, found the number 7; put it in quotes",
+        "spec.source.kafka.topc: unknown field; did you mean topic?",
+        "spec.rateLimitQPS: missing; expected a whole number from 0 to 10000000",
+        "spec.source.kafka.startFrom: expected Earliest, Latest, Committed or a timestamp like 2026-11-21T06:00:00Z, found \"2026-02-30T00:00:00Z\"",
+        "spec.sink.batch.maxDelay: expected a duration like 200ms, 30s or 1h30m, found \"1 day\"",
+        "metadata.name: expected a name",
+        "spec.source.kafka.bootstrapServers: expected host:port",
+        "spec.source.kafka: exactly one of topic and topicPattern is needed",
+        "spec.sink.sqlite.claimName: expected the name of a PersistentVolumeClaim",
+        "spec.sink.table: expected a table name",
+    ];
+    for line in expected {
+        assert!(found.iter().any(|problem| problem.starts_with(line)), "{line}\nis not in\n{found:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
+
+#[test]
+fn a_missing_part_is_reported_once_not_with_all_that_it_would_hold() {
+    let found = problems(
+        "apiVersion: sluice.dev/v1alpha1\nkind: TracePipeline\nmetadata: { name: demo }\nspec: {}\n",
+    );
+    let paths: Vec<_> = found.iter().map(|problem| problem.split(':').next().unwrap()).collect();
+    assert_eq!(paths, ["spec.rateLimitQPS", "spec.sink", "spec.source"]);
+}
+
+#[test]
+fn a_null_counts_as_absent() {
+    let text = GOOD.replace("rateLimitQPS: 5000", "rateLimitQPS: 5000\n  suspend: null\n  override: null");
+    assert!(!read(&text).unwrap().spec.suspend);
+}
+
+#[test]
+fn text_that_is_no_mapping_is_refused_without_a_panic() {
+    for text in ["", "~", "[]", "7", "a: [", "a: 1\na: 2", "--- 1\n--- 2", "\u{0}", "&a [*a]", "!tag {}"] {
+        assert!(!problems(text).is_empty(), "{text:?}");
+    }
+}

@@ -1,0 +1,77 @@
+//! The *live* document: everything of a pipeline that changes while it runs.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::v1alpha1::{RateOverride, TracePipelineSpec};
+use crate::wire::Document;
+
+/// What a consumer applies without a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Live {
+    /// Spans per second for the whole pipeline.
+    #[serde(rename = "rateLimitQPS")]
+    pub rate_limit_qps: u32,
+    /// Replaces the rate until it expires.
+    #[serde(default, rename = "override", skip_serializing_if = "Option::is_none")]
+    pub rate_override: Option<RateOverride>,
+    /// Stops releases.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+impl Live {
+    /// The live part of a spec.
+    pub fn of(spec: &TracePipelineSpec) -> Self {
+        Self {
+            rate_limit_qps: spec.rate_limit_qps,
+            rate_override: spec.rate_override.clone(),
+            suspend: spec.suspend,
+        }
+    }
+
+    /// Rate 0: what is in effect before the first document was read.
+    pub fn closed() -> Self {
+        Self { rate_limit_qps: 0, rate_override: None, suspend: false }
+    }
+
+    /// The rate of the whole pipeline at `now` (database time), in spans per second.
+    pub fn rate_at(&self, now: Timestamp) -> u32 {
+        match &self.rate_override {
+            _ if self.suspend => 0,
+            Some(active) if now < active.until => active.rate_limit_qps,
+            _ => self.rate_limit_qps,
+        }
+    }
+}
+
+/// Largest revision that a reader takes: the largest whole number that every JSON library keeps exactly. A larger
+/// one, edited in by hand, would leave no room for the next.
+pub const MAX_REVISION: u64 = 1 << 53;
+
+/// The live part of a pipeline as it travels, with the number that puts its versions in order.
+///
+/// Versions are in order only within one pipeline: one that was deleted and made again under the same name has
+/// another uid and counts from 1 again. A reader applies documents of the uid that its settings name and refuses
+/// all others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LiveDocument {
+    /// `metadata.uid` of the pipeline. Empty where the writer knew none; such a document is for no reader that
+    /// knows its own.
+    #[serde(default)]
+    pub uid: String,
+    /// Grows with every change of the content, from 1; a reader never goes back to a smaller one, and refuses the
+    /// same number with other content.
+    pub revision: u64,
+    /// The content.
+    #[serde(flatten)]
+    pub live: Live,
+}
+
+impl Document for LiveDocument {
+    const NAME: &'static str = "live";
+    const READER: u32 = 1;
+    const MIN_READER: u32 = 1;
+}

@@ -1,0 +1,84 @@
+//! Rules about the pods.
+
+use super::{Check, Quoted, is_object_name};
+use crate::v1alpha1::{Autoscaling, MAX_REPLICAS, PodTemplate, Resources, TracePipelineSpec, is_quantity};
+
+/// Most entries of a map of labels, annotations or node labels.
+const MOST_TEXTS: usize = 64;
+/// Most entries of a list.
+const MOST_ITEMS: usize = 16;
+
+impl Check {
+    pub(super) fn workload(&mut self, path: &str, spec: &TracePipelineSpec) {
+        self.replicas(format!("{path}.replicas"), 0, spec.replicas);
+        if spec.sink.sqlite.is_some() {
+            let replicas = spec.replicas;
+            let expected = "0 or 1 (a SQLite file has one writer)";
+            self.expect(replicas <= 1, format!("{path}.replicas"), expected, replicas);
+            if spec.autoscaling.is_some() {
+                let message = "a SQLite file has one writer: it cannot be scaled";
+                self.report(format!("{path}.autoscaling"), message);
+            }
+        }
+        if let Some(Autoscaling { min, max }) = spec.autoscaling {
+            self.replicas(format!("{path}.autoscaling.min"), 1, min);
+            self.replicas(format!("{path}.autoscaling.max"), 1, max);
+            self.expect(min <= max, format!("{path}.autoscaling.min"), "at most max", min);
+        }
+        if let Some(image) = &spec.image {
+            let legal = |letter: char| letter.is_ascii_alphanumeric() || "-._/:@".contains(letter);
+            self.text(format!("{path}.image"), image, 512, legal, "a reference to an image");
+        }
+        self.pod_template(&format!("{path}.template.consumer"), &spec.template.consumer);
+    }
+
+    fn replicas(&mut self, path: String, least: u32, found: u32) {
+        let expected = format!("{least} to {MAX_REPLICAS}");
+        self.expect((least..=MAX_REPLICAS).contains(&found), path, &expected, found);
+    }
+
+    fn pod_template(&mut self, path: &str, template: &PodTemplate) {
+        let maps = [
+            ("annotations", &template.annotations),
+            ("labels", &template.labels),
+            ("nodeSelector", &template.node_selector),
+        ];
+        for (field, texts) in maps {
+            let good = texts.len() <= MOST_TEXTS && texts.values().all(|text| text.chars().count() <= 1024);
+            let expected = "at most 64 texts of at most 1024 characters";
+            self.expect(good, format!("{path}.{field}"), expected, texts.len());
+        }
+        if let Some(Resources { requests, limits }) = &template.resources {
+            for (field, quantities) in [("requests", requests), ("limits", limits)] {
+                let path = format!("{path}.resources.{field}");
+                self.expect(quantities.len() <= MOST_ITEMS, path.clone(), "at most 16", quantities.len());
+                for (name, quantity) in quantities {
+                    let expected = "a quantity such as 500m or 256Mi";
+                    self.expect(is_quantity(quantity), format!("{path}[{name}]"), expected, Quoted(quantity));
+                }
+            }
+        }
+        let lists = [
+            ("tolerations", template.tolerations.len()),
+            ("topologySpreadConstraints", template.topology_spread_constraints.len()),
+            ("imagePullSecrets", template.image_pull_secrets.len()),
+        ];
+        for (field, length) in lists {
+            self.expect(length <= MOST_ITEMS, format!("{path}.{field}"), "at most 16", length);
+        }
+        let names = [
+            ("priorityClassName", template.priority_class_name.as_ref()),
+            ("serviceAccountName", template.service_account_name.as_ref()),
+        ];
+        for (field, name) in names {
+            if let Some(name) = name {
+                let expected = "the name of an object (lower-case letters, digits, '-', '.')";
+                self.expect(is_object_name(name), format!("{path}.{field}"), expected, Quoted(name));
+            }
+        }
+        for (index, name) in template.image_pull_secrets.iter().enumerate() {
+            let path = format!("{path}.imagePullSecrets[{index}]");
+            self.expect(is_object_name(name), path, "the name of a Secret", Quoted(name));
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The one place that uses serde_yaml.
+//!
+//! serde_yaml is deprecated upstream (last release 2024) but complete, and what the project's users asked for.
+//! Everything else speaks of these functions, so that replacing it is a change of this file.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Reads one YAML document.
+///
+/// # Errors
+/// The parser's message, with line and column where it knows them.
+pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_yaml::from_str(text).map_err(|error| error.to_string())
+}
+
+/// Reads one YAML document as JSON; refuses a mapping with a repeated key.
+///
+/// # Errors
+/// The parser's message, with line and column where it knows them.
+pub fn to_json(text: &str) -> Result<serde_json::Value, String> {
+    let mut value: serde_yaml::Value = from_str(text)?;
+    value.apply_merge().map_err(|error| error.to_string())?;
+    serde_json::to_value(value).map_err(|error| error.to_string())
+}
+
+/// Writes one YAML document.
+///
+/// # Errors
+/// The value has no YAML form (a map with keys that are no strings, for example).
+pub fn to_string<T: Serialize>(value: &T) -> Result<String, String> {
+    serde_yaml::to_string(value).map_err(|error| error.to_string())
+}
+
+/// The generated `crds/tracepipelines.yaml`.
+///
+/// # Errors
+/// As [`to_string`].
+pub fn crd() -> Result<String, String> {
+    Ok(format!(
+        "# Generated from crds/src/v1alpha1.rs: cargo run --bin crdgen > crds/tracepipelines.yaml\n{}",
+        to_string(&crate::v1alpha1::crd())?
+    ))
+}

@@ -1,0 +1,332 @@
+//! Writes what differs from what is there, in order, each object by itself.
+//!
+//! Guarantees: what is as it should be is not written; everything but the live document is applied by the
+//! server with one field manager, so that fields of others stay theirs; the live document is written only over
+//! the version that was looked at. Killed between any two writes, the next reconcile goes on from what is there.
+
+mod rollout;
+
+use std::fmt::Debug;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::NamespaceResourceScope;
+use kube::{Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use sluice_crds::live::LiveDocument;
+use sluice_crds::{names, wire};
+
+use super::Context;
+use super::build::{self, Children, contains, live_name};
+use super::dereference::Found;
+use super::live::Plan;
+use super::validate::Valid;
+
+use rollout::Change;
+pub use rollout::Rollouts;
+
+/// Name of the operator as the owner of fields.
+pub const FIELD_MANAGER: &str = "sluice-operator";
+
+/// What became of the children.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Whether the Deployment was allowed to change.
+    pub rollout: Rollout,
+    /// What stopped the writing.
+    pub error: Option<ApplyError>,
+}
+
+/// Whether the Deployment was allowed to change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Rollout {
+    /// It is as it should be, or was changed.
+    #[default]
+    Free,
+    /// Others roll; it is not its turn.
+    Waiting,
+    /// A rollout of the same upgrade has failed.
+    Halted {
+        /// Whose.
+        because: String,
+    },
+}
+
+/// Why a child could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The children could not be made.
+    #[error("cannot build the children")]
+    Build(#[from] build::BuildError),
+    /// Somebody else's object has the name.
+    #[error("{child} exists already and does not belong to this pipeline: remove or rename it")]
+    Taken {
+        /// Kind and name.
+        child: String,
+    },
+    /// The API server refuses it.
+    #[error("cannot write {child}")]
+    Write {
+        /// Kind and name.
+        child: String,
+        /// Why.
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+impl ApplyError {
+    /// The reason of the condition.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Build(_) => "InvalidTemplate",
+            Self::Taken { .. } => "NameTaken",
+            Self::Write { source, .. } => match status_code(source) {
+                Some(403) => "Forbidden",
+                Some(422) => "ChildRefused",
+                _ => "ApiServerError",
+            },
+        }
+    }
+
+    /// Somebody has written at the same time: what is there must be read again, and nothing is wrong.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Write { source, .. } if matches!(status_code(source), Some(409)))
+    }
+}
+
+fn status_code(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// Writes the live document first: an edit must not wait for anything else.
+///
+/// # Errors
+/// See [`ApplyError`]; a conflict means that the plan must be made again.
+pub async fn live(context: &Context, valid: &Valid, found: &Found, plan: &Plan) -> Result<(), ApplyError> {
+    let (document, recreate) = match plan {
+        Plan::Keep(document) => {
+            let desired = live_map(context, valid, document)?;
+            // The content is right; labels and owner may not be.
+            let drifted =
+                found.live.as_ref().is_none_or(|actual| !contains(&json(&**actual), &json(&desired)));
+            if !drifted {
+                return Ok(());
+            }
+            (document, false)
+        }
+        Plan::Write(document) => (document, false),
+        Plan::Recreate(document) => (document, true),
+    };
+    let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &valid.namespace);
+    let mut map = live_map(context, valid, document)?;
+    let name = map.name_any();
+    let child = format!("ConfigMap {name}");
+    let cannot = |source| ApplyError::Write { child: child.clone(), source: Box::new(source) };
+    let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+    let existing = found.live.as_ref();
+    if let (true, Some(existing)) = (recreate, existing) {
+        let unchanged = Preconditions { uid: existing.uid(), resource_version: existing.resource_version() };
+        let parameters = DeleteParams { preconditions: Some(unchanged), ..DeleteParams::default() };
+        api.delete(&name, &parameters).await.map_err(cannot)?;
+    }
+    match existing {
+        Some(existing) if !recreate => {
+            map.metadata.resource_version = existing.resource_version();
+            api.replace(&name, &parameters, &map).await.map_err(cannot)?;
+        }
+        _ => {
+            api.create(&parameters, &map).await.map_err(cannot)?;
+        }
+    }
+    context.metrics.live_written();
+    tracing::info!(pipeline = %valid.settings.pipeline, revision = document.revision,
+        rate = document.live.rate_limit_qps, suspend = document.live.suspend, "wrote the live document");
+    Ok(())
+}
+
+fn live_map(context: &Context, valid: &Valid, document: &LiveDocument) -> Result<ConfigMap, ApplyError> {
+    let text = wire::write(document).map_err(build::BuildError::from)?;
+    Ok(ConfigMap {
+        metadata: build::metadata(valid, &context.options, live_name(&valid.name)),
+        data: Some([(names::LIVE_KEY.to_owned(), text)].into()),
+        ..Default::default()
+    })
+}
+
+/// Writes the other children, the Deployment after all that its pods need, and removes settings that nobody uses.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub async fn children(
+    context: &Context,
+    valid: &Valid,
+    found: &Found,
+    children: Children,
+) -> Result<Rollout, ApplyError> {
+    let writer = Writer { context, valid };
+    let settings_name = children.settings.name_any();
+    let settings = found.settings.iter().find(|settings| settings.name_any() == settings_name);
+    writer.settings(settings.map(|settings| &**settings), children.settings).await?;
+    if let Some(account) = children.service_account {
+        writer.ensure(found.service_account.as_deref(), account).await?;
+    }
+    writer.ensure(found.role.as_deref(), children.role).await?;
+    writer.ensure(found.role_binding.as_deref(), children.role_binding).await?;
+    writer.ensure(found.service.as_deref(), children.service).await?;
+    writer.ensure(found.disruption_budget.as_deref(), children.disruption_budget).await?;
+    writer.ensure(found.network_policy.as_deref(), children.network_policy).await?;
+    if let Some(monitor) = children.pod_monitor {
+        writer.pod_monitor(monitor).await?;
+    }
+    let rollout = writer.deployment(found.deployment.as_deref(), children.deployment).await?;
+    writer.remove_unused_settings(found).await?;
+    Ok(rollout)
+}
+
+struct Writer<'a> {
+    context: &'a Context,
+    valid: &'a Valid,
+}
+
+impl Writer<'_> {
+    fn api<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self) -> Api<K> {
+        Api::namespaced(self.context.client.clone(), &self.valid.namespace)
+    }
+
+    async fn ensure<K>(&self, actual: Option<&K>, desired: K) -> Result<(), ApplyError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Serialize
+            + DeserializeOwned
+            + Clone
+            + Debug,
+    {
+        let desired = stamped(desired);
+        if actual.is_some_and(|actual| contains(&json(actual), &json(&desired))) {
+            return Ok(());
+        }
+        let name = desired.name_any();
+        let child = format!("{} {name}", K::kind(&()));
+        let cannot = |source| ApplyError::Write { child: child.clone(), source: Box::new(source) };
+        let api = self.api::<K>();
+        if actual.is_none() {
+            // Not seen among ours: nobody else's object may be taken over.
+            let existing = api.get_opt(&name).await.map_err(cannot)?;
+            let is_ours =
+                |object: &K| object.owner_references().iter().any(|owner| owner.uid == self.valid.uid);
+            if existing.is_some_and(|existing| !is_ours(&existing)) {
+                return Err(ApplyError::Taken { child });
+            }
+        }
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        api.patch(&name, &parameters, &Patch::Apply(&desired)).await.map_err(cannot)?;
+        self.context.metrics.child_written();
+        tracing::info!(pipeline = %self.valid.settings.pipeline, %child, "wrote a child");
+        Ok(())
+    }
+
+    /// Immutable: where the content is not what its name says, it is made anew.
+    async fn settings(&self, actual: Option<&ConfigMap>, desired: ConfigMap) -> Result<(), ApplyError> {
+        let damaged = actual.is_some_and(|actual| actual.data != desired.data);
+        if !damaged {
+            return self.ensure(actual, desired).await;
+        }
+        self.delete_config_map(&desired.name_any()).await?;
+        self.ensure(None, desired).await
+    }
+
+    async fn delete_config_map(&self, name: &str) -> Result<(), ApplyError> {
+        match self.api::<ConfigMap>().delete(name, &DeleteParams::default()).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(source) => {
+                Err(ApplyError::Write { child: format!("ConfigMap {name}"), source: Box::new(source) })
+            }
+        }
+    }
+
+    /// Changed where the spec asks for it, or where it is this pipeline's turn in an upgrade of the operator.
+    async fn deployment(
+        &self,
+        actual: Option<&Deployment>,
+        mut desired: Deployment,
+    ) -> Result<Rollout, ApplyError> {
+        let mark = match rollout::change(actual, &desired) {
+            Change::Spec => None,
+            Change::Same(mark) => mark,
+            Change::Upgrade { runs } => {
+                let (context, mark) = (self.context, self.context.options.upgrade_mark());
+                let all: Vec<_> = context.world.deployments.all().collect();
+                let most = context.options.max_concurrent_rollouts;
+                match context.rollouts.turn(all.iter().map(|one| &**one), &desired, &mark, most) {
+                    Rollout::Free => runs.then_some(mark),
+                    not_yet => return Ok(not_yet),
+                }
+            }
+        };
+        if let Some(mark) = mark {
+            desired.annotations_mut().insert(names::ANNOTATION_UPGRADE.to_owned(), mark);
+        }
+        self.ensure(actual, desired).await?;
+        Ok(Rollout::Free)
+    }
+
+    async fn pod_monitor(&self, monitor: kube::core::DynamicObject) -> Result<(), ApplyError> {
+        let name = monitor.name_any();
+        let key = format!("{}/{name}", self.valid.namespace);
+        let hash = hash(&json(&monitor));
+        if !self.context.pod_monitors.is_due(&key, &hash) {
+            return Ok(());
+        }
+        let api: Api<kube::core::DynamicObject> = Api::namespaced_with(
+            self.context.client.clone(),
+            &self.valid.namespace,
+            &build::pod_monitor_kind(),
+        );
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        api.patch(&name, &parameters, &Patch::Apply(&monitor)).await.map_err(|source| ApplyError::Write {
+            child: format!("PodMonitor {name}"),
+            source: Box::new(source),
+        })?;
+        self.context.pod_monitors.written(key, hash);
+        Ok(())
+    }
+
+    /// Settings stay while a ReplicaSet names them: a pod of an old one may still restart.
+    async fn remove_unused_settings(&self, found: &Found) -> Result<(), ApplyError> {
+        for settings in &found.settings {
+            let hash = settings.labels().get(names::LABEL_SETTINGS);
+            let in_use = hash.is_some_and(|hash| {
+                *hash == self.valid.settings_hash || found.settings_in_use.contains(hash)
+            });
+            if !in_use {
+                self.delete_config_map(&settings.name_any()).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds the hash of everything that is said, so that what is not said any more shows as well.
+fn stamped<K: Resource<DynamicType = ()> + Serialize>(mut desired: K) -> K {
+    let hash = hash(&json(&desired));
+    desired.annotations_mut().insert(names::ANNOTATION_APPLIED_HASH.to_owned(), hash);
+    desired
+}
+
+fn json(object: &impl Serialize) -> Value {
+    // Kubernetes' types always have a JSON form.
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+fn hash(value: &Value) -> String {
+    Sha256::digest(value.to_string()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,157 @@
+//! An upgrade of the operator changes the pods of every pipeline: a few at a time, and no more after a failure.
+//!
+//! What an upgrade rolls carries its mark, so that a pipeline that fails for reasons of its own (its database
+//! is away, its spec was changed) neither takes a turn nor halts anybody. One that did not run before the
+//! upgrade proves nothing about it, and is not marked either.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::ResourceExt;
+use sluice_crds::names;
+
+use super::Rollout;
+use crate::controller::status::Pods;
+
+/// How long a turn counts before the watch shows the rollout that it has begun.
+const UNTIL_SEEN: Duration = Duration::from_secs(10);
+
+/// How a Deployment is to be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Now: it is new, or its spec asks for it. No mark.
+    Spec,
+    /// It keeps its mark, as far as it has one.
+    Same(Option<String>),
+    /// Only the operator has changed: in its turn, and with the mark if it runs.
+    Upgrade {
+        /// Whether all its pods are as they should be.
+        runs: bool,
+    },
+}
+
+/// Compares what is with what should be.
+pub fn change(actual: Option<&Deployment>, desired: &Deployment) -> Change {
+    let Some(actual) = actual else { return Change::Spec };
+    let same = |annotation: &str| {
+        let of = |deployment: &Deployment| deployment.annotations().get(annotation).cloned();
+        of(actual) == of(desired)
+    };
+    match (same(names::ANNOTATION_SPEC_HASH), same(names::ANNOTATION_TEMPLATE_HASH)) {
+        (false, _) => Change::Spec,
+        (true, true) => Change::Same(actual.annotations().get(names::ANNOTATION_UPGRADE).cloned()),
+        (true, false) => Change::Upgrade { runs: Pods::of(actual).settled() },
+    }
+}
+
+/// Turns that were given and are not visible yet.
+#[derive(Default)]
+pub struct Rollouts {
+    begun: Mutex<HashMap<String, Instant>>,
+}
+
+impl Rollouts {
+    /// Whether `own` may roll now, given all Deployments; if so, it counts as rolling. `mark` is that of this
+    /// upgrade.
+    pub fn turn<'a>(
+        &self,
+        all: impl Iterator<Item = &'a Deployment>,
+        own: &Deployment,
+        mark: &str,
+        most: usize,
+    ) -> Rollout {
+        let key = |deployment: &Deployment| {
+            format!("{}/{}", deployment.namespace().unwrap_or_default(), deployment.name_any())
+        };
+        let own = key(own);
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.retain(|_, since| since.elapsed() < UNTIL_SEEN);
+        let mut rolling = 0;
+        for other in all {
+            let (name, pods) = (key(other), Pods::of(other));
+            let marked =
+                other.annotations().get(names::ANNOTATION_UPGRADE).is_some_and(|theirs| theirs == mark);
+            if name == own {
+                continue;
+            }
+            if marked && pods.stalled {
+                return Rollout::Halted { because: name };
+            }
+            if (marked && !pods.settled()) || begun.contains_key(&name) {
+                rolling += 1;
+            }
+        }
+        if rolling >= most {
+            return Rollout::Waiting;
+        }
+        begun.insert(own, Instant::now());
+        Rollout::Free
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
+
+    use super::*;
+
+    const MARK: &str = "upgrade-2";
+
+    fn deployment(name: &str, mark: Option<&str>, ready: i32, stalled: bool) -> Deployment {
+        let mut deployment = Deployment::default();
+        deployment.metadata.name = Some(name.to_owned());
+        deployment.spec.replicas = Some(2);
+        if let Some(mark) = mark {
+            deployment.annotations_mut().insert(names::ANNOTATION_UPGRADE.to_owned(), mark.to_owned());
+        }
+        deployment.status = Some(DeploymentStatus {
+            replicas: Some(2),
+            updated_replicas: Some(2),
+            ready_replicas: Some(ready),
+            conditions: stalled.then(|| {
+                vec![DeploymentCondition {
+                    type_: Some("Progressing".into()),
+                    reason: Some("ProgressDeadlineExceeded".into()),
+                    ..Default::default()
+                }]
+            }),
+            ..Default::default()
+        });
+        deployment
+    }
+
+    fn turn(others: &[Deployment], most: usize) -> Rollout {
+        Rollouts::default().turn(others.iter(), &deployment("own", None, 2, false), MARK, most)
+    }
+
+    #[test]
+    fn as_many_roll_at_once_as_are_allowed() {
+        let rolling = [deployment("a", Some(MARK), 1, false), deployment("b", Some(MARK), 0, false)];
+        assert_eq!(turn(&rolling, 2), Rollout::Waiting);
+        assert_eq!(turn(&rolling, 3), Rollout::Free);
+        assert_eq!(turn(&[deployment("a", Some(MARK), 2, false)], 1), Rollout::Free);
+    }
+
+    #[test]
+    fn a_turn_counts_before_it_can_be_seen() {
+        let rollouts = Rollouts::default();
+        let (a, b) = (deployment("a", None, 2, false), deployment("b", None, 2, false));
+        let all = [a.clone(), b.clone()];
+        assert_eq!(rollouts.turn(all.iter(), &a, MARK, 1), Rollout::Free);
+        assert_eq!(rollouts.turn(all.iter(), &b, MARK, 1), Rollout::Waiting);
+    }
+
+    #[test]
+    fn a_failed_rollout_of_the_same_upgrade_halts_the_others() {
+        let failed = [deployment("a", Some(MARK), 1, true)];
+        assert_eq!(turn(&failed, 5), Rollout::Halted { because: "/a".into() });
+    }
+
+    #[test]
+    fn pipelines_that_fail_for_reasons_of_their_own_hold_nobody_up() {
+        let failed = [deployment("a", None, 0, true), deployment("b", Some("upgrade-1"), 0, true)];
+        assert_eq!(turn(&failed, 1), Rollout::Free);
+    }
+}

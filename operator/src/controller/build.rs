@@ -1,0 +1,182 @@
+//! From a valid pipeline to its children; no client, no clock.
+//!
+//! Builders name every field that they mean and no other: what the API server fills in is not ours, so that
+//! comparing what is with what should be ([`contains`]) finds drift and nothing else.
+
+pub mod deployment;
+mod network;
+mod rbac;
+mod settings;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use kube::core::DynamicObject;
+use serde_json::Value;
+use sluice_crds::names;
+
+use super::validate::Valid;
+use crate::options::Options;
+pub use network::pod_monitor_kind;
+
+/// Everything that belongs to a pipeline but the live ConfigMap, whose content depends on what is there.
+#[derive(Clone, Debug)]
+pub struct Children {
+    /// The settings document, immutable.
+    pub settings: ConfigMap,
+    /// None where the pipeline names one of the user's.
+    pub service_account: Option<ServiceAccount>,
+    /// The right to read the live ConfigMap.
+    pub role: Role,
+    /// Gives it to the service account.
+    pub role_binding: RoleBinding,
+    /// Names the pods.
+    pub service: Service,
+    /// One pod at a time.
+    pub disruption_budget: PodDisruptionBudget,
+    /// Who may ask the pods.
+    pub network_policy: NetworkPolicy,
+    /// The consumers.
+    pub deployment: Deployment,
+    /// Only where its kind is installed.
+    pub pod_monitor: Option<DynamicObject>,
+}
+
+/// Builds the children. `replicas` was decided before: by the spec or by the autoscaler.
+///
+/// # Errors
+/// A document has no JSON form, or a part of the pod template is not what Kubernetes knows.
+pub fn build(
+    valid: &Valid,
+    options: &Options,
+    replicas: u32,
+    with_pod_monitor: bool,
+) -> Result<Children, BuildError> {
+    Ok(Children {
+        settings: settings::config_map(valid, options)?,
+        service_account: rbac::service_account(valid, options),
+        role: rbac::role(valid, options),
+        role_binding: rbac::role_binding(valid, options),
+        service: network::service(valid, options),
+        disruption_budget: network::disruption_budget(valid, options),
+        network_policy: network::network_policy(valid, options),
+        deployment: deployment::deployment(valid, options, replicas)?,
+        pod_monitor: with_pod_monitor.then(|| network::pod_monitor(valid, options)),
+    })
+}
+
+/// Why children cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A document has no JSON form.
+    #[error(transparent)]
+    Document(#[from] sluice_crds::wire::DocumentError),
+    /// A part of the template does not fit Kubernetes' type.
+    #[error("spec.template.consumer.{field}: {source}")]
+    Template {
+        /// Which part.
+        field: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// The name of everything that there is once.
+pub fn consumer_name(valid: &Valid) -> String {
+    names::child(&valid.name, "consumer")
+}
+
+/// The name of the live ConfigMap.
+pub fn live_name(pipeline: &str) -> String {
+    names::child(pipeline, "live")
+}
+
+/// Labels that choose the pods of a pipeline. They can never change: a Deployment's selector is immutable.
+pub fn selector_labels(pipeline: &str) -> BTreeMap<String, String> {
+    [(names::LABEL_PIPELINE, pipeline), (names::LABEL_ROLE, "consumer")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// The same as the scale subresource wants it.
+pub fn selector_text(pipeline: &str) -> String {
+    let labels = selector_labels(pipeline);
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+fn selector(valid: &Valid) -> LabelSelector {
+    LabelSelector { match_labels: Some(selector_labels(&valid.name)), ..Default::default() }
+}
+
+/// Labels of every child.
+pub fn labels(valid: &Valid, options: &Options) -> BTreeMap<String, String> {
+    let mut labels = selector_labels(&valid.name);
+    for (key, value) in [
+        ("app.kubernetes.io/name", "sluice"),
+        ("app.kubernetes.io/component", "consumer"),
+        ("app.kubernetes.io/instance", &valid.name),
+        ("app.kubernetes.io/managed-by", "sluice-operator"),
+        (names::LABEL_INSTALLATION, &options.installation),
+    ] {
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    labels
+}
+
+/// Name, namespace, labels and owner of a child.
+pub fn metadata(valid: &Valid, options: &Options, name: String) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(valid.namespace.clone()),
+        labels: Some(labels(valid, options)),
+        owner_references: Some(vec![valid.owner.clone()]),
+        ..Default::default()
+    }
+}
+
+/// Whether `actual` has everything that `desired` says. Objects may have more members; lists may not have more
+/// items, because a list that we name is ours as a whole.
+pub fn contains(actual: &Value, desired: &Value) -> bool {
+    match (actual, desired) {
+        (Value::Object(actual), Value::Object(desired)) => desired.iter().all(|(key, value)| {
+            // An empty list or map is stored as an absent one.
+            let empty = value.is_null()
+                || value.as_array().is_some_and(Vec::is_empty)
+                || value.as_object().is_some_and(serde_json::Map::is_empty);
+            actual.get(key).map_or(empty, |actual| contains(actual, value))
+        }),
+        (Value::Array(actual), Value::Array(desired)) => {
+            actual.len() == desired.len()
+                && actual.iter().zip(desired).all(|(actual, desired)| contains(actual, desired))
+        }
+        (actual, desired) => actual == desired,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn defaults_of_the_server_are_no_drift_and_every_other_difference_is() {
+        let desired = json!({ "spec": { "replicas": 2, "list": [{ "a": 1 }] }, "labels": {} });
+        let with_defaults = json!({ "spec": { "replicas": 2, "more": 1, "list": [{ "a": 1, "b": 2 }] } });
+        assert!(contains(&with_defaults, &desired));
+        for drifted in [
+            json!({ "spec": { "replicas": 3, "list": [{ "a": 1 }] } }),
+            json!({ "spec": { "replicas": 2, "list": [{ "a": 2 }] } }),
+            json!({ "spec": { "replicas": 2, "list": [{ "a": 1 }, { "a": 1 }] } }),
+            json!({ "spec": { "list": [{ "a": 1 }] } }),
+        ] {
+            assert!(!contains(&drifted, &desired), "{drifted}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Who the consumers are and what they may do: read one ConfigMap.
+
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
+
+use super::{consumer_name, live_name, metadata};
+use crate::controller::validate::Valid;
+use crate::options::Options;
+
+/// An account of the pipeline's own, unless it names one.
+pub fn service_account(valid: &Valid, options: &Options) -> Option<ServiceAccount> {
+    if valid.spec.template.consumer.service_account_name.is_some() {
+        return None;
+    }
+    let metadata = metadata(valid, options, consumer_name(valid));
+    // Pods that need the token mount it themselves.
+    Some(ServiceAccount { metadata, automount_service_account_token: Some(false), ..Default::default() })
+}
+
+/// The account that the pods run as.
+pub fn account_name(valid: &Valid) -> String {
+    valid.spec.template.consumer.service_account_name.clone().unwrap_or_else(|| consumer_name(valid))
+}
+
+/// A live edit reaches a consumer by its watch on this one object. List and watch are allowed by name because
+/// the consumer selects `metadata.name`.
+pub fn role(valid: &Valid, options: &Options) -> Role {
+    Role {
+        metadata: metadata(valid, options, consumer_name(valid)),
+        rules: Some(vec![PolicyRule {
+            api_groups: Some(vec![String::new()]),
+            resources: Some(vec!["configmaps".into()]),
+            resource_names: Some(vec![live_name(&valid.name)]),
+            verbs: ["get", "list", "watch"].map(str::to_owned).into(),
+            ..Default::default()
+        }]),
+    }
+}
+
+/// Gives the role to the account.
+pub fn role_binding(valid: &Valid, options: &Options) -> RoleBinding {
+    RoleBinding {
+        metadata: metadata(valid, options, consumer_name(valid)),
+        role_ref: RoleRef {
+            api_group: Some("rbac.authorization.k8s.io".into()),
+            kind: "Role".into(),
+            name: consumer_name(valid),
+        },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".into(),
+            name: account_name(valid),
+            namespace: Some(valid.namespace.clone()),
+            ..Default::default()
+        }]),
+    }
+}

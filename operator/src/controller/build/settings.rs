@@ -1,0 +1,26 @@
+//! The settings ConfigMap: one for each content, never changed.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use sluice_crds::{names, wire};
+
+use super::{BuildError, metadata};
+use crate::controller::validate::Valid;
+use crate::options::Options;
+
+/// Named by its content, so that an old pod that restarts during a rollout still finds its own.
+pub fn config_map(valid: &Valid, options: &Options) -> Result<ConfigMap, BuildError> {
+    let mut metadata = metadata(valid, options, name(valid));
+    let labels = metadata.labels.get_or_insert_default();
+    labels.insert(names::LABEL_SETTINGS.to_owned(), valid.settings_hash.clone());
+    Ok(ConfigMap {
+        metadata,
+        data: Some([(names::SETTINGS_KEY.to_owned(), wire::write(&valid.settings)?)].into()),
+        immutable: Some(true),
+        ..Default::default()
+    })
+}
+
+/// The name of the settings ConfigMap of this content.
+pub fn name(valid: &Valid) -> String {
+    names::child(&valid.name, &format!("settings-{}", valid.settings_hash))
+}

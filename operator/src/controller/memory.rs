@@ -1,0 +1,117 @@
+//! What is remembered between reconciles; losing it costs time or a write, never correctness.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kube::Client;
+use kube::runtime::reflector::ObjectRef;
+use sluice_crds::v1alpha1::TracePipeline;
+
+use super::build;
+use super::probe::NUMBERS_EVERY;
+
+/// The first wait after a failure.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+/// The longest.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+/// Status writes a second for numbers alone, all pipelines together: what an API server does not notice.
+const NUMBERS_PER_SECOND: u32 = 10;
+/// How long an answer about installed kinds, or a written PodMonitor, counts.
+const REMEMBER: Duration = Duration::from_secs(600);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Failures in a row, by pipeline.
+#[derive(Default)]
+pub struct Backoffs(Mutex<HashMap<ObjectRef<TracePipeline>, u32>>);
+
+impl Backoffs {
+    /// The wait after one more failure: it doubles.
+    pub fn next(&self, pipeline: &ObjectRef<TracePipeline>) -> Duration {
+        let mut failures = lock(&self.0);
+        let failures = failures.entry(pipeline.clone()).or_default();
+        *failures += 1;
+        LONGEST_BACKOFF.min(FIRST_BACKOFF * 2_u32.saturating_pow((*failures - 1).min(16)))
+    }
+
+    /// A success, or the pipeline is gone.
+    pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
+        lock(&self.0).remove(pipeline);
+    }
+}
+
+/// How often numbers alone may be written: by pipeline, and altogether.
+pub struct NumbersBudget(Mutex<Spent>);
+
+struct Spent {
+    last: HashMap<ObjectRef<TracePipeline>, Instant>,
+    second: Instant,
+    writes: u32,
+}
+
+impl Default for NumbersBudget {
+    fn default() -> Self {
+        Self(Mutex::new(Spent { last: HashMap::new(), second: Instant::now(), writes: 0 }))
+    }
+}
+
+impl NumbersBudget {
+    /// Whether this pipeline's numbers may be written now; if so, it counts.
+    pub fn take(&self, pipeline: &ObjectRef<TracePipeline>) -> bool {
+        let mut spent = lock(&self.0);
+        let now = Instant::now();
+        if now.duration_since(spent.second) >= Duration::from_secs(1) {
+            (spent.second, spent.writes) = (now, 0);
+        }
+        let recent = spent.last.get(pipeline).is_some_and(|last| now.duration_since(*last) < NUMBERS_EVERY);
+        if recent || spent.writes >= NUMBERS_PER_SECOND {
+            return false;
+        }
+        spent.writes += 1;
+        spent.last.insert(pipeline.clone(), now);
+        true
+    }
+
+    /// The pipeline is gone.
+    pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
+        lock(&self.0).last.remove(pipeline);
+    }
+}
+
+/// PodMonitors are not watched, because their kind may not be installed: they are written again now and then.
+#[derive(Default)]
+pub struct PodMonitors {
+    written: Mutex<HashMap<String, (String, Instant)>>,
+    installed: Mutex<Option<(bool, Instant)>>,
+}
+
+impl PodMonitors {
+    /// Whether the Prometheus operator's kind is there; asked every ten minutes.
+    pub async fn kind_is_installed(&self, client: &Client) -> bool {
+        if let Some((answer, at)) = *lock(&self.installed)
+            && at.elapsed() < REMEMBER
+        {
+            return answer;
+        }
+        let kind = build::pod_monitor_kind();
+        let listed = client.list_api_group_resources(&kind.api_version).await;
+        let answer =
+            listed.is_ok_and(|list| list.resources.iter().any(|resource| resource.kind == kind.kind));
+        *lock(&self.installed) = Some((answer, Instant::now()));
+        answer
+    }
+
+    /// Whether it should be written.
+    pub fn is_due(&self, key: &str, hash: &str) -> bool {
+        let written = lock(&self.written);
+        written.get(key).is_none_or(|(last, at)| last != hash || at.elapsed() >= REMEMBER)
+    }
+
+    /// It was.
+    pub fn written(&self, key: String, hash: String) {
+        lock(&self.written).insert(key, (hash, Instant::now()));
+    }
+}

@@ -1,0 +1,147 @@
+//! From what is there and what consumers say to the status; no client.
+//!
+//! Conditions flip their transition time only when they flip. Numbers are rounded, so that an unchanged status
+//! stays the same object and is not written.
+
+mod conditions;
+mod numbers;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::ResourceExt;
+use sluice_crds::live::LiveDocument;
+use sluice_crds::v1alpha1::{RateStatus, TracePipeline, TracePipelineStatus};
+
+use super::apply::Outcome;
+use super::build::selector_text;
+use super::probe::{PodReport, Report};
+use super::validate::Refusal;
+use conditions::Conditions;
+
+/// What a status is made of.
+pub struct Facts<'a> {
+    /// The pipeline, with its last status.
+    pub pipeline: &'a TracePipeline,
+    /// Why it is not built, where it is not.
+    pub refusal: Option<&'a Refusal>,
+    /// What became of the children; none where it is not built.
+    pub outcome: Option<&'a Outcome>,
+    /// The live document in effect.
+    pub document: Option<&'a LiveDocument>,
+    /// The Deployment as it is.
+    pub deployment: Option<&'a Deployment>,
+    /// What each pod says.
+    pub reports: &'a [PodReport],
+    /// Time of day.
+    pub now: Timestamp,
+}
+
+impl Facts<'_> {
+    /// Answers, where there are.
+    fn answers(&self) -> impl Iterator<Item = &Report> {
+        self.reports.iter().filter_map(|report| report.answer.as_ref().ok())
+    }
+
+    /// The rate that the spec asks for now.
+    fn desired(&self) -> u32 {
+        sluice_crds::live::Live::of(&self.pipeline.spec).rate_at(self.now)
+    }
+
+    /// The rate that every pod has confirmed with the newest revision.
+    fn confirmed(&self) -> Option<u32> {
+        let revision = self.document?.revision;
+        let mut rate = None;
+        for report in self.reports {
+            let answer = report.answer.as_ref().ok()?;
+            if answer.revision != revision || rate.is_some_and(|rate| rate != answer.rate_limit_qps) {
+                return None;
+            }
+            rate = Some(answer.rate_limit_qps);
+        }
+        rate
+    }
+}
+
+/// How the Deployment is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pods {
+    /// How many there should be.
+    pub wanted: i32,
+    /// How many there are.
+    pub all: i32,
+    /// How many of them run the newest template.
+    pub updated: i32,
+    /// How many are ready.
+    pub ready: i32,
+    /// Whether the Deployment's controller has seen the newest spec.
+    pub observed: bool,
+    /// Whether a rollout has failed to move for too long.
+    pub stalled: bool,
+}
+
+impl Pods {
+    /// Reads a Deployment.
+    pub fn of(deployment: &Deployment) -> Self {
+        let status = deployment.status.clone().unwrap_or_default();
+        let stalled = status.conditions.iter().flatten().any(|condition| {
+            condition.type_.as_deref() == Some("Progressing")
+                && condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
+        });
+        Self {
+            wanted: deployment.spec.replicas.unwrap_or(1),
+            all: status.replicas.unwrap_or(0),
+            updated: status.updated_replicas.unwrap_or(0),
+            ready: status.ready_replicas.unwrap_or(0),
+            observed: status.observed_generation >= deployment.metadata.generation,
+            stalled,
+        }
+    }
+
+    /// Whether every pod is as it should be.
+    pub fn settled(&self) -> bool {
+        self.observed && self.updated == self.wanted && self.all == self.wanted && self.ready == self.wanted
+    }
+}
+
+/// Builds the status.
+pub fn status(facts: &Facts<'_>) -> TracePipelineStatus {
+    let last = facts.pipeline.status.clone().unwrap_or_default();
+    let pods = facts.deployment.map(Pods::of).unwrap_or_default();
+    let numbers = numbers::numbers(facts);
+    let generation = facts.pipeline.metadata.generation;
+    let mut conditions = Conditions::new(last.conditions, generation, facts.now);
+    conditions.judge(facts, &pods);
+    TracePipelineStatus {
+        observed_generation: generation,
+        replicas: pods.all,
+        ready_replicas: pods.ready,
+        selector: selector_text(&facts.pipeline.name_any()),
+        rate: RateStatus {
+            desired: facts.desired(),
+            applied: facts.confirmed(),
+            effective: numbers.effective,
+            revision: facts.document.map_or(last.rate.revision, |document| document.revision),
+        },
+        throughput: numbers.throughput,
+        lag: numbers.lag,
+        drain_seconds: numbers.drain_seconds,
+        dead_letters: numbers.dead_letters,
+        conditions: conditions.finish(),
+    }
+}
+
+/// Whether two statuses differ in more than numbers.
+pub fn differs_at_once(old: &TracePipelineStatus, new: &TracePipelineStatus) -> bool {
+    let without_numbers = |status: &TracePipelineStatus| TracePipelineStatus {
+        throughput: None,
+        lag: None,
+        drain_seconds: None,
+        dead_letters: None,
+        rate: RateStatus { effective: None, ..status.rate.clone() },
+        ..status.clone()
+    };
+    without_numbers(old) != without_numbers(new)
+}
+
+#[cfg(test)]
+mod tests;

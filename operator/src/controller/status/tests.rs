@@ -1,0 +1,223 @@
+use jiff::SignedDuration;
+use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
+use serde_json::json;
+use sluice_crds::live::Live;
+
+use super::*;
+use crate::controller::apply::{ApplyError, Rollout};
+use crate::controller::probe::PartitionReport;
+
+fn pipeline() -> TracePipeline {
+    let pipeline = json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "TracePipeline",
+        "metadata": { "name": "traces", "namespace": "shop", "uid": "u", "generation": 3 },
+        "spec": {
+            "source": { "kafka": { "bootstrapServers": "k:9092", "topic": "t", "consumerGroup": "g" } },
+            "rateLimitQPS": 500,
+            "sink": { "mysql": { "urlFrom": { "secretKeyRef": { "name": "db", "key": "url" } } } },
+        },
+    });
+    serde_json::from_value(pipeline).expect("a pipeline")
+}
+
+fn deployment(updated: i32, ready: i32) -> Deployment {
+    let mut deployment = Deployment::default();
+    deployment.spec.replicas = Some(2);
+    deployment.status = Some(DeploymentStatus {
+        replicas: Some(2),
+        updated_replicas: Some(updated),
+        ready_replicas: Some(ready),
+        ..Default::default()
+    });
+    deployment
+}
+
+fn answer(revision: u64, rate: u32) -> Report {
+    Report {
+        revision,
+        rate_limit_qps: rate,
+        effective_qps: f64::from(rate) / 2.0,
+        achieved_qps: f64::from(rate) / 2.0,
+        bottleneck: "Limiter".into(),
+        partitions: vec![PartitionReport { lag: Some(1_234) }],
+        drain_seconds: Some(7),
+        ..Report::default()
+    }
+}
+
+fn pods(answers: Vec<Result<Report, String>>) -> Vec<PodReport> {
+    let report = |(index, answer)| PodReport { pod: format!("pod-{index}"), answer };
+    answers.into_iter().enumerate().map(report).collect()
+}
+
+/// A case: everything in order unless it is changed.
+struct Case {
+    pipeline: TracePipeline,
+    refusal: Option<Refusal>,
+    outcome: Outcome,
+    deployment: Option<Deployment>,
+    reports: Vec<PodReport>,
+    now: Timestamp,
+}
+
+impl Case {
+    fn new() -> Self {
+        Self {
+            pipeline: pipeline(),
+            refusal: None,
+            outcome: Outcome::default(),
+            deployment: Some(deployment(2, 2)),
+            reports: pods(vec![Ok(answer(4, 500)), Ok(answer(4, 500))]),
+            now: "2026-11-24T12:00:00Z".parse().expect("a time"),
+        }
+    }
+
+    fn status(&self) -> TracePipelineStatus {
+        let live = Live { rate_limit_qps: 500, rate_override: None, suspend: false };
+        let document = LiveDocument { uid: "u".into(), revision: 4, live };
+        status(&Facts {
+            pipeline: &self.pipeline,
+            refusal: self.refusal.as_ref(),
+            outcome: self.refusal.is_none().then_some(&self.outcome),
+            document: self.refusal.is_none().then_some(&document),
+            deployment: self.deployment.as_ref(),
+            reports: &self.reports,
+            now: self.now,
+        })
+    }
+
+    /// Status and reason of a condition.
+    fn condition(&self, type_: &str) -> (String, String) {
+        let conditions = self.status().conditions;
+        let found = conditions.into_iter().find(|condition| condition.type_ == type_).expect("the condition");
+        assert_eq!(found.observed_generation, Some(3));
+        (found.status, found.reason)
+    }
+}
+
+fn is(status: &str, reason: &str) -> (String, String) {
+    (status.to_owned(), reason.to_owned())
+}
+
+#[test]
+fn a_pipeline_in_order_says_what_is() {
+    let case = Case::new();
+    let status = case.status();
+    assert_eq!(
+        status.rate,
+        RateStatus { desired: 500, applied: Some(500), effective: Some(500), revision: 4 }
+    );
+    assert_eq!((status.throughput, status.lag, status.drain_seconds), (Some(500), Some(2_500), Some(7)));
+    for (type_, expected) in [
+        ("Ready", is("True", "ConsumersReady")),
+        ("Progressing", is("False", "RolledOut")),
+        ("Degraded", is("False", "AsExpected")),
+        ("Throttled", is("True", "RateLimit")),
+        ("Suspended", is("False", "Running")),
+        ("RateConfirmed", is("True", "Confirmed")),
+    ] {
+        assert_eq!(case.condition(type_), expected, "{type_}");
+    }
+}
+
+#[test]
+fn a_silent_pod_makes_the_rate_unknown_and_leaves_ready_alone() {
+    let mut case = Case::new();
+    case.reports = pods(vec![Ok(answer(4, 500)), Err("cannot connect".into())]);
+    assert_eq!(case.condition("RateConfirmed"), is("Unknown", "ConsumerSilent"));
+    assert_eq!(case.condition("Ready"), is("True", "ConsumersReady"));
+    let status = case.status();
+    assert_eq!((status.rate.applied, status.lag), (None, None));
+}
+
+#[test]
+fn a_pod_with_an_older_revision_is_told() {
+    let mut case = Case::new();
+    case.reports = pods(vec![Ok(answer(4, 500)), Ok(answer(3, 900))]);
+    assert_eq!(case.condition("RateConfirmed"), is("False", "Applying"));
+    assert_eq!(case.status().rate.applied, None);
+}
+
+#[test]
+fn a_consumers_error_degrades_with_its_reason_and_its_pod() {
+    let mut case = Case::new();
+    let troubled = Report {
+        last_error: Some("no value for db/url".into()),
+        last_error_reason: Some("SecretMissing".into()),
+        ..answer(4, 500)
+    };
+    case.reports = pods(vec![Ok(answer(4, 500)), Ok(troubled)]);
+    assert_eq!(case.condition("Degraded"), is("True", "SecretMissing"));
+    let message = case.status().conditions.swap_remove(2).message;
+    assert_eq!(message, "pod-1: no value for db/url");
+}
+
+#[test]
+fn a_refused_pipeline_says_why_and_nothing_else() {
+    let mut case = Case::new();
+    case.refusal = Some(Refusal::Duplicate { older: "shop/first".into() });
+    assert_eq!(case.condition("Ready"), is("False", "DuplicateConsumerGroup"));
+    assert_eq!(case.condition("Degraded"), is("True", "DuplicateConsumerGroup"));
+    assert_eq!(case.condition("RateConfirmed"), is("Unknown", "NoLiveDocument"));
+}
+
+#[test]
+fn rollouts_show_as_they_go() {
+    let mut case = Case::new();
+    case.deployment = Some(deployment(1, 2));
+    assert_eq!(case.condition("Ready"), is("True", "RollingOut"));
+    assert_eq!(case.condition("Progressing"), is("True", "RollingOut"));
+    case.deployment = Some(deployment(1, 1));
+    assert_eq!(case.condition("Ready"), is("False", "ConsumersNotReady"));
+    let mut stalled = deployment(1, 1);
+    stalled.status.as_mut().expect("a status").conditions = Some(vec![DeploymentCondition {
+        type_: Some("Progressing".into()),
+        reason: Some("ProgressDeadlineExceeded".into()),
+        ..Default::default()
+    }]);
+    case.deployment = Some(stalled);
+    assert_eq!(case.condition("Ready"), is("False", "RolloutStalled"));
+    assert_eq!(case.condition("Degraded"), is("True", "RolloutStalled"));
+    case.deployment = Some(deployment(2, 2));
+    case.outcome.rollout = Rollout::Waiting;
+    assert_eq!(case.condition("Progressing"), is("True", "WaitingForTurn"));
+}
+
+#[test]
+fn children_that_cannot_be_written_are_told() {
+    let mut case = Case::new();
+    case.outcome.error = Some(ApplyError::Taken { child: "Service traces-consumer".into() });
+    assert_eq!(case.condition("Ready"), is("False", "NotApplied"));
+    assert_eq!(case.condition("Degraded"), is("True", "NameTaken"));
+}
+
+#[test]
+fn an_override_counts_until_it_expires() {
+    let mut case = Case::new();
+    case.pipeline.spec.rate_override =
+        Some(sluice_crds::v1alpha1::RateOverride { rate_limit_qps: 0, until: case.now });
+    assert_eq!(case.status().rate.desired, 500);
+    case.now -= SignedDuration::from_secs(1);
+    assert_eq!(case.status().rate.desired, 0);
+    assert_eq!(case.condition("Suspended"), is("True", "RateIsZero"));
+}
+
+#[test]
+fn an_unchanged_status_is_equal_and_transition_times_stay() {
+    let mut case = Case::new();
+    let first = case.status();
+    case.pipeline.status = Some(first.clone());
+    case.now += SignedDuration::from_secs(100);
+    // A little more lag is the same number.
+    case.reports[0].answer.as_mut().expect("an answer").partitions[0].lag = Some(1_240);
+    assert_eq!(case.status(), first);
+    case.reports[0].answer.as_mut().expect("an answer").partitions[0].lag = Some(9_000);
+    let later = case.status();
+    assert!(later != first && !differs_at_once(&first, &later));
+    case.reports[0].answer.as_mut().expect("an answer").revision = 3;
+    let later = case.status();
+    assert!(differs_at_once(&first, &later));
+    let times: Vec<_> =
+        later.conditions.iter().filter(|now| now.last_transition_time.0 == case.now).collect();
+    assert_eq!(times.len(), 1, "only RateConfirmed has flipped");
+}

@@ -1,0 +1,113 @@
+//! From a pipeline as it is stored to one that can be built; no client.
+//!
+//! The API server has applied the same rules already, unless its schema is older than this program or was
+//! edited: they are checked again here, because what is built runs with the operator's rights.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
+use sluice_crds::live::Live;
+use sluice_crds::settings::Settings;
+use sluice_crds::v1alpha1::{TracePipeline, TracePipelineSpec};
+use sluice_crds::validate::{MAX_PIPELINE_NAME, validate as validate_spec};
+
+use super::dereference::Found;
+use crate::options::Options;
+
+/// A pipeline that passed every check, with what its children are made of.
+#[derive(Clone, Debug)]
+pub struct Valid {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Tells this object from a later one of the same name.
+    pub uid: String,
+    /// The spec.
+    pub spec: TracePipelineSpec,
+    /// The static document.
+    pub settings: Settings,
+    /// Its hash.
+    pub settings_hash: String,
+    /// The live content.
+    pub live: Live,
+    /// Image of the consumers.
+    pub image: String,
+    /// Makes children go with the pipeline.
+    pub owner: OwnerReference,
+}
+
+/// Why a pipeline is not built. What runs already keeps running as it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The spec breaks a rule.
+    #[error("{0}")]
+    Invalid(String),
+    /// Children of that name belong to another installation of the operator.
+    #[error(
+        "{child} belongs to the installation {installation:?}: give each installation namespaces of its own (--namespaces)"
+    )]
+    Conflict {
+        /// Kind and name of the child.
+        child: String,
+        /// Whose it is.
+        installation: String,
+    },
+    /// An older pipeline reads the same topic with the same group.
+    #[error(
+        "{older} reads the same topic with the same consumer group and came first: use another consumerGroup"
+    )]
+    Duplicate {
+        /// The other pipeline.
+        older: String,
+    },
+}
+
+impl Refusal {
+    /// The reason of the conditions.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "InvalidSpec",
+            Self::Conflict { .. } => "Conflict",
+            Self::Duplicate { .. } => "DuplicateConsumerGroup",
+        }
+    }
+}
+
+/// Checks a pipeline.
+///
+/// # Errors
+/// The first reason not to build it.
+pub fn validate(pipeline: &TracePipeline, found: &Found, options: &Options) -> Result<Valid, Refusal> {
+    let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+    let invalid = |message: String| Refusal::Invalid(message);
+    if name.len() > MAX_PIPELINE_NAME {
+        return Err(invalid(format!("metadata.name: expected at most {MAX_PIPELINE_NAME} characters")));
+    }
+    let problems = validate_spec(&pipeline.spec);
+    if !problems.is_empty() {
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        return Err(invalid(lines.join("; ")));
+    }
+    if let Some((child, installation)) = found.foreign_child(&options.installation) {
+        return Err(Refusal::Conflict { child, installation });
+    }
+    if let Some(older) = &found.older_rival {
+        return Err(Refusal::Duplicate { older: older.clone() });
+    }
+    let owner = pipeline.controller_owner_ref(&()).ok_or_else(|| {
+        invalid("metadata.uid: missing; the object does not come from an API server".into())
+    })?;
+    let settings = Settings::of(&format!("{namespace}/{name}"), &pipeline.spec).with_uid(&owner.uid);
+    let settings_hash = settings.hash().map_err(|error| invalid(error.to_string()))?;
+    Ok(Valid {
+        uid: owner.uid.clone(),
+        settings,
+        settings_hash,
+        live: Live::of(&pipeline.spec),
+        image: pipeline.spec.image.clone().unwrap_or_else(|| options.consumer_image.clone()),
+        spec: pipeline.spec.clone(),
+        namespace,
+        name,
+        owner,
+    })
+}

@@ -1,0 +1,10 @@
+//! The operator: it turns a `TracePipeline` into running consumers and carries live edits to them.
+//!
+//! It reads no Secret, and talks to no queue and no database: what they do shows in the consumers' reports.
+
+pub mod controller;
+pub mod events;
+pub mod metrics;
+pub mod options;
+pub mod run;
+pub mod watch;

@@ -1,0 +1,54 @@
+//! What an installation of the operator is told at its start.
+
+use std::net::SocketAddr;
+
+use sha2::{Digest, Sha256};
+
+/// Turns TracePipelines into running consumers and carries live edits to them.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(
+    name = "sluice-operator",
+    version,
+    after_help = "Examples:
+  sluice-operator --consumer-image ghcr.io/example/sluice:0.1.0
+  sluice-operator --namespaces team-a,team-b --installation teams --consumer-image sluice:0.1.0
+
+The API server is that of the pod's service account, else the one of KUBECONFIG."
+)]
+pub struct Options {
+    /// Image of the consumers, where a pipeline names none.
+    #[arg(long, value_name = "IMAGE")]
+    pub consumer_image: String,
+    /// Pull policy of that image.
+    #[arg(long, value_name = "POLICY", default_value = "IfNotPresent")]
+    pub image_pull_policy: String,
+    /// Namespaces to look after, separated by commas; all of the cluster where none is given.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub namespaces: Vec<String>,
+    /// Name of this installation; its children carry it, and those of another one are left alone.
+    #[arg(long, value_name = "NAME", default_value = "sluice")]
+    pub installation: String,
+    /// The namespace that the operator runs in: its Lease lies there, and consumers admit probes from it.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub namespace: String,
+    /// Name of this replica in the leader election.
+    #[arg(long, value_name = "NAME", default_value = "sluice-operator")]
+    pub identity: String,
+    /// Namespaces whose pods may scrape the consumers' metrics, separated by commas.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub scraper_namespaces: Vec<String>,
+    /// How many pipelines an upgrade of the operator rolls at once.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub max_concurrent_rollouts: usize,
+    /// Where to serve /metrics, /livez and /readyz; port 0 picks a free one and logs it.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub admin: SocketAddr,
+}
+
+impl Options {
+    /// Tells one upgrade from another: what an operator of this version with this image makes of pods.
+    pub fn upgrade_mark(&self) -> String {
+        let built = format!("{} {}", env!("CARGO_PKG_VERSION"), self.consumer_image);
+        Sha256::digest(built).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
+}

@@ -1,0 +1,226 @@
+//! The life of the process: connect, wait for the lead, reconcile until told to stop.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::stream::{BoxStream, StreamExt, poll_fn, select_all};
+use kube::Client;
+use kube::runtime::controller::{Config, applier};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
+use kube_lease_manager::LeaseManagerBuilder;
+use sluice_crds::v1alpha1::TracePipeline;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::controller::autoscale::Autoscaler;
+use crate::controller::probe::Prober;
+use crate::controller::{self, Context, apply};
+use crate::metrics::{self, Metrics};
+use crate::options::Options;
+use crate::watch::{Trigger, World};
+
+/// Reconciles under way at once: each waits for the API server most of its time.
+const CONCURRENCY: u16 = 32;
+/// How long the lead lasts without a renewal. A frozen leader is followed after that; what it writes when it
+/// thaws changes nothing, because every write is idempotent or names the version that it replaces.
+const LEASE_SECONDS: u64 = 15;
+/// How long before its end the lead is renewed.
+const LEASE_GRACE_SECONDS: u64 = 5;
+/// Longest wait for reconciles under way when the process stops.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Runs until SIGTERM or Ctrl-C, or until the lead is lost: then the process ends, and its supervisor starts a
+/// new one that waits for the lead again.
+///
+/// # Errors
+/// What a person must know.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let stop = stop_on_signal()?;
+    let metrics = Arc::new(Metrics::default());
+    metrics::serve(options.admin, metrics.clone(), stop.clone())
+        .await
+        .with_context(|| format!("cannot serve the admin endpoints on {}", options.admin))?;
+    let client = Client::try_default()
+        .await
+        .context("cannot find an API server: no service account, no KUBECONFIG")?;
+    let version = client.apiserver_version().await.context("the API server does not answer")?;
+    tracing::info!(api_server = %version.git_version, installation = %options.installation,
+        namespaces = ?options.namespaces, "connected");
+    metrics.set_ready(true);
+
+    let lease = format!("sluice-operator-{}", options.installation);
+    let manager = LeaseManagerBuilder::new(client.clone(), lease)
+        .with_namespace(&options.namespace)
+        .with_identity(&options.identity)
+        .with_duration(LEASE_SECONDS)
+        .with_grace(LEASE_GRACE_SECONDS)
+        .build()
+        .await
+        .context("cannot take part in the leader election")?;
+    let (mut leads, election) = manager.watch().await;
+    tracing::info!("waiting for the lead");
+    let elected = tokio::select! {
+        elected = leads.wait_for(|leads| *leads) => elected.is_ok(),
+        () = stop.cancelled() => false,
+    };
+    let mut result = Ok(());
+    if elected {
+        tracing::info!("leading");
+        metrics.set_leader(true);
+        let lead_ends = async {
+            // An error means that the election has ended, which is a loss as well.
+            let _ = leads.wait_for(|leads| !*leads).await;
+        };
+        tokio::select! {
+            reconciled = reconcile_all(client, options, metrics.clone(), stop.clone()) => result = reconciled,
+            () = lead_ends => result = Err(anyhow::anyhow!("the lead was lost")),
+        }
+        metrics.set_leader(false);
+    }
+    // The election ends, and gives the lead back, when nobody listens any more.
+    drop(leads);
+    if tokio::time::timeout(GRACE, election).await.is_err() {
+        tracing::warn!("the lead was not given back in time");
+    }
+    stop.cancel();
+    tracing::info!("stopped");
+    result
+}
+
+async fn reconcile_all(
+    client: Client,
+    options: Options,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let (world, triggers) = World::watch(&client, &options.namespaces);
+    let reporter =
+        Reporter { controller: apply::FIELD_MANAGER.into(), instance: Some(options.identity.clone()) };
+    let context = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        client,
+        options,
+        world,
+        prober: Arc::new(Prober::new(metrics.clone())),
+        metrics: metrics.clone(),
+        rollouts: apply::Rollouts::default(),
+        autoscaler: Autoscaler::default(),
+        backoffs: controller::Backoffs::default(),
+        pod_monitors: controller::PodMonitors::default(),
+        numbers: controller::NumbersBudget::default(),
+    });
+    let asking = Asking::start(&context);
+    let mut queues = Queues::default();
+    let appliers: Vec<_> = context
+        .world
+        .pipelines
+        .stores()
+        .map(|(namespace, store)| {
+            let queue = queues.add(namespace).take_until(stop.clone().cancelled_owned());
+            applier(
+                |pipeline, context| Box::pin(controller::reconcile(pipeline, context)),
+                controller::retry,
+                context.clone(),
+                store,
+                queue,
+                Config::default().concurrency(CONCURRENCY),
+            )
+            .boxed()
+        })
+        .collect();
+    let feeding = tokio::spawn(feed(triggers, asking.changes, queues, context.clone()));
+    // Nothing is judged before everything was listed once: what is not there yet may only be unknown.
+    tokio::select! {
+        ready = context.world.ready() => anyhow::ensure!(ready, "watching has ended"),
+        () = stop.cancelled() => return Ok(()),
+    }
+    tracing::info!(pipelines = context.world.pipelines.all().count(), "everything is listed");
+    // Results were counted and logged where they arose.
+    select_all(appliers).for_each(|_| std::future::ready(())).await;
+    asking.task.abort();
+    feeding.abort();
+    Ok(())
+}
+
+/// The task that asks consumers, and what it has found.
+struct Asking {
+    task: JoinHandle<()>,
+    changes: mpsc::UnboundedReceiver<ObjectRef<TracePipeline>>,
+}
+
+impl Asking {
+    fn start(context: &Arc<Context>) -> Self {
+        let (changed, changes) = mpsc::unbounded_channel();
+        let known = context.clone();
+        let exists = move |pipeline: &ObjectRef<TracePipeline>| known.exists(pipeline);
+        Self { task: tokio::spawn(context.prober.clone().run(changed, exists)), changes }
+    }
+}
+
+/// Which applier works on which namespace.
+#[derive(Default)]
+struct Queues(HashMap<Option<String>, mpsc::UnboundedSender<ObjectRef<TracePipeline>>>);
+
+type Queue = BoxStream<'static, Result<ObjectRef<TracePipeline>, Infallible>>;
+
+impl Queues {
+    fn add(&mut self, namespace: Option<String>) -> Queue {
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        self.0.insert(namespace, sender);
+        poll_fn(move |cx| receiver.poll_recv(cx)).map(Ok).boxed()
+    }
+
+    fn push(&self, pipeline: ObjectRef<TracePipeline>) {
+        let queue = self.0.get(&pipeline.namespace).or_else(|| self.0.get(&None));
+        if let Some(queue) = queue {
+            // Its applier has ended where the operator stops.
+            let _ = queue.send(pipeline);
+        }
+    }
+}
+
+/// Polls the watches, and passes on what they and the consumers' reports ask for.
+async fn feed(
+    mut triggers: BoxStream<'static, Trigger>,
+    mut changes: mpsc::UnboundedReceiver<ObjectRef<TracePipeline>>,
+    queues: Queues,
+    context: Arc<Context>,
+) {
+    loop {
+        tokio::select! {
+            trigger = triggers.next() => match trigger {
+                Some(Ok(pipeline)) => {
+                    if !context.exists(&pipeline) {
+                        context.forget(&pipeline);
+                    }
+                    context.metrics.set_pipelines(context.world.pipelines.count());
+                    queues.push(pipeline);
+                }
+                Some(Err(error)) => {
+                    context.metrics.watch_failed();
+                    tracing::warn!(error = %sluice_crds::problem::chain(&error), "a watch broke and begins again");
+                }
+                None => return,
+            },
+            Some(pipeline) = changes.recv() => queues.push(pipeline),
+        }
+    }
+}
+
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+        tracing::info!("stopping");
+        stopping.cancel();
+    });
+    Ok(stop)
+}

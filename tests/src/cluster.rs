@@ -1,0 +1,218 @@
+//! A real Kubernetes: its own processes on free ports, or the cluster that `KUBECONFIG` names.
+//!
+//! `tests/run` builds the commands (see `tests/cluster/kubernetes`). A cluster without a node takes some 5 s and
+//! answers as any API server does, with all controllers; nothing that is scheduled runs. One with a node runs
+//! pods of images made here; it needs root. Everything ends with the handle, or with the test process.
+//!
+//! What is not there: DNS for services (pods reach each other by address), dynamic volumes, a second node.
+
+mod certificates;
+mod client;
+mod control_plane;
+mod faults;
+pub mod image;
+mod machine;
+mod node;
+mod tools;
+mod writes;
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use anyhow::Context;
+use tokio::sync::OnceCell;
+
+pub use self::client::{Kubectl, Namespace, get};
+pub use self::tools::{helm, kwok};
+pub use self::writes::{Write, WriteProxy};
+
+use self::certificates::Authority;
+use self::control_plane::ControlPlane;
+use self::machine::Machine;
+use self::node::Node;
+use crate::component::Scratch;
+use crate::sluice;
+
+/// The image of the data plane.
+pub const SLUICE_IMAGE: &str = "sluice.dev/sluice:test";
+/// An image of kubectl alone, for pods that talk to the API server.
+pub const KUBECTL_IMAGE: &str = "sluice.dev/kubectl:test";
+
+const NO_NODE: &str = "this cluster has no node; start it with Cluster::with_node";
+const NOT_OURS: &str = "this test must own its cluster; unset KUBECONFIG";
+
+/// A cluster and what is needed to talk to it.
+pub struct Cluster {
+    kubectl: Kubectl,
+    sluice_image: OnceCell<()>,
+    kubectl_image: OnceCell<()>,
+    own: Option<Own>,
+}
+
+struct Own {
+    // Dropped in this order: processes first, then their files.
+    node: Option<Node>,
+    control_plane: ControlPlane,
+    dir: Scratch,
+}
+
+static SHARED: OnceCell<Cluster> = OnceCell::const_new();
+static SHARED_WITH_NODE: OnceCell<Cluster> = OnceCell::const_new();
+
+impl Cluster {
+    /// Starts a control plane, or takes the cluster that `KUBECONFIG` names.
+    ///
+    /// # Errors
+    /// The commands have not been built, or something does not answer in time.
+    pub async fn start() -> anyhow::Result<Self> {
+        if let Some(given) = Self::given() {
+            return Ok(given);
+        }
+        let dir = Scratch::new("sluice-cluster-")?;
+        let authority = Authority::new(&dir.path().join("pki"))?;
+        let control_plane = ControlPlane::start(&dir.path().join("control-plane"), &authority, None).await?;
+        Ok(Self::own(control_plane, None, dir))
+    }
+
+    /// As [`Self::start`], with a node that runs pods.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; or the test does not run as root.
+    pub async fn with_node() -> anyhow::Result<Self> {
+        if let Some(given) = Self::given() {
+            return Ok(given);
+        }
+        let dir = Scratch::new("sluice-cluster-")?;
+        let folder = dir.path().join("node");
+        let authority = Authority::new(&dir.path().join("pki"))?;
+        let machine = Machine::start(&folder).await?;
+        let addresses = machine.addresses();
+        let mut node = Node::new(&folder, machine)?;
+        let plane = dir.path().join("control-plane");
+        let control_plane = ControlPlane::start(&plane, &authority, Some(addresses)).await?;
+        node.join(&folder, &authority, &control_plane).await?;
+        Ok(Self::own(control_plane, Some(node), dir))
+    }
+
+    /// The control plane that all tests of a process share.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn shared() -> anyhow::Result<&'static Self> {
+        SHARED.get_or_try_init(Self::start).await
+    }
+
+    /// The cluster with a node that all tests of a process share.
+    ///
+    /// # Errors
+    /// As [`Self::with_node`].
+    pub async fn shared_with_node() -> anyhow::Result<&'static Self> {
+        SHARED_WITH_NODE.get_or_try_init(Self::with_node).await
+    }
+
+    fn given() -> Option<Self> {
+        let kubeconfig = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty())?;
+        Some(Self::new(Kubectl::new("kubectl".into(), kubeconfig.into()), None))
+    }
+
+    fn own(control_plane: ControlPlane, node: Option<Node>, dir: Scratch) -> Self {
+        let kubectl = control_plane.kubectl.clone();
+        Self::new(kubectl, Some(Own { node, control_plane, dir }))
+    }
+
+    fn new(kubectl: Kubectl, own: Option<Own>) -> Self {
+        Self { kubectl, sluice_image: OnceCell::new(), kubectl_image: OnceCell::new(), own }
+    }
+
+    /// A kubeconfig with the rights of an administrator.
+    pub fn kubeconfig(&self) -> &Path {
+        self.kubectl.kubeconfig()
+    }
+
+    /// Runs kubectl and returns its output.
+    ///
+    /// # Errors
+    /// It failed; the message holds what it said.
+    pub async fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.kubectl.run(arguments).await
+    }
+
+    /// A command of kubectl, to be started by the caller.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> std::process::Command {
+        self.kubectl.command(arguments)
+    }
+
+    /// As [`Self::kubectl`], with a standard input (`-f -`).
+    ///
+    /// # Errors
+    /// As [`Self::kubectl`].
+    pub async fn kubectl_with(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+        self.kubectl.run_with(arguments, input).await
+    }
+
+    /// Applies documents of YAML or JSON, on the server's side.
+    ///
+    /// # Errors
+    /// The server refuses one.
+    pub async fn apply(&self, documents: &str) -> anyhow::Result<()> {
+        self.kubectl.run_with(&["apply", "--server-side", "-f", "-"], documents).await.map(drop)
+    }
+
+    /// A new namespace for one test, whose name begins with `prefix`.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub async fn namespace(&self, prefix: &str) -> anyhow::Result<Namespace> {
+        Namespace::new(self.kubectl.clone(), prefix).await
+    }
+
+    /// The host's address for pods: what a test starts for them listens here (see `Kafka::start_on`).
+    ///
+    /// # Errors
+    /// The cluster has no node; or it is given, and `SLUICE_TEST_HOST_ADDRESS` is not.
+    pub fn host_address(&self) -> anyhow::Result<Ipv4Addr> {
+        match &self.own {
+            Some(own) => Ok(own.node.as_ref().context(NO_NODE)?.machine().addresses().host()),
+            None => {
+                let given = std::env::var("SLUICE_TEST_HOST_ADDRESS");
+                given
+                    .context("with KUBECONFIG, set SLUICE_TEST_HOST_ADDRESS too")?
+                    .parse()
+                    .context("not IPv4")
+            }
+        }
+    }
+
+    /// Builds an image from binaries, the first of which is its entry point, and gives it to the node. A given
+    /// cluster must have it already (`tests/image/build`, `kind load image-archive`).
+    ///
+    /// # Errors
+    /// It cannot be built, or the cluster has no node.
+    pub async fn load_image(&self, name: &str, binaries: &[&Path]) -> anyhow::Result<()> {
+        let Some(own) = &self.own else { return Ok(()) };
+        let node = own.node.as_ref().context(NO_NODE)?;
+        let archive = image::build(name, binaries, own.dir.path())?;
+        node.import(&archive)?;
+        Ok(std::fs::remove_file(archive)?)
+    }
+
+    /// The name of the image with the `sluice` binary of this build, which the node has then.
+    ///
+    /// # Errors
+    /// As [`Self::load_image`].
+    pub async fn sluice_image(&self) -> anyhow::Result<&'static str> {
+        let load = async || self.load_image(SLUICE_IMAGE, &[&sluice::binary()?]).await;
+        self.sluice_image.get_or_try_init(load).await?;
+        Ok(SLUICE_IMAGE)
+    }
+
+    /// The name of an image whose entry point is kubectl, which the node has then.
+    ///
+    /// # Errors
+    /// As [`Self::load_image`].
+    pub async fn kubectl_image(&self) -> anyhow::Result<&'static str> {
+        let load = async || self.load_image(KUBECTL_IMAGE, &[self.kubectl.program()]).await;
+        self.kubectl_image.get_or_try_init(load).await?;
+        Ok(KUBECTL_IMAGE)
+    }
+}

@@ -1,0 +1,281 @@
+//! A child process that a test starts, hurts and stops.
+//!
+//! Guarantees: its output lies in a log file; it is signalled by process id, never by name; it dies with the
+//! test process, however that ends, because a small shell guard kills it when a pipe from here closes.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::eventually;
+
+/// Starts the command behind it in the background, prints its process id, and kills it when its input closes.
+const GUARD: &str = r#"
+exec 3<&0
+log="$1"; shift
+"$@" </dev/null >>"$log" 2>&1 3<&- &
+child=$!
+echo "$child"
+exec >/dev/null 2>&1
+( read -r _ <&3; kill -KILL "$child" ) &
+reader=$!
+wait "$child"; status=$?
+kill "$reader"
+exit "$status"
+"#;
+
+/// A running child process.
+#[derive(Debug)]
+pub struct Component {
+    name: String,
+    guard: Child,
+    pid: Pid,
+    log: PathBuf,
+}
+
+/// What to start.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    /// The program, by path or from `PATH`.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// Set besides the test's own environment.
+    pub environment: Vec<(String, String)>,
+    /// Where its output goes; appended to.
+    pub log: PathBuf,
+}
+
+impl Component {
+    /// Starts a process; `name` is for messages.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn start(name: &str, launch: &Launch) -> anyhow::Result<Self> {
+        let mut guard = Command::new("/bin/sh")
+            .arg("-c")
+            .arg(GUARD)
+            .arg("guard")
+            .arg(&launch.log)
+            .arg(&launch.program)
+            .args(&launch.arguments)
+            .envs(launch.environment.iter().cloned())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        let mut printed = String::new();
+        guard.stdout.take().context("the guard has no output")?.read_to_string(&mut printed)?;
+        let pid = printed.trim().parse().with_context(|| format!("{name}: no process id in {printed:?}"))?;
+        Ok(Self { name: name.to_owned(), guard, pid: Pid::from_raw(pid), log: launch.log.clone() })
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
+    /// Where its output goes.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        kill(self.pid, signal).with_context(|| format!("cannot send {signal} to {}", self.name))
+    }
+
+    /// Whether the process still runs.
+    ///
+    /// # Errors
+    /// The operating system refuses to tell.
+    pub fn is_running(&mut self) -> anyhow::Result<bool> {
+        Ok(self.guard.try_wait()?.is_none())
+    }
+
+    /// Kills the process at once (kill -9) and waits until it is gone.
+    ///
+    /// # Errors
+    /// It does not go.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGKILL)?;
+        self.ended(Duration::from_secs(10)).await.map(|_| ())
+    }
+
+    /// Asks the process to stop (SIGTERM) and waits for its exit code; killed by a signal it is 128 + signal.
+    ///
+    /// # Errors
+    /// It does not go within `deadline`.
+    pub async fn stop(&mut self, deadline: Duration) -> anyhow::Result<i32> {
+        self.signal(Signal::SIGTERM)?;
+        self.ended(deadline).await
+    }
+
+    /// Waits for the end of the process and returns its exit code.
+    ///
+    /// # Errors
+    /// It does not end within `deadline`.
+    pub async fn ended(&mut self, deadline: Duration) -> anyhow::Result<i32> {
+        let name = self.name.clone();
+        eventually(&format!("{name} to end"), deadline, async || {
+            Ok(self.guard.try_wait()?.map(|status| status.code().unwrap_or(-1)))
+        })
+        .await
+    }
+
+    /// A field of `/proc/PID/status` that is given in kB, as bytes (`VmHWM` is the largest resident size).
+    ///
+    /// # Errors
+    /// The process has ended, or there is no such field.
+    pub fn memory(&self, field: &str) -> anyhow::Result<u64> {
+        let path = format!("/proc/{}/status", self.pid);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let line = text.lines().find(|line| line.starts_with(field));
+        let Some(kibibytes) = line.and_then(|line| line.split_whitespace().nth(1)) else {
+            bail!("no {field} in {path}")
+        };
+        Ok(kibibytes.parse::<u64>()? * 1024)
+    }
+
+    /// Processor time used so far, user and system together.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub fn cpu_time(&self) -> anyhow::Result<Duration> {
+        process_cpu_time(self.pid())
+    }
+
+    /// The last lines of its output.
+    pub fn log_tail(&self, lines: usize) -> String {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+}
+
+impl Drop for Component {
+    fn drop(&mut self) {
+        // The test runner shows this only where the test fails; benchmarks, on the main thread, need it not.
+        if std::thread::current().name() != Some("main") {
+            println!("--- the end of the log of {}:\n{}", self.name, self.log_tail(40));
+        }
+        // Closing the pipe makes the guard kill it, a stopped one too; then both are reaped.
+        drop(self.guard.stdin.take());
+        if let Err(error) = self.guard.wait() {
+            eprintln!("cannot wait for {}: {error}", self.name);
+        }
+    }
+}
+
+/// Processor time that a process has used so far, user and system together, in steps of 10 ms.
+///
+/// # Errors
+/// There is no such process.
+pub fn process_cpu_time(pid: i32) -> anyhow::Result<Duration> {
+    let path = format!("/proc/{}/stat", pid);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    // The command's name, in parentheses, may hold blanks; fields 14 and 15 are times in 1/100 s.
+    let (_, fields) = text.rsplit_once(") ").context("no command in the process's state")?;
+    let ticks = |index: usize| fields.split(' ').nth(index).and_then(|field| field.parse::<u64>().ok());
+    match (ticks(11), ticks(12)) {
+        (Some(user), Some(system)) => Ok(Duration::from_millis((user + system) * 10)),
+        _ => bail!("no times in {path}"),
+    }
+}
+
+/// A temporary directory that goes with its handle, or with the test process where the handle lies in a static.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    janitor: Child,
+}
+
+/// Removes a directory when its input closes; tries again while a dying process still writes to it.
+const JANITOR: &str = r#"read -r _; for try in 1 2 3 4 5; do rm -rf "$1" && exit 0; sleep 1; done"#;
+
+impl Scratch {
+    /// A new directory; its name begins with `prefix`.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn new(prefix: &str) -> anyhow::Result<Self> {
+        let path = tempfile::Builder::new().prefix(prefix).tempdir()?.keep();
+        let janitor = Command::new("/bin/sh")
+            .args(["-c", JANITOR, "janitor"])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start /bin/sh")?;
+        Ok(Self { path, janitor })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(self.janitor.stdin.take());
+        if let Err(error) = self.janitor.wait() {
+            eprintln!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper(log: &Path) -> Launch {
+        Launch {
+            program: "sleep".into(),
+            arguments: vec!["600".into()],
+            log: log.to_owned(),
+            ..Launch::default()
+        }
+    }
+
+    fn exists(pid: i32) -> bool {
+        Path::new(&format!("/proc/{pid}")).exists()
+    }
+
+    #[tokio::test]
+    async fn a_component_dies_with_its_handle() {
+        let dir = tempfile::tempdir().unwrap();
+        let component = Component::start("sleep", &sleeper(&dir.path().join("log"))).unwrap();
+        let pid = component.pid();
+        assert!(exists(pid));
+        drop(component);
+        assert!(!exists(pid));
+    }
+
+    #[test]
+    fn a_scratch_directory_goes_with_its_handle() {
+        let scratch = Scratch::new("sluice-test-").unwrap();
+        let path = scratch.path().to_owned();
+        std::fs::write(path.join("file"), "x").unwrap();
+        drop(scratch);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_killed_component_reports_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut component = Component::start("sleep", &sleeper(&dir.path().join("log"))).unwrap();
+        assert!(component.is_running().unwrap());
+        component.kill().await.unwrap();
+        assert!(!component.is_running().unwrap());
+    }
+}

@@ -1,0 +1,160 @@
+//! A real MariaDB server on a free port, or the one that `SLUICE_TEST_MYSQL_URL` names.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use sqlx::mysql::MySqlConnection;
+use sqlx::{AssertSqlSafe, Connection};
+
+use crate::server::{START, Server, program};
+use crate::{eventually, free_port};
+
+/// A server and its address.
+#[derive(Debug)]
+pub struct MariaDb {
+    /// Without a database at the end, with the slash.
+    base: String,
+    /// The same for pods.
+    pod_base: String,
+    own: Option<Server>,
+}
+
+impl MariaDb {
+    /// Starts a server with durable settings.
+    ///
+    /// # Errors
+    /// It is not installed, or does not answer within a minute.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`Self::start`], with more options of `mariadbd`.
+    ///
+    /// # Errors
+    /// It is not installed, or does not answer within a minute.
+    pub async fn start_with(options: &[&str]) -> anyhow::Result<Self> {
+        Self::start_listening(options, None).await
+    }
+
+    /// As [`Self::start`]; the server listens on a second address too, for pods (`Cluster::host_address`).
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_on(address: Ipv4Addr) -> anyhow::Result<Self> {
+        let mariadb = Self::start_listening(&[], Some(address)).await?;
+        if mariadb.own.is_some() {
+            mariadb
+                .execute("CREATE USER 'pod'@'%'; GRANT ALL ON *.* TO 'pod'@'%' WITH GRANT OPTION")
+                .await
+                .context("cannot create the user of pods")?;
+        }
+        Ok(mariadb)
+    }
+
+    async fn start_listening(options: &[&str], pods: Option<Ipv4Addr>) -> anyhow::Result<Self> {
+        if let Ok(url) = std::env::var("SLUICE_TEST_MYSQL_URL") {
+            let base = url.rsplit_once('/').map_or(url.clone(), |(base, _)| base.to_owned());
+            let base = format!("{base}/");
+            return Ok(Self { pod_base: base.clone(), base, own: None });
+        }
+        let port = free_port()?;
+        let loopback = Ipv4Addr::LOCALHOST;
+        let listen = pods.map_or(loopback.to_string(), |address| format!("{loopback},{address}"));
+        let daemon =
+            program(["/usr/sbin/mariadbd", "/usr/bin/mariadbd"].map(PathBuf::from), "mariadb-server")?;
+        let own = Server::start("mariadb", "mysql", |dir| {
+            let initialise = [
+                "mariadb-install-db".to_owned(),
+                "--no-defaults".to_owned(),
+                format!("--datadir={dir}/data"),
+                "--auth-root-authentication-method=normal".to_owned(),
+                "--skip-test-db".to_owned(),
+            ];
+            let mut run = vec![
+                daemon,
+                "--no-defaults".to_owned(),
+                format!("--datadir={dir}/data"),
+                format!("--port={port}"),
+                format!("--socket={dir}/socket"),
+                format!("--pid-file={dir}/pid"),
+                format!("--bind-address={listen}"),
+                "--skip-name-resolve".to_owned(),
+                "--innodb-flush-log-at-trx-commit=1".to_owned(),
+                "--innodb-buffer-pool-size=256M".to_owned(),
+                "--innodb-log-file-size=256M".to_owned(),
+            ];
+            run.extend(options.iter().map(|&option| option.to_owned()));
+            [initialise.to_vec(), run]
+        })
+        .await?;
+        let base = format!("mysql://root@{loopback}:{port}/");
+        let pod_base = pods.map_or(base.clone(), |address| format!("mysql://pod@{address}:{port}/"));
+        let mut mariadb = Self { base, pod_base, own: Some(own) };
+        mariadb.answers().await?;
+        Ok(mariadb)
+    }
+
+    /// Creates a database and returns its URL.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub async fn database(&self, name: &str) -> anyhow::Result<String> {
+        self.execute(&format!("CREATE DATABASE `{name}` CHARACTER SET utf8mb4")).await?;
+        Ok(format!("{}{name}", self.base))
+    }
+
+    /// The URL of a database for pods, where the server was started with [`Self::start_on`]; a given server's own.
+    pub fn pod_url(&self, database: &str) -> String {
+        format!("{}{database}", self.pod_base)
+    }
+
+    async fn execute(&self, sql: &str) -> anyhow::Result<()> {
+        let mut connection = MySqlConnection::connect(&self.base).await?;
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await?;
+        Ok(connection.close().await?)
+    }
+
+    /// The server's process, to be hurt.
+    ///
+    /// # Errors
+    /// The server is not ours.
+    pub fn server(&mut self) -> anyhow::Result<&mut Server> {
+        self.own.as_mut().context("this test must own its server; unset SLUICE_TEST_MYSQL_URL")
+    }
+
+    /// Starts a killed server again, on the same port and data; waits until it answers.
+    ///
+    /// # Errors
+    /// The server is not ours, or does not answer.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.server()?.run()?;
+        self.answers().await
+    }
+
+    async fn answers(&mut self) -> anyhow::Result<()> {
+        let waited = eventually("MariaDB to answer", START, async || {
+            Ok(MySqlConnection::connect(&self.base).await.ok().map(|_| ()))
+        })
+        .await;
+        match &mut self.own {
+            Some(own) => waited.with_context(|| own.component().log_tail(20)),
+            None => waited,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[ignore = "needs MariaDB"]
+    async fn a_killed_server_restarts_with_its_data() {
+        let mut mariadb = MariaDb::start().await.unwrap();
+        let url = mariadb.database("spans").await.unwrap();
+        mariadb.server().unwrap().kill().await.unwrap();
+        mariadb.restart().await.unwrap();
+        MySqlConnection::connect(&url).await.unwrap();
+    }
+}

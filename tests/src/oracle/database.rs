@@ -1,0 +1,201 @@
+//! The tables as plain SQL shows them, for each of the three databases.
+
+use anyhow::{Context, bail};
+use sqlx::AssertSqlSafe;
+use sqlx::mysql::MySqlPool;
+use sqlx::postgres::PgPool;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+
+use super::{Account, FoundDeadLetter, FoundPosition, FoundRow, Problem};
+use crate::ledger::Ledger;
+
+/// The trace table that all tests use.
+pub const TABLE: &str = "connectivity_trace";
+/// Rows read at once.
+const PAGE: usize = 20_000;
+
+/// A connection of the oracle's own.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// MySQL protocol.
+    Mysql(MySqlPool),
+    /// PostgreSQL protocol.
+    Postgres(PgPool),
+    /// A SQLite file.
+    Sqlite(SqlitePool),
+}
+
+/// Runs the same query on whichever database it is; the tuple's types are those that all three have.
+macro_rules! rows {
+    ($database:expr, $sql:expr, $row:ty) => {
+        match $database {
+            Database::Mysql(pool) => sqlx::query_as::<_, $row>(AssertSqlSafe($sql)).fetch_all(pool).await,
+            Database::Postgres(pool) => sqlx::query_as::<_, $row>(AssertSqlSafe($sql)).fetch_all(pool).await,
+            Database::Sqlite(pool) => sqlx::query_as::<_, $row>(AssertSqlSafe($sql)).fetch_all(pool).await,
+        }
+    };
+}
+
+impl Database {
+    /// Connects to `mysql://…`, `postgres://…` or the SQLite file at `sqlite:PATH`.
+    ///
+    /// # Errors
+    /// No connection.
+    pub async fn connect(url: &str) -> anyhow::Result<Self> {
+        Ok(match url.split_once(':') {
+            Some(("mysql", _)) => Self::Mysql(MySqlPool::connect(url).await?),
+            Some(("postgres", _)) => Self::Postgres(PgPool::connect(url).await?),
+            Some(("sqlite", path)) => {
+                let options = SqliteConnectOptions::new().filename(path).read_only(true);
+                Self::Sqlite(SqlitePool::connect_with(options).await?)
+            }
+            _ => bail!("expected mysql:, postgres: or sqlite:, found {url}"),
+        })
+    }
+
+    /// An identifier that some database reserves.
+    fn quoted(&self, name: &str) -> String {
+        match self {
+            Self::Mysql(_) => format!("`{name}`"),
+            _ => format!("\"{name}\""),
+        }
+    }
+
+    /// A column of any integer type, as a 64-bit one.
+    fn int(&self, column: &str) -> String {
+        match self {
+            Self::Mysql(_) => format!("CAST({column} AS SIGNED)"),
+            _ => format!("CAST({column} AS BIGINT)"),
+        }
+    }
+
+    /// A column of any character type, as text.
+    fn text(&self, column: &str) -> String {
+        match self {
+            Self::Mysql(_) => format!("CONVERT({column} USING utf8mb4)"),
+            _ => format!("CAST({column} AS TEXT)"),
+        }
+    }
+
+    /// Number of rows of the trace table; 0 while there is no such table.
+    pub async fn count(&self) -> u64 {
+        let sql = format!("SELECT COUNT(*) FROM {TABLE}");
+        // Before the consumer's first start there is no table, and while the database is away no answer.
+        rows!(self, sql, (i64,)).ok().and_then(|rows| rows.first().map(|row| row.0 as u64)).unwrap_or(0)
+    }
+
+    /// Number of dead letters; 0 while there is no such table.
+    pub async fn count_dead_letters(&self) -> u64 {
+        let sql = "SELECT COUNT(*) FROM sluice_dead_letter".to_owned();
+        rows!(self, sql, (i64,)).ok().and_then(|rows| rows.first().map(|row| row.0 as u64)).unwrap_or(0)
+    }
+
+    /// Every id of the trace table, ascending.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn ids(&self) -> anyhow::Result<Vec<i64>> {
+        let sql = format!("SELECT {} FROM {TABLE} ORDER BY id", self.int("id"));
+        Ok(rows!(self, sql, (i64,))?.into_iter().map(|row| row.0).collect())
+    }
+
+    /// The next rows after an id, in the order of ids; none at the end.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn rows_after(&self, id: i64) -> anyhow::Result<Vec<FoundRow>> {
+        let sql = format!(
+            "SELECT {}, {}, {}, {} FROM {TABLE} WHERE id > {id} ORDER BY id LIMIT {PAGE}",
+            self.int("id"),
+            self.text("trace_id"),
+            self.text("kind"),
+            self.text("body"),
+        );
+        let rows = rows!(self, sql, (i64, String, String, String))?;
+        Ok(rows.into_iter().map(|(id, trace_id, kind, body)| FoundRow { id, trace_id, kind, body }).collect())
+    }
+
+    /// Every dead letter with its bytes.
+    ///
+    /// # Errors
+    /// The database does not answer, or a dead letter lacks a part.
+    pub async fn dead_letters(&self) -> anyhow::Result<Vec<FoundDeadLetter>> {
+        type Head = (i64, String, i64, i64, Option<i64>, String);
+        let sql = format!(
+            "SELECT {}, {}, {}, {}, {}, {} FROM sluice_dead_letter ORDER BY id",
+            self.int("id"),
+            self.text("topic"),
+            self.int(&self.quoted("partition")),
+            self.int(&self.quoted("offset")),
+            self.int("span_index"),
+            self.text("reason"),
+        );
+        let mut letters = Vec::new();
+        for (id, topic, partition, offset, span_index, reason) in rows!(self, sql, Head)? {
+            let headers = self.part(id, "headers").await?.context("a dead letter has no headers")?;
+            letters.push(FoundDeadLetter {
+                topic,
+                partition,
+                offset,
+                span_index,
+                reason,
+                key: self.part(id, "key").await?,
+                // In one form, whatever the order of members and the blanks.
+                headers: serde_json::from_slice::<serde_json::Value>(&headers)?.to_string(),
+                value: self.part(id, "value").await?.unwrap_or_default(),
+            });
+        }
+        Ok(letters)
+    }
+
+    async fn part(&self, id: i64, part: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        let sql = format!(
+            "SELECT data FROM sluice_dead_letter_chunk WHERE id = {id} AND part = '{part}' ORDER BY seq"
+        );
+        let chunks = rows!(self, sql, (Vec<u8>,))?;
+        Ok((!chunks.is_empty()).then(|| chunks.into_iter().flat_map(|chunk| chunk.0).collect()))
+    }
+
+    /// Every row of `sluice_progress`; none while there is no such table.
+    pub async fn positions(&self) -> Vec<FoundPosition> {
+        let columns = ["generation", "owner_epoch", "next_offset", "last_id"].map(|name| self.int(name));
+        let sql = format!(
+            "SELECT {}, {}, {} FROM sluice_progress",
+            self.text("topic"),
+            self.int(&self.quoted("partition")),
+            columns.join(", "),
+        );
+        // As in `count`.
+        let rows = rows!(self, sql, (String, i64, i64, i64, i64, i64)).unwrap_or_default();
+        let position = |(topic, partition, generation, epoch, next_offset, last_id)| FoundPosition {
+            topic,
+            partition,
+            generation,
+            epoch,
+            next_offset,
+            last_id,
+        };
+        rows.into_iter().map(position).collect()
+    }
+
+    /// Compares everything with the first `spans` spans of a ledger and the expected dead letters.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn audit(
+        &self,
+        ledger: &Ledger,
+        spans: u64,
+        dead_letters: &[FoundDeadLetter],
+    ) -> anyhow::Result<Vec<Problem>> {
+        let mut account = Account::new(ledger, spans);
+        let mut last = 0;
+        loop {
+            let rows = self.rows_after(last).await?;
+            let Some(end) = rows.last() else { break };
+            last = end.id;
+            rows.iter().for_each(|row| account.row(row));
+        }
+        Ok(account.finish(&self.dead_letters().await?, dead_letters))
+    }
+}

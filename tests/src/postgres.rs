@@ -1,0 +1,127 @@
+//! A real PostgreSQL server on a free port, or the one that `SLUICE_TEST_POSTGRES_URL` names.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection};
+
+use crate::server::{START, Server, program};
+use crate::{eventually, free_port};
+
+/// A server and its address.
+#[derive(Debug)]
+pub struct Postgres {
+    /// Without a database at the end, with the slash.
+    base: String,
+    own: Option<Server>,
+}
+
+impl Postgres {
+    /// Starts a server with durable settings.
+    ///
+    /// # Errors
+    /// It is not installed, or does not answer within a minute.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`Self::start`], with more settings (`name=value`).
+    ///
+    /// # Errors
+    /// It is not installed, or does not answer within a minute.
+    pub async fn start_with(settings: &[&str]) -> anyhow::Result<Self> {
+        if let Ok(url) = std::env::var("SLUICE_TEST_POSTGRES_URL") {
+            let base = url.rsplit_once('/').map_or(url.clone(), |(base, _)| base.to_owned());
+            return Ok(Self { base: format!("{base}/"), own: None });
+        }
+        let port = free_port()?;
+        let (initdb, daemon) = (installed("initdb")?, installed("postgres")?);
+        let own = Server::start("postgres", "postgres", |dir| {
+            let initialise =
+                format!("{initdb} -D {dir}/data -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync");
+            let run = format!(
+                "{daemon} -D {dir}/data -p {port} -k {dir} -c listen_addresses=127.0.0.1 -c shared_buffers=256MB"
+            );
+            let words = |line: String| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+            let more = settings.iter().flat_map(|&setting| ["-c".to_owned(), setting.to_owned()]);
+            [words(initialise), words(run).into_iter().chain(more).collect()]
+        })
+        .await?;
+        let mut postgres = Self { base: format!("postgres://postgres@127.0.0.1:{port}/"), own: Some(own) };
+        postgres.answers().await?;
+        Ok(postgres)
+    }
+
+    /// Creates a database and returns its URL.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub async fn database(&self, name: &str) -> anyhow::Result<String> {
+        let mut connection = PgConnection::connect(&format!("{}postgres", self.base)).await?;
+        let sql = format!("CREATE DATABASE \"{name}\"");
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
+        connection.close().await?;
+        Ok(format!("{}{name}", self.base))
+    }
+
+    /// The server's process, to be hurt.
+    ///
+    /// # Errors
+    /// The server is not ours.
+    pub fn server(&mut self) -> anyhow::Result<&mut Server> {
+        self.own.as_mut().context("this test must own its server; unset SLUICE_TEST_POSTGRES_URL")
+    }
+
+    /// Starts a killed server again, on the same port and data; waits until it answers.
+    ///
+    /// # Errors
+    /// The server is not ours, or does not answer.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.answers().await
+    }
+
+    async fn answers(&mut self) -> anyhow::Result<()> {
+        let url = format!("{}postgres", self.base);
+        let waited = eventually("PostgreSQL to answer", START, async || {
+            // It refuses to start until the processes of a killed one have noticed their end.
+            if let Some(own) = &mut self.own {
+                own.run()?;
+            }
+            Ok(PgConnection::connect(&url).await.ok().map(|_| ()))
+        })
+        .await;
+        match &mut self.own {
+            Some(own) => waited.with_context(|| own.component().log_tail(20)),
+            None => waited,
+        }
+    }
+}
+
+/// Debian keeps the server's programs outside `PATH`, by version; the newest one is taken.
+fn installed(name: &str) -> anyhow::Result<String> {
+    let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+        .unwrap_or_default();
+    versions.sort();
+    let candidates = versions.into_iter().rev().map(|version| version.join("bin").join(name));
+    program(
+        candidates.chain(["/usr/bin", "/usr/local/bin"].map(|dir| PathBuf::from(dir).join(name))),
+        "postgresql",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL"]
+    async fn a_killed_server_restarts_with_its_data() {
+        let mut postgres = Postgres::start().await.unwrap();
+        let url = postgres.database("spans").await.unwrap();
+        postgres.server().unwrap().kill().await.unwrap();
+        postgres.restart().await.unwrap();
+        PgConnection::connect(&url).await.unwrap();
+    }
+}

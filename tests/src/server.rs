@@ -1,0 +1,104 @@
+//! What the two database servers have in common: a data directory, a user to run as, restarts.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use nix::sys::signal::Signal;
+use nix::unistd::Uid;
+
+use crate::component::{Component, Launch, Scratch};
+
+/// How long initialising or starting may take.
+pub const START: Duration = Duration::from_secs(60);
+
+/// A server process of ours on a data directory of ours.
+#[derive(Debug)]
+pub struct Server {
+    name: &'static str,
+    launch: Launch,
+    // Dropped in this order: the process first, then its files.
+    component: Component,
+    _dir: Scratch,
+}
+
+impl Server {
+    /// Initialises and starts a server. Programs run as `user` where the test runs as root, as servers refuse
+    /// to be root; `commands` gives the program and arguments of both steps from the directory.
+    pub(crate) async fn start(
+        name: &'static str,
+        user: &str,
+        commands: impl FnOnce(&str) -> [Vec<String>; 2],
+    ) -> anyhow::Result<Self> {
+        let dir = Scratch::new(&format!("sluice-{name}-"))?;
+        let mut prefix = Vec::new();
+        if Uid::effective().is_root() {
+            let owned = std::process::Command::new("chown").arg(user).arg(dir.path()).status()?;
+            ensure!(owned.success(), "cannot give the directory to {user}");
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
+            // Replaces itself by the program, so that the process id is the server's.
+            prefix =
+                ["setpriv", "--reuid", user, "--regid", user, "--init-groups"].map(str::to_owned).to_vec();
+        }
+        let [initialise, run] = commands(&dir.path().display().to_string());
+        let launch = |command: Vec<String>, log: &str| {
+            let mut words = prefix.iter().cloned().chain(command);
+            let program = PathBuf::from(words.next().unwrap_or_default());
+            Launch { program, arguments: words.collect(), log: dir.path().join(log), ..Launch::default() }
+        };
+        let mut initialiser = Component::start(name, &launch(initialise, "initialise.log"))?;
+        let code = initialiser.ended(START).await?;
+        ensure!(code == 0, "initialising {name} ended with {code}:\n{}", initialiser.log_tail(20));
+        let launch = launch(run, "server.log");
+        let component = Component::start(name, &launch)?;
+        Ok(Self { name, launch, component, _dir: dir })
+    }
+
+    /// Its process.
+    pub fn component(&mut self) -> &mut Component {
+        &mut self.component
+    }
+
+    /// Kills it at once (kill -9).
+    ///
+    /// # Errors
+    /// It does not go.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.component.kill().await
+    }
+
+    /// Starts it again on the same port and data, if it does not run; does not wait until it answers.
+    pub(crate) fn run(&mut self) -> anyhow::Result<()> {
+        if !self.component.is_running()? {
+            self.component = Component::start(self.name, &self.launch)?;
+        }
+        Ok(())
+    }
+
+    /// Freezes it (SIGSTOP): connections stay open, nothing answers.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.component.signal(Signal::SIGSTOP)
+    }
+
+    /// Ends [`Self::freeze`].
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        self.component.signal(Signal::SIGCONT)
+    }
+}
+
+/// The first of these files that exists.
+pub(crate) fn program(
+    candidates: impl IntoIterator<Item = PathBuf>,
+    package: &str,
+) -> anyhow::Result<String> {
+    let found = candidates.into_iter().find(|path| path.is_file());
+    let found = found.with_context(|| format!("{package} is not installed; run `tests/run --prepare`"))?;
+    Ok(found.display().to_string())
+}

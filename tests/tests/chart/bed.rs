@@ -1,0 +1,152 @@
+//! The chart on an API server, and an operator with the rights that it gives and no others.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use sluice_tests::cluster::{Cluster, Namespace};
+use sluice_tests::component::Scratch;
+use sluice_tests::eventually;
+use sluice_tests::helm::{Helm, chart};
+use sluice_tests::operator::Operator;
+
+/// How long anything may take that is not measured.
+pub const SOON: Duration = Duration::from_secs(30);
+/// The release that every test makes.
+pub const RELEASE: &str = "sluice";
+
+/// Kinds of Prometheus' operator, in name only: what the chart and the operator write is taken, not checked.
+fn monitoring_kinds() -> String {
+    let kinds = [
+        ("PodMonitor", "podmonitors"),
+        ("ServiceMonitor", "servicemonitors"),
+        ("PrometheusRule", "prometheusrules"),
+    ];
+    let crd = |(kind, plural): (&str, &str)| {
+        let names = json!({ "kind": kind, "plural": plural, "singular": kind.to_lowercase() });
+        let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+        json!({
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": { "name": format!("{plural}.monitoring.coreos.com") },
+            "spec": {
+                "group": "monitoring.coreos.com",
+                "scope": "Namespaced",
+                "names": names,
+                "versions": [
+                    { "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": schema } },
+                ],
+            },
+        })
+        .to_string()
+    };
+    kinds.map(crd).join("\n---\n")
+}
+
+/// A namespace of a cluster, and helm for it.
+pub struct Bed<'c> {
+    pub cluster: &'c Cluster,
+    pub namespace: Namespace,
+    pub helm: Helm,
+}
+
+impl<'c> Bed<'c> {
+    pub async fn new(cluster: &'c Cluster, major: u8) -> Self {
+        cluster.apply(&monitoring_kinds()).await.unwrap();
+        let wait = ["wait", "--for=condition=Established", "crd", "--all", "--timeout=20s"];
+        cluster.kubectl(&wait).await.unwrap();
+        let namespace = cluster.namespace("chart").await.unwrap();
+        Self { cluster, namespace, helm: Helm::on(major, cluster).unwrap() }
+    }
+
+    /// Runs helm on the namespace: `install`, `upgrade` and `template` get the chart.
+    pub async fn helm(&self, command: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        let chart = chart().display().to_string();
+        let mut all = vec![command, "--namespace", self.namespace.name(), RELEASE];
+        if ["install", "upgrade"].contains(&command) {
+            all.push(&chart);
+        }
+        all.extend(arguments);
+        self.helm.run(&all).await
+    }
+
+    /// The document that the notes tell a person to apply.
+    pub async fn first_pipeline(&self) -> String {
+        let notes = self.helm("status", &["--output=json"]).await.unwrap();
+        let notes: Value = serde_json::from_str(&notes).unwrap();
+        let notes = notes["info"]["notes"].as_str().unwrap();
+        let (_, from) = notes.split_once("<<'PIPELINE'\n").unwrap();
+        let (document, _) = from.split_once("  PIPELINE\n").unwrap();
+        document.lines().map(|line| line.strip_prefix("  ").unwrap()).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Starts the operator as its Deployment would, as the account of its Deployment.
+    pub async fn operator(&self) -> (Operator, Scratch) {
+        let deployment = self.namespace.get("deployment/sluice-operator").await.unwrap();
+        let pod = &deployment["spec"]["template"]["spec"];
+        let account = pod["serviceAccountName"].as_str().unwrap();
+        let container = &pod["containers"][0];
+        let argument = |argument: &Value| match argument.as_str().unwrap() {
+            // Every test has the ports of this machine.
+            "--admin=0.0.0.0:8080" => "--admin=127.0.0.1:0".to_owned(),
+            text => text.replace("$(POD_NAMESPACE)", self.namespace.name()).replace("$(POD_NAME)", "test"),
+        };
+        let arguments: Vec<_> = container["args"].as_array().unwrap().iter().map(argument).collect();
+        assert!(!arguments.iter().any(|argument| argument.contains('$')), "{arguments:?}");
+        let filters = vec![("RUST_LOG".to_owned(), "info,sluice_operator=debug".to_owned())];
+        let (kubeconfig, dir) = self.kubeconfig_of(account).await.unwrap();
+        let operator = Operator::spawn_as(&kubeconfig, arguments, filters).unwrap();
+        operator.leads().await.unwrap();
+        (operator, dir)
+    }
+
+    /// A kubeconfig with the rights of a service account and no others.
+    async fn kubeconfig_of(&self, account: &str) -> anyhow::Result<(PathBuf, Scratch)> {
+        let token = self.namespace.kubectl(&["create", "token", account]).await?;
+        let view = ["config", "view", "--raw", "--flatten", "--minify", "--output=json"];
+        let mut config: Value = serde_json::from_str(&self.cluster.kubectl(&view).await?)?;
+        let user = config.pointer_mut("/users/0/user").context("the kubeconfig names no user")?;
+        *user = json!({ "token": token.trim() });
+        let dir = Scratch::new("sluice-chart-")?;
+        let path = dir.path().join("kubeconfig");
+        std::fs::write(&path, config.to_string())?;
+        Ok((path, dir))
+    }
+
+    /// Waits until an object of a namespace is as `condition` wants it.
+    pub async fn until(&self, resource: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        until(&self.namespace, resource, condition).await
+    }
+
+    /// Whether an account or a person may do something in a namespace; `what` is RESOURCE or RESOURCE/SUBRESOURCE.
+    pub async fn may(&self, who: &str, verb: &str, what: &str, namespace: &str) -> bool {
+        // To kubectl, what comes behind a slash is a name.
+        let (resource, subresource) = what.split_once('/').unwrap_or((what, ""));
+        let subresource = format!("--subresource={subresource}");
+        let question = ["auth", "can-i", verb, resource, &subresource, "--as", who, "--namespace", namespace];
+        self.cluster.kubectl(&question).await.is_ok_and(|answer| answer.trim() == "yes")
+    }
+}
+
+/// Waits until an object is as `condition` wants it.
+pub async fn until(namespace: &Namespace, resource: &str, condition: impl Fn(&Value) -> bool) -> Value {
+    let mut last = Value::Null;
+    let waited = eventually(resource, SOON, async || {
+        let object = namespace.get(resource).await.unwrap_or_default();
+        last.clone_from(&object);
+        Ok(condition(&object).then_some(object))
+    });
+    let waited = waited.await;
+    let waited = waited.with_context(|| format!("last seen: {last:#}"));
+    namespace.explain(waited).await.unwrap()
+}
+
+/// Fails where the operator was refused anything.
+pub fn nothing_was_refused(operator: &Operator) {
+    for line in operator.lines().unwrap() {
+        let text = line.to_string();
+        assert!(!text.contains("orbidden") && !text.contains("an event was not written"), "{text}");
+    }
+    operator.log_is_clean(&[]).unwrap();
+}

@@ -1,0 +1,85 @@
+//! What lies in the chart's folder; needs no helm.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use sluice_tests::helm::chart;
+use sluice_tests::operator::CRD;
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(chart().join(path)).unwrap()
+}
+
+#[test]
+fn the_charts_copy_of_the_crd_is_up_to_date() {
+    let copy = read("files/tracepipelines.yaml");
+    assert!(copy == CRD, "out of date: cp crds/tracepipelines.yaml charts/sluice/files/tracepipelines.yaml");
+}
+
+#[test]
+fn the_chart_has_the_version_of_the_programs() {
+    let chart = sluice_crds::yaml::to_json(&read("Chart.yaml")).unwrap();
+    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn every_right_carries_its_reason() {
+    for file in ["templates/operator/rbac.yaml", "templates/user-roles.yaml"] {
+        let text = read(file);
+        let lines: Vec<_> = text.lines().collect();
+        let rules = (0..lines.len()).filter(|number| lines[*number].starts_with("- apiGroups:"));
+        let mut count = 0;
+        for rule in rules {
+            count += 1;
+            // Roles for people say it at their head.
+            let told = match file.contains("user-roles") {
+                true => text.lines().filter(|line| line.starts_with("# Whoever may")).count() == 2,
+                false => lines[rule - 1].starts_with("# "),
+            };
+            assert!(told, "{file}:{}: no reason", rule + 1);
+        }
+        assert!(count > 2, "{file}: {count} rules");
+    }
+}
+
+/// Words of a text that look like a metric of ours.
+fn metrics(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
+    words.filter(|word| word.starts_with("sluice_") && !word.starts_with("sluice_dead_letter_")).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_name_only_metrics_that_exist() {
+    let known = include_str!("../../../docs/metrics.md");
+    let operators = include_str!("../../../operator/src/metrics.rs");
+    let (rules, dashboard) = (read("templates/monitoring/rules.yaml"), read("files/dashboard.json"));
+    serde_json::from_str::<Value>(&dashboard).unwrap();
+    let mut used = metrics(&dashboard);
+    // A table and a word of the log filter are no metrics.
+    used.extend(metrics(&rules).into_iter().filter(|name| *name != "sluice_dead_letter"));
+    assert!(used.len() > 15, "{used:?}");
+    for name in used {
+        let exists = match name.strip_prefix("sluice_operator_") {
+            Some(rest) => operators.contains(&format!("\"{}\"", rest.trim_end_matches("_total"))),
+            None => known.contains(&format!("`{name}`")),
+        };
+        assert!(exists, "{name} is not a metric");
+    }
+}
+
+#[test]
+fn every_alert_has_its_paragraph() {
+    let operations = include_str!("../../../docs/operations.md");
+    let rules = read("templates/monitoring/rules.yaml");
+    let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() >= 8);
+    for alert in alerts {
+        let anchor = format!("#{}", alert.to_lowercase());
+        assert!(rules.contains(&anchor), "{alert}: the runbook's address is another one's");
+        assert!(
+            operations.contains(&format!("### {alert}\n")),
+            "docs/operations.md does not explain {alert}"
+        );
+    }
+}

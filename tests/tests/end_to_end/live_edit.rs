@@ -1,0 +1,85 @@
+//! Guarantee 3 without a cluster: saving the file is the live edit.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use serde_json::Value;
+use sluice_tests::eventually;
+use sluice_tests::ledger::{Ledger, Shape};
+
+use crate::world::{Case, Engine, now_ms};
+
+/// "Takes effect within a second."
+const SOON: Duration = Duration::from_secs(1);
+const WAIT: Duration = Duration::from_secs(20);
+
+fn rate_is(qps: u32) -> impl Fn(&Value) -> bool {
+    move |status| status["rateLimitQPS"] == qps
+}
+
+async fn edits() -> anyhow::Result<()> {
+    let mut case = Case::new(Engine::Sqlite, "edited", 2, |pipeline| pipeline.rate = 100).await?;
+    let ledger = Ledger { seed: 71, shape: Shape::Json, spans_per_message: 5, padding: 0 };
+    ledger.produce(case.kafka, &case.topic, 0..2_000, |message| (message % 2) as i32).await?;
+    let mut sluice = case.replica("only").await?;
+    case.wait_stored(50, WAIT).await?;
+
+    case.edit(|pipeline| pipeline.rate = 300)?;
+    let status = sluice.status_where("the rate of 300", SOON, rate_is(300)).await?;
+    let revision = status["revision"].as_u64();
+    ensure!(status["liveSource"] == "file", "{status}");
+
+    // A broken file, an empty file, and a file that is no pipeline keep the last good value, and say so.
+    for broken in ["spec: [", "", "kind: Pod\n", &case.pipeline.yaml().replace("300", "-5")] {
+        case.home.save(broken)?;
+        let status = sluice.status_where("the broken file to be reported", SOON * 2, |status| {
+            status["lastError"].is_string()
+        });
+        let status = status.await?;
+        ensure!(rate_is(300)(&status), "a broken file changed the rate: {status}");
+        case.edit(|_| ())?;
+        sluice.status_where("the mended file", SOON * 2, |status| status["lastError"].is_null()).await?;
+    }
+    ensure!(sluice.status().await?["revision"].as_u64() == revision, "unchanged content moved the revision");
+
+    case.edit(|pipeline| pipeline.suspend = true)?;
+    sluice.status_where("suspension", SOON, |status| status["suspended"] == true).await?;
+    let stands = case.database().await?.count().await;
+    let since = now_ms();
+    eventually("three seconds", WAIT, async || Ok((now_ms() > since + 3_000).then_some(()))).await?;
+    let later = case.database().await?.count().await;
+    // What was released before the edit may still be under way.
+    ensure!(later <= stands + 20, "{stands} rows at the suspension, {later} three seconds later");
+    let (code, _) = sluice.get("/readyz").await?;
+    ensure!(code == 200, "a suspended consumer stays in its group, but /readyz answered {code}");
+    case.edit(|pipeline| pipeline.suspend = false)?;
+    sluice.status_where("resumption", SOON, |status| status["suspended"] == false).await?;
+    case.wait_stored(later + 100, WAIT).await?;
+
+    let until = jiff::Timestamp::from_millisecond(now_ms() + 5_000)?;
+    case.edit(|pipeline| pipeline.rate_override = Some((700, until.to_string())))?;
+    sluice.status_where("the override", SOON, rate_is(700)).await?;
+    sluice.status_where("the override's end", Duration::from_secs(7), rate_is(300)).await?;
+    ensure!(now_ms() >= until.as_millisecond() - 50, "the override ended early");
+
+    // Whatever needs a restart is not half-applied: the rate that came with it waits as well.
+    case.edit(|pipeline| {
+        pipeline.rate_override = None;
+        pipeline.rate = 400;
+        pipeline.group.push_str("-other");
+    })?;
+    let status = sluice
+        .status_where("the need of a restart", SOON * 2, |status| {
+            status["lastError"].as_str().is_some_and(|error| error.contains("restart"))
+        })
+        .await?;
+    ensure!(rate_is(300)(&status), "a change that needs a restart was half-applied: {status}");
+    sluice.component.stop(WAIT).await?;
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
+async fn a_saved_edit_is_applied_within_a_second_and_a_broken_one_is_not() {
+    edits().await.unwrap();
+}

@@ -1,0 +1,13 @@
+//! End to end: a real broker, real databases, the real binary, and an oracle that shares no code with it.
+//!
+//! Run by `tests/run`; one after the other, because several measure rates and memory.
+
+mod exactly_once;
+mod hostile;
+mod live_edit;
+mod memory;
+mod outage;
+mod rate;
+mod settings;
+mod topics;
+mod world;

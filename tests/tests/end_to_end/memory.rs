@@ -1,0 +1,57 @@
+//! Guarantee 4: memory does not grow with the backlog.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use sluice_tests::ledger::{Ledger, Shape};
+
+use crate::world::{Case, Engine};
+
+const MIB: u64 = 1 << 20;
+/// Small messages are the worst case: most of what the client library holds for them is its own.
+const SMALL: &[u8] = br#"{"spans":[{"traceId":"4bf92f3577b34da6a3ce929d0e0e4736","kind":"SERVER"}]}"#;
+const MEASURED: u64 = 200_000;
+
+/// Peak resident memory while 200,000 messages are stored out of a backlog.
+async fn peak_at_backlog(messages: u64) -> anyhow::Result<u64> {
+    let case = Case::new(Engine::Mysql, "backlog", 6, |pipeline| pipeline.rate = 20_000).await?;
+    let sender = case.kafka.producer()?;
+    for message in 0..messages {
+        sender.send(&case.topic, (message % 6) as i32, Some(SMALL), None, None).await?;
+    }
+    sender.flush()?;
+    let mut sluice = case.replica("only").await?;
+    case.wait_settled(MEASURED, Duration::from_secs(120)).await?;
+    let peak = sluice.component.memory("VmHWM")?;
+    sluice.kill().await?;
+    println!("peak memory at a backlog of {messages} messages: {:.1} MiB", peak as f64 / MIB as f64);
+    Ok(peak)
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka and MariaDB"]
+async fn memory_at_a_backlog_of_two_million_is_that_at_two_hundred_thousand() {
+    let small = peak_at_backlog(MEASURED).await.unwrap();
+    let large = peak_at_backlog(2_000_000).await.unwrap();
+    assert!(large as f64 <= 1.1 * small as f64, "{large} bytes against {small}");
+}
+
+async fn peak_at_ten_thousand_a_second() -> anyhow::Result<u64> {
+    let case = Case::new(Engine::Mysql, "memory", 6, |pipeline| pipeline.rate = 10_000).await?;
+    let ledger = Ledger { seed: 41, shape: Shape::Json, spans_per_message: 10, padding: 200 };
+    ledger.produce(case.kafka, &case.topic, 0..15_000, |message| (message % 6) as i32).await?;
+    let mut sluice = case.replica("only").await?;
+    case.wait_settled(15_000, Duration::from_secs(90)).await?;
+    let peak = sluice.component.memory("VmHWM")?;
+    let code = sluice.component.stop(Duration::from_secs(20)).await?;
+    ensure!(code == 0, "the consumer ended with {code}");
+    Ok(peak)
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka and MariaDB"]
+async fn ten_thousand_spans_a_second_take_less_than_96_mib() {
+    let peak = peak_at_ten_thousand_a_second().await.unwrap();
+    println!("peak memory at 10,000 spans/s: {:.1} MiB", peak as f64 / MIB as f64);
+    assert!(peak < 96 * MIB, "{} MiB", peak / MIB);
+}

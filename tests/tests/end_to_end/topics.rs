@@ -1,0 +1,132 @@
+//! Topics that change while they are read: re-created, widened, new ones, truncated.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use sluice_tests::ledger::{Ledger, Shape};
+use sluice_tests::oracle::{Problem, report};
+
+use crate::world::{Case, Engine, unique};
+
+const WAIT: Duration = Duration::from_secs(40);
+const GRACE: Duration = Duration::from_secs(20);
+
+fn ledger(seed: u64) -> Ledger {
+    Ledger { seed, shape: Shape::Json, spans_per_message: 1, padding: 0 }
+}
+
+/// The topic is deleted and created again, then holds `second` messages after `first` were stored.
+async fn recreated(first: u64, second: u64, running: bool) -> anyhow::Result<()> {
+    let case = Case::new(Engine::Sqlite, "recreated", 1, |_| ()).await?;
+    let ledger = ledger(61);
+    ledger.produce(case.kafka, &case.topic, 0..first, |_| 0).await?;
+    let mut sluice = case.replica("only").await?;
+    case.wait_stored(first, WAIT).await?;
+    if !running {
+        sluice.component.stop(GRACE).await?;
+    }
+    case.kafka.delete_topic(&case.topic).await?;
+    case.kafka.create_topic(&case.topic, 1, &[]).await?;
+    ledger.produce(case.kafka, &case.topic, first..first + second, |_| 0).await?;
+    if !running {
+        sluice = case.replica("only").await?;
+    }
+    case.wait_stored(first + second, WAIT).await?;
+    sluice.component.stop(GRACE).await?;
+    case.audit(&ledger, first + second, &[]).await?;
+    let generations = case.database().await?.positions().await.len();
+    ensure!(generations == 2, "expected a row for each life of the topic, found {generations}");
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
+async fn a_topic_recreated_while_running_starts_anew() {
+    recreated(500, 100, true).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
+async fn a_topic_recreated_while_stopped_and_longer_than_before_starts_anew() {
+    recreated(100, 500, false).await.unwrap();
+}
+
+async fn partitions_added() -> anyhow::Result<()> {
+    let case = Case::new(Engine::Sqlite, "widened", 2, |_| ()).await?;
+    let ledger = ledger(62);
+    ledger.produce(case.kafka, &case.topic, 0..200, |message| (message % 2) as i32).await?;
+    let mut sluice = case.replica("only").await?;
+    case.wait_stored(200, WAIT).await?;
+    case.kafka.add_partitions(&case.topic, 4).await?;
+    // Produced before the consumer can know of them.
+    ledger.produce(case.kafka, &case.topic, 200..600, |message| (message % 4) as i32).await?;
+    case.wait_stored(600, WAIT).await?;
+    sluice.component.stop(GRACE).await?;
+    case.audit(&ledger, 600, &[]).await
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
+async fn partitions_added_while_running_are_read_from_their_beginning() {
+    partitions_added().await.unwrap();
+}
+
+async fn matching_topic_created() -> anyhow::Result<()> {
+    let family = unique("profile");
+    let case = Case::new(Engine::Sqlite, &family, 1, |pipeline| {
+        pipeline.topic = format!("{family}.*");
+        pipeline.pattern = true;
+    })
+    .await?;
+    let ledger = ledger(63);
+    ledger.produce(case.kafka, &case.topic, 0..100, |_| 0).await?;
+    let mut sluice = case.replica("only").await?;
+    case.wait_stored(100, WAIT).await?;
+    let later = format!("{}-later", case.topic);
+    case.kafka.create_topic(&later, 2, &[]).await?;
+    let began = std::time::Instant::now();
+    ledger.produce(case.kafka, &later, 100..300, |message| (message % 2) as i32).await?;
+    case.wait_stored(300, WAIT).await?;
+    let found = began.elapsed();
+    println!("a topic created while running was stored after {found:?}");
+    // Found within 10 s, and then a rebalance.
+    ensure!(found < Duration::from_secs(20), "a new topic was only stored after {found:?}");
+    sluice.component.stop(GRACE).await?;
+    case.audit(&ledger, 300, &[]).await
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
+async fn a_matching_topic_created_while_running_is_stored() {
+    matching_topic_created().await.unwrap();
+}
+
+async fn retention_gap() -> anyhow::Result<()> {
+    let case = Case::new(Engine::Sqlite, "truncated", 1, |_| ()).await?;
+    let ledger = ledger(64);
+    ledger.produce(case.kafka, &case.topic, 0..100, |_| 0).await?;
+    let mut sluice = case.replica("only").await?;
+    case.wait_stored(100, WAIT).await?;
+    sluice.component.stop(GRACE).await?;
+    ledger.produce(case.kafka, &case.topic, 100..1_000, |_| 0).await?;
+    case.kafka.truncate_before(&case.topic, 0, 500).await?;
+    let mut sluice = case.replica("only").await?;
+    case.wait_stored(600, WAIT).await?;
+    let status = sluice.status().await?;
+    ensure!(status["skippedOffsets"] == 400, "the gap of 400 messages is not counted: {status}");
+    sluice.component.stop(GRACE).await?;
+    let problems = case.database().await?.audit(&ledger, 1_000, &[]).await?;
+    let unexpected: Vec<Problem> = problems
+        .iter()
+        .filter(|problem| !matches!(problem, Problem::Missing(number) if (100..500).contains(number)))
+        .cloned()
+        .collect();
+    ensure!(unexpected.is_empty() && problems.len() == 400, "{}", report(&unexpected));
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
+async fn messages_that_expired_before_their_turn_are_counted() {
+    retention_gap().await.unwrap();
+}

@@ -1,0 +1,163 @@
+//! What a test starts with: components shared by all tests, and a topic, database and pipeline of its own.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::ensure;
+use sluice_tests::eventually;
+use sluice_tests::kafka::Kafka;
+use sluice_tests::ledger::Ledger;
+use sluice_tests::mariadb::MariaDb;
+use sluice_tests::oracle::database::Database;
+use sluice_tests::oracle::{FoundDeadLetter, PositionWatch, report};
+use sluice_tests::postgres::Postgres;
+use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice};
+use tokio::sync::OnceCell;
+
+static KAFKA: OnceCell<Kafka> = OnceCell::const_new();
+static MARIADB: OnceCell<MariaDb> = OnceCell::const_new();
+static POSTGRES: OnceCell<Postgres> = OnceCell::const_new();
+static CASES: AtomicU32 = AtomicU32::new(0);
+
+/// Which database a test stores in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Mysql,
+    Postgres,
+    Sqlite,
+}
+
+/// The broker that tests share; a test that hurts the broker starts its own.
+pub async fn kafka() -> anyhow::Result<&'static Kafka> {
+    KAFKA.get_or_try_init(Kafka::start).await
+}
+
+/// Milliseconds since 1970, as the databases of this machine have them.
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+/// A name that no other test uses.
+pub fn unique(name: &str) -> String {
+    format!("{name}_{}_{}", std::process::id(), CASES.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A topic, a database, and the pipeline between them.
+pub struct Case {
+    pub kafka: &'static Kafka,
+    pub topic: String,
+    pub pipeline: Pipeline,
+    pub home: Home,
+    database: OnceCell<Database>,
+}
+
+impl Case {
+    /// Creates topic and database; `adjust` changes the pipeline before its file is written.
+    pub async fn new(
+        engine: Engine,
+        name: &str,
+        partitions: i32,
+        adjust: impl FnOnce(&mut Pipeline),
+    ) -> anyhow::Result<Self> {
+        let name = unique(name);
+        let sink = match engine {
+            Engine::Mysql => {
+                Sink::Mysql(MARIADB.get_or_try_init(MariaDb::start).await?.database(&name).await?)
+            }
+            Engine::Postgres => {
+                Sink::Postgres(POSTGRES.get_or_try_init(Postgres::start).await?.database(&name).await?)
+            }
+            Engine::Sqlite => Sink::Sqlite("traces".to_owned()),
+        };
+        Self::with_sink(sink, &name, partitions, adjust).await
+    }
+
+    /// As [`Self::new`], with a database of the test's own.
+    pub async fn with_sink(
+        sink: Sink,
+        name: &str,
+        partitions: i32,
+        adjust: impl FnOnce(&mut Pipeline),
+    ) -> anyhow::Result<Self> {
+        let kafka = kafka().await?;
+        kafka.create_topic(name, partitions, &[]).await?;
+        let mut pipeline = Pipeline::new(kafka.bootstrap(), name, sink);
+        adjust(&mut pipeline);
+        let home = Home::new(&pipeline)?;
+        Ok(Self { kafka, topic: name.to_owned(), pipeline, home, database: OnceCell::new() })
+    }
+
+    /// The oracle's connection; waits for a SQLite file to appear.
+    pub async fn database(&self) -> anyhow::Result<&Database> {
+        self.database
+            .get_or_try_init(async || match &self.pipeline.sink {
+                Sink::Mysql(url) | Sink::Postgres(url) => Database::connect(url).await,
+                Sink::Sqlite(claim) => {
+                    let url = format!("sqlite:{}", self.home.sqlite_file(claim).display());
+                    eventually("the SQLite file", Duration::from_secs(30), async || {
+                        Ok(Database::connect(&url).await.ok())
+                    })
+                    .await
+                }
+            })
+            .await
+    }
+
+    /// Starts a replica and waits until it is ready.
+    pub async fn replica(&self, name: &str) -> anyhow::Result<Sluice> {
+        Sluice::ready(&self.home, name).await
+    }
+
+    /// Changes the pipeline and saves its file.
+    pub fn edit(&mut self, change: impl FnOnce(&mut Pipeline)) -> anyhow::Result<i64> {
+        change(&mut self.pipeline);
+        let edited = now_ms();
+        self.home.save(&self.pipeline.yaml())?;
+        Ok(edited)
+    }
+
+    /// Messages settled so far, by the positions of the newest generation.
+    pub async fn settled(&self) -> anyhow::Result<u64> {
+        let positions = self.database().await?.positions().await;
+        Ok(positions.iter().map(|position| position.next_offset as u64).sum())
+    }
+
+    /// Looks at positions once: they only grow, and Kafka knows of nothing that is not settled.
+    pub async fn observe(&self, watch: &mut PositionWatch, partitions: i32) -> anyhow::Result<()> {
+        let committed = self.kafka.committed(&self.pipeline.group, &self.topic, partitions).await?;
+        let positions = self.database().await?.positions().await;
+        watch.committed(&self.topic, &committed, &positions);
+        watch.observe(&positions);
+        ensure!(watch.problems.is_empty(), "{}", report(&watch.problems));
+        Ok(())
+    }
+
+    /// Waits until this many messages are settled.
+    pub async fn wait_settled(&self, messages: u64, deadline: Duration) -> anyhow::Result<()> {
+        eventually(&format!("{messages} messages to be settled"), deadline, async || {
+            Ok((self.settled().await? >= messages).then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until this many rows and dead letters together are there.
+    pub async fn wait_stored(&self, stored: u64, deadline: Duration) -> anyhow::Result<()> {
+        let database = self.database().await?;
+        eventually(&format!("{stored} rows and dead letters"), deadline, async || {
+            Ok((database.count().await + database.count_dead_letters().await >= stored).then_some(()))
+        })
+        .await
+    }
+
+    /// Everything produced must be there exactly once.
+    pub async fn audit(
+        &self,
+        ledger: &Ledger,
+        spans: u64,
+        dead_letters: &[FoundDeadLetter],
+    ) -> anyhow::Result<()> {
+        let problems = self.database().await?.audit(ledger, spans, dead_letters).await?;
+        ensure!(problems.is_empty(), "{}", report(&problems));
+        Ok(())
+    }
+}

@@ -1,0 +1,193 @@
+//! What a pipeline is turned into, and what keeps it so.
+
+use serde_json::{Value, json};
+use sluice_tests::eventually;
+use sluice_tests::operator::Operator;
+
+use crate::bed::{Bed, SOON, condition, pipeline, settings};
+
+const CHILDREN: [&str; 7] = [
+    "serviceaccount/traces-consumer",
+    "role/traces-consumer",
+    "rolebinding/traces-consumer",
+    "service/traces-consumer",
+    "poddisruptionbudget/traces-consumer",
+    "networkpolicy/traces-consumer",
+    "deployment/traces-consumer",
+];
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn a_pipeline_becomes_its_children_which_go_with_it() {
+    let bed = Bed::start("children").await;
+    let uid = bed.create(&pipeline()).await;
+    let mut all: Vec<String> = CHILDREN.map(str::to_owned).into();
+    let deployment = bed.until("deployment/traces-consumer", |deployment| !deployment.is_null()).await;
+    let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
+    let settings = volumes[0]["configMap"]["name"].as_str().unwrap();
+    all.extend([format!("configmap/{settings}"), "configmap/traces-live".into()]);
+    for child in &all {
+        let child = bed.until(child, |object| !object.is_null()).await;
+        assert_eq!(child["metadata"]["ownerReferences"][0]["uid"], json!(uid));
+        assert_eq!(child["metadata"]["labels"]["sluice.dev/pipeline"], "traces");
+    }
+    assert_eq!(deployment["spec"]["replicas"], 2);
+    assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0);
+    let settings = bed.namespace.get(&format!("configmap/{settings}")).await.unwrap();
+    assert_eq!(settings["immutable"], true);
+    let status = bed.until("tp/traces", |pipeline| !pipeline["status"].is_null()).await;
+    // There is no node here.
+    assert_eq!(condition(&status, "Ready").0, "False");
+    assert_eq!(status["status"]["rate"]["desired"], 5000);
+
+    bed.namespace.kubectl(&["delete", "tp/traces"]).await.unwrap();
+    // The garbage collector looks for new kinds every 30 s.
+    eventually("the children to be gone", SOON * 3, async || {
+        for child in &all {
+            if bed.namespace.get(child).await.is_ok() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
+    .unwrap();
+    bed.operator.log_is_clean(&[]).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn children_edited_or_deleted_by_hand_are_repaired() {
+    let bed = Bed::start("drift").await;
+    bed.create(&pipeline()).await;
+    for child in CHILDREN {
+        let before = bed.until(child, |object| !object.is_null()).await;
+        bed.namespace.kubectl(&["delete", child, "--wait=false"]).await.unwrap();
+        bed.until(child, |object| {
+            !object.is_null() && object["metadata"]["uid"] != before["metadata"]["uid"]
+        })
+        .await;
+    }
+    for (child, patch, check) in [
+        ("deployment/traces-consumer", json!({ "spec": { "replicas": 7 } }), "/spec/replicas"),
+        ("role/traces-consumer", json!({ "rules": [] }), "/rules"),
+        (
+            "service/traces-consumer",
+            json!({ "spec": { "publishNotReadyAddresses": false } }),
+            "/spec/publishNotReadyAddresses",
+        ),
+        ("networkpolicy/traces-consumer", json!({ "spec": { "ingress": [{}] } }), "/spec/ingress"),
+    ] {
+        let before = bed.namespace.get(child).await.unwrap();
+        let patch = patch.to_string();
+        bed.namespace.kubectl(&["patch", child, "--type=merge", "-p", &patch]).await.unwrap();
+        bed.until(child, |object| object.pointer(check) == before.pointer(check)).await;
+    }
+    bed.operator.log_is_clean(&[]).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn nothing_is_written_while_nothing_changes() {
+    let bed = Bed::start("idle").await;
+    bed.create(&pipeline()).await;
+    bed.until("deployment/traces-consumer", |deployment| {
+        !deployment["status"]["observedGeneration"].is_null()
+    })
+    .await;
+    let writes = async || {
+        let lines = bed.operator.lines().unwrap();
+        lines.iter().filter(|line| line["message"].as_str().unwrap_or_default().starts_with("wrote")).count()
+    };
+    // Every event of the children's birth has passed when an edit that comes after them has.
+    bed.patch(&json!({ "spec": { "rateLimitQPS": 1 } })).await;
+    bed.live_until(|live| live["rateLimitQPS"] == 1).await;
+    let before = (writes().await, versions(&bed).await);
+    // An annotation is an event that asks for nothing.
+    bed.namespace.kubectl(&["annotate", "deployment/traces-consumer", "note=1"]).await.unwrap();
+    bed.patch(&json!({ "spec": { "rateLimitQPS": 2 } })).await;
+    bed.live_until(|live| live["rateLimitQPS"] == 2).await;
+    let after = (writes().await, versions(&bed).await);
+    assert_eq!(after.0 - before.0, 1, "only the live document");
+    assert_eq!(after.1, before.1);
+    bed.operator.log_is_clean(&[]).unwrap();
+}
+
+/// Versions of the children that an edit of the rate does not concern.
+async fn versions(bed: &Bed) -> Vec<Value> {
+    let mut versions = Vec::new();
+    for child in &CHILDREN[..6] {
+        versions.push(bed.namespace.get(child).await.unwrap()["metadata"]["resourceVersion"].clone());
+    }
+    versions
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn an_object_of_somebody_else_is_never_taken_over() {
+    let bed = Bed::start("taken").await;
+    let theirs = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "traces-consumer" },
+        "spec": { "ports": [{ "port": 80 }], "selector": { "app": "theirs" } },
+    });
+    bed.namespace.apply(&theirs.to_string()).await.unwrap();
+    bed.create(&pipeline()).await;
+    let refused = |pipeline: &Value| condition(pipeline, "Degraded") == ("True".into(), "NameTaken".into());
+    bed.until("tp/traces", refused).await;
+    let service = bed.namespace.get("service/traces-consumer").await.unwrap();
+    assert_eq!(service["spec"]["selector"], json!({ "app": "theirs" }));
+
+    bed.namespace.kubectl(&["delete", "service/traces-consumer"]).await.unwrap();
+    bed.until("deployment/traces-consumer", |deployment| !deployment.is_null()).await;
+    bed.until("tp/traces", |pipeline| condition(pipeline, "Degraded").0 == "False").await;
+    bed.operator.log_is_clean(&["belong to this pipeline"]).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn children_of_another_installation_are_left_alone() {
+    let bed = Bed::start("foreign").await;
+    bed.create(&pipeline()).await;
+    let before = bed.until("deployment/traces-consumer", |deployment| !deployment.is_null()).await;
+    let mut other = settings(&bed.namespace);
+    other.installation = "another".into();
+    other.image = "sluice.dev/other:test".into();
+    let second = Operator::start(bed.cluster, &other).await.unwrap();
+    bed.until("tp/traces", |pipeline| condition(pipeline, "Ready").1 == "Conflict").await;
+    let after = bed.namespace.get("deployment/traces-consumer").await.unwrap();
+    assert_eq!(after["spec"]["template"], before["spec"]["template"]);
+    second.log_is_clean(&[]).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn one_broken_pipeline_does_not_hold_up_another() {
+    let bed = Bed::start("broken").await;
+    let mut broken = pipeline();
+    broken["metadata"]["name"] = "broken".into();
+    broken["spec"]["source"]["kafka"]["consumerGroup"] = "other".into();
+    broken["spec"]["template"] =
+        json!({ "consumer": { "affinity": { "nodeAffinity": { "x": 1 }, "podAffinity": 7 } } });
+    bed.create(&broken).await;
+    bed.create(&pipeline()).await;
+    bed.until("tp/broken", |pipeline| condition(pipeline, "Degraded").1 == "InvalidTemplate").await;
+    bed.until("deployment/traces-consumer", |deployment| !deployment.is_null()).await;
+    bed.operator.log_is_clean(&["spec.template.consumer.affinity"]).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn a_second_pipeline_with_the_same_group_and_topic_is_refused() {
+    let bed = Bed::start("rival").await;
+    bed.create(&pipeline()).await;
+    bed.until("deployment/traces-consumer", |deployment| !deployment.is_null()).await;
+    let mut second = pipeline();
+    second["metadata"]["name"] = "second".into();
+    bed.create(&second).await;
+    bed.until("tp/second", |pipeline| condition(pipeline, "Ready").1 == "DuplicateConsumerGroup").await;
+    assert!(bed.namespace.get("deployment/second-consumer").await.is_err());
+    bed.namespace.kubectl(&["delete", "tp/traces"]).await.unwrap();
+    bed.until("deployment/second-consumer", |deployment| !deployment.is_null()).await;
+    bed.operator.log_is_clean(&[]).unwrap();
+}

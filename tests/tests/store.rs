@@ -1,0 +1,71 @@
+//! One suite for every store: in memory, SQLite, MariaDB and PostgreSQL must not differ in anything that the
+//! pipeline can see. Faults that need a server follow for the two that have one.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
+
+#[path = "store/adoption.rs"]
+mod adoption;
+#[path = "store/bed.rs"]
+mod bed;
+#[path = "store/cases.rs"]
+mod cases;
+#[path = "store/faults.rs"]
+mod faults;
+
+/// Every case, against one kind of store.
+macro_rules! suite {
+    ($backend:ident; $($case:ident),*) => {
+        mod $backend {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    crate::cases::$case(crate::bed::Bed::$backend().await.unwrap()).await;
+                }
+            )*
+        }
+    };
+    ($backend:ident $reason:literal; $($case:ident),*) => {
+        mod $backend {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                #[ignore = $reason]
+                async fn $case() {
+                    crate::cases::$case(crate::bed::Bed::$backend().await.unwrap()).await;
+                }
+            )*
+        }
+    };
+}
+
+macro_rules! on_every_store {
+    ($($case:ident),* $(,)?) => {
+        suite!(memory; $($case),*);
+        suite!(sqlite; $($case),*);
+        suite!(mariadb "needs MariaDB"; $($case),*);
+        suite!(postgres "needs PostgreSQL"; $($case),*);
+    };
+}
+
+on_every_store! {
+    rows_dead_letters_and_position_are_stored_together,
+    a_committed_batch_that_is_tried_again_is_fenced_and_adds_nothing,
+    every_part_of_the_claim_is_compared,
+    of_two_claimants_only_the_later_one_writes,
+    claims_that_come_at_once_get_epochs_of_their_own,
+    a_stream_that_was_never_created_cannot_be_claimed,
+    replicas_that_create_streams_at_once_agree_on_numbers,
+    equal_names_on_two_clusters_or_groups_are_different_streams,
+    numbers_of_streams_run_out_with_an_error,
+    a_superseded_stream_starts_anew_under_another_number,
+    texts_come_back_as_they_were,
+    batches_of_any_length_are_complete,
+    a_dead_letter_of_three_megabytes_comes_back,
+    a_duplicate_id_is_reported_and_stores_nothing,
+    a_probe_stores_nothing,
+    a_trace_is_read_oldest_first_up_to_the_limit,
+    shares_never_exceed_the_whole_while_many_renew,
+    a_lease_ends_by_itself,
+    a_lease_that_is_given_back_is_free_at_once,
+    a_write_that_is_dropped_half_way_is_stored_once_or_not_at_all,
+    replicas_that_start_at_once_prepare_the_same_schema,
+}

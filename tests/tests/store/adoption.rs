@@ -1,0 +1,210 @@
+//! A trace table that exists already is used as it is, or refused with a remedy.
+
+use sluice_consumer::store::{ErrorKind, Store};
+use sluice_tests::oracle::database::Database;
+use sqlx::AssertSqlSafe;
+use sqlx::sqlite::SqlitePool;
+
+use crate::bed::{Bed, batch, claims, row};
+
+/// Runs statements that all have to succeed.
+pub async fn execute(bed: &Bed, sql: &str) {
+    let sql = AssertSqlSafe(sql.to_owned());
+    if let Some(path) = bed.url().unwrap().strip_prefix("sqlite:") {
+        // `Database` only reads.
+        let pool = SqlitePool::connect(&format!("sqlite://{path}?mode=rwc")).await.unwrap();
+        sqlx::raw_sql(sql).execute(&pool).await.unwrap();
+        return pool.close().await;
+    }
+    match bed.database().await.unwrap() {
+        Database::Mysql(pool) => drop(sqlx::raw_sql(sql).execute(&pool).await.unwrap()),
+        Database::Postgres(pool) => drop(sqlx::raw_sql(sql).execute(&pool).await.unwrap()),
+        Database::Sqlite(_) => unreachable!("handled above"),
+    }
+}
+
+async fn is_adopted(bed: Bed, create: &str) {
+    execute(&bed, create).await;
+    execute(
+        &bed,
+        "INSERT INTO connectivity_trace (id, trace_id, kind, body) VALUES (1, 'old', 'SERVER', '{}')",
+    )
+    .await;
+    let store = bed.store().await.unwrap();
+    let claim = claims(&*store, 1).await.unwrap().remove(0);
+    store.write(&batch(&claim, 1, &[row(2)], &[])).await.unwrap();
+    assert_eq!(bed.ids().await.unwrap(), [1, 2]);
+    assert_eq!(store.trace("old", 9).await.unwrap().len(), 1);
+    let new = store.trace("t", 9).await.unwrap().remove(0);
+    let now = store.claim(&crate::bed::key(0), "replica").await.unwrap().database_time_ms;
+    assert!((now - 60_000..=now + 1000).contains(&new.created_at_ms), "{new:?} at {now}");
+    let onlooker = bed.replica_with("connectivity_trace", false).unwrap();
+    onlooker.prepare().await.unwrap();
+}
+
+async fn is_refused(bed: Bed, create: &str, remedy: &str) {
+    execute(&bed, create).await;
+    let error = bed.replica().unwrap().prepare().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Schema, "{error:?}");
+    assert!(error.to_string().contains(remedy), "{error}");
+}
+
+#[tokio::test]
+#[ignore = "needs MariaDB"]
+async fn mariadb_adopts_the_users_table_as_it_is() {
+    let tables = [
+        // The table that this project replaces the writer of.
+        "CREATE TABLE connectivity_trace (id bigint unsigned NOT NULL, trace_id varchar(64) NOT NULL, \
+         kind varchar(16) NOT NULL, body longtext NOT NULL, created_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP, \
+         PRIMARY KEY (id), KEY idx_trace_id (trace_id), KEY idx_created_at (created_at)) \
+         ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
+        // Signed, nullable, wider, without indexes or a default time, in another order, with columns of their own.
+        "CREATE TABLE connectivity_trace (body mediumtext, created_at datetime(3) NULL, kind varchar(255), \
+         trace_id varchar(128), id bigint NOT NULL, note text NULL, flag int NOT NULL DEFAULT 7, PRIMARY KEY (id)) \
+         ENGINE=InnoDB DEFAULT CHARSET=latin1",
+        // Partitioned by time.
+        "CREATE TABLE connectivity_trace (id bigint unsigned NOT NULL, trace_id varchar(64) NOT NULL, \
+         kind varchar(16) NOT NULL, body longtext NOT NULL, created_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP, \
+         PRIMARY KEY (id, created_at)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 \
+         PARTITION BY RANGE (UNIX_TIMESTAMP(created_at)) (PARTITION rest VALUES LESS THAN MAXVALUE)",
+    ];
+    for create in tables {
+        is_adopted(Bed::mariadb().await.unwrap(), create).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs MariaDB"]
+async fn mariadb_refuses_what_it_cannot_use_and_says_what_to_do() {
+    let with = |columns: &str| format!("CREATE TABLE connectivity_trace ({columns})");
+    let rest = "trace_id varchar(64), kind varchar(16), body longtext, created_at timestamp";
+    let cases = [
+        (with(&format!("id bigint unsigned AUTO_INCREMENT PRIMARY KEY, {rest}")), "AUTO_INCREMENT"),
+        (with(&format!("id bigint unsigned PRIMARY KEY, {rest}")) + " ENGINE=MyISAM", "ENGINE=InnoDB"),
+        (with(&format!("id bigint unsigned PRIMARY KEY, {rest}")) + " ENGINE=Aria", "ENGINE=InnoDB"),
+        (with(&format!("id int PRIMARY KEY, {rest}")), "MODIFY id bigint unsigned"),
+        (with(&format!("id bigint, {rest}")), "PRIMARY KEY (id)"),
+        (with(&rest.replace("trace_id", "id bigint PRIMARY KEY, trace")), "no column trace_id"),
+        (
+            with(&format!("id bigint PRIMARY KEY, {}", rest.replace("64", "63"))),
+            "MODIFY trace_id varchar(64)",
+        ),
+        (
+            with(&format!("id bigint PRIMARY KEY, {}", rest.replace("longtext", "blob"))),
+            "MODIFY body longtext",
+        ),
+        (with(&format!("id bigint PRIMARY KEY, owner int NOT NULL, {rest}")), "column owner"),
+        ("CREATE VIEW connectivity_trace AS SELECT 1 AS id".to_owned(), "VIEW"),
+    ];
+    for (create, remedy) in cases {
+        is_refused(Bed::mariadb().await.unwrap(), &create, remedy).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn postgres_adopts_the_users_table_as_it_is() {
+    let tables = [
+        "CREATE TABLE connectivity_trace (id bigint PRIMARY KEY, trace_id varchar(64) NOT NULL, \
+         kind varchar(16) NOT NULL, body text NOT NULL, created_at timestamptz NOT NULL DEFAULT now())",
+        "CREATE TABLE connectivity_trace (body varchar, created_at timestamp(3) DEFAULT CURRENT_TIMESTAMP, \
+         kind text, trace_id text, id bigint PRIMARY KEY, note text, flag int NOT NULL DEFAULT 7)",
+        "CREATE TABLE connectivity_trace (id bigint, trace_id varchar(64) NOT NULL, kind varchar(16) NOT NULL, \
+         body text NOT NULL, created_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (id, created_at)) \
+         PARTITION BY RANGE (created_at); CREATE TABLE rest PARTITION OF connectivity_trace DEFAULT",
+    ];
+    for create in tables {
+        is_adopted(Bed::postgres().await.unwrap(), create).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn postgres_refuses_what_it_cannot_use_and_says_what_to_do() {
+    let with = |columns: &str| format!("CREATE TABLE connectivity_trace ({columns})");
+    let rest = "trace_id varchar(64), kind varchar(16), body text, created_at timestamptz DEFAULT now()";
+    let cases = [
+        (with(&format!("id bigserial PRIMARY KEY, {rest}")), "DROP DEFAULT"),
+        (with(&format!("id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, {rest}")), "DROP IDENTITY"),
+        (with(&format!("id int PRIMARY KEY, {rest}")), "TYPE bigint"),
+        (with(&format!("id bigint, {rest}")), "PRIMARY KEY (id)"),
+        (with(&format!("id bigint PRIMARY KEY, {}", rest.replace("64", "63"))), "TYPE character varying(64)"),
+        (with(&format!("id bigint PRIMARY KEY, {}", rest.replace("text", "jsonb"))), "TYPE text"),
+        (
+            with(&format!("id bigint PRIMARY KEY, {}", rest.replace(" DEFAULT now()", ""))),
+            "SET DEFAULT now()",
+        ),
+        (with(&format!("id bigint PRIMARY KEY, owner int NOT NULL, {rest}")), "column owner"),
+        (with(&format!("id bigint PRIMARY KEY, {rest}")).replace("TABLE", "UNLOGGED TABLE"), "SET LOGGED"),
+        ("CREATE VIEW connectivity_trace AS SELECT 1 AS id".to_owned(), "not a table"),
+    ];
+    for (create, remedy) in cases {
+        is_refused(Bed::postgres().await.unwrap(), &create, remedy).await;
+    }
+}
+
+#[tokio::test]
+async fn sqlite_adopts_the_users_table_as_it_is() {
+    let create = "CREATE TABLE connectivity_trace (id bigint unsigned PRIMARY KEY, trace_id varchar(64), \
+         kind varchar(16), body longtext, created_at timestamp DEFAULT CURRENT_TIMESTAMP, note)";
+    is_adopted(Bed::sqlite().await.unwrap(), create).await;
+}
+
+#[tokio::test]
+async fn sqlite_refuses_what_it_cannot_use_and_says_what_to_do() {
+    let rest = "trace_id TEXT, kind TEXT, body TEXT, created_at TEXT DEFAULT CURRENT_TIMESTAMP";
+    let cases = [
+        (format!("id INTEGER PRIMARY KEY AUTOINCREMENT, {rest}"), "AUTOINCREMENT"),
+        (format!("id TEXT PRIMARY KEY, {rest}"), "expected id INTEGER"),
+        (format!("id INTEGER, {rest}"), "PRIMARY KEY"),
+        (
+            format!("id INTEGER PRIMARY KEY, {}", rest.replace("trace_id TEXT", "trace_id")),
+            "expected trace_id TEXT",
+        ),
+        (format!("id INTEGER PRIMARY KEY, {}", rest.replace(", body TEXT", "")), "no column body"),
+        (format!("id INTEGER PRIMARY KEY, owner INTEGER NOT NULL, {rest}"), "column owner"),
+    ];
+    for (columns, remedy) in cases {
+        let create = format!("CREATE TABLE connectivity_trace ({columns})");
+        is_refused(Bed::sqlite().await.unwrap(), &create, remedy).await;
+    }
+}
+
+/// Where the schema is managed by others, missing tables are an error with a remedy, not a reason to create.
+async fn only_looks(bed: Bed) {
+    let error = bed.replica_with("connectivity_trace", false).unwrap().prepare().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Schema, "{error:?}");
+    assert!(error.to_string().contains("manageSchema: true"), "{error}");
+    // Nothing was made: a table of that name can still be created.
+    execute(&bed, "CREATE TABLE sluice_progress (x int)").await;
+    let store: std::sync::Arc<dyn Store> = bed.replica_with("connectivity_trace", false).unwrap();
+    assert_eq!(store.prepare().await.unwrap_err().kind, ErrorKind::Schema);
+}
+
+#[tokio::test]
+async fn sqlite_creates_nothing_where_the_schema_is_not_managed() {
+    only_looks(Bed::sqlite().await.unwrap()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs MariaDB"]
+async fn mariadb_creates_nothing_where_the_schema_is_not_managed() {
+    only_looks(Bed::mariadb().await.unwrap()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn postgres_creates_nothing_where_the_schema_is_not_managed() {
+    only_looks(Bed::postgres().await.unwrap()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs MariaDB"]
+async fn a_migration_that_was_interrupted_is_repeated() {
+    let bed = Bed::mariadb().await.unwrap();
+    bed.store().await.unwrap();
+    // As a process leaves it that dies in the middle.
+    execute(&bed, "DROP TABLE sluice_rate; UPDATE sluice_migrations SET success = FALSE").await;
+    let store = bed.store().await.unwrap();
+    claims(&*store, 1).await.unwrap();
+}
