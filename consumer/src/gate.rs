@@ -1,10 +1,11 @@
 //! The gate: no span is released faster than the rate, and none of the rate is left unused.
 //!
 //! [`bucket`] is the arithmetic of one replica on a virtual clock, [`lease`] that of dividing the rate between
-//! replicas, [`control`] brings both together with the live document. [`Gate`] is what lanes wait at: they
+//! replicas, [`clock`] tells the database's time, [`control`] brings them together with the live document. [`Gate`] is what lanes wait at: they
 //! take turns, first come first served, so that a lane with a skewed partition gets what the others leave.
 
 pub mod bucket;
+pub mod clock;
 pub mod control;
 pub mod lease;
 
@@ -87,8 +88,9 @@ impl Gate {
     }
 
     /// Waits until spans may be released. `cut` is called with the most spans that fit; it returns how many
-    /// it takes (whole messages, at least the first). Safe to cancel: nothing is taken then.
-    pub async fn release<T>(&self, offer: Offer, cut: impl FnOnce(usize) -> (usize, T)) -> T {
+    /// it takes (whole messages, at least the first). Returns what it took and when it was released: the
+    /// moment that the guarantee counts. Safe to cancel: nothing is taken then.
+    pub async fn release<T>(&self, offer: Offer, cut: impl FnOnce(usize) -> (usize, T)) -> (T, Instant) {
         let _waiting = Waiting::new(self, offer.available);
         let _turn = self.turn.lock().await;
         loop {
@@ -103,7 +105,7 @@ impl Gate {
                     state.bucket.released(now, spans);
                     state.released += spans as u64;
                     state.saturated |= offer.more && spans < offer.available.min(offer.most);
-                    return taken;
+                    return (taken, self.origin + now);
                 }
                 state.saturated |= offer.more;
                 answer
@@ -194,7 +196,7 @@ mod tests {
         tokio::task::yield_now().await;
         gate.set_rate(1_000.0, later());
         let begin = Instant::now();
-        assert_eq!(lane.await.unwrap(), 20);
+        assert_eq!(lane.await.unwrap().0, 20);
         assert!(begin.elapsed() < Duration::from_millis(30), "{:?}", begin.elapsed());
     }
 

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::decode::Decoder;
 use crate::gate::Gate;
+use crate::gate::clock::DatabaseClock;
 use crate::gate::control::RateControl;
 use crate::last_error::LastError;
 use crate::live::Applied;
@@ -98,7 +99,8 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineEr
     let owner = replica_name();
     let gate = Arc::new(Gate::new());
     let live = parts.live.borrow().live.clone();
-    let control = Arc::new(RateControl::new(gate.clone(), parts.meters.clone(), live));
+    let clock = Arc::new(DatabaseClock::default());
+    let control = Arc::new(RateControl::new(gate.clone(), clock.clone(), parts.meters.clone(), live));
     // Lanes finish before the lease is given back: a release must not outlive it.
     let lanes_done = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -120,7 +122,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineEr
                 let owner = owner.clone();
                 async move { control.renew(&*store, pipeline, owner, stop).await }
             });
-            Driver::new(parts, cluster_id, owner, gate).run(stop).await
+            Driver::new(parts, cluster_id, owner, gate, clock).run(stop).await
         }
         Ok(None) => Ok(()),
         Err(error) => Err(error),
@@ -219,7 +221,13 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(parts: Parts, cluster_id: String, owner: String, gate: Arc<Gate>) -> Self {
+    fn new(
+        parts: Parts,
+        cluster_id: String,
+        owner: String,
+        gate: Arc<Gate>,
+        clock: Arc<DatabaseClock>,
+    ) -> Self {
         let (hand_back, handed_back) = mpsc::unbounded_channel();
         let lanes_stop = CancellationToken::new();
         let mut lane_tasks = JoinSet::new();
@@ -232,6 +240,7 @@ impl Driver {
                     store: parts.store.clone(),
                     decoder: parts.decoder.clone(),
                     gate: gate.clone(),
+                    clock: clock.clone(),
                     meters: parts.meters.clone(),
                     max_rows: parts.max_rows,
                     max_delay: parts.max_delay,
@@ -244,6 +253,7 @@ impl Driver {
         let opener = Opener {
             source: parts.source.clone(),
             store: parts.store,
+            clock,
             meters: parts.meters.clone(),
             cluster_id,
             group: parts.group,

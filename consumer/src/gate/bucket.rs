@@ -1,12 +1,13 @@
 //! The arithmetic of one replica's limiter, on a clock that the caller moves.
 //!
-//! Guarantee: over every sliding second, the spans released are at most the integral of the rate over that
-//! second, plus what the last message of the window exceeds a quantum by. Two rules give it:
+//! Guarantee: over every sliding second, the spans released are at most 1.03 times the integral of the rate, plus
+//! what the last message of the window exceeds a quantum by; and over a longer time their mean is the rate. Two
+//! rules give it:
 //!
 //! - *tokens*: a bucket that fills at the rate, so that the mean never exceeds it. A message larger than the
 //!   quantum may overdraw it and leaves a debt. It holds at most [`BURST`] worth, and starts empty.
-//! - *window*: tokens saved during a stall may only replace what was not released in the last second. A plain
-//!   bucket with room for half a second would allow one and a half times the rate in some second; one with
+//! - *window*: tokens saved during a stall may only replace what was not released in the last second or so. A
+//!   plain bucket with room for half a second would allow one and a half times the rate in some second; one with
 //!   room for a quantum (20 ms) would lose the rate of every transaction that takes longer. See
 //!   `docs/adr/0002-limiter-window.md`.
 //!
@@ -15,16 +16,24 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The part of a second whose worth of rate a lane releases at once. Small enough that the database sees a
-/// steady stream; large enough that a transaction's fixed cost is shared.
+/// The part of a second whose worth of rate a lane waits for. Small enough that the database sees a steady
+/// stream; large enough that a transaction's fixed cost is shared. A lane takes more at once only where commits
+/// take longer than this.
 pub const QUANTUM: Duration = Duration::from_millis(20);
 
 /// How much unused rate is kept. It covers a slow commit or a stalled scheduler; whatever is not used within
 /// half a second was not wanted.
 pub const BURST: Duration = Duration::from_millis(500);
 
-/// The span over which the guarantee counts.
-pub const WINDOW: Duration = Duration::from_secs(1);
+/// The span over which the limiter counts: the second of the guarantee, and a hundredth for the clocks by which it
+/// is checked. A pause of commits echoes when the releases before and after it leave the window; counted by clocks
+/// that lie a millisecond apart, both ends of an echo would fall into one second of exactly this length.
+pub const WINDOW: Duration = Duration::from_millis(1_010);
+
+/// What a window may hold, in terms of the integral of the rate over it. The guarantee allows 1.01 and a quantum a
+/// lane, 1.03 in all, in a second; a window holds 1.028 of a second. Without this, releases whose distance is no part
+/// of the window would lose rate, as they can never fill all windows to the brim.
+const ALLOWANCE: f64 = 1.018;
 
 /// Rounding of a sum of fractions must not cost a span.
 const EPSILON: f64 = 1e-6;
@@ -56,7 +65,7 @@ pub enum Answer {
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     at: Duration,
-    /// Integral of the rate up to `at`.
+    /// Integral of the rate up to `at`, times [`ALLOWANCE`].
     allowed: f64,
     /// Spans released up to `at`, inclusive.
     released: f64,
@@ -130,12 +139,14 @@ impl Bucket {
         self.fill(now);
         let quantum = self.quantum();
         let first = offer.first.max(1) as f64;
+        let available = offer.available.min(offer.most) as f64;
         // Wait for a full quantum where there is enough to fill it: fewer, fuller transactions.
-        let wanted = (offer.available.min(offer.most) as f64).min(quantum).max(first);
-        let needed = wanted.min(quantum);
+        let needed = available.max(first).min(quantum);
         let headroom = self.headroom(now);
-        if self.tokens + EPSILON >= needed && headroom + EPSILON >= needed {
-            return Answer::Release((wanted + EPSILON) as usize);
+        let due = self.tokens.min(headroom) + EPSILON;
+        if due >= needed {
+            // What became due while commits were slow goes at once, or a lane on its own would lose it.
+            return Answer::Release(due.min(available).max(first) as usize);
         }
         let by_tokens = (needed - self.tokens) / self.rate;
         let wait = if headroom + EPSILON >= needed {
@@ -170,7 +181,7 @@ impl Bucket {
         self.prune(now);
     }
 
-    /// What the window still allows: its integral of the rate less its releases.
+    /// What the window still allows.
     fn headroom(&self, now: Duration) -> f64 {
         let newest = self.advance(self.newest(), now);
         let oldest = match now.checked_sub(WINDOW) {
@@ -192,7 +203,7 @@ impl Bucket {
         let mut left = self.samples[0].released;
         for sample in &self.samples {
             let leaves = (sample.at + WINDOW).max(at);
-            let slope = self.rate - leaving_rate;
+            let slope = (self.rate - leaving_rate) * ALLOWANCE;
             if slope > 0.0 {
                 let reached = at + Duration::from_secs_f64((needed - headroom).max(0.0) / slope);
                 if reached <= leaves {
@@ -214,7 +225,7 @@ impl Bucket {
 
     fn advance(&self, from: Sample, to: Duration) -> Sample {
         let elapsed = to.saturating_sub(from.at).as_secs_f64();
-        Sample { at: to.max(from.at), allowed: from.allowed + from.rate * elapsed, ..from }
+        Sample { at: to.max(from.at), allowed: from.allowed + from.rate * ALLOWANCE * elapsed, ..from }
     }
 
     fn prune(&mut self, now: Duration) {

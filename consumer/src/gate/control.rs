@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Gate;
+use super::clock::DatabaseClock;
 use super::lease::{self, LeaseRequest, WHOLE};
 use crate::live::Applied;
 use crate::meter::Meters;
@@ -32,6 +33,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(5);
 /// Keeps the rate of one replica's gate.
 pub struct RateControl {
     gate: Arc<Gate>,
+    clock: Arc<DatabaseClock>,
     meters: Arc<Meters>,
     inputs: Mutex<Inputs>,
     changed: Notify,
@@ -45,15 +47,13 @@ struct Inputs {
     /// In millionths; counts until `lease_end`.
     share: u32,
     lease_end: Instant,
-    /// The database's wall clock at an instant of ours.
-    clock: Option<(Instant, i64)>,
 }
 
 impl RateControl {
     /// Starts with rate 0: there is no lease yet.
-    pub fn new(gate: Arc<Gate>, meters: Arc<Meters>, live: Live) -> Self {
-        let inputs = Inputs { live, whole: 0, share: 0, lease_end: Instant::now(), clock: None };
-        Self { gate, meters, inputs: Mutex::new(inputs), changed: Notify::new() }
+    pub fn new(gate: Arc<Gate>, clock: Arc<DatabaseClock>, meters: Arc<Meters>, live: Live) -> Self {
+        let inputs = Inputs { live, whole: 0, share: 0, lease_end: Instant::now() };
+        Self { gate, clock, meters, inputs: Mutex::new(inputs), changed: Notify::new() }
     }
 
     /// Follows the live document and the ends of lease and override until `stop`.
@@ -149,11 +149,11 @@ impl RateControl {
                 share
             })
             .await?;
+        self.clock.read(asked_at, grant.database_time_ms);
         {
             let mut inputs = self.lock();
             inputs.share = grant.share;
             inputs.lease_end = asked_at + request.ttl;
-            inputs.clock = Some((Instant::now(), grant.database_time_ms));
         }
         self.changed.notify_one();
         self.apply();
@@ -178,7 +178,8 @@ impl RateControl {
         let mut inputs = self.lock();
         let now = Instant::now();
         let leased = now < inputs.lease_end;
-        let whole = inputs.whole_rate(now);
+        let time = self.database_time(now);
+        let whole = inputs.live.rate_at(time);
         let share = if leased { inputs.share } else { 0 };
         let rate = f64::from(whole) * f64::from(share) / f64::from(WHOLE);
         if whole < inputs.whole {
@@ -189,7 +190,7 @@ impl RateControl {
         self.meters.set_rate(whole, rate, f64::from(share) / f64::from(WHOLE), inputs.live.suspend);
         let far = now + Duration::from_secs(3_600);
         let lease_end = if leased { inputs.lease_end } else { far };
-        lease_end.min(inputs.override_end(now).unwrap_or(far))
+        lease_end.min(override_end(&inputs.live, now, time).unwrap_or(far))
     }
 
     fn share(&self) -> u32 {
@@ -198,7 +199,13 @@ impl RateControl {
     }
 
     fn whole_rate(&self) -> u32 {
-        self.lock().whole_rate(Instant::now())
+        self.lock().live.rate_at(self.database_time(Instant::now()))
+    }
+
+    /// The database's time; ours until the database has told its own.
+    fn database_time(&self, now: Instant) -> Timestamp {
+        let milliseconds = self.clock.at(now).unwrap_or_else(|| Timestamp::now().as_millisecond());
+        Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inputs> {
@@ -206,26 +213,11 @@ impl RateControl {
     }
 }
 
-impl Inputs {
-    /// The database's time; ours until the database has told its own.
-    fn database_time(&self, now: Instant) -> Timestamp {
-        let milliseconds = self.clock.map_or_else(
-            || Timestamp::now().as_millisecond(),
-            |(at, milliseconds)| milliseconds + now.saturating_duration_since(at).as_millis() as i64,
-        );
-        Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX)
-    }
-
-    fn whole_rate(&self, now: Instant) -> u32 {
-        self.live.rate_at(self.database_time(now))
-    }
-
-    /// When an active override ends. A millisecond late rather than early: at the end it must be over.
-    fn override_end(&self, now: Instant) -> Option<Instant> {
-        let until = self.live.rate_override.as_ref()?.until;
-        let left = until.as_millisecond().saturating_sub(self.database_time(now).as_millisecond());
-        (left > 0).then(|| now + Duration::from_millis(left.min(3_600_000) as u64 + 1))
-    }
+/// When an active override ends. A millisecond late rather than early: at the end it must be over.
+fn override_end(live: &Live, now: Instant, database_time: Timestamp) -> Option<Instant> {
+    let until = live.rate_override.as_ref()?.until;
+    let left = until.as_millisecond().saturating_sub(database_time.as_millisecond());
+    (left > 0).then(|| now + Duration::from_millis(left.min(3_600_000) as u64 + 1))
 }
 
 /// What the replica could use, in millionths of the whole rate.

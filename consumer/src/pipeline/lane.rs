@@ -19,9 +19,10 @@ use super::stream::{OpenStream, Trouble};
 use crate::decode::Decoder;
 use crate::gate::Gate;
 use crate::gate::bucket::Offer;
+use crate::gate::clock::DatabaseClock;
 use crate::meter::{Activity, Meters};
 use crate::source::{ReadEnd, Source, TopicPartition};
-use crate::store::{ErrorKind, Reason, Store, StoreError};
+use crate::store::{ErrorKind, Position, Reason, Store, StoreError};
 
 /// Bytes that a lane decodes ahead, over all of its partitions; one more segment at most.
 const LANE_BYTES: usize = 4 << 20;
@@ -63,6 +64,8 @@ pub struct Lane {
     pub decoder: Decoder,
     /// What it waits at.
     pub gate: Arc<Gate>,
+    /// What ids take their time from.
+    pub clock: Arc<DatabaseClock>,
     /// What it counts in.
     pub meters: Arc<Meters>,
     /// Most rows in a transaction.
@@ -84,9 +87,11 @@ struct Served {
 
 /// How writing a batch ended.
 enum Written {
-    Committed,
+    Committed(Position),
     Lost(Trouble),
     Removed,
+    /// The database did not take it now.
+    Held(ErrorKind),
 }
 
 impl Lane {
@@ -207,7 +212,9 @@ impl Lane {
         })
     }
 
-    /// Releases and writes one batch of `current`; gives it back unless it was lost or removed.
+    /// Releases and writes one batch of `current`, as often as it takes; gives it back unless it was lost or
+    /// removed. A repeated transaction is load on the database like a first one, and the rate may have changed:
+    /// it takes its turn at the gate again, with as much as fits then.
     async fn advance(
         &self,
         mut current: Served,
@@ -215,41 +222,67 @@ impl Lane {
         commands: &mut mpsc::UnboundedReceiver<Command>,
         stop: &CancellationToken,
     ) -> Option<Served> {
+        let mut refused = Vec::new();
+        let mut backoff = BACKOFF.0;
+        loop {
+            let begin = Instant::now();
+            let released = self.release(&current, others, commands, stop).await;
+            self.meters.spent(Activity::Gate, begin.elapsed());
+            let (messages, released_at) = released?;
+            let begin = Instant::now();
+            let written = self.write(&current, messages, released_at, &mut refused, others, commands).await;
+            self.meters.spent(Activity::Store, begin.elapsed());
+            let pause = match written {
+                Written::Committed(position) => {
+                    current.stream.position = position;
+                    current.segment.settle(messages, LANE_BYTES / (others.len() + 1));
+                    self.source.report_position(&current.stream.at, position.next_offset);
+                    return Some(current);
+                }
+                Written::Lost(trouble) => {
+                    self.hand_back(&current.stream, trouble);
+                    return None;
+                }
+                Written::Removed => return None,
+                Written::Held(ErrorKind::Conflict) => CONFLICT_PAUSE,
+                Written::Held(_) => {
+                    let pause = backoff;
+                    backoff = (backoff * 2).min(BACKOFF.1);
+                    pause
+                }
+            };
+            let begin = Instant::now();
+            let until = begin + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+            if !self.pause(until, &current, others, commands, stop).await {
+                return None;
+            }
+            self.meters.spent(Activity::Store, begin.elapsed());
+        }
+    }
+
+    /// Waits at the gate: how many messages were released, and when. None where `current` was removed or the
+    /// process stops.
+    async fn release(
+        &self,
+        current: &Served,
+        others: &mut Vec<Served>,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        stop: &CancellationToken,
+    ) -> Option<(usize, Instant)> {
         let offer = Offer {
             first: current.segment.first_weight(),
             available: current.segment.pending(),
             most: self.max_rows,
             more: !current.drained || current.segment.is_full(self.max_rows),
         };
-        let begin = Instant::now();
-        let messages = loop {
+        loop {
             tokio::select! {
-                messages = self.gate.release(offer, |most| current.segment.cut(most)) => break messages,
-                () = stop.cancelled() => return Some(current),
-                command = commands.recv() => {
-                    if !self.keeps(&current, others, command) {
-                        return None;
-                    }
+                released = self.gate.release(offer, |most| current.segment.cut(most)) => return Some(released),
+                () = stop.cancelled() => return None,
+                command = commands.recv() => if !self.keeps(current, others, command) {
+                    return None;
                 }
             }
-        };
-        self.meters.spent(Activity::Gate, begin.elapsed());
-        let begin = Instant::now();
-        let written = self.write(&mut current, messages, others, commands, stop).await;
-        self.meters.spent(Activity::Store, begin.elapsed());
-        match written {
-            Written::Committed => {
-                let keep = LANE_BYTES / (others.len() + 1);
-                current.segment.settle(messages, keep);
-                let position = current.stream.position;
-                self.source.report_position(&current.stream.at, position.next_offset);
-                Some(current)
-            }
-            Written::Lost(trouble) => {
-                self.hand_back(&current.stream, trouble);
-                None
-            }
-            Written::Removed => None,
         }
     }
 
@@ -265,20 +298,19 @@ impl Lane {
         }
     }
 
-    /// Tries a batch until it is committed, fenced, or no longer ours.
+    /// Tries a batch, again at once without the rows that were found to be refused.
     async fn write(
         &self,
-        current: &mut Served,
+        current: &Served,
         messages: usize,
+        released_at: Instant,
+        refused: &mut Vec<Refusal>,
         others: &mut Vec<Served>,
         commands: &mut mpsc::UnboundedReceiver<Command>,
-        stop: &CancellationToken,
     ) -> Written {
-        let mut refusals = self.oversized(&current.segment, messages);
-        let mut backoff = BACKOFF.0;
         loop {
             let outcome = {
-                let attempt = self.attempt(current, messages, &refusals);
+                let attempt = self.attempt(current, messages, released_at, refused);
                 tokio::pin!(attempt);
                 loop {
                     tokio::select! {
@@ -289,41 +321,16 @@ impl Lane {
                     }
                 }
             };
-            let pause = match outcome {
-                Ok(Attempt::Committed(position)) => {
-                    current.stream.position = position;
-                    return Written::Committed;
-                }
-                Ok(Attempt::Refused(found)) => {
-                    refusals.extend(found);
-                    refusals.sort_by_key(|refusal| refusal.span);
-                    continue;
-                }
+            match outcome {
+                Ok(Attempt::Committed(position)) => return Written::Committed(position),
+                Ok(Attempt::Refused(found)) => refused.extend(found),
                 Err(error) => {
                     self.meters.store_failed(&error);
-                    match error.kind {
-                        ErrorKind::Fenced => return Written::Lost(Trouble::Fenced),
-                        ErrorKind::DuplicateId => return Written::Lost(Trouble::DuplicateId),
-                        ErrorKind::Conflict => CONFLICT_PAUSE,
-                        _ => {
-                            backoff = (backoff * 2).min(BACKOFF.1);
-                            backoff
-                        }
-                    }
-                }
-            };
-            let until = Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-            if !self.pause(until, current, others, commands, stop).await {
-                return Written::Removed;
-            }
-            // A repeated transaction is load on the database like a first one: it takes its turn at the gate.
-            let weight = current.segment.front_spans(messages).len();
-            let offer = Offer { first: weight, available: weight, most: weight, more: true };
-            tokio::select! {
-                () = self.gate.release(offer, |_| (weight, ())) => {}
-                () = stop.cancelled() => return Written::Removed,
-                command = commands.recv() => if !self.keeps(current, others, command) {
-                    return Written::Removed;
+                    return match error.kind {
+                        ErrorKind::Fenced => Written::Lost(Trouble::Fenced),
+                        ErrorKind::DuplicateId => Written::Lost(Trouble::DuplicateId),
+                        kind => Written::Held(kind),
+                    };
                 }
             }
         }
@@ -353,17 +360,21 @@ impl Lane {
         &self,
         current: &Served,
         messages: usize,
-        refusals: &[Refusal],
+        released_at: Instant,
+        refused: &[Refusal],
     ) -> Result<Attempt, StoreError> {
         let stream = &current.stream;
+        let refusals = self.refusals(&current.segment, messages, refused);
+        // Ids carry the time of the release, so that the rate can be checked by them afterwards.
+        let database_time_ms = self.clock.at(released_at).unwrap_or(stream.claim.database_time_ms);
         let batch = Batch::build(
             &stream.at,
             &stream.claim,
             stream.position,
-            stream.database_time_ms(),
+            database_time_ms,
             &current.segment,
             messages,
-            refusals,
+            &refusals,
         );
         let letters = batch.dead_letters();
         match self.store.write(&batch.write(&letters)).await {
@@ -393,20 +404,20 @@ impl Lane {
         }
     }
 
-    /// Rows that no statement can carry are dead letters from the start.
-    fn oversized(&self, segment: &Segment, messages: usize) -> Vec<Refusal> {
+    /// Spans of the first `messages` messages that are dead letters, ascending: those that no statement can carry
+    /// from the start, and those that the database was found to refuse.
+    fn refusals(&self, segment: &Segment, messages: usize, refused: &[Refusal]) -> Vec<Refusal> {
         let limit = self.store.max_body_bytes();
-        segment
-            .front_spans(messages)
-            .filter(|span| segment.spans().get(*span).body.len() > limit)
-            .map(|span| Refusal {
-                span,
-                reason: Reason::TooLarge,
-                detail: format!(
-                    "the body is larger than the {limit} bytes that the database accepts in one row"
-                ),
-            })
-            .collect()
+        let spans = segment.front_spans(messages);
+        let oversized = spans.clone().filter(|span| segment.spans().get(*span).body.len() > limit);
+        let detail =
+            || format!("the body is larger than the {limit} bytes that the database accepts in one row");
+        let mut refusals: Vec<Refusal> = oversized
+            .map(|span| Refusal { span, reason: Reason::TooLarge, detail: detail() })
+            .chain(refused.iter().filter(|refusal| spans.contains(&refusal.span)).cloned())
+            .collect();
+        refusals.sort_by_key(|refusal| refusal.span);
+        refusals
     }
 
     fn hand_back(&self, stream: &OpenStream, trouble: Trouble) {
@@ -418,7 +429,7 @@ impl Lane {
 }
 
 enum Attempt {
-    Committed(crate::store::Position),
+    Committed(Position),
     Refused(Vec<Refusal>),
 }
 

@@ -10,6 +10,7 @@ use sluice_crds::v1alpha1::StartFrom;
 use tokio::time::Instant;
 
 use super::segment::fingerprint;
+use crate::gate::clock::DatabaseClock;
 use crate::last_error::LastError;
 use crate::meter::{Meters, PartitionMeter};
 use crate::source::{Message, PartitionReader, Source, SourceError, TopicPartition};
@@ -42,14 +43,6 @@ pub struct OpenStream {
     pub reader: Box<dyn PartitionReader>,
     /// What must come first.
     pub expected: Expected,
-    claimed_at: Instant,
-}
-
-impl OpenStream {
-    /// The database's clock now, in milliseconds since 1970.
-    pub fn database_time_ms(&self) -> i64 {
-        self.claim.database_time_ms + self.claimed_at.elapsed().as_millis() as i64
-    }
 }
 
 /// Tells whether a message belongs to the stream.
@@ -85,6 +78,8 @@ pub struct Opener {
     pub source: Arc<dyn Source>,
     /// The database.
     pub store: Arc<dyn Store>,
+    /// Learns the database's time from claims.
+    pub clock: Arc<DatabaseClock>,
     /// Counters.
     pub meters: Arc<Meters>,
     /// The queue's identity.
@@ -163,10 +158,7 @@ impl Opener {
     ) -> Result<OpenStream, OpenError> {
         let key = self.key(at);
         self.ensure_stream(at, &key).await?;
-        let mut claim = self.store.claim(&key, &self.owner).await?;
-        // Counted from the answer on: a request may wait for long in front of a database that is away, and ids
-        // must not run ahead of its clock.
-        let mut claimed_at = Instant::now();
+        let mut claim = self.claim(&key).await?;
         // Only now: before the claim another owner could go on past an end that was asked for earlier, and
         // its position would look like that of a topic that was re-created.
         let mut bounds = self.source.bounds(at).await?;
@@ -181,8 +173,7 @@ impl Opener {
                 "the topic was deleted and created again: a new stream begins at its oldest message");
             self.meters.recreated.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             self.store.supersede(&key, &claim, bounds.low).await?;
-            claim = self.store.claim(&key, &self.owner).await?;
-            claimed_at = Instant::now();
+            claim = self.claim(&key).await?;
         }
         let position = claim.position;
         let skipped = bounds.low.saturating_sub(position.next_offset);
@@ -204,7 +195,14 @@ impl Opener {
             .set_partition(at, PartitionMeter { position: position.next_offset, end: Some(bounds.high) });
         let expected = Expected { next_offset, fingerprint: claim.fingerprint };
         tracing::info!(partition = %at, stream = claim.stream, epoch = claim.epoch, offset = next_offset, "reading");
-        Ok(OpenStream { at: at.clone(), serial, claim, position, reader, expected, claimed_at })
+        Ok(OpenStream { at: at.clone(), serial, claim, position, reader, expected })
+    }
+
+    async fn claim(&self, key: &StreamKey) -> Result<Claim, StoreError> {
+        let asked_at = Instant::now();
+        let claim = self.store.claim(key, &self.owner).await?;
+        self.clock.read(asked_at, claim.database_time_ms);
+        Ok(claim)
     }
 
     /// Commits the resolved start of every partition that is new, before anything is fetched.

@@ -36,12 +36,14 @@ fn drain(
     releases
 }
 
+const SECOND: Duration = Duration::from_secs(1);
+
 fn most_in_a_second(releases: &[(Duration, usize)]) -> usize {
     releases
         .iter()
         .enumerate()
         .map(|(index, (begin, _))| {
-            releases[index..].iter().take_while(|(at, _)| *at < *begin + WINDOW).map(|(_, spans)| spans).sum()
+            releases[index..].iter().take_while(|(at, _)| *at < *begin + SECOND).map(|(_, spans)| spans).sum()
         })
         .max()
         .unwrap_or(0)
@@ -111,7 +113,7 @@ fn stalls_shorter_than_the_burst_lose_nothing() {
         releases.extend(part);
     }
     assert!(total(&releases) as f64 >= 0.98 * 2_000.0 * 30.0, "{}", total(&releases));
-    assert!(most_in_a_second(&releases) <= 2_000, "{}", most_in_a_second(&releases));
+    assert!(most_in_a_second(&releases) <= 2_060, "{}", most_in_a_second(&releases));
 }
 
 #[test]
@@ -167,7 +169,7 @@ proptest! {
     fn every_second_keeps_the_bound_and_the_rate_is_used(
         rate in 1.0f64..50_000.0,
         message in 1usize..300,
-        stall_ms in 0u64..15,
+        stall_ms in 0u64..400,
     ) {
         let mut bucket = Bucket::new(ms(0));
         bucket.set_rate(ms(0), rate);
@@ -175,12 +177,17 @@ proptest! {
         let end = Duration::from_secs_f64(seconds);
         let releases = drain(&mut bucket, ms(0), end, message, ms(stall_ms));
         let quantum = (rate * QUANTUM.as_secs_f64()).max(message as f64);
-        prop_assert!(most_in_a_second(&releases) as f64 <= rate * 1.01 + quantum);
-        // A transaction takes a quantum at most, in whole messages.
-        let fits = ((quantum as usize / message).max(1) * message).min((1_000 / message).max(1) * message) as f64;
-        let possible = seconds * if stall_ms == 0 { rate } else { rate.min(fits * 1e3 / stall_ms as f64) };
+        let fullest = most_in_a_second(&releases) as f64;
+        let allowed = rate * 1.01 + quantum;
+        prop_assert!(fullest <= allowed, "{fullest} in a second, {allowed} allowed");
+        // However long a commit takes, the next transaction has what became due meanwhile, up to a batch. Of so
+        // large pieces a part never fits into the window.
+        let batch = ((1_000 / message).max(1) * message) as f64;
+        let stall = stall_ms as f64 / 1e3;
+        let fits = rate * (1.0 - 0.75 * stall);
+        let possible = seconds * if stall_ms == 0 { rate } else { fits.min(batch / stall) };
         prop_assert!(
-            total(&releases) as f64 + quantum + rate * 0.02 >= 0.98 * possible,
+            total(&releases) as f64 + quantum + rate * (0.02 + stall) >= 0.98 * possible,
             "released {} of {}", total(&releases), possible
         );
     }
@@ -202,7 +209,9 @@ proptest! {
             releases.extend(drain(&mut bucket, now, now + ms(duration), message, ms(stall_ms)));
             now = (now + ms(duration)).max(releases.last().map_or(now, |(at, _)| *at));
         }
-        let quantum = (largest * QUANTUM.as_secs_f64()).max(message as f64);
-        prop_assert!(most_in_a_second(&releases) as f64 <= largest * 1.01 + quantum);
+        let fullest = most_in_a_second(&releases) as f64;
+        // A smaller rate has a smaller quantum, which the last message exceeds by more.
+        let allowed = largest * 1.03 + message as f64;
+        prop_assert!(fullest <= allowed, "{fullest} in a second, {allowed} allowed");
     }
 }
