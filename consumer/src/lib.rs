@@ -4,6 +4,7 @@ pub mod admin;
 pub mod check;
 pub mod config;
 pub mod consume;
+pub mod dead_letters;
 pub mod decode;
 pub mod gate;
 pub mod last_error;

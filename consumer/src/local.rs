@@ -97,7 +97,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let config = config::load(&file)?;
     let stop = stop::on_signal()?;
     let queue = Queue::open(data_dir, queue_options(&config)).await?;
-    let database = data_dir.join("sluice.db");
+    let database = database(data_dir);
     let store = open_store(&config, &database)?;
     let meters = Arc::new(Meters::default());
     let ingest = Arc::new(Ingest::new(queue.clone(), config.format));
@@ -143,9 +143,19 @@ fn in_use(option: &str, address: SocketAddr) -> String {
     format!("cannot listen on {address}; stop what does, or choose another address with {option}")
 }
 
+/// The database of a data folder.
+pub(crate) fn database(data_dir: &Path) -> PathBuf {
+    data_dir.join("sluice.db")
+}
+
+/// The pipeline file of a data folder.
+pub(crate) fn pipeline_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("pipeline.yaml")
+}
+
 /// The pipeline file of the data folder; written where it is missing.
 fn first_pipeline(data_dir: &Path) -> anyhow::Result<PathBuf> {
-    let path = data_dir.join("pipeline.yaml");
+    let path = pipeline_file(data_dir);
     let written = File::create_new(&path).and_then(|mut file| {
         file.write_all(FIRST_PIPELINE.as_bytes())?;
         file.sync_all()
@@ -166,7 +176,7 @@ fn queue_options(config: &Config) -> QueueOptions {
     QueueOptions { topic, partitions: DEFAULT_PARTITIONS, max_bytes: DEFAULT_MAX_BYTES }
 }
 
-fn open_store(config: &Config, path: &Path) -> anyhow::Result<Arc<dyn Store>> {
+pub(crate) fn open_store(config: &Config, path: &Path) -> anyhow::Result<Arc<dyn Store>> {
     let table = TableName::new(&config.sink.table)?;
     // The file is the data folder's own: its tables are always made.
     Ok(Arc::new(SqliteStore::new(SqliteOptions { path: path.to_owned(), table, manage_schema: true })))

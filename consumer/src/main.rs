@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_consumer::{check, consume, loadgen, local};
+use sluice_consumer::{check, consume, dead_letters, loadgen, local};
 
 /// Stores trace spans from a queue in the database you already run, at a rate that you change while it runs.
 #[derive(Debug, Parser)]
@@ -19,6 +19,7 @@ enum Command {
     Local(local::Args),
     Check(check::Args),
     Loadgen(loadgen::Args),
+    DeadLetters(dead_letters::Args),
 }
 
 #[tokio::main]
@@ -28,6 +29,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Local(args) => local::run(args).await?,
         Command::Check(args) => return check::run(args).await,
         Command::Loadgen(args) => loadgen::run(args).await?,
+        Command::DeadLetters(args) => return dead_letters::run(args).await,
     }
     Ok(ExitCode::SUCCESS)
 }

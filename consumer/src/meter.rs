@@ -57,6 +57,8 @@ pub struct Meters {
     pub batches: AtomicU64,
     /// Offsets that the broker no longer had when it was their turn.
     pub skipped_offsets: AtomicU64,
+    /// Dead letters that were stored after all, or dead-lettered again.
+    pub redriven: AtomicU64,
     /// Times that a topic was found re-created.
     pub recreated: AtomicU64,
     dead_letters: [AtomicU64; Reason::ALL.len()],
@@ -130,6 +132,7 @@ impl Default for Meters {
             stored_bytes: zeros(),
             batches: zeros(),
             skipped_offsets: zeros(),
+            redriven: zeros(),
             recreated: zeros(),
             dead_letters: std::array::from_fn(|_| zeros()),
             errors: std::array::from_fn(|_| zeros()),

@@ -15,6 +15,7 @@ pub mod batch;
 pub mod id;
 mod isolate;
 mod lane;
+mod marks;
 pub mod segment;
 mod stream;
 
@@ -38,6 +39,7 @@ use crate::meter::Meters;
 use crate::source::{Source, SourceError, SourceEvent, TopicPartition};
 use crate::store::{ErrorKind, Store, StoreError};
 use lane::{Command, HandedBack, Lane};
+use marks::Marks;
 use stream::{OpenStream, Opener, Trouble};
 
 /// Most lanes of a replica: as many writers as any raw loop of `tests/bench store` gains from. Each costs a
@@ -122,7 +124,12 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineEr
                 let owner = owner.clone();
                 async move { control.renew(&*store, pipeline, owner, stop).await }
             });
-            Driver::new(parts, cluster_id, owner, gate, clock).run(stop).await
+            let marks = Arc::new(Marks::default());
+            tasks.spawn({
+                let (marks, store, stop) = (marks.clone(), parts.store.clone(), lanes_done.clone());
+                async move { marks.watch(&*store, &stop).await }
+            });
+            Driver::new(parts, cluster_id, owner, gate, clock, marks).run(stop).await
         }
         Ok(None) => Ok(()),
         Err(error) => Err(error),
@@ -227,6 +234,7 @@ impl Driver {
         owner: String,
         gate: Arc<Gate>,
         clock: Arc<DatabaseClock>,
+        marks: Arc<Marks>,
     ) -> Self {
         let (hand_back, handed_back) = mpsc::unbounded_channel();
         let lanes_stop = CancellationToken::new();
@@ -241,6 +249,7 @@ impl Driver {
                     decoder: parts.decoder.clone(),
                     gate: gate.clone(),
                     clock: clock.clone(),
+                    marks: marks.clone(),
                     meters: parts.meters.clone(),
                     max_rows: parts.max_rows,
                     max_delay: parts.max_delay,

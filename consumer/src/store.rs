@@ -9,6 +9,7 @@
 //! [`null::NullStore`] the floor for benchmarks.
 
 pub mod inspect;
+pub mod letter;
 pub mod memory;
 pub mod mysql;
 pub mod null;
@@ -23,6 +24,7 @@ pub use sql::{ConnectWith, is_denied};
 pub use table::{TableName, TableNameError};
 
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
+use letter::LetterStore;
 
 /// Most streams (rows of `sluice_progress`) that one table can have: 14 bits of the row id.
 pub const MAX_STREAMS: u16 = 1 << 14;
@@ -226,7 +228,7 @@ impl StoreError {
 /// retries: the pipeline does, in one place. Calls of [`Self::write`] for different streams may run side by
 /// side; nothing before a transaction's last statement locks a row that another stream needs.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: LetterStore {
     /// Connects and brings the schema up to date; several replicas may do so at once. Adopts an existing
     /// trace table, or creates it. With `manageSchema: false` only verifies.
     async fn prepare(&self) -> Result<(), StoreError>;

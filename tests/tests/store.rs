@@ -11,6 +11,14 @@ mod bed;
 mod cases;
 #[path = "store/faults.rs"]
 mod faults;
+#[path = "store/letters.rs"]
+mod letters;
+
+/// Every case of the suite.
+mod suite_cases {
+    pub use crate::cases::*;
+    pub use crate::letters::*;
+}
 
 /// Every case, against one kind of store.
 macro_rules! suite {
@@ -19,7 +27,7 @@ macro_rules! suite {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
-                    crate::cases::$case(crate::bed::Bed::$backend().await.unwrap()).await;
+                    crate::suite_cases::$case(crate::bed::Bed::$backend().await.unwrap()).await;
                 }
             )*
         }
@@ -30,7 +38,7 @@ macro_rules! suite {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 #[ignore = $reason]
                 async fn $case() {
-                    crate::cases::$case(crate::bed::Bed::$backend().await.unwrap()).await;
+                    crate::suite_cases::$case(crate::bed::Bed::$backend().await.unwrap()).await;
                 }
             )*
         }
@@ -68,4 +76,8 @@ on_every_store! {
     a_lease_that_is_given_back_is_free_at_once,
     a_write_that_is_dropped_half_way_is_stored_once_or_not_at_all,
     replicas_that_start_at_once_prepare_the_same_schema,
+    dead_letters_are_listed_by_page_and_filter,
+    marks_are_counted_once_and_tell_the_partitions,
+    a_redriven_letter_is_rows_or_a_letter_with_its_history,
+    a_letter_that_was_purged_meanwhile_is_not_stored,
 }

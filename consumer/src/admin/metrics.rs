@@ -43,7 +43,7 @@ impl Collector for Snapshot {
 impl Snapshot {
     fn counters(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let meters = &self.meters;
-        let plain: [(&str, &str, Option<&Unit>, &AtomicU64); 6] = [
+        let plain: [(&str, &str, Option<&Unit>, &AtomicU64); 7] = [
             ("spans_stored", "Rows stored", None, &meters.stored),
             ("spans_stored", "Bytes of the bodies stored", Some(&Unit::Bytes), &meters.stored_bytes),
             ("messages_settled", "Messages stored or dead-lettered", None, &meters.messages),
@@ -54,6 +54,7 @@ impl Snapshot {
                 None,
                 &meters.skipped_offsets,
             ),
+            ("dead_letters_redriven", "Dead letters stored after all, or failed again", None, &meters.redriven),
             ("topics_recreated", "Times that a partition was found re-created", None, &meters.recreated),
         ];
         for (name, help, unit, value) in plain {

@@ -155,6 +155,11 @@ impl<'a> Batch<'a> {
             .collect()
     }
 
+    /// The message of each dead letter.
+    pub fn letter_entries(&self) -> impl Iterator<Item = &Entry> {
+        self.letters.iter().map(|letter| letter.entry)
+    }
+
     /// The batch in the store's form.
     pub fn write<'b>(&'b self, dead_letters: &'b [DeadLetter<'b>]) -> WriteBatch<'b> {
         WriteBatch {

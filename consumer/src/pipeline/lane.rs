@@ -4,6 +4,8 @@
 //! partition, and only then goes on. An error of the database holds the batch for as long as it takes; a
 //! fenced batch is dropped and its partition handed back to be claimed again.
 
+mod redrive;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, Refusal};
 use super::isolate;
+use super::marks::Marks;
 use super::segment::Segment;
 use super::stream::{OpenStream, Trouble};
 use crate::decode::Decoder;
@@ -66,6 +69,8 @@ pub struct Lane {
     pub gate: Arc<Gate>,
     /// What ids take their time from.
     pub clock: Arc<DatabaseClock>,
+    /// Which partitions have dead letters to redrive.
+    pub marks: Arc<Marks>,
     /// What it counts in.
     pub meters: Arc<Meters>,
     /// Most rows in a transaction.
@@ -107,6 +112,13 @@ impl Lane {
                 return;
             }
             self.read_ahead(&mut served, turn).await;
+            let marked = served.iter().position(|one| self.marks.contain(&one.stream.at));
+            if let Some(index) = marked {
+                let current = served.remove(index);
+                if let Some(current) = self.redrive(current, &mut served, &mut commands, &stop).await {
+                    served.insert(index.min(served.len()), current);
+                }
+            }
             if let Some(index) = self.choose(&served, turn) {
                 turn = turn.wrapping_add(1);
                 let current = served.remove(index);
@@ -122,6 +134,7 @@ impl Lane {
                         None => return,
                     },
                     () = wait_for_work(&mut served, self.max_delay) => {}
+                    () = self.marks.changed() => {}
                 }
                 self.meters.spent(Activity::Idle, begin.elapsed());
             }
@@ -226,7 +239,8 @@ impl Lane {
         let mut backoff = BACKOFF.0;
         loop {
             let begin = Instant::now();
-            let released = self.release(&current, others, commands, stop).await;
+            let more = !current.drained || current.segment.is_full(self.max_rows);
+            let released = self.release(&current, &current.segment, more, others, commands, stop).await;
             self.meters.spent(Activity::Gate, begin.elapsed());
             let (messages, released_at) = released?;
             let begin = Instant::now();
@@ -260,24 +274,26 @@ impl Lane {
         }
     }
 
-    /// Waits at the gate: how many messages were released, and when. None where `current` was removed or the
-    /// process stops.
+    /// Waits at the gate for messages of `segment`: how many were released, and when. None where `current` was
+    /// removed or the process stops.
     async fn release(
         &self,
         current: &Served,
+        segment: &Segment,
+        more: bool,
         others: &mut Vec<Served>,
         commands: &mut mpsc::UnboundedReceiver<Command>,
         stop: &CancellationToken,
     ) -> Option<(usize, Instant)> {
         let offer = Offer {
-            first: current.segment.first_weight(),
-            available: current.segment.pending(),
+            first: segment.first_weight(),
+            available: segment.pending(),
             most: self.max_rows,
-            more: !current.drained || current.segment.is_full(self.max_rows),
+            more,
         };
         loop {
             tokio::select! {
-                released = self.gate.release(offer, |most| current.segment.cut(most)) => return Some(released),
+                released = self.gate.release(offer, |most| segment.cut(most)) => return Some(released),
                 () = stop.cancelled() => return None,
                 command = commands.recv() => if !self.keeps(current, others, command) {
                     return None;
@@ -309,17 +325,9 @@ impl Lane {
         commands: &mut mpsc::UnboundedReceiver<Command>,
     ) -> Written {
         loop {
-            let outcome = {
-                let attempt = self.attempt(current, messages, released_at, refused);
-                tokio::pin!(attempt);
-                loop {
-                    tokio::select! {
-                        outcome = &mut attempt => break outcome,
-                        command = commands.recv() => if !self.keeps(current, others, command) {
-                            return Written::Removed;
-                        }
-                    }
-                }
+            let attempt = self.attempt(current, messages, released_at, refused);
+            let Some(outcome) = self.while_ours(current, others, commands, attempt).await else {
+                return Written::Removed;
             };
             match outcome {
                 Ok(Attempt::Committed(position)) => return Written::Committed(position),
@@ -331,6 +339,25 @@ impl Lane {
                         ErrorKind::DuplicateId => Written::Lost(Trouble::DuplicateId),
                         kind => Written::Held(kind),
                     };
+                }
+            }
+        }
+    }
+
+    /// Waits for `work`; none, and `work` is dropped, where the partition is removed meanwhile.
+    async fn while_ours<T>(
+        &self,
+        current: &Served,
+        others: &mut Vec<Served>,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                outcome = &mut work => return Some(outcome),
+                command = commands.recv() => if !self.keeps(current, others, command) {
+                    return None;
                 }
             }
         }

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::decode::{Decoder, RejectedSpan};
-use crate::source::Message;
+use crate::source::{Headers, Message};
 use crate::span::SpanBuf;
 use crate::store::Reason;
+use crate::store::letter::StoredLetter;
 
 /// A segment is full at this many bytes of bodies, whatever their number.
 pub const SEGMENT_BYTES: usize = 1 << 20;
@@ -74,6 +75,11 @@ impl Segment {
                 Err(error) => self.reject_message(Reason::Undecodable, error.to_string(), payload),
             },
         }
+        self.end_entry(message);
+    }
+
+    /// What was decoded since the last entry belongs to this message.
+    fn end_entry(&mut self, message: &Message<'_>) {
         let context = self.keep_context(message);
         self.first_at.get_or_insert_with(Instant::now);
         self.entries.push(Entry {
@@ -85,6 +91,21 @@ impl Segment {
             context,
             has_key: message.key.is_some(),
         });
+    }
+
+    /// Appends a span that was a dead letter of its own, as a message with that span only.
+    pub fn append_span(&mut self, letter: &StoredLetter, headers: &dyn Headers) {
+        let body = String::from_utf8_lossy(&letter.bytes);
+        let (trace_id, kind) = (letter.trace_id.as_deref(), letter.kind.as_deref());
+        if let Err(defect) = self.spans.push(trace_id.unwrap_or_default(), kind.unwrap_or_default(), &body) {
+            self.rejects.push(Reject {
+                span_index: letter.summary.span_index,
+                reason: Reason::InvalidSpan,
+                detail: defect.to_string(),
+                bytes: letter.bytes.clone(),
+            });
+        }
+        self.end_entry(&letter_message(letter, headers));
     }
 
     fn reject_message(&mut self, reason: Reason, detail: String, payload: &[u8]) {
@@ -240,6 +261,17 @@ impl Segment {
             let entry = &self.entries[before];
             (entry.spans_end, entry.rejects_end)
         })
+    }
+}
+
+/// The message that a dead letter was, or was a part of.
+pub fn letter_message<'a>(letter: &'a StoredLetter, headers: &'a dyn Headers) -> Message<'a> {
+    Message {
+        offset: letter.summary.offset,
+        timestamp: letter.summary.timestamp,
+        key: letter.key.as_deref(),
+        payload: (letter.summary.reason != Reason::Tombstone.as_str()).then_some(&letter.bytes),
+        headers,
     }
 }
 

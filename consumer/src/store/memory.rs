@@ -3,6 +3,7 @@
 //! Guarantees: as [`super::Store`], but nothing outlives the process. Its clock is tokio's, so it stands
 //! still and jumps with a paused runtime.
 
+mod letters;
 mod state;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -44,6 +45,12 @@ pub enum Call {
     EndLease,
     /// [`Store::trace`]
     Trace,
+    /// [`LetterStore::marked`](super::letter::LetterStore::marked)
+    Marked,
+    /// [`LetterStore::redrive`](super::letter::LetterStore::redrive), before anything is stored.
+    Redrive,
+    /// Likewise, after the commit.
+    Redriven,
 }
 
 type CallHook = Box<dyn FnMut(Call) -> Option<StoreError> + Send>;

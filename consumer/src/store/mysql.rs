@@ -10,6 +10,7 @@ mod connect;
 mod errors;
 mod inspect;
 mod lease;
+mod letters;
 mod schema;
 mod streams;
 mod write;
@@ -71,6 +72,10 @@ impl MySqlStore {
             max_column: AtomicUsize::new(usize::MAX),
             options,
         }
+    }
+
+    fn table_name(&self) -> &str {
+        self.options.table.as_str()
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 
+use super::letter::{LetterFilter, LetterStore, LetterSummary, RedriveBatch, StoredLetter};
 use super::memory::MemoryStore;
 use super::{Claim, Row, Store, StoreError, StoredSpan, StreamKey, WriteBatch};
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
@@ -38,6 +39,38 @@ impl NullStore {
     /// Dead letters accepted so far.
     pub fn dead_letters(&self) -> u64 {
         self.dead_letters.load(Ordering::Relaxed)
+    }
+}
+
+#[async_trait]
+impl LetterStore for NullStore {
+    async fn letters(
+        &self,
+        filter: &LetterFilter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LetterSummary>, StoreError> {
+        self.positions.letters(filter, after, limit).await
+    }
+
+    async fn letter(&self, id: i64) -> Result<Option<StoredLetter>, StoreError> {
+        self.positions.letter(id).await
+    }
+
+    async fn mark(&self, ids: &[i64]) -> Result<u64, StoreError> {
+        self.positions.mark(ids).await
+    }
+
+    async fn purge(&self, ids: &[i64]) -> Result<u64, StoreError> {
+        self.positions.purge(ids).await
+    }
+
+    async fn marked(&self) -> Result<Vec<(String, i32)>, StoreError> {
+        self.positions.marked().await
+    }
+
+    async fn redrive(&self, batch: &RedriveBatch<'_>) -> Result<(), StoreError> {
+        self.positions.redrive(batch).await
     }
 }
 

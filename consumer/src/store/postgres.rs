@@ -12,6 +12,7 @@ mod copy;
 mod errors;
 mod inspect;
 mod lease;
+mod letters;
 mod schema;
 mod streams;
 mod unnest;
@@ -57,6 +58,10 @@ impl PostgresStore {
         let widths = Widths { write: options.lanes.max(1), control: CONTROL, read: READERS };
         let sessions = Sessions::new(PgConnectOptions::new_without_pgpass(), options.connect.clone(), widths);
         Self { sessions, statements: write::Statements::new(&options.table), options }
+    }
+
+    fn table_name(&self) -> &str {
+        self.options.table.as_str()
     }
 }
 

@@ -2,6 +2,7 @@
 //! statements of fixed sizes.
 
 mod denied;
+pub(super) mod letter_queries;
 mod letters;
 pub(super) mod migrations;
 mod sessions;

@@ -10,6 +10,7 @@ mod connect;
 mod errors;
 mod inspect;
 mod lease;
+mod letters;
 mod schema;
 mod streams;
 mod write;
@@ -64,6 +65,10 @@ impl SqliteStore {
             table: options.table,
             manage_schema: options.manage_schema,
         }
+    }
+
+    fn table_name(&self) -> &str {
+        self.table.as_str()
     }
 }
 

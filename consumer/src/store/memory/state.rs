@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::gate::lease::{Decide, Holder, LeaseRequest};
+use crate::store::letter::History;
 use crate::store::sql::{fenced, share_of, stream_number};
 use crate::store::{
     DeadLetter, ErrorKind, MAX_STREAMS, Position, Reason, Row, StoreError, StoredSpan, StreamKey, WriteBatch,
@@ -62,6 +63,13 @@ impl From<&DeadLetter<'_>> for OwnedDeadLetter {
     }
 }
 
+/// A row of `sluice_redrive`.
+#[derive(Clone, Debug, Default)]
+pub struct Redrive {
+    pub pending: bool,
+    pub history: History,
+}
+
 pub struct Lease {
     pub share: u32,
     demand: u32,
@@ -72,6 +80,8 @@ pub struct Lease {
 pub struct State {
     pub rows: BTreeMap<i64, StoredSpan>,
     pub dead_letters: BTreeMap<i64, OwnedDeadLetter>,
+    /// By id of the dead letter.
+    pub redrives: BTreeMap<i64, Redrive>,
     /// Index = number of the stream.
     pub progress: Vec<Progress>,
     /// By pipeline and holder.

@@ -67,12 +67,21 @@ impl MySqlStore {
         conn: &mut MySqlConnection,
         batch: &WriteBatch<'_>,
     ) -> Result<(), StoreError> {
-        begin(conn).await?;
-        self.insert_rows(conn, batch.rows).await?;
-        self.insert_dead_letters(conn, batch).await?;
+        self.put_batch(conn, batch).await?;
         self.move_position(conn, batch).await?;
         within(WRITE_ANSWER, conn.execute("COMMIT")).await.map_err(store_error("cannot commit a batch"))?;
         Ok(())
+    }
+
+    /// Begins a transaction and inserts rows and dead letters.
+    pub(super) async fn put_batch(
+        &self,
+        conn: &mut MySqlConnection,
+        batch: &WriteBatch<'_>,
+    ) -> Result<(), StoreError> {
+        begin(conn).await?;
+        self.insert_rows(conn, batch.rows).await?;
+        self.insert_dead_letters(conn, batch).await
     }
 
     pub(super) async fn try_rows(

@@ -27,7 +27,7 @@ const LEADING_COLUMNS: &str = "SELECT CAST(a.attname AS TEXT) FROM pg_index i \
      WHERE i.indrelid = to_regclass($1) AND i.indisvalid AND i.indpred IS NULL";
 
 /// Every column of Sluice's own tables that a statement names: fails where one is missing.
-const VERIFY: [&str; 5] = [
+const VERIFY: [&str; 6] = [
     "SELECT name FROM sluice_lock LIMIT 0",
     "SELECT table_name, stream, cluster_id, consumer_group, topic, \"partition\", generation, owner_epoch, \
      owner, next_offset, last_id, fingerprint, claimed_at, updated_at FROM sluice_progress LIMIT 0",
@@ -35,6 +35,7 @@ const VERIFY: [&str; 5] = [
     "SELECT table_name, id, stream, topic, \"partition\", \"offset\", span_index, message_time_ms, reason, \
      detail FROM sluice_dead_letter LIMIT 0",
     "SELECT table_name, id, part, seq, data FROM sluice_dead_letter_chunk LIMIT 0",
+    "SELECT table_name, id, topic, \"partition\", pending, attempts, history FROM sluice_redrive LIMIT 0",
 ];
 /// SQLSTATE for a table and for a column that do not exist.
 const NO_TABLE: &str = "42P01";

@@ -76,13 +76,23 @@ impl PostgresStore {
         if batch.dead_letters.is_empty() && bytes <= MAX_ARGUMENT_BYTES {
             return self.write_at_once(conn, batch, bytes).await;
         }
+        self.put_batch(conn, batch).await?;
+        self.move_position(conn, batch).await?;
+        within(WRITE_ANSWER, conn.execute("COMMIT")).await.map_err(store_error("cannot commit a batch"))?;
+        Ok(())
+    }
+
+    /// Begins a transaction and inserts rows and dead letters.
+    pub(super) async fn put_batch(
+        &self,
+        conn: &mut PgConnection,
+        batch: &WriteBatch<'_>,
+    ) -> Result<(), StoreError> {
         begin(conn).await?;
         self.insert_rows(conn, batch.rows).await?;
         if !batch.dead_letters.is_empty() {
             self.copy_dead_letters(conn, batch).await?;
         }
-        self.move_position(conn, batch).await?;
-        within(WRITE_ANSWER, conn.execute("COMMIT")).await.map_err(store_error("cannot commit a batch"))?;
         Ok(())
     }
 

@@ -15,11 +15,20 @@ const MIGRATIONS_TABLE: &str = "sluice_migrations";
 pub type File = (i64, &'static str, &'static str);
 
 /// Files of `migrations/mysql`.
-pub const MYSQL: [File; 1] = [(1, "tables", include_str!("../../../migrations/mysql/0001_tables.sql"))];
+pub const MYSQL: [File; 2] = [
+    (1, "tables", include_str!("../../../migrations/mysql/0001_tables.sql")),
+    (2, "redrive", include_str!("../../../migrations/mysql/0002_redrive.sql")),
+];
 /// Files of `migrations/postgres`.
-pub const POSTGRES: [File; 1] = [(1, "tables", include_str!("../../../migrations/postgres/0001_tables.sql"))];
+pub const POSTGRES: [File; 2] = [
+    (1, "tables", include_str!("../../../migrations/postgres/0001_tables.sql")),
+    (2, "redrive", include_str!("../../../migrations/postgres/0002_redrive.sql")),
+];
 /// Files of `migrations/sqlite`.
-pub const SQLITE: [File; 1] = [(1, "tables", include_str!("../../../migrations/sqlite/0001_tables.sql"))];
+pub const SQLITE: [File; 2] = [
+    (1, "tables", include_str!("../../../migrations/sqlite/0001_tables.sql")),
+    (2, "redrive", include_str!("../../../migrations/sqlite/0002_redrive.sql")),
+];
 
 /// What runs them. The caller holds a lock; a newer replica may have gone ahead.
 pub fn migrator(files: &[File]) -> Migrator {

@@ -20,13 +20,14 @@ const LEADING_COLUMNS: &str = "SELECT lower(info.name) FROM pragma_index_list(?)
      pragma_index_info(list.name) AS info WHERE info.seqno = 0 AND NOT list.partial AND info.name IS NOT NULL";
 
 /// Every column of Sluice's own tables that a statement names: fails where one is missing.
-const VERIFY: [&str; 4] = [
+const VERIFY: [&str; 5] = [
     "SELECT table_name, stream, cluster_id, consumer_group, topic, \"partition\", generation, owner_epoch, \
      owner, next_offset, last_id, fingerprint, claimed_at, updated_at FROM sluice_progress LIMIT 0",
     "SELECT pipeline, holder, share, demand, expires_at_ms FROM sluice_rate LIMIT 0",
     "SELECT table_name, id, stream, topic, \"partition\", \"offset\", span_index, message_time_ms, reason, \
      detail FROM sluice_dead_letter LIMIT 0",
     "SELECT table_name, id, part, seq, data FROM sluice_dead_letter_chunk LIMIT 0",
+    "SELECT table_name, id, topic, \"partition\", pending, attempts, history FROM sluice_redrive LIMIT 0",
 ];
 
 impl SqliteStore {

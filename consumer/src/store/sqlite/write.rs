@@ -38,11 +38,20 @@ impl SqliteStore {
         conn: &mut SqliteConnection,
         batch: &WriteBatch<'_>,
     ) -> Result<(), StoreError> {
-        begin(conn).await?;
-        self.insert_rows(conn, batch.rows).await?;
-        self.insert_dead_letters(conn, batch).await?;
+        self.put_batch(conn, batch).await?;
         self.move_position(conn, batch).await?;
         commit(conn).await
+    }
+
+    /// Begins a transaction and inserts rows and dead letters.
+    pub(super) async fn put_batch(
+        &self,
+        conn: &mut SqliteConnection,
+        batch: &WriteBatch<'_>,
+    ) -> Result<(), StoreError> {
+        begin(conn).await?;
+        self.insert_rows(conn, batch.rows).await?;
+        self.insert_dead_letters(conn, batch).await
     }
 
     pub(super) async fn try_rows(

@@ -1,0 +1,228 @@
+//! Stores dead letters after all: in a transaction of the stream that they came from, at the gate's rate.
+//!
+//! Guarantee: a letter's rows and its removal are one transaction under the stream's fence, so it is stored
+//! once. What fails again is a letter again, in the same transaction, with the history of the one before. Nothing
+//! is held up by it: what the database does not take now waits for the next look.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Command, Lane, Served};
+use crate::meter::Activity;
+use crate::pipeline::batch::{Batch, Refusal};
+use crate::pipeline::isolate;
+use crate::pipeline::segment::{SEGMENT_BYTES, Segment, letter_message};
+use crate::pipeline::stream::Trouble;
+use crate::source::{Headers, TopicPartition};
+use crate::store::letter::{Failure, History, LetterFilter, RedriveBatch, StoredLetter};
+use crate::store::{ErrorKind, Position, StoreError};
+
+/// Letters that are looked at in one go.
+const LETTERS: u32 = 100;
+/// Failures that a letter's history keeps: the first, and the newest.
+const HISTORY: usize = 20;
+
+/// Letters that were read, as messages.
+struct Marked {
+    letters: Vec<StoredLetter>,
+    segment: Segment,
+}
+
+impl Lane {
+    /// Redrives some of the marked letters of `current`; gives it back unless it was lost or removed.
+    pub(super) async fn redrive(
+        &self,
+        mut current: Served,
+        others: &mut Vec<Served>,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        stop: &CancellationToken,
+    ) -> Option<Served> {
+        let at = current.stream.at.clone();
+        let marked = self.while_ours(&current, others, commands, self.read_marked(&at)).await?;
+        let marked = match marked {
+            Ok(marked) if marked.letters.is_empty() => {
+                self.marks.settle(&at);
+                return Some(current);
+            }
+            Ok(marked) => marked,
+            Err(error) => {
+                self.meters.store_failed(&error);
+                self.marks.settle(&at);
+                return Some(current);
+            }
+        };
+        let begin = Instant::now();
+        let released = self.release(&current, &marked.segment, true, others, commands, stop).await;
+        self.meters.spent(Activity::Gate, begin.elapsed());
+        let (letters, released_at) = released?;
+        let begin = Instant::now();
+        let writing = self.write_marked(&current, &marked, letters, released_at);
+        let written = self.while_ours(&current, others, commands, writing).await;
+        self.meters.spent(Activity::Store, begin.elapsed());
+        let trouble = match written? {
+            Ok(position) => {
+                current.stream.position = position;
+                return Some(current);
+            }
+            Err(error) => {
+                self.meters.store_failed(&error);
+                error.kind
+            }
+        };
+        match trouble {
+            ErrorKind::Fenced => self.hand_back(&current.stream, Trouble::Fenced),
+            ErrorKind::DuplicateId => self.hand_back(&current.stream, Trouble::DuplicateId),
+            _ => {
+                self.marks.settle(&at);
+                return Some(current);
+            }
+        }
+        None
+    }
+
+    async fn read_marked(&self, at: &TopicPartition) -> Result<Marked, StoreError> {
+        let filter = LetterFilter {
+            topic: Some(at.topic.to_string()),
+            partition: Some(at.partition),
+            pending: Some(true),
+            ..LetterFilter::default()
+        };
+        let mut marked = Marked { letters: Vec::new(), segment: Segment::default() };
+        for summary in self.store.letters(&filter, 0, LETTERS).await? {
+            // None: it was purged just now.
+            let Some(letter) = self.store.letter(summary.id).await? else { continue };
+            let headers = StoredHeaders::read(&letter.headers);
+            if letter.summary.span_index.is_some() {
+                marked.segment.append_span(&letter, &headers);
+            } else {
+                marked.segment.append(&self.decoder, &letter_message(&letter, &headers));
+            }
+            marked.letters.push(letter);
+            if marked.segment.bytes() >= SEGMENT_BYTES || marked.segment.is_full(self.max_rows) {
+                break;
+            }
+        }
+        Ok(marked)
+    }
+
+    /// Writes the first `letters` of what was read, without the rows that the database is found to refuse.
+    async fn write_marked(
+        &self,
+        current: &Served,
+        marked: &Marked,
+        letters: usize,
+        released_at: Instant,
+    ) -> Result<Position, StoreError> {
+        let mut refused: Vec<Refusal> = Vec::new();
+        loop {
+            let found = match self.try_marked(current, marked, letters, released_at, &refused).await? {
+                Ok(position) => return Ok(position),
+                Err(found) => found,
+            };
+            refused.extend(found);
+        }
+    }
+
+    async fn try_marked(
+        &self,
+        current: &Served,
+        marked: &Marked,
+        letters: usize,
+        released_at: Instant,
+        refused: &[Refusal],
+    ) -> Result<Result<Position, Vec<Refusal>>, StoreError> {
+        let (stream, segment) = (&current.stream, &marked.segment);
+        let refusals = self.refusals(segment, letters, refused);
+        let database_time_ms = self.clock.at(released_at).unwrap_or(stream.claim.database_time_ms);
+        let batch = Batch::build(
+            &stream.at,
+            &stream.claim,
+            stream.position,
+            database_time_ms,
+            segment,
+            letters,
+            &refusals,
+        );
+        let sources: Vec<&StoredLetter> = batch
+            .letter_entries()
+            .filter_map(|entry| segment.front(letters).iter().position(|one| std::ptr::eq(one, entry)))
+            .map(|index| &marked.letters[index])
+            .collect();
+        let mut failed = batch.dead_letters();
+        for (letter, source) in failed.iter_mut().zip(&sources) {
+            letter.span_index = source.summary.span_index.or(letter.span_index);
+        }
+        let histories: Vec<History> = sources.iter().map(|source| inherited(source)).collect();
+        let settled: Vec<i64> = marked.letters[..letters].iter().map(|letter| letter.summary.id).collect();
+        let to = Position { last_id: batch.to().last_id, ..stream.position };
+        let mut write = batch.write(&failed);
+        write.to = to;
+        let redrive = RedriveBatch { write, settled: &settled, histories: &histories };
+        match self.store.redrive(&redrive).await {
+            Ok(()) => {
+                let (rows, bytes) = (batch.rows().len(), batch.rows().iter().map(|row| row.body.len()).sum::<usize>());
+                self.meters.committed(0, rows as u64, bytes as u64, batch.reasons());
+                self.meters.redriven.fetch_add(settled.len() as u64, Relaxed);
+                tracing::info!(partition = %stream.at, letters = settled.len(), rows, failed = failed.len(),
+                    "dead letters redriven");
+                Ok(Ok(to))
+            }
+            Err(error) if matches!(error.kind, ErrorKind::Refused | ErrorKind::TooLarge) => {
+                let found =
+                    isolate::find_refused(&*self.store, batch.rows(), |row| batch.span_of_row(row)).await?;
+                if found.is_empty() {
+                    return Err(StoreError { kind: ErrorKind::Unavailable, ..error });
+                }
+                Ok(Err(found))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What a letter that fails again inherits.
+fn inherited(source: &StoredLetter) -> History {
+    let summary = &source.summary;
+    let mut failures: Vec<Failure> = serde_json::from_str(&summary.history).unwrap_or_default();
+    if failures.len() >= HISTORY {
+        failures.remove(1);
+    }
+    failures.push(Failure {
+        id: summary.id,
+        reason: summary.reason.clone(),
+        detail: summary.detail.clone(),
+    });
+    History {
+        attempts: summary.attempts + 1,
+        failures: serde_json::to_string(&failures).unwrap_or_else(|_| "[]".to_owned()),
+    }
+}
+
+/// Headers as a dead letter keeps them.
+struct StoredHeaders(Vec<(String, Option<Vec<u8>>)>);
+
+impl StoredHeaders {
+    /// From a JSON list of `{"name": …, "value": base64 or null}`.
+    fn read(json: &str) -> Self {
+        let list: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
+        let header = |one: &serde_json::Value| {
+            let name = one["name"].as_str()?.to_owned();
+            let value = one["value"].as_str().and_then(|text| BASE64.decode(text).ok());
+            Some((name, value))
+        };
+        Self(list.iter().filter_map(header).collect())
+    }
+}
+
+impl Headers for StoredHeaders {
+    fn visit(&self, each: &mut dyn FnMut(&str, Option<&[u8]>)) {
+        for (name, value) in &self.0 {
+            each(name, value.as_deref());
+        }
+    }
+}

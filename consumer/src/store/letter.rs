@@ -1,0 +1,150 @@
+//! Dead letters as people look at them, and as lanes store them after all.
+//!
+//! Redriving is asked for by a mark ([`LetterStore::mark`]); nothing else happens then. The lane that owns the
+//! letter's partition reads it, decodes it again, and stores its rows, removes the letter and moves the stream's
+//! last id in one transaction ([`LetterStore::redrive`]): under the same fence as a batch, so a letter is stored
+//! once, and at the pipeline's rate. What fails again is a new letter that carries the history of the old one.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{Reason, StoreError, WriteBatch};
+use crate::pipeline::id::EPOCH_MS;
+
+/// Which dead letters are meant: everything that is given must fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LetterFilter {
+    /// Exactly this topic.
+    pub topic: Option<String>,
+    /// Exactly this partition.
+    pub partition: Option<i32>,
+    /// Exactly this reason.
+    pub reason: Option<Reason>,
+    /// Stored at this time or later, milliseconds since 1970, by the database's clock.
+    pub since_ms: Option<i64>,
+    /// Stored before this time, likewise.
+    pub until_ms: Option<i64>,
+    /// Whether they wait to be redriven.
+    pub pending: Option<bool>,
+}
+
+impl LetterFilter {
+    /// The ids that `since_ms` and `until_ms` leave, the first included and the second excluded; after `after`.
+    pub fn ids(&self, after: i64) -> (i64, i64) {
+        let id_at = |ms: i64| ms.saturating_sub(EPOCH_MS).max(0).saturating_mul(1 << 22);
+        let first = self.since_ms.map_or(0, id_at).max(after.saturating_add(1));
+        (first, self.until_ms.map_or(i64::MAX, id_at))
+    }
+}
+
+/// What is known of a dead letter besides its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LetterSummary {
+    /// Unique within the table; carries the time.
+    pub id: i64,
+    /// Topic it came from.
+    pub topic: String,
+    /// Partition it came from.
+    pub partition: i32,
+    /// Offset of its message.
+    pub offset: u64,
+    /// Index of the span within its message; none where the whole message is meant.
+    pub span_index: Option<u32>,
+    /// The message's timestamp, milliseconds since 1970.
+    pub timestamp: Option<i64>,
+    /// Name of a [`Reason`].
+    pub reason: String,
+    /// Why, in words.
+    pub detail: String,
+    /// Whether it waits to be redriven.
+    pub pending: bool,
+    /// How often it was redriven and failed again.
+    pub attempts: u32,
+    /// JSON list of [`Failure`].
+    pub history: String,
+}
+
+/// A dead letter with everything needed to try again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredLetter {
+    /// What is known of it.
+    pub summary: LetterSummary,
+    /// The span's trace id, where a single span is meant.
+    pub trace_id: Option<String>,
+    /// The span's kind, likewise.
+    pub kind: Option<String>,
+    /// The message's key.
+    pub key: Option<Vec<u8>>,
+    /// The message's headers: a JSON list of `{"name": …, "value": base64 or null}`.
+    pub headers: String,
+    /// The original bytes: the message's value, or the span's body.
+    pub bytes: Vec<u8>,
+}
+
+/// An earlier failure of a letter that was redriven.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// The letter's id at that time; tells when.
+    pub id: i64,
+    /// Name of a [`Reason`].
+    pub reason: String,
+    /// Why, in words.
+    pub detail: String,
+}
+
+/// What one transaction of redriving does.
+#[derive(Clone, Copy, Debug)]
+pub struct RedriveBatch<'a> {
+    /// Rows, the letters that failed again, and the move of the last id; its offset stays where it is.
+    pub write: WriteBatch<'a>,
+    /// Letters that this settles: they must all be there still.
+    pub settled: &'a [i64],
+    /// For each of `write.dead_letters`: what it inherits.
+    pub histories: &'a [History],
+}
+
+/// What a letter that failed again inherits from the one that was redriven.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    /// Of the new letter.
+    pub attempts: u32,
+    /// JSON list of [`Failure`], oldest first.
+    pub failures: String,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { attempts: 0, failures: "[]".to_owned() }
+    }
+}
+
+/// The dead letters of one trace table.
+#[async_trait]
+pub trait LetterStore: Send + Sync {
+    /// Letters that fit, in the order of their ids, those after `after` (0: from the first), at most `limit`.
+    async fn letters(
+        &self,
+        filter: &LetterFilter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LetterSummary>, StoreError>;
+
+    /// One letter with its bytes; none where there is no such one (any more).
+    async fn letter(&self, id: i64) -> Result<Option<StoredLetter>, StoreError>;
+
+    /// Asks for letters to be redriven; returns how many were not waiting already.
+    async fn mark(&self, ids: &[i64]) -> Result<u64, StoreError>;
+
+    /// Removes letters for good; returns how many there were.
+    async fn purge(&self, ids: &[i64]) -> Result<u64, StoreError>;
+
+    /// Topics and partitions with letters that wait to be redriven.
+    async fn marked(&self) -> Result<Vec<(String, i32)>, StoreError>;
+
+    /// Stores letters after all, completely or not at all.
+    ///
+    /// # Errors
+    /// As [`super::Store::write`]; [`super::ErrorKind::Conflict`] where a letter was purged meanwhile.
+    async fn redrive(&self, batch: &RedriveBatch<'_>) -> Result<(), StoreError>;
+}

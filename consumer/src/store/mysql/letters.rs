@@ -1,0 +1,11 @@
+//! Dead letters, for people and for redriving.
+
+use super::MySqlStore;
+use super::errors::store_error;
+use super::streams::commit;
+use super::write::begin;
+use crate::store::sql::letter_queries::{Dialect, letter_store};
+
+const DIALECT: Dialect = Dialect { quote: '`', int8: "SIGNED", text: ("CONVERT(", " USING utf8mb4)") };
+
+letter_store! { store: MySqlStore, database: sqlx::MySql, dialect: DIALECT, marks: Purpose::Control }

@@ -1,0 +1,11 @@
+//! Dead letters, for people and for redriving.
+
+use super::PostgresStore;
+use super::errors::store_error;
+use super::streams::commit;
+use super::write::begin;
+use crate::store::sql::letter_queries::{Dialect, letter_store};
+
+const DIALECT: Dialect = Dialect { quote: '"', int8: "BIGINT", text: ("", "") };
+
+letter_store! { store: PostgresStore, database: sqlx::Postgres, dialect: DIALECT, marks: Purpose::Control }

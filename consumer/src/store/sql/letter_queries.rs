@@ -1,0 +1,307 @@
+//! Reading, marking, purging and redriving dead letters: the same statements on each backend, but for quotes,
+//! casts and the driver's types.
+
+use crate::store::letter::{LetterSummary, StoredLetter};
+
+/// What differs between the backends' SQL.
+pub struct Dialect {
+    /// Quotes an identifier.
+    pub quote: char,
+    /// The type that a CAST to a signed 64-bit number names.
+    pub int8: &'static str,
+    /// What makes text of a column of names: around it.
+    pub text: (&'static str, &'static str),
+}
+
+impl Dialect {
+    /// Everything of a [`LetterSummary`], in the order of [`SummaryRow`], from `sluice_dead_letter d` and
+    /// `sluice_redrive r`; to be followed by conditions.
+    pub fn select_summaries(&self) -> String {
+        let Self { quote: q, int8, text: (before, after) } = self;
+        format!(
+            "SELECT CAST(d.id AS {int8}), {before}d.topic{after}, CAST(d.{q}partition{q} AS {int8}), \
+             CAST(d.{q}offset{q} AS {int8}), CAST(d.span_index AS {int8}), d.message_time_ms, d.reason, d.detail, \
+             CAST(COALESCE(r.pending, 0) AS {int8}), CAST(COALESCE(r.attempts, 0) AS {int8}), \
+             COALESCE(r.history, '[]') FROM sluice_dead_letter d \
+             LEFT JOIN sluice_redrive r ON r.table_name = d.table_name AND r.id = d.id WHERE d.table_name = "
+        )
+    }
+}
+
+/// A row of [`Dialect::select_summaries`].
+pub type SummaryRow =
+    (i64, String, i64, i64, Option<i64>, Option<i64>, String, String, i64, i64, String);
+
+/// The letter that a row tells of.
+pub fn summary_of(row: SummaryRow) -> LetterSummary {
+    let (id, topic, partition, offset, span_index, timestamp, reason, detail, pending, attempts, history) = row;
+    LetterSummary {
+        id,
+        topic,
+        partition: partition as i32,
+        offset: offset.cast_unsigned(),
+        span_index: span_index.and_then(|index| u32::try_from(index).ok()),
+        timestamp,
+        reason,
+        detail,
+        pending: pending == 1,
+        attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
+        history,
+    }
+}
+
+/// Joins the chunks (part and bytes, in order) of a letter.
+pub fn assembled(summary: LetterSummary, chunks: Vec<(String, Vec<u8>)>) -> StoredLetter {
+    let part = |name: &str| {
+        let mut chunks = chunks.iter().filter(|(part, _)| part == name).peekable();
+        chunks.peek()?;
+        Some(chunks.flat_map(|(_, data)| data).copied().collect::<Vec<u8>>())
+    };
+    let text = |name| part(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    StoredLetter {
+        trace_id: text("trace_id"),
+        kind: text("kind"),
+        key: part("key"),
+        headers: text("headers").unwrap_or_else(|| "[]".to_owned()),
+        bytes: part("value").unwrap_or_default(),
+        summary,
+    }
+}
+
+/// Implements [`crate::store::letter::LetterStore`] for a backend, which has the methods `table_name`,
+/// `put_batch` (begins a transaction and inserts rows and letters) and the functions `begin`, `commit`,
+/// `store_error`.
+macro_rules! letter_store {
+    (store: $store:ty, database: $database:ty, dialect: $dialect:expr, marks: $marks:expr) => {
+        use sqlx::{Connection, QueryBuilder};
+
+        use crate::store::letter::{LetterFilter, LetterStore, LetterSummary, RedriveBatch, StoredLetter};
+        use crate::store::sql::letter_queries::{SummaryRow, assembled, summary_of};
+        use crate::store::sql::{Purpose, SHORT_ANSWER, WRITE_ANSWER, fenced, within};
+        use crate::store::{ErrorKind, StoreError};
+
+        type Conn = <$database as sqlx::Database>::Connection;
+        type Builder = QueryBuilder<$database>;
+
+        /// Adds `(id, id, …)`.
+        fn push_ids(builder: &mut Builder, ids: &[i64]) {
+            let mut list = builder.push("(").separated(", ");
+            for id in ids {
+                list.push_bind(*id);
+            }
+            builder.push(")");
+        }
+
+        impl $store {
+            async fn find_letters(
+                &self,
+                conn: &mut Conn,
+                filter: &LetterFilter,
+                after: i64,
+                limit: u32,
+            ) -> Result<Vec<LetterSummary>, StoreError> {
+                let (first, end) = filter.ids(after);
+                let q = $dialect.quote;
+                let mut builder = Builder::new($dialect.select_summaries());
+                builder.push_bind(self.table_name().to_owned());
+                builder.push(" AND d.id >= ").push_bind(first).push(" AND d.id < ").push_bind(end);
+                if let Some(topic) = &filter.topic {
+                    builder.push(" AND d.topic = ").push_bind(topic.clone());
+                }
+                if let Some(partition) = filter.partition {
+                    builder.push(format_args!(" AND d.{q}partition{q} = ")).push_bind(partition);
+                }
+                if let Some(reason) = filter.reason {
+                    builder.push(" AND d.reason = ").push_bind(reason.as_str());
+                }
+                if let Some(pending) = filter.pending {
+                    builder.push(" AND COALESCE(r.pending, 0) = ").push_bind(i32::from(pending));
+                }
+                builder.push(" ORDER BY d.id LIMIT ").push_bind(i64::from(limit));
+                let rows = within(SHORT_ANSWER, builder.build_query_as::<SummaryRow>().fetch_all(conn))
+                    .await
+                    .map_err(store_error("cannot list dead letters"))?;
+                Ok(rows.into_iter().map(summary_of).collect())
+            }
+
+            async fn find_letter(&self, conn: &mut Conn, id: i64) -> Result<Option<StoredLetter>, StoreError> {
+                let only = LetterFilter::default();
+                let found = self.find_letters(conn, &only, id - 1, 1).await?;
+                let Some(summary) = found.into_iter().find(|summary| summary.id == id) else {
+                    return Ok(None);
+                };
+                let mut builder =
+                    Builder::new("SELECT part, data FROM sluice_dead_letter_chunk WHERE table_name = ");
+                builder.push_bind(self.table_name().to_owned()).push(" AND id = ").push_bind(id);
+                builder.push(" ORDER BY part, seq");
+                let query = builder.build_query_as::<(String, Vec<u8>)>();
+                let chunks = within(WRITE_ANSWER, query.fetch_all(conn))
+                    .await
+                    .map_err(store_error("cannot read a dead letter's bytes"))?;
+                Ok(Some(assembled(summary, chunks)))
+            }
+
+            async fn mark_letters(&self, conn: &mut Conn, ids: &[i64]) -> Result<u64, StoreError> {
+                const DOING: &str = "cannot mark dead letters";
+                let q = $dialect.quote;
+                begin(conn).await?;
+                let mut again = Builder::new("UPDATE sluice_redrive SET pending = 1 WHERE table_name = ");
+                again.push_bind(self.table_name().to_owned()).push(" AND pending = 0 AND id IN ");
+                push_ids(&mut again, ids);
+                let again = within(SHORT_ANSWER, again.build().execute(&mut *conn))
+                    .await
+                    .map_err(store_error(DOING))?
+                    .rows_affected();
+                let mut new = Builder::new(format!(
+                    "INSERT INTO sluice_redrive (table_name, id, topic, {q}partition{q}, pending, attempts, history) \
+                     SELECT d.table_name, d.id, d.topic, d.{q}partition{q}, 1, 0, '[]' FROM sluice_dead_letter d \
+                     WHERE NOT EXISTS (SELECT 1 FROM sluice_redrive r WHERE r.table_name = d.table_name \
+                     AND r.id = d.id) AND d.table_name = "
+                ));
+                new.push_bind(self.table_name().to_owned()).push(" AND d.id IN ");
+                push_ids(&mut new, ids);
+                let new = within(SHORT_ANSWER, new.build().execute(&mut *conn))
+                    .await
+                    .map_err(store_error(DOING))?
+                    .rows_affected();
+                commit(conn).await?;
+                Ok(again + new)
+            }
+
+            /// Removes letters with all that belongs to them; returns how many there were.
+            async fn delete_letters(&self, conn: &mut Conn, ids: &[i64]) -> Result<u64, StoreError> {
+                let mut removed = 0;
+                for (table, counts) in
+                    [("sluice_dead_letter", true), ("sluice_dead_letter_chunk", false), ("sluice_redrive", false)]
+                {
+                    let mut builder = Builder::new(format!("DELETE FROM {table} WHERE table_name = "));
+                    builder.push_bind(self.table_name().to_owned()).push(" AND id IN ");
+                    push_ids(&mut builder, ids);
+                    let deleted = within(WRITE_ANSWER, builder.build().execute(&mut *conn))
+                        .await
+                        .map_err(store_error("cannot remove dead letters"))?;
+                    if counts {
+                        removed = deleted.rows_affected();
+                    }
+                }
+                Ok(removed)
+            }
+
+            async fn purge_letters(&self, conn: &mut Conn, ids: &[i64]) -> Result<u64, StoreError> {
+                begin(conn).await?;
+                let removed = self.delete_letters(conn, ids).await?;
+                commit(conn).await?;
+                Ok(removed)
+            }
+
+            async fn marked_partitions(&self, conn: &mut Conn) -> Result<Vec<(String, i32)>, StoreError> {
+                let (q, (before, after)) = ($dialect.quote, $dialect.text);
+                let mut builder = Builder::new(format!(
+                    "SELECT {before}topic{after}, {q}partition{q} FROM sluice_redrive WHERE pending = 1 \
+                     AND table_name = "
+                ));
+                builder.push_bind(self.table_name().to_owned());
+                builder.push(format_args!(" GROUP BY topic, {q}partition{q}"));
+                within(SHORT_ANSWER, builder.build_query_as().fetch_all(conn))
+                    .await
+                    .map_err(store_error("cannot look for dead letters to redrive"))
+            }
+
+            /// Rows, letters that failed again, and the end of those that are settled; the fence comes last, as
+            /// in every batch.
+            async fn redrive_letters(
+                &self,
+                conn: &mut Conn,
+                batch: &RedriveBatch<'_>,
+            ) -> Result<(), StoreError> {
+                let write = &batch.write;
+                self.put_batch(conn, write).await?;
+                if self.delete_letters(conn, batch.settled).await? != batch.settled.len() as u64 {
+                    let context = "a dead letter was removed while it was being redriven";
+                    return Err(StoreError::new(ErrorKind::Conflict, context));
+                }
+                let q = $dialect.quote;
+                for (letter, history) in write.dead_letters.iter().zip(batch.histories) {
+                    let mut builder = Builder::new(format!(
+                        "INSERT INTO sluice_redrive \
+                         (table_name, id, topic, {q}partition{q}, pending, attempts, history) VALUES ("
+                    ));
+                    let mut values = builder.separated(", ");
+                    values.push_bind(self.table_name().to_owned());
+                    values.push_bind(letter.id);
+                    values.push_bind(letter.topic.to_owned());
+                    values.push_bind(letter.partition);
+                    values.push_bind(0i32);
+                    values.push_bind(i32::try_from(history.attempts).unwrap_or(i32::MAX));
+                    values.push_bind(history.failures.clone());
+                    builder.push(")");
+                    within(WRITE_ANSWER, builder.build().execute(&mut *conn))
+                        .await
+                        .map_err(store_error("cannot keep a dead letter's history"))?;
+                }
+                let mut builder = Builder::new("UPDATE sluice_progress SET last_id = ");
+                builder.push_bind(write.to.last_id);
+                builder.push(" WHERE table_name = ").push_bind(self.table_name().to_owned());
+                builder.push(" AND stream = ").push_bind(i32::from(write.stream));
+                builder.push(" AND owner_epoch = ").push_bind(write.epoch.cast_signed());
+                builder.push(" AND next_offset = ").push_bind(write.from.next_offset.cast_signed());
+                builder.push(" AND last_id = ").push_bind(write.from.last_id);
+                let matched = within(WRITE_ANSWER, builder.build().execute(&mut *conn))
+                    .await
+                    .map_err(store_error("cannot move the last id"))?
+                    .rows_affected();
+                if matched != 1 {
+                    return Err(fenced(write.stream, write.epoch));
+                }
+                commit(conn).await?;
+                conn.shrink_buffers();
+                Ok(())
+            }
+        }
+
+        #[async_trait::async_trait]
+        impl LetterStore for $store {
+            async fn letters(
+                &self,
+                filter: &LetterFilter,
+                after: i64,
+                limit: u32,
+            ) -> Result<Vec<LetterSummary>, StoreError> {
+                let mut session = self.session(Purpose::Read).await?;
+                let done = self.find_letters(&mut session, filter, after, limit).await;
+                self.settle(session, done).await
+            }
+
+            async fn letter(&self, id: i64) -> Result<Option<StoredLetter>, StoreError> {
+                let mut session = self.session(Purpose::Read).await?;
+                let done = self.find_letter(&mut session, id).await;
+                self.settle(session, done).await
+            }
+
+            async fn mark(&self, ids: &[i64]) -> Result<u64, StoreError> {
+                let mut session = self.session($marks).await?;
+                let done = self.mark_letters(&mut session, ids).await;
+                self.settle(session, done).await
+            }
+
+            async fn purge(&self, ids: &[i64]) -> Result<u64, StoreError> {
+                let mut session = self.session($marks).await?;
+                let done = self.purge_letters(&mut session, ids).await;
+                self.settle(session, done).await
+            }
+
+            async fn marked(&self) -> Result<Vec<(String, i32)>, StoreError> {
+                let mut session = self.session(Purpose::Read).await?;
+                let done = self.marked_partitions(&mut session).await;
+                self.settle(session, done).await
+            }
+
+            async fn redrive(&self, batch: &RedriveBatch<'_>) -> Result<(), StoreError> {
+                let mut session = self.session(Purpose::Write).await?;
+                let done = self.redrive_letters(&mut session, batch).await;
+                self.settle(session, done).await
+            }
+        }
+    };
+}
+pub(in crate::store) use letter_store;

@@ -1,0 +1,10 @@
+//! Dead letters, for people and for redriving.
+
+use super::SqliteStore;
+use super::errors::store_error;
+use super::write::{begin, commit};
+use crate::store::sql::letter_queries::{Dialect, letter_store};
+
+const DIALECT: Dialect = Dialect { quote: '"', int8: "INTEGER", text: ("", "") };
+
+letter_store! { store: SqliteStore, database: sqlx::Sqlite, dialect: DIALECT, marks: Purpose::Write }
