@@ -1,5 +1,7 @@
 //! The pipeline on its in-memory twins and a virtual clock: what happens when things go wrong in a given order.
 
+mod redrive;
+
 use std::collections::BTreeSet;
 
 use sluice_crds::live::Live;
@@ -42,7 +44,20 @@ impl Replica {
         Self::start_from(source, store, StartFrom::Earliest)
     }
 
+    fn start_as(format: Format, source: &MemorySource, store: &Arc<MemoryStore>) -> Self {
+        Self::start_with(format, source, store, StartFrom::Earliest)
+    }
+
     fn start_from(source: &MemorySource, store: &Arc<MemoryStore>, start_from: StartFrom) -> Self {
+        Self::start_with(Format::Json, source, store, start_from)
+    }
+
+    fn start_with(
+        format: Format,
+        source: &MemorySource,
+        store: &Arc<MemoryStore>,
+        start_from: StartFrom,
+    ) -> Self {
         let live = Live { rate_limit_qps: 100_000, rate_override: None, suspend: false };
         let live = watch::Sender::new(Applied::new(live, 1, Origin::File));
         let (meters, stop) = (Arc::new(Meters::default()), CancellationToken::new());
@@ -51,7 +66,7 @@ impl Replica {
             table: "connectivity_trace".to_owned(),
             source: Arc::new(source.clone()),
             store: store.clone(),
-            decoder: Decoder::new(Format::Json, &JsonPaths::default()).unwrap(),
+            decoder: Decoder::new(format, &JsonPaths::default()).unwrap(),
             max_rows: 100,
             max_delay: Duration::from_millis(20),
             start_from,

@@ -1,0 +1,74 @@
+//! Dead letters that are stored after all.
+
+use super::*;
+use crate::store::letter::{Failure, LetterFilter, LetterStore};
+
+/// Three messages that no decoder of another format understands, as dead letters.
+async fn letters_of_a_wrong_format(source: &MemorySource, store: &Arc<MemoryStore>) -> Vec<i64> {
+    let replica = Replica::start_as(Format::JaegerProto, source, store);
+    source.assign(&[at(0)]);
+    until("dead letters", || store.dead_letters().len() == 3).await;
+    replica.stop().await;
+    source.revoke(&[at(0)]);
+    store.dead_letters().iter().map(|letter| letter.id).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_marked_letter_is_stored_once_it_can_be_decoded() {
+    let (source, store) = (queue(1, 3), store());
+    let ids = letters_of_a_wrong_format(&source, &store).await;
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(store.row_count(), 0, "nobody asked for it");
+    store.mark(&ids).await.unwrap();
+    until("all rows", || store.row_count() == 3).await;
+    assert_eq!(stored(&store), produced(3));
+    assert!(store.dead_letters().is_empty());
+    assert_eq!(store.progress()[0].position.next_offset, 3);
+    // New messages go on behind it.
+    source.push(&at(0), &span(3));
+    until("the new row", || store.row_count() == 4).await;
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_fails_again_keeps_its_history_and_is_not_tried_again() {
+    let (source, store) = (queue(1, 3), store());
+    let ids = letters_of_a_wrong_format(&source, &store).await;
+    let replica = Replica::start_as(Format::JaegerProto, &source, &store);
+    source.assign(&[at(0)]);
+    store.mark(&ids[..1]).await.unwrap();
+    until("failed again", || store.dead_letters().iter().all(|letter| letter.id != ids[0])).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let letters = store.letters(&LetterFilter::default(), 0, 9).await.unwrap();
+    assert_eq!(letters.len(), 3);
+    let failed = letters.last().unwrap();
+    assert_eq!((failed.attempts, failed.pending, failed.offset), (1, false, 0));
+    let history: Vec<Failure> = serde_json::from_str(&failed.history).unwrap();
+    assert_eq!(history.iter().map(|failure| failure.id).collect::<Vec<_>>(), ids[..1]);
+    let letter = store.letter(failed.id).await.unwrap().unwrap();
+    assert_eq!(letter.bytes, span(0), "the original bytes");
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn redriving_through_ambiguous_commits_and_outages_stores_every_letter_once() {
+    let (source, store) = (queue(1, 3), store());
+    let ids = letters_of_a_wrong_format(&source, &store).await;
+    let mut calls = 0;
+    store.on_call(move |call| {
+        calls += usize::from(matches!(call, Call::Redrive | Call::Redriven));
+        (calls < 6 && matches!(call, Call::Redrive | Call::Redriven)).then(unavailable)
+    });
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    store.mark(&ids).await.unwrap();
+    until("all rows", || store.row_count() == 3).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(stored(&store), produced(3));
+    assert!(store.dead_letters().is_empty());
+    source.push(&at(0), &span(3));
+    until("the new row", || store.row_count() == 4).await;
+    replica.stop().await;
+}
