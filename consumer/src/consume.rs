@@ -197,7 +197,11 @@ async fn show(mut live: watch::Receiver<Applied>, meters: &Meters) {
 }
 
 /// The store that a configuration names. Connects later, and again whenever it must.
-pub(crate) fn open_store(config: &Config, secrets: &Secrets, data_dir: &Path) -> anyhow::Result<Arc<dyn Store>> {
+pub(crate) fn open_store(
+    config: &Config,
+    secrets: &Secrets,
+    data_dir: &Path,
+) -> anyhow::Result<Arc<dyn Store>> {
     let (table, manage_schema) = (TableName::new(&config.sink.table)?, config.sink.manage_schema);
     Ok(match &config.sink.database {
         Database::Mysql(server) => Arc::new(MySqlStore::new(MySqlOptions {

@@ -205,7 +205,11 @@ impl Place {
             }
             (None, Some(folder)) => {
                 let database = local::database(folder);
-                ensure!(database.exists(), "there is no {}; name the folder of `sluice local`", database.display());
+                ensure!(
+                    database.exists(),
+                    "there is no {}; name the folder of `sluice local`",
+                    database.display()
+                );
                 let config = config::load(&local::pipeline_file(folder))?;
                 local::open_store(&config, &database)
             }
@@ -265,7 +269,8 @@ impl Show {
     }
 }
 
-const CANNOT_READ: &str = "cannot read the dead letters; `sluice check --connect` tells whether database and rights are in order";
+const CANNOT_READ: &str =
+    "cannot read the dead letters; `sluice check --connect` tells whether database and rights are in order";
 
 /// What a command is about: ids that were named, or a filter.
 fn chosen(ids: &[i64], filters: &Filters, all: bool) -> anyhow::Result<Option<LetterFilter>> {
@@ -339,14 +344,19 @@ impl Redrive {
         let done = if self.dry_run { "would be marked" } else { "marked" };
         println!("{marked} {done} to be redriven, {waiting} waited already");
         if tired > 0 {
-            println!("{tired} left alone, because they failed {} times: raise --max-attempts", self.max_attempts);
+            println!(
+                "{tired} left alone, because they failed {} times: raise --max-attempts",
+                self.max_attempts
+            );
         }
         if !self.dry_run && marked + waiting > 0 {
             if self.wait {
                 wait_for_none(&*store).await?;
             } else {
-                println!("their consumers store them within seconds, at the pipeline's rate; see them with\n  \
-                    sluice dead-letters list --pending");
+                println!(
+                    "their consumers store them within seconds, at the pipeline's rate; see them with\n  \
+                    sluice dead-letters list --pending"
+                );
             }
         }
         store.close().await;
@@ -443,7 +453,8 @@ fn moment(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);
     }
-    let expected = || "expected a time like 2030-01-31T06:00:00Z, or how long ago, like 90m, 2h or 30d".to_owned();
+    let expected =
+        || "expected a time like 2030-01-31T06:00:00Z, or how long ago, like 90m, 2h or 30d".to_owned();
     let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
     let count: i64 = digits.parse().map_err(|_| expected())?;
     let seconds = match &text[digits.len()..] {

@@ -54,7 +54,12 @@ impl Snapshot {
                 None,
                 &meters.skipped_offsets,
             ),
-            ("dead_letters_redriven", "Dead letters stored after all, or failed again", None, &meters.redriven),
+            (
+                "dead_letters_redriven",
+                "Dead letters stored after all, or failed again",
+                None,
+                &meters.redriven,
+            ),
             ("topics_recreated", "Times that a partition was found re-created", None, &meters.recreated),
         ];
         for (name, help, unit, value) in plain {

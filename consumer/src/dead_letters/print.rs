@@ -129,7 +129,8 @@ pub fn letter(letter: &StoredLetter) -> String {
     for failure in earlier {
         let id = failure["id"].as_i64().unwrap_or_default();
         let (reason, detail) = (failure["reason"].as_str(), failure["detail"].as_str());
-        let text = format!("{} {}: {}", stored_at(id), reason.unwrap_or_default(), detail.unwrap_or_default());
+        let text =
+            format!("{} {}: {}", stored_at(id), reason.unwrap_or_default(), detail.unwrap_or_default());
         line("before", text);
     }
     if let Some(trace_id) = &letter.trace_id {
@@ -152,7 +153,9 @@ pub fn letter(letter: &StoredLetter) -> String {
 /// Text as it is, without what a terminal would obey; other bytes in base64.
 fn readable(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
-        Ok(text) if !text.chars().any(|one| one.is_control() && !matches!(one, '\n' | '\t')) => text.to_owned(),
+        Ok(text) if !text.chars().any(|one| one.is_control() && !matches!(one, '\n' | '\t')) => {
+            text.to_owned()
+        }
         _ => format!("base64:{}", BASE64.encode(bytes)),
     }
 }

@@ -285,12 +285,8 @@ impl Lane {
         commands: &mut mpsc::UnboundedReceiver<Command>,
         stop: &CancellationToken,
     ) -> Option<(usize, Instant)> {
-        let offer = Offer {
-            first: segment.first_weight(),
-            available: segment.pending(),
-            most: self.max_rows,
-            more,
-        };
+        let offer =
+            Offer { first: segment.first_weight(), available: segment.pending(), most: self.max_rows, more };
         loop {
             tokio::select! {
                 released = self.gate.release(offer, |most| segment.cut(most)) => return Some(released),

@@ -61,8 +61,10 @@ pub async fn a_redriven_letter_is_rows_or_a_letter_with_its_history(bed: Bed) {
     let at = Position { next_offset: 3, last_id: 5 };
     let rows = [row(10)];
     let again = [dead_letter(11, b"not json")];
-    let write = WriteBatch { from: at, to: Position { last_id: 11, ..at }, ..batch(&claim, 3, &rows, &again) };
-    let histories = [History { attempts: 1, failures: r#"[{"id":2,"reason":"Refused","detail":"x"}]"#.into() }];
+    let write =
+        WriteBatch { from: at, to: Position { last_id: 11, ..at }, ..batch(&claim, 3, &rows, &again) };
+    let histories =
+        [History { attempts: 1, failures: r#"[{"id":2,"reason":"Refused","detail":"x"}]"#.into() }];
     let redrive = RedriveBatch { write, settled: &[1, 2], histories: &histories };
     store.redrive(&redrive).await.unwrap();
 
@@ -79,7 +81,8 @@ pub async fn a_redriven_letter_is_rows_or_a_letter_with_its_history(bed: Bed) {
     // The same once more, as after an ambiguous commit; and by an owner that was replaced.
     let late = store.redrive(&redrive).await;
     assert!(matches!(kind(late).unwrap(), ErrorKind::Fenced | ErrorKind::Conflict | ErrorKind::DuplicateId));
-    let write = WriteBatch { from: next.position, to: Position { last_id: 20, ..at }, ..batch(&claim, 3, &[], &[]) };
+    let write =
+        WriteBatch { from: next.position, to: Position { last_id: 20, ..at }, ..batch(&claim, 3, &[], &[]) };
     let fenced = store.redrive(&RedriveBatch { write, settled: &[3], histories: &[] }).await;
     assert_eq!(kind(fenced).unwrap(), ErrorKind::Fenced);
     assert_eq!(bed.ids().await.unwrap(), [10]);

@@ -165,7 +165,8 @@ impl Lane {
         let redrive = RedriveBatch { write, settled: &settled, histories: &histories };
         match self.store.redrive(&redrive).await {
             Ok(()) => {
-                let (rows, bytes) = (batch.rows().len(), batch.rows().iter().map(|row| row.body.len()).sum::<usize>());
+                let (rows, bytes) =
+                    (batch.rows().len(), batch.rows().iter().map(|row| row.body.len()).sum::<usize>());
                 self.meters.committed(0, rows as u64, bytes as u64, batch.reasons());
                 self.meters.redriven.fetch_add(settled.len() as u64, Relaxed);
                 tracing::info!(partition = %stream.at, letters = settled.len(), rows, failed = failed.len(),
@@ -192,11 +193,7 @@ fn inherited(source: &StoredLetter) -> History {
     if failures.len() >= HISTORY {
         failures.remove(1);
     }
-    failures.push(Failure {
-        id: summary.id,
-        reason: summary.reason.clone(),
-        detail: summary.detail.clone(),
-    });
+    failures.push(Failure { id: summary.id, reason: summary.reason.clone(), detail: summary.detail.clone() });
     History {
         attempts: summary.attempts + 1,
         failures: serde_json::to_string(&failures).unwrap_or_else(|_| "[]".to_owned()),

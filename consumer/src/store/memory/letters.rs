@@ -104,8 +104,7 @@ impl LetterStore for MemoryStore {
         {
             let mut state = self.state();
             let fingerprint = state.progress.get(usize::from(batch.write.stream)).map(|row| row.fingerprint);
-            let fingerprint =
-                fingerprint.ok_or_else(|| fenced(batch.write.stream, batch.write.epoch))?;
+            let fingerprint = fingerprint.ok_or_else(|| fenced(batch.write.stream, batch.write.epoch))?;
             if !batch.settled.iter().all(|id| state.dead_letters.contains_key(id)) {
                 let context = "a dead letter was removed while it was being redriven";
                 return Err(StoreError::new(ErrorKind::Conflict, context));

@@ -29,12 +29,12 @@ impl Dialect {
 }
 
 /// A row of [`Dialect::select_summaries`].
-pub type SummaryRow =
-    (i64, String, i64, i64, Option<i64>, Option<i64>, String, String, i64, i64, String);
+pub type SummaryRow = (i64, String, i64, i64, Option<i64>, Option<i64>, String, String, i64, i64, String);
 
 /// The letter that a row tells of.
 pub fn summary_of(row: SummaryRow) -> LetterSummary {
-    let (id, topic, partition, offset, span_index, timestamp, reason, detail, pending, attempts, history) = row;
+    let (id, topic, partition, offset, span_index, timestamp, reason, detail, pending, attempts, history) =
+        row;
     LetterSummary {
         id,
         topic,
