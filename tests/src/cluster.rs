@@ -1,4 +1,5 @@
-//! A real Kubernetes: its own processes on free ports, or the cluster that `KUBECONFIG` names.
+//! A real Kubernetes: its own processes on free ports, or the cluster that `KUBECONFIG` names where
+//! `SLUICE_TEST_CLUSTER=yes` says that the tests may change it.
 //!
 //! `tests/run` builds the commands (see `tests/cluster/kubernetes`). A cluster without a node takes some 5 s and
 //! answers as any API server does, with all controllers; nothing that is scheduled runs. One with a node runs
@@ -16,8 +17,9 @@ mod node;
 mod tools;
 mod writes;
 
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tokio::sync::OnceCell;
@@ -39,7 +41,18 @@ pub const SLUICE_IMAGE: &str = "sluice.dev/sluice:test";
 pub const KUBECTL_IMAGE: &str = "sluice.dev/kubectl:test";
 
 const NO_NODE: &str = "this cluster has no node; start it with Cluster::with_node";
-const NOT_OURS: &str = "this test must own its cluster; unset KUBECONFIG";
+const NOT_OURS: &str = "this test must own its cluster; unset SLUICE_TEST_CLUSTER";
+
+/// The kubeconfig of a given cluster.
+fn given_kubeconfig() -> Option<PathBuf> {
+    agreed(std::env::var_os("KUBECONFIG"), std::env::var_os("SLUICE_TEST_CLUSTER"))
+}
+
+/// `KUBECONFIG` is exported on many machines for other purposes, and tests delete CRDs: by itself it gives nothing.
+fn agreed(kubeconfig: Option<OsString>, consent: Option<OsString>) -> Option<PathBuf> {
+    let consents = consent.is_some_and(|word| word == "yes" || word == "replace-crd");
+    kubeconfig.filter(|path| consents && !path.is_empty()).map(PathBuf::from)
+}
 
 /// A cluster and what is needed to talk to it.
 pub struct Cluster {
@@ -60,7 +73,7 @@ static SHARED: OnceCell<Cluster> = OnceCell::const_new();
 static SHARED_WITH_NODE: OnceCell<Cluster> = OnceCell::const_new();
 
 impl Cluster {
-    /// Starts a control plane, or takes the cluster that `KUBECONFIG` names.
+    /// Starts a control plane, or takes the cluster that is given.
     ///
     /// # Errors
     /// The commands have not been built, or something does not answer in time.
@@ -111,8 +124,7 @@ impl Cluster {
     }
 
     fn given() -> Option<Self> {
-        let kubeconfig = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty())?;
-        Some(Self::new(Kubectl::new("kubectl".into(), kubeconfig.into()), None))
+        given_kubeconfig().map(|kubeconfig| Self::new(Kubectl::new("kubectl".into(), kubeconfig), None))
     }
 
     fn own(control_plane: ControlPlane, node: Option<Node>, dir: Scratch) -> Self {
@@ -176,7 +188,7 @@ impl Cluster {
             None => {
                 let given = std::env::var("SLUICE_TEST_HOST_ADDRESS");
                 given
-                    .context("with KUBECONFIG, set SLUICE_TEST_HOST_ADDRESS too")?
+                    .context("with SLUICE_TEST_CLUSTER, set SLUICE_TEST_HOST_ADDRESS too")?
                     .parse()
                     .context("not IPv4")
             }
@@ -214,5 +226,24 @@ impl Cluster {
         let load = async || self.load_image(KUBECTL_IMAGE, &[self.kubectl.program()]).await;
         self.kubectl_image.get_or_try_init(load).await?;
         Ok(KUBECTL_IMAGE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kubeconfig_alone_gives_no_cluster() {
+        let given = |kubeconfig: &str, consent: Option<&str>| {
+            agreed(Some(kubeconfig.into()), consent.map(Into::into))
+        };
+        for consent in [None, Some(""), Some("no")] {
+            assert_eq!(given("/home/me/.kube/config", consent), None);
+        }
+        assert_eq!(given("", Some("yes")), None);
+        for consent in ["yes", "replace-crd"] {
+            assert_eq!(given("/tmp/kind", Some(consent)), Some(PathBuf::from("/tmp/kind")));
+        }
     }
 }

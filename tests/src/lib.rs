@@ -19,7 +19,10 @@ pub mod server;
 pub mod sluice;
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -48,12 +51,26 @@ pub async fn eventually<T>(
     }
 }
 
-/// A TCP port of the loopback interface that nobody listens on.
+/// Where ports are looked for: under the ones that the system gives to outgoing connections (32768 and above on Linux),
+/// and under those of Services. A client that tries again and again to reach a dead port of its own system's range is at
+/// times given that very port, connects to itself, and keeps the server from coming back.
+const PORTS: Range<u16> = 10_000..30_000;
+
+/// A TCP port of the loopback interface that nobody listens on, and that this process has not been given lately.
 ///
 /// # Errors
-/// The operating system gives none.
+/// There is none.
 pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    // Processes that run at the same time begin at different places.
+    static NEXT: LazyLock<AtomicUsize> = LazyLock::new(|| AtomicUsize::new(fastrand::usize(..PORTS.len())));
+    for _ in PORTS {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed) % PORTS.len();
+        let port = PORTS.start + u16::try_from(offset)?;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port of {PORTS:?} is free")
 }
 
 /// Where `tests/run` keeps what it fetches.
@@ -63,4 +80,19 @@ pub fn cache_dir() -> PathBuf {
         .or_else(|| from("XDG_CACHE_HOME").map(|dir| dir.join("sluice")))
         .or_else(|| from("HOME").map(|dir| dir.join(".cache/sluice")))
         .unwrap_or_else(|| PathBuf::from(".cache"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_ports_differ_and_are_none_that_an_outgoing_connection_may_have() {
+        let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        let first_outgoing =
+            range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768);
+        let ports = [free_port().unwrap(), free_port().unwrap(), free_port().unwrap()];
+        assert!(ports.iter().all(|port| *port < first_outgoing), "{ports:?}");
+        assert!(ports[0] != ports[1] && ports[1] != ports[2] && ports[0] != ports[2], "{ports:?}");
+    }
 }

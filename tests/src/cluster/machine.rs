@@ -69,7 +69,10 @@ pub(super) struct Machine {
 impl Machine {
     /// Makes the namespaces; their `/run`, `/var/lib` and `/var/log` lie below `folder`.
     pub async fn start(folder: &Path) -> anyhow::Result<Self> {
-        ensure!(Uid::effective().is_root(), "a node needs root (or set KUBECONFIG to a cluster with nodes)");
+        ensure!(
+            Uid::effective().is_root(),
+            "a node needs root (or name a cluster with nodes, see `tests/run --help`)"
+        );
         std::fs::create_dir_all(folder)?;
         let group = ControlGroup::new()?;
         let words = "--mount --net --pid --kill-child --mount-proc --propagation private";

@@ -12,12 +12,12 @@ pub(super) fn commands() -> anyhow::Result<PathBuf> {
     built("SLUICE_TEST_KUBERNETES", "kubernetes", go_mod, "k8s.io/kubernetes")
 }
 
-/// The helm command of a major version, 3 or 4; that of the `PATH` where a cluster is given (`KUBECONFIG`).
+/// The helm command of a major version, 3 or 4; that of the `PATH` where a cluster is given (`SLUICE_TEST_CLUSTER`).
 ///
 /// # Errors
 /// It has not been built.
 pub fn helm(major: u8) -> anyhow::Result<PathBuf> {
-    if std::env::var_os("KUBECONFIG").is_some_and(|path| !path.is_empty()) {
+    if super::given_kubeconfig().is_some() {
         return Ok("helm".into());
     }
     let go_mod = match major {
