@@ -77,8 +77,8 @@ impl<'c> Bed<'c> {
         let notes: Value = serde_json::from_str(&notes).unwrap();
         let notes = notes["info"]["notes"].as_str().unwrap();
         let (_, from) = notes.split_once("<<'PIPELINE'\n").unwrap();
-        let (document, _) = from.split_once("  PIPELINE\n").unwrap();
-        document.lines().map(|line| line.strip_prefix("  ").unwrap()).collect::<Vec<_>>().join("\n")
+        // At the beginning of its line: a shell would wait for the end for ever.
+        from.split_once("\nPIPELINE\n").unwrap().0.to_owned()
     }
 
     /// Starts the operator as its Deployment would, as the account of its Deployment.

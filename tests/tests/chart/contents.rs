@@ -68,6 +68,52 @@ fn alerts_and_dashboard_name_only_metrics_that_exist() {
     }
 }
 
+/// The expressions of the rules, with a number in the place of what helm fills in.
+fn rule_expressions(rules: &str) -> Vec<String> {
+    let mut lines = rules.lines();
+    let mut found = Vec::new();
+    while let Some(line) = lines.next() {
+        let Some(rest) = line.trim_start().strip_prefix("expr: ") else { continue };
+        let inside = |further: &&str| further.len() - further.trim_start().len() > line.find("expr").unwrap();
+        let text = match rest {
+            "|" => lines.clone().take_while(inside).collect::<Vec<_>>().join("\n"),
+            inline => inline.to_owned(),
+        };
+        let mut parts = text.split("{{");
+        let mut filled = parts.next().unwrap().to_owned();
+        for part in parts {
+            filled += "1";
+            filled += part.split_once("}}").unwrap().1;
+        }
+        found.push(filled);
+    }
+    found
+}
+
+/// Those of the dashboard, with a duration in the place of what Grafana fills in.
+fn panel_expressions(dashboard: &Value, found: &mut Vec<String>) {
+    if let Some(expression) = dashboard["expr"].as_str() {
+        found.push(expression.replace("$__rate_interval", "1m").replace("$__range", "1h"));
+    }
+    let (fields, items) = (dashboard.as_object(), dashboard.as_array());
+    let inner = fields.into_iter().flat_map(|fields| fields.values()).chain(items.into_iter().flatten());
+    inner.for_each(|value| panel_expressions(value, found));
+}
+
+#[test]
+fn prometheus_understands_alerts_and_dashboard() {
+    let rules = read("templates/monitoring/rules.yaml");
+    let mut expressions = rule_expressions(&rules);
+    assert_eq!(expressions.len(), rules.matches("- alert: ").count());
+    panel_expressions(&serde_json::from_str(&read("files/dashboard.json")).unwrap(), &mut expressions);
+    assert!(expressions.len() > 30, "{expressions:?}");
+    for expression in expressions {
+        if let Err(why) = promql_parser::parser::parse(&expression) {
+            panic!("{why}: {expression}");
+        }
+    }
+}
+
 #[test]
 fn every_alert_has_its_paragraph() {
     let operations = include_str!("../../../docs/operations.md");

@@ -66,12 +66,32 @@ async fn values_that_do_not_fit_are_refused() {
             "monitoring.rules.throttledFor=soon",
             "networkPolicy.egress.apiServerPorts={70000}",
             "demo.sizeLimit=much",
+            // Without these the templates have nothing to look into.
+            "operator=null",
+            "operator.image=null",
+            "operator.image.repository=null",
+            "consumer.image=null",
+            "monitoring.rules=null",
+            "networkPolicy.egress=null",
+            "crds.enabled=null",
         ] {
             let refused = helm.template("sluice-system", &["--set", bad]).await;
             let why = format!("{:#}", refused.err().unwrap_or_else(|| panic!("helm {major} takes {bad}")));
             assert!(why.contains("schema"), "{bad}: {why}");
         }
-        helm.template("sluice-system", &["--set", "global.anything=1"]).await.unwrap();
+        for good in [
+            "global.anything=1",
+            "operator.resources.limits.memory=1e9",
+            "demo.sizeLimit=1e9",
+            // A list or map that a person has commented out.
+            "namespaces=null",
+            "operator.tolerations=null",
+            "operator.resources=null",
+            "monitoring.rules.labels=null",
+        ] {
+            let on = "demo.enabled=true,monitoring.rules.enabled=true,monitoring.operatorMonitor=PodMonitor";
+            helm.template("sluice-system", &["--set", on, "--set", good]).await.unwrap();
+        }
     }
 }
 
