@@ -143,6 +143,7 @@ async fn rights_are_no_more_than_needed(bed: &Bed<'_>) {
         ("create", "pods"),
         ("create", "pods/exec"),
         ("delete", "deployments.apps"),
+        ("get", "tracepipelines.sluice.dev"),
         ("update", "tracepipelines.sluice.dev"),
         ("create", "clusterroles.rbac.authorization.k8s.io"),
         ("bind", "roles.rbac.authorization.k8s.io"),
