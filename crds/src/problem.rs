@@ -1,5 +1,6 @@
 //! What is wrong, for people: problems of a document with their places, errors with their causes.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// One thing that is wrong with a document.
@@ -52,6 +53,21 @@ impl From<Problem> for Problems {
     fn from(problem: Problem) -> Self {
         Self(vec![problem])
     }
+}
+
+/// A text from a document without what may be a credential: a person may have put a whole URL where a host or a reference
+/// to a Secret belongs, and messages reach logs and `/status`. Hides what stands before the last `@`, and the
+/// parameters of a URL.
+pub(crate) fn without_credentials(text: &str) -> Cow<'_, str> {
+    let (hidden, shown) = text.rsplit_once('@').map_or(("", text), |(_, shown)| ("…@", shown));
+    let (shown, cut) = match shown.split_once('?') {
+        Some((before, parameters)) if parameters.contains('=') => (before, "?…"),
+        _ => (shown, ""),
+    };
+    if hidden.is_empty() && cut.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned([hidden, shown, cut].concat())
 }
 
 /// An error with its causes, on one line.

@@ -12,7 +12,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use crate::duration::Duration;
 use crate::live::Live;
-use crate::problem::Problem;
+use crate::problem::{Problem, without_credentials};
 use crate::settings::Settings;
 use crate::v1alpha1::{
     Batch, JsonPaths, KAFKA_PROPERTIES, KafkaSource, KafkaTls, MAX_RATE_LIMIT_QPS, SecretSource, Sink,
@@ -320,17 +320,16 @@ impl Check {
     }
 }
 
-/// A found value, quoted and never longer than a line.
+/// A found value, quoted, never longer than a line, and without credentials.
 struct Quoted<'a>(&'a str);
 
 impl Display for Quoted<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         const MOST: usize = 80;
-        match self.0.char_indices().nth(MOST) {
-            Some((end, _)) => {
-                write!(formatter, "{:?}… ({} characters)", &self.0[..end], self.0.chars().count())
-            }
-            None => write!(formatter, "{:?}", self.0),
+        let text = without_credentials(self.0);
+        match text.char_indices().nth(MOST) {
+            Some((end, _)) => write!(formatter, "{:?}… ({} characters)", &text[..end], text.chars().count()),
+            None => write!(formatter, "{text:?}"),
         }
     }
 }

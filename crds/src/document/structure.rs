@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use crate::problem::Problem;
+use crate::problem::{Problem, without_credentials};
 use crate::v1alpha1::crd;
 
 /// The schema of a whole resource: the CRD's, with what the API server adds to it.
@@ -69,7 +69,10 @@ fn visit(schema: &Value, value: &mut Value, path: &str, problems: &mut Vec<Probl
         } else {
             ""
         };
-        let (expected, found) = (expected_type(schema), describe(value));
+        // Where a reference to a Secret belongs, what stands there may be the secret itself.
+        let is_container = matches!(schema["type"].as_str(), Some("object" | "array"));
+        let found = if is_container { describe_type(value).to_owned() } else { describe(value) };
+        let expected = expected_type(schema);
         problems.push(Problem::new(path, format!("expected {expected}, found {found}{quotes}")));
         *value = placeholder(schema);
         return;
@@ -163,16 +166,26 @@ fn expected_type(schema: &Value) -> String {
 fn describe(value: &Value) -> String {
     const MOST: usize = 60;
     match value {
-        Value::Null => "nothing".into(),
         Value::Bool(_) => value.to_string(),
         Value::Number(_) => format!("the number {value}"),
         Value::String(text) => {
+            let text = without_credentials(text);
             let shown: String = text.chars().take(MOST).collect();
             let rest = if shown.len() < text.len() { "…" } else { "" };
             format!("the text {shown:?}{rest}")
         }
-        Value::Array(_) => "a list".into(),
-        Value::Object(_) => "an object".into(),
+        _ => describe_type(value).into(),
+    }
+}
+
+fn describe_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
     }
 }
 

@@ -83,3 +83,34 @@ fn text_that_is_no_mapping_is_refused_without_a_panic() {
         assert!(!problems(text).is_empty(), "{text:?}");
     }
 }
+
+#[test]
+fn a_credential_in_the_wrong_place_is_not_repeated() {
+    let sink = |server: &str| GOOD.replace("sqlite: { claimName: demo }", &format!("mysql: {{ {server} }}"));
+    let brokers = |brokers: &str| GOOD.replace("'kafka:9092'", &format!("'{brokers}'"));
+    let far = format!("mysql://user:{}CANARY@db/x", "x".repeat(200));
+    let documents = [
+        sink("urlFrom: 'mysql://user:CANARY@db/x'"),
+        sink("urlFrom: CANARY"),
+        sink("urlFrom: ['CANARY']"),
+        sink("urlFrom: { secretKeyRef: CANARY }"),
+        sink("urlFrom: { secretKeyRef: { name: 'mysql://user:CANARY@db/x', key: url } }"),
+        sink("urlFrom: { secretKeyRef: { name: db, key: 'mysql://user:CANARY@db/x' } }"),
+        sink("url: 'mysql://user:CANARY@db/x'"),
+        sink("host: 'user:CANARY@db'"),
+        sink("host: 'db?password=CANARY'"),
+        sink("database: 'user:p@ss@CANARY@db'"),
+        sink(&format!("host: '{far}'")),
+        sink("port: 'user:CANARY@db'"),
+        brokers("user:CANARY@kafka:9092"),
+        brokers("user:CANARY@kafka-0:9092,user:CANARY@kafka-1:9092"),
+        GOOD.replace("rateLimitQPS: 5000", "rateLimitQPS: 'user:CANARY@db'"),
+    ];
+    for document in documents {
+        let found = problems(&document).join("\n");
+        assert!(!found.contains("CANARY"), "{found}");
+    }
+    let number = problems(&sink("passwordFrom: 918273645")).join("\n");
+    assert!(!number.contains("918273645"), "{number}");
+    assert!(number.contains("spec.sink.mysql.passwordFrom: expected an object with secretKeyRef, found a number"));
+}
