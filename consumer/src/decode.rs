@@ -42,6 +42,10 @@ pub struct RejectedSpan {
     pub index: u32,
     /// Why.
     pub defect: SpanDefect,
+    /// Its trace id, of any length and with any characters; empty where there is none.
+    pub trace_id: String,
+    /// Its kind, likewise.
+    pub kind: String,
     /// The body that it would have had.
     pub body: String,
 }
@@ -60,6 +64,9 @@ pub enum DecodeError {
         /// What was expected and what was found.
         detail: String,
     },
+    /// The spans take far more memory than the message, because each of them repeats what it says once.
+    #[error("its spans would take more than {} MiB beyond the message itself; send smaller batches, or less that every span repeats", output::MAX_ADDED_BYTES >> 20)]
+    TooLarge,
     /// `Auto` recognised none of the formats.
     #[error("none of the known formats fits; set `format` to the one that the producer uses")]
     Unknown,
@@ -92,17 +99,17 @@ impl Decoder {
         spans: &mut SpanBuf,
         rejected: &mut Vec<RejectedSpan>,
     ) -> Result<(), DecodeError> {
-        let (mark, rejected_before) = (spans.mark(), rejected.len());
+        let mut output = Output::new(spans, rejected, payload.len());
         let outcome = if payload.is_empty() {
             Err(DecodeError::Empty)
         } else if self.format == Format::Auto {
-            self.recognised(payload, spans, rejected)
+            self.recognised(payload, &mut output)
         } else {
-            self.decode_as(self.format, payload, &mut Output::new(spans, rejected))
+            self.decode_as(self.format, payload, &mut output)
         };
+        let outcome = if output.is_exhausted() { Err(DecodeError::TooLarge) } else { outcome };
         if outcome.is_err() {
-            spans.truncate(mark);
-            rejected.truncate(rejected_before);
+            output.restart();
         }
         outcome
     }
@@ -132,16 +139,9 @@ impl Decoder {
         }
     }
 
-    fn recognised(
-        &self,
-        payload: &[u8],
-        spans: &mut SpanBuf,
-        rejected: &mut Vec<RejectedSpan>,
-    ) -> Result<(), DecodeError> {
-        let (mark, rejected_before) = (spans.mark(), rejected.len());
+    fn recognised(&self, payload: &[u8], output: &mut Output<'_>) -> Result<(), DecodeError> {
         let mut json_error = None;
         if auto::looks_like_json(payload) {
-            let output = &mut Output::new(spans, rejected);
             let found = text(payload)
                 .and_then(|text| auto::json(text, &self.json, &self.zipkin, output).map_err(malformed));
             let format = match found {
@@ -154,10 +154,9 @@ impl Decoder {
                     None
                 }
             };
-            spans.truncate(mark);
-            rejected.truncate(rejected_before);
+            output.restart();
             if let Some(format) = format {
-                return self.decode_as(format, payload, &mut Output::new(spans, rejected));
+                return self.decode_as(format, payload, output);
             }
         }
         // A line feed is white space in JSON and the usual first byte in protobuf: a JSON error is not the end.
@@ -167,7 +166,7 @@ impl Decoder {
             Some(auto::Proto::Jaeger) => Format::JaegerProto,
             None => return Err(json_error.unwrap_or(DecodeError::Unknown)),
         };
-        self.decode_as(format, payload, &mut Output::new(spans, rejected))
+        self.decode_as(format, payload, output)
     }
 }
 

@@ -100,7 +100,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let database = database(data_dir);
     let store = open_store(&config, &database)?;
     let meters = Arc::new(Meters::default());
-    let ingest = Arc::new(Ingest::new(queue.clone(), config.format));
+    let decoder = Decoder::new(config.format, &config.json).map_err(anyhow::Error::msg)?;
+    let ingest = Arc::new(Ingest::new(queue.clone(), config.format, decoder));
     let admin_stop = CancellationToken::new();
     let admin = Admin {
         identity: config.identity(),

@@ -10,6 +10,9 @@ pub const MAX_TRACE_ID_CHARS: usize = 64;
 /// Longest span kind, in characters: the width of `connectivity_trace.kind`.
 pub const MAX_KIND_CHARS: usize = 16;
 
+/// Spare bytes that [`SpanBuf::truncate`] leaves: what an ordinary message may have grown the buffer by.
+const TRUNCATED_KEEPS: usize = 4 << 20;
+
 /// One span, borrowed from the arena that holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpanRef<'a> {
@@ -142,19 +145,25 @@ impl SpanBuf {
         SpanMark { text: self.text.len(), entries: self.entries.len() }
     }
 
-    /// Forgets every span pushed after `mark` was taken.
+    /// Forgets every span pushed after `mark` was taken, and gives back memory that only a giant needs.
     pub fn truncate(&mut self, mark: SpanMark) {
         self.text.truncate(mark.text);
         self.entries.truncate(mark.entries);
+        self.shrink_to(self.text.len() + TRUNCATED_KEEPS);
     }
 
     /// Empties the buffer; keeps up to `keep_bytes` of its memory, so that one giant does not stay for ever.
     pub fn clear(&mut self, keep_bytes: usize) {
         self.text.clear();
         self.entries.clear();
+        self.shrink_to(keep_bytes);
+    }
+
+    fn shrink_to(&mut self, keep_bytes: usize) {
         if self.text.capacity() > keep_bytes {
             self.text.shrink_to(keep_bytes);
         }
+        self.entries.shrink_to(keep_bytes / size_of::<Entry>());
     }
 }
 

@@ -20,14 +20,18 @@ use super::write::{self, Members};
 
 /// Decodes a whole message: a `Span` has fields beyond the two of a `Batch`.
 pub(super) fn decode(payload: &[u8], output: &mut Output<'_>) -> Result<(), WireError> {
-    let mut is_span = false;
+    let (mut is_span, mut seen) = (false, false);
     let mut process = Embedded::default();
     for field in Fields::new(payload) {
         match field? {
-            (1, _) => {}
+            (1, _) => seen = true,
             (2, value) => process.merge(value.bytes()?),
             _ => is_span = true,
         }
+    }
+    // Unknown fields alone are another format's message, which must not vanish as one without spans.
+    if !seen {
+        return Err(WireError("there is neither a trace id nor a span"));
     }
     let mut scratch = Scratch::default();
     if is_span {

@@ -287,7 +287,10 @@ impl<'a, 'd> Message<'a, 'd> {
         if complete && self.waiting.is_empty() {
             return push(&Piece { found, body, end: scanner.position() }, &Found::default(), output);
         }
-        self.waiting.push(Piece { found, body, end: scanner.position() });
+        // Many small spans take less in the message than here.
+        if output.spend(size_of::<Piece<'_>>()) {
+            self.waiting.push(Piece { found, body, end: scanner.position() });
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! `OtlpJson`: `ExportTraceServiceRequest` (and `TracesData`, its twin) as JSON.
 //!
 //! A span's text is kept byte for byte; only before its closing brace the members `resource` and `scope` are
-//! added, their texts verbatim, too. Ids are hexadecimal in OTLP/JSON, in either case: the trace id becomes
+//! added, their texts verbatim, too. Ids are hexadecimal in OTLP/JSON, in either case: such a trace id becomes
 //! lower case as a column, so that one id is one id. Where a key of a span occurs twice the last one counts; in
 //! the envelope that is an error of the message, so that no span vanishes. Members of the envelope that OTLP
 //! does not know are skipped.
@@ -13,11 +13,18 @@ use super::otlp_proto::{KINDS, kind_name};
 use super::output::Output;
 use super::scan::{Scanner, Syntax};
 
+/// OTLP has it that only the lower camel case of a field's name is one: what stands below another spelling must not
+/// vanish as an unknown member would.
+const PROTO_NAME: &str = "resource_spans or scope_spans, which OTLP/JSON spells resourceSpans and scopeSpans";
+
 /// Decodes a whole message.
 pub(super) fn decode(text: &str, output: &mut Output<'_>) -> Result<(), Syntax> {
     let mut scanner = Scanner::new(text);
     let mut seen = false;
     scanner.object(0, |scanner, key| {
+        if key == "resource_spans" {
+            return Err(scanner.error(PROTO_NAME));
+        }
         if key != "resourceSpans" {
             return scanner.skip_value(1);
         }
@@ -73,8 +80,12 @@ fn within<'a>(
             common = Some(scanner.value(level + 1)?);
             return Ok(());
         }
-        if key == "instrumentationLibrarySpans" {
-            return Err(scanner.error("instrumentationLibrarySpans, removed from OTLP in 2022"));
+        match key {
+            "instrumentationLibrarySpans" | "instrumentation_library_spans" => {
+                return Err(scanner.error("instrumentationLibrarySpans, removed from OTLP in 2022"));
+            }
+            "scope_spans" => return Err(scanner.error(PROTO_NAME)),
+            _ => {}
         }
         if key != list_key {
             return scanner.skip_value(level + 1);
@@ -119,7 +130,9 @@ fn span(
     let text = scanner.since(start);
     let unpaired = || scanner.error("trace id or kind holds half a surrogate pair");
     let mut trace_id = scalar(trace_id).ok_or_else(unpaired)?;
-    if trace_id.bytes().any(|byte| byte.is_ascii_uppercase()) {
+    // Anything else, such as base64, which some encoders write, means another id in another case.
+    let is_hex = trace_id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_hex && trace_id.bytes().any(|byte| byte.is_ascii_uppercase()) {
         trace_id = Cow::Owned(trace_id.to_ascii_lowercase());
     }
     let kind = scalar(kind).ok_or_else(unpaired)?;

@@ -24,12 +24,15 @@ pub(super) fn kind_name(kind: u64) -> &'static str {
 /// Decodes a whole message.
 pub(super) fn decode(payload: &[u8], output: &mut Output<'_>) -> Result<(), WireError> {
     let mut scratch = Scratch::default();
+    let mut seen = false;
     for field in Fields::new(payload) {
         if let (1, value) = field? {
+            seen = true;
             resource_spans(value.bytes()?, &mut scratch, output)?;
         }
     }
-    Ok(())
+    // Unknown fields alone are another format's message, which must not vanish as one without spans.
+    if seen { Ok(()) } else { Err(WireError("there is no resource_spans")) }
 }
 
 /// Texts that are written once and copied into many spans; kept for their memory.

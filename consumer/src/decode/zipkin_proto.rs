@@ -16,14 +16,17 @@ const KINDS: [&str; 5] = ["", "CLIENT", "SERVER", "PRODUCER", "CONSUMER"];
 /// Decodes a whole message.
 pub(super) fn decode(payload: &[u8], output: &mut Output<'_>) -> Result<(), WireError> {
     let mut trace_id = String::new();
+    let mut seen = false;
     for field in Fields::new(payload) {
         let (1, value) = field? else { continue };
+        seen = true;
         let span = Span::read(value.bytes()?)?;
         trace_id.clear();
         write::hex(&mut trace_id, span.trace_id);
         output.written(&trace_id, span.kind(), |out| span.write(out, &trace_id))?;
     }
-    Ok(())
+    // Unknown fields alone are another format's message, which must not vanish as one without spans.
+    if seen { Ok(()) } else { Err(WireError("there are no spans")) }
 }
 
 #[derive(Default)]

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a push is acknowledged after it is on the disk, and never before it was decoded once; what
 //! cannot be decoded is refused with the reason and is not queued. A push whose format the pipeline would not
-//! read is refused, too. A single span that cannot become a row does not hold up its neighbours: it is queued
+//! read, or in which it would find other spans, is refused, too. A single span that cannot become a row does not hold up its neighbours: it is queued
 //! with them and becomes a dead letter.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use sluice_crds::v1alpha1::{Format, JsonPaths};
 
 use super::body::{Bodies, Refusal};
 use super::otlp::{self, Encoding};
-use crate::decode::{Decoder, RejectedSpan};
+use crate::decode::{DecodeError, Decoder, RejectedSpan};
 use crate::source::queue::{AppendError, Queue, Record};
 use crate::span::SpanBuf;
 
@@ -27,8 +27,9 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 pub struct Ingest {
     queue: Queue,
     bodies: Bodies,
-    /// The format that the pipeline reads.
+    /// The format that the pipeline reads, and its decoder.
     format: Format,
+    decoder: Decoder,
     spans: AtomicU64,
 }
 
@@ -38,9 +39,9 @@ struct Pushed {
 }
 
 impl Ingest {
-    /// Takes pushes for a pipeline that reads `format`.
-    pub fn new(queue: Queue, format: Format) -> Self {
-        Self { queue, bodies: Bodies::default(), format, spans: AtomicU64::new(0) }
+    /// Takes pushes for a pipeline that reads `format` with `decoder`.
+    pub fn new(queue: Queue, format: Format, decoder: Decoder) -> Self {
+        Self { queue, bodies: Bodies::default(), format, decoder, spans: AtomicU64::new(0) }
     }
 
     /// Spans acknowledged since the start of the process.
@@ -66,7 +67,9 @@ impl Ingest {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
         }
         let trace_id = spans.get(0).trace_id.to_owned();
+        let found = (spans.len(), rejected.len());
         drop(spans);
+        self.check_recognised(&received.bytes, found)?;
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let record = Record {
             key: Some(trace_id.as_bytes().to_vec()),
@@ -87,6 +90,29 @@ impl Ingest {
         self.spans.fetch_add(count, Relaxed);
         Ok(Pushed { rejected: reason.map(|reason| (rejected.len(), reason)) })
     }
+
+    /// `Auto` knows a message by its content alone: it must find what the client says that there is.
+    fn check_recognised(&self, payload: &[u8], expected: (usize, usize)) -> Result<(), Refusal> {
+        if self.format != Format::Auto {
+            return Ok(());
+        }
+        let (mut spans, mut rejected) = (SpanBuf::default(), Vec::new());
+        self.decoder.decode(payload, &mut spans, &mut rejected).map_err(|error| refused(&error))?;
+        if (spans.len(), rejected.len()) == expected {
+            return Ok(());
+        }
+        let reason = "this pipeline recognises formats by themselves and takes the push for another one; \
+                      every Zipkin span needs traceId and id";
+        Err(Refusal::new(StatusCode::BAD_REQUEST, reason))
+    }
+}
+
+fn refused(error: &DecodeError) -> Refusal {
+    let status = match error {
+        DecodeError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    Refusal::new(status, error.to_string())
 }
 
 fn decode(
@@ -101,8 +127,7 @@ fn decode(
     }
     let decoder = Decoder::new(format, &JsonPaths::default())
         .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
-    let decoded = decoder.decode(payload, spans, rejected);
-    decoded.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))
+    decoder.decode(payload, spans, rejected).map_err(|error| refused(&error))
 }
 
 /// The media type without its parameters, in lower case.
@@ -148,5 +173,46 @@ pub async fn otlp(State(ingest): State<Arc<Ingest>>, headers: HeaderMap, body: B
     match ingest.push(format, &headers, body).await {
         Ok(Pushed { rejected }) => otlp::accepted(encoding, rejected),
         Err(refusal) => with_retry_after(otlp::refused(encoding, refusal)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::source::queue::{DEFAULT_MAX_BYTES, QueueOptions};
+
+    async fn ingest(directory: &Path, format: Format) -> Ingest {
+        let options =
+            QueueOptions { topic: "spans".to_owned(), partitions: 1, max_bytes: DEFAULT_MAX_BYTES };
+        let queue = Queue::open(directory, options).await.unwrap();
+        Ingest::new(queue, format, Decoder::new(format, &JsonPaths::default()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_push_that_the_pipeline_would_not_recognise_is_refused_and_not_queued() {
+        let directory = tempfile::tempdir().unwrap();
+        let ingest = ingest(directory.path(), Format::Auto).await;
+        let push = async |body: &'static str| {
+            ingest.push(Format::ZipkinJson, &HeaderMap::new(), Body::from(body)).await.map(|_| ())
+        };
+        let refusal = push(r#"[{"traceId":"a","id":"1"},{"traceId":"a"}]"#).await.unwrap_err();
+        assert_eq!(refusal.status, StatusCode::BAD_REQUEST, "{refusal:?}");
+        assert_eq!(ingest.queue.appended(), 0);
+        push(r#"[{"traceId":"a","id":"1"},{"traceId":"a","id":"2"}]"#).await.unwrap();
+        assert_eq!(ingest.queue.appended(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_push_whose_spans_would_take_too_much_memory_is_too_large() {
+        let directory = tempfile::tempdir().unwrap();
+        let ingest = ingest(directory.path(), Format::OtlpJson).await;
+        let resource = format!(r#"{{"x":"{}"}}"#, "x".repeat(1 << 20));
+        let spans = vec![r#"{"traceId":"ab"}"#; 100].join(",");
+        let body = format!(r#"{{"resourceSpans":[{{"resource":{resource},"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#);
+        let refusal = ingest.push(Format::OtlpJson, &HeaderMap::new(), Body::from(body)).await.err().unwrap();
+        assert_eq!(refusal.status, StatusCode::PAYLOAD_TOO_LARGE, "{refusal:?}");
+        assert_eq!(ingest.queue.appended(), 0);
     }
 }

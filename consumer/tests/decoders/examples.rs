@@ -152,6 +152,10 @@ fn a_span_beyond_the_tables_limits_is_rejected_alone_and_its_neighbours_are_stor
             (4, SpanDefect::MissingTraceId, "{}"),
         ]
     );
+    // The row that each would have been can be made again.
+    let parts: Vec<_> =
+        outcome.rejected.iter().map(|span| (span.trace_id.as_str(), span.kind.as_str())).collect();
+    assert_eq!(parts, [("é".repeat(65).as_str(), ""), ("b", "k".repeat(17).as_str()), ("c\0", ""), ("", "")]);
 }
 
 #[test]
@@ -173,6 +177,31 @@ fn otlp_json_keeps_the_span_and_adds_resource_and_scope() {
         let body = r#"{ "traceId":"ABCD", "kind":2, "startTimeUnixNano":"18446744073709551615" ,"resource":{ "attributes":[] },"scope":{"name":"s"}}"#;
         assert_eq!(rows(&outcome), [("abcd", "SERVER", body)]);
         assert_eq!(outcome.rejected[0].body, r#"{"resource":{ "attributes":[] },"scope":{"name":"s"}}"#);
+    }
+}
+
+#[test]
+fn otlp_json_in_the_spelling_of_protobuf_is_an_error_and_not_a_loss() {
+    for message in [
+        r#"{"resource_spans":[{"scopeSpans":[{"spans":[{"traceId":"1"}]}]}]}"#,
+        r#"{"resourceSpans":[],"resource_spans":[{"scopeSpans":[{"spans":[{"traceId":"1"}]}]}]}"#,
+        r#"{"resourceSpans":[{"scope_spans":[{"spans":[{"traceId":"1"}]}]}]}"#,
+        r#"{"resourceSpans":[{"instrumentation_library_spans":[{"spans":[{"traceId":"1"}]}]}]}"#,
+    ] {
+        for format in [Format::OtlpJson, Format::Auto] {
+            assert!(decode(format, message.as_bytes()).error.is_some(), "{format:?} took {message}");
+        }
+    }
+}
+
+#[test]
+fn otlp_json_leaves_a_trace_id_that_is_not_hexadecimal_as_it_is() {
+    for (sent, column) in [("00AbCDef", "00abcdef"), ("W47/95gDgQPSabYzgT/GDA==", "W47/95gDgQPSabYzgT/GDA==")] {
+        let message =
+            format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{"traceId":"{sent}"}}]}}]}}]}}"#);
+        let outcome = decode(Format::OtlpJson, message.as_bytes());
+        assert_eq!(outcome.error, None);
+        assert_eq!(outcome.spans[0].0, column);
     }
 }
 

@@ -3,7 +3,7 @@
 use sluice_consumer::decode::DecodeError;
 use sluice_crds::v1alpha1::{Format, JsonPaths};
 
-use crate::proto::otlp as o;
+use crate::proto::{jaeger as j, otlp as o, zipkin as z};
 use crate::samples::{FORMATS, decode, decode_with};
 use prost::Message;
 
@@ -131,4 +131,95 @@ fn auto_guesses_nothing() {
     ] {
         assert_eq!(decode(Format::Auto, payload).error, Some(DecodeError::Unknown), "{payload:x?}");
     }
+}
+
+#[test]
+fn another_formats_protobuf_is_an_error_and_no_message_without_spans() {
+    // Field 2 as text, a varint in field 9.
+    for payload in [&b"\x12\x05hello"[..], b"\x48\x01"] {
+        for format in [Format::OtlpProto, Format::ZipkinProto, Format::JaegerProto] {
+            let error = decode(format, payload).error;
+            assert!(matches!(error, Some(DecodeError::Malformed { .. })), "{format:?} took {payload:x?}");
+        }
+    }
+    for (format, empty) in [
+        (
+            Format::OtlpProto,
+            o::Request { resource_spans: vec![o::ResourceSpans::default()] }.encode_to_vec(),
+        ),
+        (Format::ZipkinProto, z::ListOfSpans { spans: vec![z::Span::default()] }.encode_to_vec()),
+    ] {
+        assert_eq!(decode(format, &empty).error, None, "{format:?}");
+    }
+}
+
+/// Messages of about a megabyte whose spans repeat half of it each.
+fn multiplied() -> Vec<(Format, Vec<u8>)> {
+    let text = "x".repeat(500_000);
+    let attribute = o::KeyValue {
+        key: "k".into(),
+        value: Some(o::AnyValue { value: Some(o::Value::String(text.clone())) }),
+    };
+    // With and without a trace id: rows and rejected spans alike.
+    let proto_spans = |trace_id: Vec<u8>| vec![o::Span { trace_id, ..o::Span::default() }; 10_000];
+    let in_resource = |spans| {
+        let scope_spans = vec![o::ScopeSpans { spans, ..o::ScopeSpans::default() }];
+        let resource = Some(o::Resource { attributes: vec![attribute.clone()], ..o::Resource::default() });
+        let resource_spans = vec![o::ResourceSpans { resource, scope_spans, ..o::ResourceSpans::default() }];
+        o::Request { resource_spans }.encode_to_vec()
+    };
+    let scope = Some(o::Scope { attributes: vec![attribute.clone()], ..o::Scope::default() });
+    let scope_spans = vec![o::ScopeSpans { scope, spans: proto_spans(vec![1; 16]), ..o::ScopeSpans::default() }];
+    let in_scope = o::Request {
+        resource_spans: vec![o::ResourceSpans { scope_spans, ..o::ResourceSpans::default() }],
+    };
+    let tag = j::KeyValue { key: "k".into(), text: text.clone(), ..j::KeyValue::default() };
+    let jaeger = |trace_id: Vec<u8>| {
+        let process = Some(j::Process { tags: vec![tag.clone()], ..j::Process::default() });
+        let span = j::Span { trace_id, span_id: vec![1; 8], start: Some(j::Time::default()), ..j::Span::default() };
+        j::Batch { spans: vec![span; 10_000], process }.encode_to_vec()
+    };
+    let json_spans = |span: &str| vec![span; 50_000].join(",");
+    let otlp_json = |span: &str| {
+        format!(
+            r#"{{"resourceSpans":[{{"resource":{{"x":"{text}"}},"scopeSpans":[{{"spans":[{}]}}]}}]}}"#,
+            json_spans(span)
+        )
+    };
+    vec![
+        (Format::OtlpProto, in_resource(proto_spans(vec![1; 16]))),
+        (Format::OtlpProto, in_resource(proto_spans(Vec::new()))),
+        (Format::OtlpProto, in_scope.encode_to_vec()),
+        (Format::OtlpJson, otlp_json(r#"{"traceId":"1"}"#).into_bytes()),
+        (Format::OtlpJson, otlp_json("{}").into_bytes()),
+        (Format::JaegerProto, jaeger(vec![1; 16])),
+        (Format::JaegerProto, jaeger(Vec::new())),
+        (Format::Json, format!(r#"{{"traceId":"{text}","spans":[{}]}}"#, json_spans("{}")).into_bytes()),
+        // Numbers take two bytes each here, and far more each on their way.
+        (Format::Json, format!(r#"{{"spans":[{}]}}"#, vec!["1"; 500_000].join(",")).into_bytes()),
+        (Format::ZipkinJson, format!("[{}]", vec!["1"; 1_000_000].join(",")).into_bytes()),
+        (Format::ZipkinProto, b"\x0a\x00".repeat(1_000_000)),
+    ]
+}
+
+#[test]
+fn a_message_whose_spans_would_take_many_times_its_size_is_refused_and_leaves_nothing() {
+    for (format, payload) in multiplied() {
+        assert!(payload.len() < 2_100_000, "{format:?}: {}", payload.len());
+        assert_eq!(decode(format, &payload).error, Some(DecodeError::TooLarge), "{format:?}");
+    }
+}
+
+#[test]
+fn a_large_honest_batch_is_taken() {
+    let attribute = o::KeyValue {
+        key: "k".into(),
+        value: Some(o::AnyValue { value: Some(o::Value::String("x".repeat(2_000))) }),
+    };
+    let span = o::Span { trace_id: vec![1; 16], span_id: vec![2; 8], name: "n".repeat(500), ..o::Span::default() };
+    let scope_spans = vec![o::ScopeSpans { spans: vec![span; 8_192], ..o::ScopeSpans::default() }];
+    let resource = Some(o::Resource { attributes: vec![attribute], ..o::Resource::default() });
+    let resource_spans = vec![o::ResourceSpans { resource, scope_spans, ..o::ResourceSpans::default() }];
+    let outcome = decode(Format::OtlpProto, &o::Request { resource_spans }.encode_to_vec());
+    assert_eq!((outcome.error, outcome.spans.len()), (None, 8_192));
 }

@@ -120,7 +120,13 @@ pub fn decode(format: Format, payload: &[u8]) -> Outcome {
 pub fn decode_with(format: Format, paths: &JsonPaths, payload: &[u8]) -> Outcome {
     let mut spans = SpanBuf::default();
     spans.push("earlier", "KIND", "{}").unwrap();
-    let earlier = RejectedSpan { index: 7, defect: SpanDefect::KindTooLong, body: "{}".into() };
+    let earlier = RejectedSpan {
+        index: 7,
+        defect: SpanDefect::KindTooLong,
+        trace_id: "t".into(),
+        kind: "k".into(),
+        body: "{}".into(),
+    };
     let mut rejected = vec![earlier.clone()];
     let bytes = spans.bytes();
     let error = Decoder::new(format, paths).unwrap().decode(payload, &mut spans, &mut rejected).err();
