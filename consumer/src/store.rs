@@ -111,6 +111,17 @@ impl Reason {
         [Self::Undecodable, Self::Tombstone, Self::InvalidSpan, Self::Refused, Self::TooLarge];
 }
 
+/// The span that a dead letter is, if it is a single one: with the bytes, everything that its row is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LetterSpan<'a> {
+    /// Index within its message, counting all spans of it.
+    pub index: u32,
+    /// Trace id, of any length and with any characters; empty where there is none.
+    pub trace_id: &'a str,
+    /// Span kind, likewise.
+    pub kind: &'a str,
+}
+
 /// A message or a single span that cannot become a row, with everything needed to try again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter<'a> {
@@ -122,8 +133,8 @@ pub struct DeadLetter<'a> {
     pub partition: i32,
     /// Offset of its message.
     pub offset: u64,
-    /// Index of the span within its message; none where the whole message is meant.
-    pub span_index: Option<u32>,
+    /// The span; none where the whole message is meant.
+    pub span: Option<LetterSpan<'a>>,
     /// The message's timestamp, milliseconds since 1970.
     pub timestamp: Option<i64>,
     /// Why.

@@ -34,6 +34,10 @@ pub struct FoundDeadLetter {
     pub offset: i64,
     /// Index of the span within its message; none where the whole message is meant.
     pub span_index: Option<i64>,
+    /// Trace id of the span; empty where there is none, and for a whole message.
+    pub trace_id: String,
+    /// Kind of the span, likewise.
+    pub kind: String,
     /// Name of the reason.
     pub reason: String,
     /// The message's key.
@@ -107,11 +111,13 @@ impl fmt::Display for Problem {
 fn brief(letter: &FoundDeadLetter) -> String {
     let value = String::from_utf8_lossy(&letter.value[..letter.value.len().min(80)]).into_owned();
     format!(
-        "{}/{} offset {} span {:?} {} headers {} key {:?}, {} bytes: {value}",
+        "{}/{} offset {} span {:?} ({:?} {:?}) {} headers {} key {:?}, {} bytes: {value}",
         letter.topic,
         letter.partition,
         letter.offset,
         letter.span_index,
+        letter.trace_id,
+        letter.kind,
         letter.reason,
         letter.headers,
         letter.key,
@@ -259,6 +265,8 @@ mod tests {
             partition: 0,
             offset: 3,
             span_index: None,
+            trace_id: String::new(),
+            kind: String::new(),
             reason: "Undecodable".to_owned(),
             key: None,
             headers: "[]".to_owned(),

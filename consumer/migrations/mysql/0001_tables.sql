@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS sluice_dead_letter (
 CREATE TABLE IF NOT EXISTS sluice_dead_letter_chunk (
   table_name VARBINARY(64) NOT NULL,
   id BIGINT UNSIGNED NOT NULL,
-  part VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'value, key or headers',
+  part VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'value, key or headers; trace_id or kind of a single span',
   seq INT NOT NULL,
   data MEDIUMBLOB NOT NULL,
   PRIMARY KEY (table_name, id, part, seq)

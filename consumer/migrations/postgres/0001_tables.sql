@@ -66,4 +66,4 @@ CREATE TABLE IF NOT EXISTS sluice_dead_letter_chunk (
   data BYTEA NOT NULL,
   PRIMARY KEY (table_name, id, part, seq)
 );
-COMMENT ON TABLE sluice_dead_letter_chunk IS 'value, key and headers of a dead letter; a part''s chunks joined in order are the original bytes';
+COMMENT ON TABLE sluice_dead_letter_chunk IS 'value, key and headers of a dead letter, trace_id and kind of a single span; a part''s chunks joined in order are the original bytes';

@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS sluice_dead_letter (
 CREATE TABLE IF NOT EXISTS sluice_dead_letter_chunk (
   table_name TEXT NOT NULL,
   id INTEGER NOT NULL,
-  part TEXT NOT NULL, -- value, key or headers
+  part TEXT NOT NULL, -- value, key or headers; trace_id or kind of a single span
   seq INTEGER NOT NULL,
   data BLOB NOT NULL,
   PRIMARY KEY (table_name, id, part, seq)

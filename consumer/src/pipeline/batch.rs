@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::id::IdSequence;
 use super::segment::{Entry, Segment};
 use crate::source::TopicPartition;
-use crate::store::{Claim, DeadLetter, Position, Reason, Row, WriteBatch};
+use crate::store::{Claim, DeadLetter, LetterSpan, Position, Reason, Row, WriteBatch};
 
 /// A row that must be a dead letter instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ struct Letter<'a> {
     segment: &'a Segment,
     entry: &'a Entry,
     at: &'a TopicPartition,
-    span_index: Option<u32>,
+    span: Option<LetterSpan<'a>>,
     reason: Reason,
     detail: &'a str,
     headers: String,
@@ -71,13 +71,13 @@ impl<'a> Batch<'a> {
         for span in spans {
             let content = segment.spans().get(span);
             if let Some(refusal) = refused.next_if(|refusal| refusal.span == span) {
-                let (entry, first_span) = segment.entry_of_span(span);
+                let (entry, index) = segment.entry_of_span(span);
                 letters.push(Letter {
                     id: take_id(),
                     segment,
                     entry,
                     at,
-                    span_index: Some((span - first_span) as u32),
+                    span: Some(LetterSpan { index, trace_id: content.trace_id, kind: content.kind }),
                     reason: refusal.reason,
                     detail: &refusal.detail,
                     headers: headers_json(segment, entry),
@@ -101,7 +101,7 @@ impl<'a> Batch<'a> {
                 segment,
                 entry,
                 at,
-                span_index: reject.span_index,
+                span: reject.span(),
                 reason: reject.reason,
                 detail: &reject.detail,
                 headers: headers_json(segment, entry),
@@ -144,7 +144,7 @@ impl<'a> Batch<'a> {
                 topic: &letter.at.topic,
                 partition: letter.at.partition,
                 offset: letter.entry.offset,
-                span_index: letter.span_index,
+                span: letter.span,
                 timestamp: letter.entry.timestamp,
                 reason: letter.reason,
                 detail: letter.detail,

@@ -12,23 +12,47 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::decode::{Decoder, RejectedSpan};
 use crate::source::{Headers, Message};
 use crate::span::SpanBuf;
-use crate::store::Reason;
 use crate::store::letter::StoredLetter;
+use crate::store::{LetterSpan, Reason};
 
-/// A segment is full at this many bytes of bodies, whatever their number.
+/// A segment is full at this many bytes, whatever the number of messages; a batch holds no more, but for its first
+/// message.
 pub const SEGMENT_BYTES: usize = 1 << 20;
 
 /// A message or span that cannot become a row.
 #[derive(Debug)]
 pub struct Reject {
-    /// Index of the span within its message; none for the whole message.
-    pub span_index: Option<u32>,
+    /// The span; none for the whole message.
+    span: Option<RejectSpan>,
     /// Why.
     pub reason: Reason,
     /// Why, in words.
     pub detail: String,
     /// The message's value or the span's body.
     pub bytes: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct RejectSpan {
+    index: u32,
+    trace_id: String,
+    kind: String,
+}
+
+impl Reject {
+    /// The span that it would have been; none for the whole message.
+    pub fn span(&self) -> Option<LetterSpan<'_>> {
+        self.span.as_ref().map(|span| LetterSpan {
+            index: span.index,
+            trace_id: &span.trace_id,
+            kind: &span.kind,
+        })
+    }
+
+    fn held_bytes(&self) -> usize {
+        let span = self.span.as_ref().map_or(0, |span| span.trace_id.len() + span.kind.len());
+        size_of::<Self>() + self.detail.len() + self.bytes.len() + span
+    }
 }
 
 /// A message whose spans lie in a [`Segment`].
@@ -42,6 +66,8 @@ pub struct Entry {
     pub fingerprint: u64,
     spans_end: usize,
     rejects_end: usize,
+    /// [`Segment::bytes`] once it was appended.
+    bytes_end: usize,
     context: Range<usize>,
     has_key: bool,
 }
@@ -51,6 +77,8 @@ pub struct Entry {
 pub struct Segment {
     spans: SpanBuf,
     rejects: Vec<Reject>,
+    /// What the rejects hold.
+    reject_bytes: usize,
     entries: Vec<Entry>,
     /// Keys and headers: name length, name, value length or none, value; the key first, without a name.
     context: Vec<u8>,
@@ -66,12 +94,17 @@ impl Segment {
         match message.payload {
             None => self.reject_message(Reason::Tombstone, "the message has no value".to_owned(), &[]),
             Some(payload) => match decoder.decode(payload, &mut self.spans, &mut self.scratch) {
-                Ok(()) => self.rejects.extend(self.scratch.drain(..).map(|rejected| Reject {
-                    span_index: Some(rejected.index),
-                    reason: Reason::InvalidSpan,
-                    detail: rejected.defect.to_string(),
-                    bytes: rejected.body.into_bytes(),
-                })),
+                Ok(()) => {
+                    for rejected in std::mem::take(&mut self.scratch) {
+                        let RejectedSpan { index, defect, trace_id, kind, body } = rejected;
+                        self.reject(Reject {
+                            span: Some(RejectSpan { index, trace_id, kind }),
+                            reason: Reason::InvalidSpan,
+                            detail: defect.to_string(),
+                            bytes: body.into_bytes(),
+                        });
+                    }
+                }
                 Err(error) => self.reject_message(Reason::Undecodable, error.to_string(), payload),
             },
         }
@@ -81,6 +114,7 @@ impl Segment {
     /// What was decoded since the last entry belongs to this message.
     fn end_entry(&mut self, message: &Message<'_>) {
         let context = self.keep_context(message);
+        let bytes_end = self.bytes();
         self.first_at.get_or_insert_with(Instant::now);
         self.entries.push(Entry {
             offset: message.offset,
@@ -88,6 +122,7 @@ impl Segment {
             fingerprint: fingerprint(message),
             spans_end: self.spans.len(),
             rejects_end: self.rejects.len(),
+            bytes_end,
             context,
             has_key: message.key.is_some(),
         });
@@ -98,8 +133,12 @@ impl Segment {
         let body = String::from_utf8_lossy(&letter.bytes);
         let (trace_id, kind) = (letter.trace_id.as_deref(), letter.kind.as_deref());
         if let Err(defect) = self.spans.push(trace_id.unwrap_or_default(), kind.unwrap_or_default(), &body) {
-            self.rejects.push(Reject {
-                span_index: letter.summary.span_index,
+            self.reject(Reject {
+                span: Some(RejectSpan {
+                    index: letter.summary.span_index.unwrap_or_default(),
+                    trace_id: trace_id.unwrap_or_default().to_owned(),
+                    kind: kind.unwrap_or_default().to_owned(),
+                }),
                 reason: Reason::InvalidSpan,
                 detail: defect.to_string(),
                 bytes: letter.bytes.clone(),
@@ -109,7 +148,12 @@ impl Segment {
     }
 
     fn reject_message(&mut self, reason: Reason, detail: String, payload: &[u8]) {
-        self.rejects.push(Reject { span_index: None, reason, detail, bytes: payload.to_vec() });
+        self.reject(Reject { span: None, reason, detail, bytes: payload.to_vec() });
+    }
+
+    fn reject(&mut self, reject: Reject) {
+        self.reject_bytes += reject.held_bytes();
+        self.rejects.push(reject);
     }
 
     fn keep_context(&mut self, message: &Message<'_>) -> Range<usize> {
@@ -144,9 +188,9 @@ impl Segment {
         ((self.spans.len() - spans) + (self.rejects.len() - rejects)).max(usize::from(!self.is_empty()))
     }
 
-    /// Bytes held.
+    /// Bytes held, those of settled messages too while any waits.
     pub fn bytes(&self) -> usize {
-        self.spans.bytes() + self.context.len()
+        self.spans.bytes() + self.reject_bytes + self.context.len()
     }
 
     /// How long the first message has waited.
@@ -165,13 +209,14 @@ impl Segment {
         (entry.spans_end - spans) + (entry.rejects_end - rejects)
     }
 
-    /// How many messages from the front fit into `most` (at least one), and their weight.
+    /// How many messages from the front fit into `most` and [`SEGMENT_BYTES`] (at least one), and their weight.
     pub fn cut(&self, most: usize) -> (usize, usize) {
+        let settled_bytes = self.head.checked_sub(1).map_or(0, |before| self.entries[before].bytes_end);
         let mut weight = self.weight(self.head);
         let mut messages = 1;
         while let Some(index) = Some(self.head + messages).filter(|index| *index < self.entries.len()) {
             let next = self.weight(index);
-            if weight + next > most {
+            if weight + next > most || self.entries[index].bytes_end - settled_bytes > SEGMENT_BYTES {
                 break;
             }
             weight += next;
@@ -205,10 +250,23 @@ impl Segment {
         &self.rejects
     }
 
-    /// Whose spans or rejects these are: the entry, and the index of its first span.
-    pub fn entry_of_span(&self, span: usize) -> (&Entry, usize) {
+    /// Whose span this is: the entry, and the span's index within the message, counting its rejected spans too.
+    pub fn entry_of_span(&self, span: usize) -> (&Entry, u32) {
         let index = self.entries.partition_point(|entry| entry.spans_end <= span);
-        (&self.entries[index], self.ends_before(index).0)
+        let entry = &self.entries[index];
+        let (first_span, first_reject) = self.ends_before(index);
+        let rejects = &self.rejects[first_reject..entry.rejects_end];
+        let within = span - first_span;
+        // Indices ascend: those before the span are those that its place among rows and them has passed.
+        let (mut passed, mut end) = (0, rejects.len());
+        while passed < end {
+            let middle = passed + (end - passed) / 2;
+            match &rejects[middle].span {
+                Some(rejected) if rejected.index as usize <= within + middle => passed = middle + 1,
+                _ => end = middle,
+            }
+        }
+        (entry, (within + passed) as u32)
     }
 
     /// The message of a reject.
@@ -242,8 +300,11 @@ impl Segment {
         self.head += messages;
         if self.is_empty() {
             self.spans.clear(keep_bytes);
-            self.rejects.clear();
+            // Rejects are rare: they keep nothing.
+            self.rejects = Vec::new();
+            self.reject_bytes = 0;
             self.entries.clear();
+            self.entries.shrink_to(keep_bytes / size_of::<Entry>());
             self.context.clear();
             self.context.shrink_to(keep_bytes);
             self.head = 0;
@@ -300,4 +361,69 @@ pub fn fingerprint(message: &Message<'_>) -> u64 {
         known[place + 1..place + 9].copy_from_slice(&xxh3_64(part.unwrap_or_default()).to_le_bytes());
     }
     xxh3_64(&known)
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_crds::v1alpha1::{Format, JsonPaths};
+
+    use super::*;
+    use crate::source::Headers;
+
+    struct NoHeaders;
+
+    impl Headers for NoHeaders {
+        fn visit(&self, _: &mut dyn FnMut(&str, Option<&[u8]>)) {}
+    }
+
+    fn append(segment: &mut Segment, offset: u64, payload: &[u8]) {
+        let decoder = Decoder::new(Format::Json, &JsonPaths::default()).unwrap();
+        let message =
+            Message { offset, timestamp: None, key: None, payload: Some(payload), headers: &NoHeaders };
+        segment.append(&decoder, &message);
+    }
+
+    #[test]
+    fn messages_that_cannot_be_decoded_fill_a_segment_like_others() {
+        let (mut segment, garbage) = (Segment::default(), vec![b'x'; 100_000]);
+        let mut offset = 0;
+        while !segment.is_full(1_000) {
+            append(&mut segment, offset, &garbage);
+            offset += 1;
+        }
+        assert_eq!(offset, 11, "of 100 kB each");
+        let (_, messages) = segment.cut(1_000);
+        assert_eq!(messages, 10, "a batch holds no more than {SEGMENT_BYTES} bytes");
+        segment.settle(10, 1 << 20);
+        assert_eq!(segment.cut(1_000), (1, 1));
+        segment.settle(1, 1 << 20);
+        assert_eq!(segment.bytes(), 0);
+        assert_eq!(segment.rejects.capacity(), 0);
+    }
+
+    #[test]
+    fn small_messages_behind_a_giant_are_not_written_with_it() {
+        let mut segment = Segment::default();
+        append(&mut segment, 0, br#"{"traceId":"a","spans":[{}]}"#);
+        let body = "x".repeat(2 << 20);
+        append(&mut segment, 1, format!(r#"{{"traceId":"b","spans":["{body}"]}}"#).as_bytes());
+        append(&mut segment, 2, br#"{"traceId":"c","spans":[{}]}"#);
+        for _ in 0..3 {
+            assert_eq!(segment.cut(1_000), (1, 1));
+            segment.settle(1, 1 << 20);
+        }
+        assert!(segment.is_empty());
+        assert!(segment.spans.bytes() == 0 && segment.entries.capacity() <= (1 << 20) / size_of::<Entry>());
+    }
+
+    #[test]
+    fn the_index_of_a_span_counts_the_rejected_ones_before_it() {
+        let mut segment = Segment::default();
+        append(&mut segment, 0, br#"{"spans":[{"traceId":"first"}]}"#);
+        append(&mut segment, 1, br#"{"spans":[{},{"traceId":"a"},{},{},{"traceId":"b"},{"traceId":"c"},{}]}"#);
+        let rejected: Vec<_> = segment.rejects().iter().map(|reject| reject.span().unwrap().index).collect();
+        assert_eq!(rejected, [0, 2, 3, 6]);
+        let indices: Vec<_> = (0..4).map(|span| segment.entry_of_span(span).1).collect();
+        assert_eq!(indices, [0, 1, 4, 5]);
+    }
 }

@@ -12,7 +12,7 @@ use super::*;
 use crate::live::Origin;
 use crate::meter::Identity;
 use crate::source::memory::MemorySource;
-use crate::store::memory::{Call, MemoryStore};
+use crate::store::memory::{Call, MemoryStore, OwnedLetterSpan};
 use crate::store::{Reason, StreamKey};
 
 /// One replica on a queue and a database that other replicas may share.
@@ -186,13 +186,13 @@ async fn refused_rows_are_isolated_and_their_neighbours_stored() {
     source.assign(&[at(0)]);
     until("all settled", || store.row_count() + store.dead_letters().len() == 300).await;
     let letters = store.dead_letters();
-    let offsets: Vec<(u64, Option<u32>, Reason)> =
-        letters.iter().map(|letter| (letter.offset, letter.span_index, letter.reason)).collect();
-    assert_eq!(
-        offsets,
-        [7, 8, 150, 299].map(|offset| (offset, Some(0), Reason::Refused)),
-        "with coordinates, in order"
-    );
+    let found: Vec<_> =
+        letters.iter().map(|letter| (letter.offset, letter.span.clone(), letter.reason)).collect();
+    let expected = [7, 8, 150, 299].map(|offset| {
+        let span = OwnedLetterSpan { index: 0, trace_id: format!("t{offset}"), kind: "SERVER".to_owned() };
+        (offset, Some(span), Reason::Refused)
+    });
+    assert_eq!(found, expected, "with coordinates and all that a row is made of, in order");
     assert_eq!(letters[0].bytes, br#"{"kind":"SERVER","n":7}"#);
     replica.stop().await;
 }

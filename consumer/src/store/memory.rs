@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{Claim, ErrorKind, Row, Store, StoreError, StoredSpan, StreamKey, WriteBatch};
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
 use state::State;
-pub use state::{OwnedDeadLetter, Progress};
+pub use state::{OwnedDeadLetter, OwnedLetterSpan, Progress};
 
 /// Where the clock of a new store stands: 2026-11-21, milliseconds since 1970.
 pub const CLOCK_START_MS: i64 = 1_795_219_200_000;

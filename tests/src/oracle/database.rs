@@ -138,6 +138,8 @@ impl Database {
                 partition,
                 offset,
                 span_index,
+                trace_id: String::from_utf8(self.part(id, "trace_id").await?.unwrap_or_default())?,
+                kind: String::from_utf8(self.part(id, "kind").await?.unwrap_or_default())?,
                 reason,
                 key: self.part(id, "key").await?,
                 // In one form, whatever the order of members and the blanks.

@@ -15,6 +15,8 @@ const GIANT: usize = 20_000_000;
 struct Bad {
     reason: &'static str,
     span_index: Option<i64>,
+    trace_id: String,
+    kind: String,
     message: Option<Vec<u8>>,
     kept: Vec<u8>,
 }
@@ -22,12 +24,16 @@ struct Bad {
 impl Bad {
     fn message(reason: &'static str, message: impl Into<Vec<u8>>) -> Self {
         let message = message.into();
-        Self { reason, span_index: None, kept: message.clone(), message: Some(message) }
+        let (trace_id, kind) = Default::default();
+        Self { reason, span_index: None, trace_id, kind, kept: message.clone(), message: Some(message) }
     }
 
-    fn span(reason: &'static str, span: &str) -> Self {
+    /// The only span of its message.
+    fn span(reason: &'static str, trace_id: &str, kind: &str, span: &str) -> Self {
         let message = format!("{{\"spans\":[{span}]}}").into_bytes();
-        Self { reason, span_index: Some(0), kept: span.as_bytes().to_vec(), message: Some(message) }
+        let (trace_id, kind) = (trace_id.to_owned(), kind.to_owned());
+        let kept = span.as_bytes().to_vec();
+        Self { reason, span_index: Some(0), trace_id, kind, kept, message: Some(message) }
     }
 }
 
@@ -36,19 +42,25 @@ fn bad_messages(engine: Engine) -> Vec<Bad> {
         format!("{{\"spans\":[{{\"traceId\":\"a\",\"x\":{}{}}}]}}", "[".repeat(10_000), "]".repeat(10_000));
     let mut giant = br#"{"spans":[{"traceId":"a","x":""#.to_vec();
     giant.resize(GIANT, b'x');
+    let (long_id, long_kind) = ("t".repeat(65), "k".repeat(17));
     let mut bad = vec![
         Bad::message("Undecodable", r#"{"spans":[{"traceId":"a""#),
         Bad::message("Undecodable", b"{\"spans\":[{\"traceId\":\"a\",\"x\":\"\xff\xfe\"}]}".to_vec()),
         Bad::message("Undecodable", ""),
-        Bad { reason: "Tombstone", span_index: None, message: None, kept: Vec::new() },
+        Bad { message: None, ..Bad::message("Tombstone", "") },
         Bad::message("Undecodable", nested),
         Bad::message("Undecodable", giant),
-        Bad::span("InvalidSpan", &format!("{{\"traceId\":\"{}\"}}", "t".repeat(65))),
-        Bad::span("InvalidSpan", &format!("{{\"traceId\":\"a\",\"kind\":\"{}\"}}", "k".repeat(17))),
-        Bad::span("InvalidSpan", r#"{"kind":"SERVER"}"#),
+        Bad::span("InvalidSpan", &long_id, "", &format!("{{\"traceId\":\"{long_id}\"}}")),
+        Bad::span(
+            "InvalidSpan",
+            "a",
+            &long_kind,
+            &format!("{{\"traceId\":\"a\",\"kind\":\"{long_kind}\"}}"),
+        ),
+        Bad::span("InvalidSpan", "", "SERVER", r#"{"kind":"SERVER"}"#),
     ];
     if engine == Engine::Mysql {
-        bad.push(Bad::span("TooLarge", &format!(r#"{{"traceId":"a","x":"{}"}}"#, "y".repeat(GIANT))));
+        bad.push(Bad::span("TooLarge", "a", "", &format!(r#"{{"traceId":"a","x":"{}"}}"#, "y".repeat(GIANT))));
     }
     bad
 }
@@ -73,6 +85,8 @@ async fn isolates_bad_input(engine: Engine) -> anyhow::Result<()> {
             partition: 0,
             offset: index as i64 * 2 + 1,
             span_index: bad.span_index,
+            trace_id: bad.trace_id,
+            kind: bad.kind,
             reason: bad.reason.to_owned(),
             key: Some(b"key".to_vec()),
             headers: r#"[{"name":"origin","value":"Y2Fmw6k="},{"name":"nothing","value":null}]"#.to_owned(),

@@ -9,7 +9,7 @@ use sluice_consumer::store::memory::MemoryStore;
 use sluice_consumer::store::mysql::{MySqlOptions, MySqlStore};
 use sluice_consumer::store::postgres::{PostgresOptions, PostgresStore};
 use sluice_consumer::store::sqlite::{SqliteOptions, SqliteStore};
-use sluice_consumer::store::{Claim, DeadLetter, Position, Row, Store, StoreError, StreamKey, WriteBatch};
+use sluice_consumer::store::{Claim, DeadLetter, LetterSpan, Position, Row, Store, StoreError, StreamKey, WriteBatch};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::oracle::FoundDeadLetter;
 use sluice_tests::oracle::database::{Database, TABLE};
@@ -136,7 +136,9 @@ impl Bed {
             topic: letter.topic,
             partition: i64::from(letter.partition),
             offset: letter.offset as i64,
-            span_index: letter.span_index.map(i64::from),
+            span_index: letter.span.as_ref().map(|span| i64::from(span.index)),
+            trace_id: letter.span.as_ref().map(|span| span.trace_id.clone()).unwrap_or_default(),
+            kind: letter.span.map(|span| span.kind).unwrap_or_default(),
             reason: letter.reason.as_str().to_owned(),
             key: letter.key,
             headers: letter.headers,
@@ -178,7 +180,7 @@ pub fn dead_letter(id: i64, bytes: &[u8]) -> DeadLetter<'_> {
         topic: "topic",
         partition: 0,
         offset: 7,
-        span_index: Some(3),
+        span: Some(LetterSpan { index: 3, trace_id: "t\0", kind: "a kind of seventeen" }),
         timestamp: Some(-1),
         reason: sluice_consumer::store::Reason::Undecodable,
         detail: "no brace\0",

@@ -26,6 +26,7 @@ pub async fn rows_dead_letters_and_position_are_stored_together(bed: Bed) {
     let found = bed.dead_letters().await.unwrap().remove(0);
     assert_eq!((found.topic.as_str(), found.partition, found.offset), ("topic", 0, 7));
     assert_eq!((found.span_index, found.reason.as_str()), (Some(3), "Undecodable"));
+    assert_eq!((found.trace_id.as_str(), found.kind.as_str()), ("t\0", "a kind of seventeen"));
     assert_eq!(found.key.as_deref(), Some(b"\x00\xff".as_slice()));
     assert_eq!(found.headers, r#"[{"name":"h","value":null}]"#);
     assert_eq!(found.value, b"not json\xff\x00");
@@ -244,6 +245,7 @@ pub async fn a_dead_letter_of_three_megabytes_comes_back(bed: Bed) {
     letters[1].key = None;
     letters[2].key = Some(&giant[..1 << 20]);
     letters[3].bytes = b"";
+    letters[4].span = None;
     store.write(&batch(&claim, 1, &[], &letters)).await.unwrap();
     let found = bed.dead_letters().await.unwrap();
     assert_eq!(found.len(), 230);
@@ -251,6 +253,7 @@ pub async fn a_dead_letter_of_three_megabytes_comes_back(bed: Bed) {
     assert_eq!(found[1].key, None);
     assert!(found[2].key.as_deref() == Some(&giant[..1 << 20]));
     assert_eq!(found[3].value, b"");
+    assert_eq!((found[4].span_index, found[4].trace_id.as_str()), (None, ""));
     assert!(found[4..].iter().all(|letter| letter.value == b"small"));
 }
 

@@ -155,7 +155,9 @@ impl Lane {
             .collect();
         let mut failed = batch.dead_letters();
         for (letter, source) in failed.iter_mut().zip(&sources) {
-            letter.span_index = source.summary.span_index.or(letter.span_index);
+            if let (Some(span), Some(index)) = (&mut letter.span, source.summary.span_index) {
+                span.index = index;
+            }
         }
         let histories: Vec<History> = sources.iter().map(|source| inherited(source)).collect();
         let settled: Vec<i64> = marked.letters[..letters].iter().map(|letter| letter.summary.id).collect();

@@ -14,7 +14,7 @@ fn summary_of(letter: &OwnedDeadLetter, redrive: &Redrive) -> LetterSummary {
         topic: letter.topic.clone(),
         partition: letter.partition,
         offset: letter.offset,
-        span_index: letter.span_index,
+        span_index: letter.span.as_ref().map(|span| span.index),
         timestamp: letter.timestamp,
         reason: letter.reason.as_str().to_owned(),
         detail: letter.detail.clone(),
@@ -56,8 +56,8 @@ impl LetterStore for MemoryStore {
         let redrive = state.redrives.get(&id).cloned().unwrap_or_default();
         Ok(state.dead_letters.get(&id).map(|letter| StoredLetter {
             summary: summary_of(letter, &redrive),
-            trace_id: None,
-            kind: None,
+            trace_id: letter.span.as_ref().map(|span| span.trace_id.clone()),
+            kind: letter.span.as_ref().map(|span| span.kind.clone()),
             key: letter.key.clone(),
             headers: letter.headers.clone(),
             bytes: letter.bytes.clone(),

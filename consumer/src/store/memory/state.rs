@@ -36,13 +36,22 @@ pub struct OwnedDeadLetter {
     pub topic: String,
     pub partition: i32,
     pub offset: u64,
-    pub span_index: Option<u32>,
+    pub span: Option<OwnedLetterSpan>,
     pub timestamp: Option<i64>,
     pub reason: Reason,
     pub detail: String,
     pub key: Option<Vec<u8>>,
     pub headers: String,
     pub bytes: Vec<u8>,
+}
+
+/// See [`crate::store::LetterSpan`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields of `LetterSpan`, owned")]
+pub struct OwnedLetterSpan {
+    pub index: u32,
+    pub trace_id: String,
+    pub kind: String,
 }
 
 impl From<&DeadLetter<'_>> for OwnedDeadLetter {
@@ -52,7 +61,11 @@ impl From<&DeadLetter<'_>> for OwnedDeadLetter {
             topic: letter.topic.to_owned(),
             partition: letter.partition,
             offset: letter.offset,
-            span_index: letter.span_index,
+            span: letter.span.map(|span| OwnedLetterSpan {
+                index: span.index,
+                trace_id: span.trace_id.to_owned(),
+                kind: span.kind.to_owned(),
+            }),
             timestamp: letter.timestamp,
             reason: letter.reason,
             detail: letter.detail.to_owned(),

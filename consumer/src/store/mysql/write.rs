@@ -136,7 +136,7 @@ impl MySqlStore {
                     .bind(letter.topic)
                     .bind(letter.partition)
                     .bind(letter.offset)
-                    .bind(letter.span_index)
+                    .bind(letter.span.map(|span| span.index))
                     .bind(letter.timestamp)
                     .bind(letter.reason.as_str())
                     .bind(detail_of(letter));

@@ -175,8 +175,8 @@ impl PostgresStore {
             copy.short(letter.topic.as_bytes());
             copy.int4(letter.partition);
             copy.int8(letter.offset.cast_signed());
-            match letter.span_index {
-                Some(index) => copy.int4(i32::try_from(index).unwrap_or(i32::MAX)),
+            match letter.span {
+                Some(span) => copy.int4(i32::try_from(span.index).unwrap_or(i32::MAX)),
                 None => copy.null(),
             }
             match letter.timestamp {

@@ -11,7 +11,7 @@ const DETAIL_BYTES: usize = 4096;
 /// A chunk of what a dead letter consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LetterPart<'a> {
-    /// `value`, `key` or `headers`.
+    /// `value`, `key`, `headers`, `trace_id` or `kind`.
     pub part: &'static str,
     /// Position among the chunks of its part, from 0.
     pub seq: i32,
@@ -19,7 +19,9 @@ pub struct LetterPart<'a> {
     pub data: &'a [u8],
 }
 
-/// The chunks of a dead letter. An empty key has one empty chunk, so that it differs from none.
+/// The chunks of a dead letter. An empty key has one empty chunk, so that it differs from none; trace id and kind of a
+/// span have none where they are empty. They are no columns: what makes a span invalid may be that no column
+/// takes them.
 pub fn parts_of<'a>(letter: &DeadLetter<'a>) -> Vec<LetterPart<'a>> {
     let mut parts = Vec::new();
     cut("value", letter.bytes, &mut parts);
@@ -27,6 +29,13 @@ pub fn parts_of<'a>(letter: &DeadLetter<'a>) -> Vec<LetterPart<'a>> {
         cut("key", key, &mut parts);
     }
     cut("headers", letter.headers.as_bytes(), &mut parts);
+    if let Some(span) = letter.span {
+        for (part, text) in [("trace_id", span.trace_id), ("kind", span.kind)] {
+            if !text.is_empty() {
+                cut(part, text.as_bytes(), &mut parts);
+            }
+        }
+    }
     parts
 }
 
@@ -46,7 +55,7 @@ pub fn detail_of(letter: &DeadLetter<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Reason;
+    use crate::store::{LetterSpan, Reason};
 
     fn letter<'a>(key: Option<&'a [u8]>, bytes: &'a [u8]) -> DeadLetter<'a> {
         DeadLetter {
@@ -54,7 +63,7 @@ mod tests {
             topic: "t",
             partition: 0,
             offset: 0,
-            span_index: None,
+            span: None,
             timestamp: None,
             reason: Reason::Undecodable,
             detail: "",
@@ -72,6 +81,17 @@ mod tests {
         assert_eq!(value.len(), 13);
         assert!(value.iter().zip(0..).all(|(part, seq)| part.seq == seq));
         assert_eq!(value.iter().flat_map(|part| part.data).copied().collect::<Vec<_>>(), bytes);
+    }
+
+    #[test]
+    fn a_span_keeps_trace_id_and_kind_where_it_has_them() {
+        let parts = |trace_id, kind| {
+            let span = Some(LetterSpan { index: 1, trace_id, kind });
+            let letter = DeadLetter { span, ..letter(None, b"{}") };
+            parts_of(&letter).iter().map(|part| (part.part, part.data.to_vec())).collect::<Vec<_>>()
+        };
+        assert_eq!(parts("a\0", "SERVER")[2..], [("trace_id", b"a\0".to_vec()), ("kind", b"SERVER".to_vec())]);
+        assert_eq!(parts("", "").len(), 2);
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl SqliteStore {
                 .bind(letter.topic)
                 .bind(letter.partition)
                 .bind(signed(letter.offset)?)
-                .bind(letter.span_index)
+                .bind(letter.span.map(|span| span.index))
                 .bind(letter.timestamp)
                 .bind(letter.reason.as_str())
                 .bind(detail_of(letter));
