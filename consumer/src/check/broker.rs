@@ -258,9 +258,17 @@ fn check_read(path: &str, consumer: &Probe, topic: &str, partition: i32) -> Find
     denied(format!("no answer within {} s", LIMIT.as_secs()))
 }
 
+/// Only what was tried: brokers tell about a group whoever may describe it, and let join whoever may read it.
+fn group_found(group: &str, members: usize) -> String {
+    let members = counted(members, "member");
+    format!(
+        "{group} can be described; it has {members} now. Joining, which needs the right to read it, was not tried"
+    )
+}
+
 fn check_group(consumer: &Probe, group: &str, topic: &str, partition: i32) -> Finding {
     let denied = |error: KafkaError| {
-        Finding::failed(GROUP, format!("cannot use the group {group}: {error}"))
+        Finding::failed(GROUP, format!("cannot describe the group {group}: {error}"))
             .remedy("allow this user to read the group (kafka-acls --operation Read --group)")
     };
     let mut one = TopicPartitionList::new();
@@ -271,7 +279,7 @@ fn check_group(consumer: &Probe, group: &str, topic: &str, partition: i32) -> Fi
     match consumer.fetch_group_list(Some(group), LIMIT) {
         Ok(groups) => {
             let members: usize = groups.groups().iter().map(|group| group.members().len()).sum();
-            Finding::ok(GROUP, format!("{group} can be used; it has {} now", counted(members, "member")))
+            Finding::ok(GROUP, group_found(group, members))
         }
         Err(error) => denied(error),
     }
@@ -294,6 +302,15 @@ mod tests {
         ("Disconnected: connection closed by peer: receive 0 after POLLIN", "wants TLS"),
         ("Connect to ipv4#127.0.0.1:1 failed: Connection refused", "firewalls"),
     ];
+
+    #[test]
+    fn a_group_is_not_said_to_be_more_than_was_tried() {
+        let found = group_found("g", 2);
+        assert!(
+            found.contains("2 members") && found.contains("Joining") && found.contains("not tried"),
+            "{found}"
+        );
+    }
 
     #[test]
     fn each_kind_of_broken_connection_has_its_remedy() {
