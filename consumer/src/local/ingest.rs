@@ -184,8 +184,7 @@ mod tests {
     use crate::source::queue::{DEFAULT_MAX_BYTES, QueueOptions};
 
     async fn ingest(directory: &Path, format: Format) -> Ingest {
-        let options =
-            QueueOptions { topic: "spans".to_owned(), partitions: 1, max_bytes: DEFAULT_MAX_BYTES };
+        let options = QueueOptions { topic: "spans".to_owned(), partitions: 1, max_bytes: DEFAULT_MAX_BYTES };
         let queue = Queue::open(directory, options).await.unwrap();
         Ingest::new(queue, format, Decoder::new(format, &JsonPaths::default()).unwrap())
     }
@@ -210,7 +209,9 @@ mod tests {
         let ingest = ingest(directory.path(), Format::OtlpJson).await;
         let resource = format!(r#"{{"x":"{}"}}"#, "x".repeat(1 << 20));
         let spans = vec![r#"{"traceId":"ab"}"#; 100].join(",");
-        let body = format!(r#"{{"resourceSpans":[{{"resource":{resource},"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#);
+        let body = format!(
+            r#"{{"resourceSpans":[{{"resource":{resource},"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#
+        );
         let refusal = ingest.push(Format::OtlpJson, &HeaderMap::new(), Body::from(body)).await.err().unwrap();
         assert_eq!(refusal.status, StatusCode::PAYLOAD_TOO_LARGE, "{refusal:?}");
         assert_eq!(ingest.queue.appended(), 0);

@@ -420,7 +420,11 @@ mod tests {
     fn the_index_of_a_span_counts_the_rejected_ones_before_it() {
         let mut segment = Segment::default();
         append(&mut segment, 0, br#"{"spans":[{"traceId":"first"}]}"#);
-        append(&mut segment, 1, br#"{"spans":[{},{"traceId":"a"},{},{},{"traceId":"b"},{"traceId":"c"},{}]}"#);
+        append(
+            &mut segment,
+            1,
+            br#"{"spans":[{},{"traceId":"a"},{},{},{"traceId":"b"},{"traceId":"c"},{}]}"#,
+        );
         let rejected: Vec<_> = segment.rejects().iter().map(|reject| reject.span().unwrap().index).collect();
         assert_eq!(rejected, [0, 2, 3, 6]);
         let indices: Vec<_> = (0..4).map(|span| segment.entry_of_span(span).1).collect();

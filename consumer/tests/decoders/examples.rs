@@ -196,7 +196,8 @@ fn otlp_json_in_the_spelling_of_protobuf_is_an_error_and_not_a_loss() {
 
 #[test]
 fn otlp_json_leaves_a_trace_id_that_is_not_hexadecimal_as_it_is() {
-    for (sent, column) in [("00AbCDef", "00abcdef"), ("W47/95gDgQPSabYzgT/GDA==", "W47/95gDgQPSabYzgT/GDA==")] {
+    for (sent, column) in [("00AbCDef", "00abcdef"), ("W47/95gDgQPSabYzgT/GDA==", "W47/95gDgQPSabYzgT/GDA==")]
+    {
         let message =
             format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{"traceId":"{sent}"}}]}}]}}]}}"#);
         let outcome = decode(Format::OtlpJson, message.as_bytes());

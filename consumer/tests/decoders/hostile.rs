@@ -143,10 +143,7 @@ fn another_formats_protobuf_is_an_error_and_no_message_without_spans() {
         }
     }
     for (format, empty) in [
-        (
-            Format::OtlpProto,
-            o::Request { resource_spans: vec![o::ResourceSpans::default()] }.encode_to_vec(),
-        ),
+        (Format::OtlpProto, o::Request { resource_spans: vec![o::ResourceSpans::default()] }.encode_to_vec()),
         (Format::ZipkinProto, z::ListOfSpans { spans: vec![z::Span::default()] }.encode_to_vec()),
     ] {
         assert_eq!(decode(format, &empty).error, None, "{format:?}");
@@ -169,14 +166,15 @@ fn multiplied() -> Vec<(Format, Vec<u8>)> {
         o::Request { resource_spans }.encode_to_vec()
     };
     let scope = Some(o::Scope { attributes: vec![attribute.clone()], ..o::Scope::default() });
-    let scope_spans = vec![o::ScopeSpans { scope, spans: proto_spans(vec![1; 16]), ..o::ScopeSpans::default() }];
-    let in_scope = o::Request {
-        resource_spans: vec![o::ResourceSpans { scope_spans, ..o::ResourceSpans::default() }],
-    };
+    let scope_spans =
+        vec![o::ScopeSpans { scope, spans: proto_spans(vec![1; 16]), ..o::ScopeSpans::default() }];
+    let in_scope =
+        o::Request { resource_spans: vec![o::ResourceSpans { scope_spans, ..o::ResourceSpans::default() }] };
     let tag = j::KeyValue { key: "k".into(), text: text.clone(), ..j::KeyValue::default() };
     let jaeger = |trace_id: Vec<u8>| {
         let process = Some(j::Process { tags: vec![tag.clone()], ..j::Process::default() });
-        let span = j::Span { trace_id, span_id: vec![1; 8], start: Some(j::Time::default()), ..j::Span::default() };
+        let span =
+            j::Span { trace_id, span_id: vec![1; 8], start: Some(j::Time::default()), ..j::Span::default() };
         j::Batch { spans: vec![span; 10_000], process }.encode_to_vec()
     };
     let json_spans = |span: &str| vec![span; 50_000].join(",");
@@ -216,7 +214,8 @@ fn a_large_honest_batch_is_taken() {
         key: "k".into(),
         value: Some(o::AnyValue { value: Some(o::Value::String("x".repeat(2_000))) }),
     };
-    let span = o::Span { trace_id: vec![1; 16], span_id: vec![2; 8], name: "n".repeat(500), ..o::Span::default() };
+    let span =
+        o::Span { trace_id: vec![1; 16], span_id: vec![2; 8], name: "n".repeat(500), ..o::Span::default() };
     let scope_spans = vec![o::ScopeSpans { spans: vec![span; 8_192], ..o::ScopeSpans::default() }];
     let resource = Some(o::Resource { attributes: vec![attribute], ..o::Resource::default() });
     let resource_spans = vec![o::ResourceSpans { resource, scope_spans, ..o::ResourceSpans::default() }];

@@ -112,5 +112,7 @@ fn a_credential_in_the_wrong_place_is_not_repeated() {
     }
     let number = problems(&sink("passwordFrom: 918273645")).join("\n");
     assert!(!number.contains("918273645"), "{number}");
-    assert!(number.contains("spec.sink.mysql.passwordFrom: expected an object with secretKeyRef, found a number"));
+    assert!(
+        number.contains("spec.sink.mysql.passwordFrom: expected an object with secretKeyRef, found a number")
+    );
 }

@@ -51,16 +51,16 @@ fn bad_messages(engine: Engine) -> Vec<Bad> {
         Bad::message("Undecodable", nested),
         Bad::message("Undecodable", giant),
         Bad::span("InvalidSpan", &long_id, "", &format!("{{\"traceId\":\"{long_id}\"}}")),
-        Bad::span(
-            "InvalidSpan",
-            "a",
-            &long_kind,
-            &format!("{{\"traceId\":\"a\",\"kind\":\"{long_kind}\"}}"),
-        ),
+        Bad::span("InvalidSpan", "a", &long_kind, &format!("{{\"traceId\":\"a\",\"kind\":\"{long_kind}\"}}")),
         Bad::span("InvalidSpan", "", "SERVER", r#"{"kind":"SERVER"}"#),
     ];
     if engine == Engine::Mysql {
-        bad.push(Bad::span("TooLarge", "a", "", &format!(r#"{{"traceId":"a","x":"{}"}}"#, "y".repeat(GIANT))));
+        bad.push(Bad::span(
+            "TooLarge",
+            "a",
+            "",
+            &format!(r#"{{"traceId":"a","x":"{}"}}"#, "y".repeat(GIANT)),
+        ));
     }
     bad
 }

@@ -9,7 +9,9 @@ use sluice_consumer::store::memory::MemoryStore;
 use sluice_consumer::store::mysql::{MySqlOptions, MySqlStore};
 use sluice_consumer::store::postgres::{PostgresOptions, PostgresStore};
 use sluice_consumer::store::sqlite::{SqliteOptions, SqliteStore};
-use sluice_consumer::store::{Claim, DeadLetter, LetterSpan, Position, Row, Store, StoreError, StreamKey, WriteBatch};
+use sluice_consumer::store::{
+    Claim, DeadLetter, LetterSpan, Position, Row, Store, StoreError, StreamKey, WriteBatch,
+};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::oracle::FoundDeadLetter;
 use sluice_tests::oracle::database::{Database, TABLE};

@@ -15,7 +15,7 @@ async fn with_letters(bed: &Bed) -> (std::sync::Arc<dyn Store>, sluice_consumer:
     let claim = claims(&*store, 1).await.unwrap().remove(0);
     let mut letters: Vec<_> = (1..=5).map(|id| dead_letter(id, b"not json")).collect();
     letters[1].reason = Reason::Refused;
-    letters[2].span_index = None;
+    letters[2].span = None;
     letters[3].topic = "another";
     store.write(&batch(&claim, 3, &[], &letters)).await.unwrap();
     (store, claim)
@@ -35,6 +35,10 @@ pub async fn dead_letters_are_listed_by_page_and_filter(bed: Bed) {
 
     let letter = store.letter(1).await.unwrap().unwrap();
     assert_eq!((letter.summary.offset, letter.summary.span_index), (7, Some(3)));
+    assert_eq!(
+        (letter.trace_id.as_deref(), letter.kind.as_deref()),
+        (Some("t\0"), Some("a kind of seventeen"))
+    );
     assert_eq!((letter.summary.attempts, letter.summary.pending), (0, false));
     assert_eq!(letter.key.as_deref(), Some(b"\x00\xff".as_slice()));
     assert_eq!(letter.headers, r#"[{"name":"h","value":null}]"#);

@@ -72,3 +72,19 @@ async fn redriving_through_ambiguous_commits_and_outages_stores_every_letter_onc
     until("the new row", || store.row_count() == 4).await;
     replica.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_span_that_was_refused_becomes_the_row_that_it_would_have_been() {
+    let (source, store) = (queue(1, 3), store());
+    store.on_row(|row| (row.trace_id == "t1").then_some(ErrorKind::Refused));
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all settled", || (store.row_count(), store.dead_letters().len()) == (2, 1)).await;
+    store.clear_hooks();
+    store.mark(&[store.dead_letters()[0].id]).await.unwrap();
+    until("all rows", || store.row_count() == 3).await;
+    assert_eq!(stored(&store), produced(3));
+    assert!(store.rows().iter().all(|row| row.kind == "SERVER"));
+    assert!(store.dead_letters().is_empty());
+    replica.stop().await;
+}

@@ -90,7 +90,10 @@ mod tests {
             let letter = DeadLetter { span, ..letter(None, b"{}") };
             parts_of(&letter).iter().map(|part| (part.part, part.data.to_vec())).collect::<Vec<_>>()
         };
-        assert_eq!(parts("a\0", "SERVER")[2..], [("trace_id", b"a\0".to_vec()), ("kind", b"SERVER".to_vec())]);
+        assert_eq!(
+            parts("a\0", "SERVER")[2..],
+            [("trace_id", b"a\0".to_vec()), ("kind", b"SERVER".to_vec())]
+        );
         assert_eq!(parts("", "").len(), 2);
     }
 
