@@ -1,48 +1,32 @@
 //! Counters of the data path, read by `/status` and `/metrics`.
 //!
-//! Writers touch atomics only; what is derived (rates, time to drain) is computed when somebody asks.
+//! Writers of the data path touch atomics and short locks; what is derived (rates, time to drain) is computed when
+//! somebody asks.
 
+mod lanes;
 mod status;
+mod trouble;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::last_error::LastError;
 use crate::live::{Applied, Origin};
 use crate::source::TopicPartition;
 use crate::store::{ErrorKind, Reason, StoreError};
 
+use lanes::{LaneTime, Spent};
+use trouble::Troubles;
+
+pub use lanes::{ACTIVITIES, Activity, LaneMeter};
 pub use status::{ErrorStatus, Identity, PartitionStatus, StatusDocument};
 
 /// Span over which the achieved rate is measured.
 const ACHIEVED_OVER: Duration = Duration::from_secs(5);
-
-/// A store whose leases are renewed and that has refused nothing for this long works: a lane that waits for it
-/// tries more often. Only where no row is there to prove it.
-const CALM: Duration = Duration::from_secs(60);
-
-/// What a lane spends its time with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activity {
-    /// No message is there.
-    Idle,
-    /// Reading and decoding.
-    Decode,
-    /// Waiting at the gate.
-    Gate,
-    /// Waiting for the database.
-    Store,
-}
-
-/// Every activity, in the order of [`Activity`]'s numbers.
-pub const ACTIVITIES: [(Activity, &str); 4] = [
-    (Activity::Idle, "idle"),
-    (Activity::Decode, "decode"),
-    (Activity::Gate, "gate"),
-    (Activity::Store, "store"),
-];
 
 /// Counters of one pipeline in this process.
 #[derive(Debug)]
@@ -63,13 +47,14 @@ pub struct Meters {
     pub recreated: AtomicU64,
     dead_letters: [AtomicU64; Reason::ALL.len()],
     errors: [AtomicU64; ERROR_KINDS.len()],
-    busy_nanoseconds: [AtomicU64; ACTIVITIES.len()],
+    /// Rows and dead letters that the settled messages became, without those of redriven dead letters.
+    settled_spans: AtomicU64,
+    lanes: Mutex<Vec<LaneTime>>,
     lease_renewals: AtomicU64,
     rate: Mutex<Rate>,
     partitions: Mutex<BTreeMap<TopicPartition, PartitionMeter>>,
-    errors_now: Mutex<Errors>,
-    stored_history: Mutex<VecDeque<(Instant, u64, [u64; ACTIVITIES.len()])>>,
-    degraded: AtomicBool,
+    troubles: Mutex<Troubles>,
+    history: Mutex<VecDeque<Sample>>,
     /// For `/readyz`.
     pub preflight: Preflight,
 }
@@ -97,12 +82,13 @@ struct Rate {
     sources: Vec<(Origin, bool)>,
 }
 
-#[derive(Debug, Default)]
-struct Errors {
-    store: Option<LastError>,
-    store_failed_at: Option<Instant>,
-    lease: Option<LastError>,
-    source: Option<LastError>,
+/// What is compared to tell what the last seconds were spent with.
+#[derive(Debug)]
+struct Sample {
+    at: Instant,
+    /// Rows and dead letters.
+    written: u64,
+    lanes: Vec<Spent>,
 }
 
 /// What has been reached at least once since the start; nothing takes it back.
@@ -136,13 +122,13 @@ impl Default for Meters {
             recreated: zeros(),
             dead_letters: std::array::from_fn(|_| zeros()),
             errors: std::array::from_fn(|_| zeros()),
-            busy_nanoseconds: std::array::from_fn(|_| zeros()),
+            settled_spans: zeros(),
+            lanes: Mutex::default(),
             lease_renewals: zeros(),
             rate: Mutex::default(),
             partitions: Mutex::default(),
-            errors_now: Mutex::default(),
-            stored_history: Mutex::default(),
-            degraded: AtomicBool::new(false),
+            troubles: Mutex::default(),
+            history: Mutex::default(),
             preflight: Preflight::default(),
         }
     }
@@ -153,91 +139,110 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Meters {
-    /// Counts a committed transaction; ends a spell of errors of the store.
-    pub fn committed(&self, messages: u64, rows: u64, bytes: u64, dead: impl Iterator<Item = Reason>) {
+    /// Counts a committed transaction of a partition; ends the partition's spell of errors of the store.
+    pub fn committed(
+        &self,
+        at: &TopicPartition,
+        messages: u64,
+        rows: u64,
+        bytes: u64,
+        dead: impl Iterator<Item = Reason>,
+    ) {
         self.messages.fetch_add(messages, Relaxed);
         self.stored.fetch_add(rows, Relaxed);
         self.stored_bytes.fetch_add(bytes, Relaxed);
         self.batches.fetch_add(1, Relaxed);
+        let mut spans = rows;
         for reason in dead {
             self.dead_letters[reason as usize].fetch_add(1, Relaxed);
+            spans += 1;
         }
-        self.store_works();
+        // Redriven dead letters are no messages that the lag counts.
+        if messages > 0 {
+            self.settled_spans.fetch_add(spans, Relaxed);
+        }
+        self.store_works(Some(at));
     }
 
-    /// Ends a spell of errors of the store.
-    pub fn store_works(&self) {
-        if self.degraded.swap(false, Relaxed) {
-            lock(&self.errors_now).store = None;
+    /// Ends a spell of errors of the store: a partition's, or those that concern the whole process.
+    pub fn store_works(&self, at: Option<&TopicPartition>) {
+        if lock(&self.troubles).store_works(at) {
             tracing::info!("the database works again");
         }
     }
 
-    /// Counts an error of the store; the first of a spell is logged as a warning.
-    pub fn store_failed(&self, error: &StoreError) {
-        self.count_error(error.kind);
-        // These are part of normal work: another replica was faster.
-        if matches!(error.kind, ErrorKind::Fenced | ErrorKind::Conflict) {
-            return;
-        }
-        let last = LastError::from(error);
-        if !self.degraded.swap(true, Relaxed) {
+    /// Counts an error of the store that holds up a partition, or the whole process; the first of a spell is logged
+    /// as a warning.
+    pub fn store_failed(&self, at: Option<&TopicPartition>, error: &StoreError) {
+        self.store_refused(error);
+        if lock(&self.troubles).store_failed(at, error) {
+            let last = LastError::from(error);
             let reason = last.reason.as_str();
-            tracing::warn!(reason, kind = ?error.kind, error = %last.message, "rows wait for the database");
+            let waits = at.map_or_else(|| "the start".to_owned(), |at| format!("partition {at}"));
+            tracing::warn!(reason, kind = ?error.kind, error = %last.message, "{waits} waits for the database");
         }
-        let mut errors = lock(&self.errors_now);
-        (errors.store, errors.store_failed_at) = (Some(last), Some(Instant::now()));
+    }
+
+    /// Counts an error of the store that holds up nothing, such as a row that becomes a dead letter.
+    pub fn store_refused(&self, error: &StoreError) {
+        self.count_error(error.kind);
     }
 
     /// Counts a failed renewal of the lease; the first of a spell is logged.
     pub fn lease_failed(&self, error: &StoreError) {
         self.count_error(error.kind);
         let last = LastError::from(error);
-        let mut errors = lock(&self.errors_now);
-        if errors.lease.is_none() {
+        let mut troubles = lock(&self.troubles);
+        if troubles.lease.is_none() {
             tracing::warn!(error = %last.message, "the lease of the rate was not renewed; releases stop when it ends");
         }
-        errors.lease = Some(last);
+        troubles.lease = Some(last);
     }
 
     /// Counts a renewal and ends a spell of failed ones.
     pub fn lease_renewed(&self) {
         self.lease_renewals.fetch_add(1, Relaxed);
-        let calm = {
-            let mut errors = lock(&self.errors_now);
-            errors.lease = None;
-            errors.store.is_some() && errors.store_failed_at.is_none_or(|at| at.elapsed() >= CALM)
-        };
-        if calm {
-            self.store_works();
+        if lock(&self.troubles).renewed() {
+            tracing::info!("the database works again");
         }
     }
 
-    /// Remembers an error of the source. The first of a spell, and the first for another reason, is logged.
+    /// Remembers an error of the source as a whole. The first of a spell, and the first for another reason, is logged.
     pub fn source_failed(&self, error: LastError) {
-        let mut errors = lock(&self.errors_now);
-        if errors.source.as_ref().map(|known| known.reason) != Some(error.reason) {
+        self.any_source_failed(None, error);
+    }
+
+    /// Remembers an error of the source that holds up one partition; logged likewise.
+    pub fn partition_failed(&self, at: &TopicPartition, error: LastError) {
+        self.any_source_failed(Some(at), error);
+    }
+
+    fn any_source_failed(&self, at: Option<&TopicPartition>, error: LastError) {
+        if lock(&self.troubles).source_failed(at, error.clone()) {
             tracing::warn!(reason = error.reason.as_str(), error = %error.message, "the source has trouble");
         }
-        errors.source = Some(error);
     }
 
-    /// Ends a spell of errors of the source.
+    /// Ends a spell of errors of the source as a whole.
     pub fn source_works(&self) {
-        if lock(&self.errors_now).source.take().is_some() {
+        if lock(&self.troubles).source_works(None) {
             tracing::info!("the source works again");
         }
+    }
+
+    /// The partition is open: brokers and database have answered for it, so neither is away.
+    pub fn opened(&self, at: &TopicPartition) {
+        self.store_works(Some(at));
+        if lock(&self.troubles).source_works(Some(at)) {
+            tracing::info!("the source works again");
+        }
+        self.source_works();
     }
 
     fn count_error(&self, kind: ErrorKind) {
         if let Some(index) = ERROR_KINDS.iter().position(|(known, _)| *known == kind) {
             self.errors[index].fetch_add(1, Relaxed);
         }
-    }
-
-    /// Adds time spent by a lane.
-    pub fn spent(&self, activity: Activity, time: Duration) {
-        self.busy_nanoseconds[activity as usize].fetch_add(time.as_nanos() as u64, Relaxed);
     }
 
     /// What the live document says and where it came from.
@@ -282,9 +287,15 @@ impl Meters {
         }
     }
 
-    /// The partition belongs to another replica now.
+    /// The partition is this replica's from now on.
+    pub fn add_partition(&self, at: &TopicPartition) {
+        lock(&self.troubles).add(at);
+    }
+
+    /// The partition belongs to another replica now; its errors are no longer ours.
     pub fn remove_partition(&self, at: &TopicPartition) {
         lock(&self.partitions).remove(at);
+        lock(&self.troubles).remove(at);
     }
 
     /// Owned partitions.
@@ -297,14 +308,20 @@ impl Meters {
         self.dead_letters[reason as usize].load(Relaxed)
     }
 
+    /// Dead letters since the start.
+    pub fn all_dead_letters(&self) -> u64 {
+        Reason::ALL.iter().map(|reason| self.dead_letters(*reason)).sum()
+    }
+
     /// Errors of a kind since the start, in the order of [`ERROR_KINDS`].
     pub fn errors(&self) -> [u64; ERROR_KINDS.len()] {
         std::array::from_fn(|index| self.errors[index].load(Relaxed))
     }
 
-    /// Nanoseconds spent by all lanes, in the order of [`ACTIVITIES`].
+    /// Nanoseconds spent by all lanes up to now, in the order of [`ACTIVITIES`].
     pub fn busy_nanoseconds(&self) -> [u64; ACTIVITIES.len()] {
-        std::array::from_fn(|index| self.busy_nanoseconds[index].load(Relaxed))
+        let lanes = lock(&self.lanes);
+        std::array::from_fn(|index| lanes.iter().map(|lane| lane.spent()[index].as_nanos() as u64).sum())
     }
 
     /// Renewals of the lease since the start.
@@ -314,10 +331,12 @@ impl Meters {
 
     /// Takes a sample for the achieved rate; called about once a second.
     pub fn tick(&self) {
-        let now = Instant::now();
-        let mut history = lock(&self.stored_history);
-        history.push_back((now, self.stored.load(Relaxed), self.busy_nanoseconds()));
-        while history.len() > 2 && now.duration_since(history[1].0) >= ACHIEVED_OVER {
+        let written = self.stored.load(Relaxed) + self.all_dead_letters();
+        let lanes = lock(&self.lanes).iter().map(LaneTime::spent).collect();
+        let sample = Sample { at: Instant::now(), written, lanes };
+        let mut history = lock(&self.history);
+        history.push_back(sample);
+        while history.len() > 2 && history[history.len() - 1].at - history[1].at >= ACHIEVED_OVER {
             history.pop_front();
         }
     }

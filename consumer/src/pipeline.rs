@@ -35,7 +35,7 @@ use crate::gate::clock::DatabaseClock;
 use crate::gate::control::RateControl;
 use crate::last_error::LastError;
 use crate::live::Applied;
-use crate::meter::Meters;
+use crate::meter::{LaneMeter, Meters};
 use crate::source::{Source, SourceError, SourceEvent, TopicPartition};
 use crate::store::{ErrorKind, Store, StoreError};
 use lane::{Command, HandedBack, Lane};
@@ -157,10 +157,10 @@ async fn preflight(parts: &Parts) -> Result<String, PipelineError> {
         if error.kind == ErrorKind::Schema && !parts.patient {
             return Err(error.into());
         }
-        meters.store_failed(&error);
+        meters.store_failed(None, &error);
         tokio::time::sleep(START_PAUSE).await;
     }
-    meters.store_works();
+    meters.store_works(None);
     meters.preflight.store_prepared.store(true, Relaxed);
     let cluster_id = loop {
         match reach(&*parts.source).await {
@@ -251,6 +251,7 @@ impl Driver {
                     clock: clock.clone(),
                     marks: marks.clone(),
                     meters: parts.meters.clone(),
+                    time: LaneMeter::new(parts.meters.clone()),
                     max_rows: parts.max_rows,
                     max_delay: parts.max_delay,
                     handed_back: hand_back.clone(),
@@ -322,6 +323,7 @@ impl Driver {
 
     /// Starts to claim and open a partition.
     fn open(&mut self, at: TopicPartition, trouble: Option<Trouble>) {
+        self.meters.add_partition(&at);
         self.next_serial += 1;
         let serial = self.next_serial;
         let opening = CancellationToken::new();

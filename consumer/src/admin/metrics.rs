@@ -109,7 +109,11 @@ impl Snapshot {
                 f64::from(status.rate_limit_qps),
             ),
             ("rate_effective_spans_per_second", "Rate that this replica may release", status.effective_qps),
-            ("rate_achieved_spans_per_second", "Rows stored over the last five seconds", status.achieved_qps),
+            (
+                "rate_achieved_spans_per_second",
+                "Rows and dead letters stored over the last five seconds",
+                status.achieved_qps,
+            ),
             ("rate_leased_ratio", "This replica's share of the rate", status.leased_fraction),
             ("suspended", "1 while the pipeline is suspended", f64::from(u8::from(status.suspended))),
             ("live_revision", "Revision of the live document in effect", status.revision as f64),

@@ -33,7 +33,7 @@ async fn ready_is_what_was_reached_once_and_nothing_takes_it_back() {
     source.next_event().await.unwrap();
     assert_eq!(admin.waits_for(), None);
 
-    admin.meters.store_failed(&StoreError::new(ErrorKind::Unavailable, "away"));
+    admin.meters.store_failed(None, &StoreError::new(ErrorKind::Unavailable, "away"));
     admin.meters.source_failed(LastError::new(ErrorReason::SourceUnreachable, "away"));
     assert_eq!(admin.waits_for(), None);
 }
@@ -83,4 +83,65 @@ fn metrics_tell_where_the_live_document_can_be_read() {
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
+}
+
+#[test]
+fn status_has_the_fields_that_were_promised() {
+    let admin = admin();
+    let at = crate::source::TopicPartition { topic: "t".into(), partition: 0 };
+    admin.meters.set_partition(&at, crate::meter::PartitionMeter { position: 1, end: Some(3) });
+    let status = serde_json::to_value(admin.meters.status(&admin.identity)).unwrap();
+    let promised = [
+        "pipeline",
+        "revision",
+        "liveSource",
+        "rateLimitQPS",
+        "effectiveQPS",
+        "achievedQPS",
+        "suspended",
+        "leasedFraction",
+        "bottleneck",
+        "partitions",
+        "stored",
+        "deadLetters",
+        "drainSeconds",
+        "lastError",
+        "settingsHash",
+    ];
+    for field in promised {
+        assert!(status.get(field).is_some(), "{field} is missing in {status}");
+    }
+    let partition = serde_json::json!({ "topic": "t", "partition": 0, "position": 1, "lag": 2 });
+    assert_eq!(status["partitions"], serde_json::json!([partition]));
+    let documented = include_str!("../../../docs/metrics.md");
+    let fields = &documented[documented.find("## `GET /status`").unwrap()..];
+    for field in status.as_object().unwrap().keys() {
+        assert!(fields.contains(&format!("`{field}`")), "docs/metrics.md does not name {field}");
+    }
+}
+
+#[test]
+fn the_documented_metrics_are_those_that_are_served() {
+    let admin = admin();
+    let at = crate::source::TopicPartition { topic: "t".into(), partition: 0 };
+    admin.meters.set_rate(1, 1.0, 1.0, false);
+    admin.meters.set_partition(&at, crate::meter::PartitionMeter { position: 1, end: Some(3) });
+    let text = metrics::encode(&admin).unwrap();
+    let mut served: Vec<(String, String)> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+        .collect();
+    let documented = include_str!("../../../docs/metrics.md");
+    let rows = documented.lines().take_while(|line| !line.starts_with("## "));
+    let mut named: Vec<(String, String)> = rows
+        .filter_map(|line| line.strip_prefix("| `"))
+        .filter_map(|line| line.split_once("` | "))
+        .map(|(name, rest)| (name.to_owned(), rest.split(' ').next().unwrap_or_default().to_owned()))
+        .map(|(name, kind)| (name.strip_suffix("_total").unwrap_or(&name).to_owned(), kind))
+        .collect();
+    served.sort();
+    named.sort();
+    assert_eq!(served, named);
 }

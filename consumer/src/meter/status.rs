@@ -4,9 +4,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 
-use super::{Activity, Meters, lock};
+use super::{Meters, lanes, lock};
 use crate::live::Origin;
-use crate::store::Reason;
 
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -36,14 +35,15 @@ impl Meters {
                 lag: meter.end.map(|end| end.saturating_sub(meter.position)),
             })
             .collect();
-        let now = lock(&self.errors_now);
+        let troubles = lock(&self.troubles);
         let rate = lock(&self.rate);
         // What stops rows comes first; a live document that was refused stops nothing.
-        let errors: Vec<_> = [&now.store, &now.source, &rate.refused, &now.lease]
-            .into_iter()
-            .flatten()
-            .map(|error| ErrorStatus { reason: error.reason.as_str(), message: error.message.clone() })
-            .collect();
+        let errors: Vec<_> =
+            [troubles.store(), troubles.source(), rate.refused.as_ref(), troubles.lease.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(|error| ErrorStatus { reason: error.reason.as_str(), message: error.message.clone() })
+                .collect();
         let lag = partitions.iter().try_fold(0, |sum, partition| Some(sum + partition.lag?));
         StatusDocument {
             pipeline: identity.pipeline.clone(),
@@ -60,7 +60,7 @@ impl Meters {
             drain_seconds: lag.and_then(|lag| self.drain_seconds(lag, rate.effective, achieved)),
             partitions,
             stored: self.stored.load(Relaxed),
-            dead_letters: Reason::ALL.iter().map(|reason| self.dead_letters(*reason)).sum(),
+            dead_letters: self.all_dead_letters(),
             skipped_offsets: self.skipped_offsets.load(Relaxed),
             last_error: errors.first().map(|error| error.message.clone()),
             last_error_reason: errors.first().map(|error| error.reason),
@@ -69,32 +69,25 @@ impl Meters {
         }
     }
 
-    /// Rows per second over the last seconds, and what lanes spent most of that time with.
+    /// Rows and dead letters per second over the last seconds, and what lanes spent most of that time with.
     fn recent(&self) -> (f64, &'static str) {
-        let history = lock(&self.stored_history);
+        let history = lock(&self.history);
         let (Some(first), Some(last)) = (history.front(), history.back()) else { return (0.0, "Idle") };
-        let seconds = last.0.duration_since(first.0).as_secs_f64();
-        if seconds == 0.0 {
+        let between = last.at - first.at;
+        if between.is_zero() {
             return (0.0, "Idle");
         }
-        let spent = |activity: Activity| last.2[activity as usize] - first.2[activity as usize];
-        let bottleneck = [
-            ("Idle", spent(Activity::Idle)),
-            ("Cpu", spent(Activity::Decode)),
-            ("Limiter", spent(Activity::Gate)),
-            ("Store", spent(Activity::Store)),
-        ]
-        .into_iter()
-        .max_by_key(|(_, time)| *time)
-        .map_or("Idle", |(name, _)| name);
-        ((last.1 - first.1) as f64 / seconds, bottleneck)
+        let written = (last.written - first.written) as f64;
+        (written / between.as_secs_f64(), lanes::bottleneck(&first.lanes, &last.lanes, between))
     }
 
     /// Lag counts messages, the rate counts spans: the ratio so far converts one into the other.
     fn drain_seconds(&self, lag: u64, effective: f64, achieved: f64) -> Option<u64> {
-        let messages = self.messages.load(Relaxed).max(1) as f64;
-        let spans_per_message = (self.stored.load(Relaxed) as f64 / messages).max(f64::MIN_POSITIVE);
-        let spans_per_message = if self.messages.load(Relaxed) == 0 { 1.0 } else { spans_per_message };
+        let messages = self.messages.load(Relaxed);
+        let spans_per_message = match messages {
+            0 => 1.0,
+            _ => self.settled_spans.load(Relaxed) as f64 / messages as f64,
+        };
         let rate = if achieved > 0.0 { achieved.min(effective) } else { effective };
         (rate > 0.0).then(|| (lag as f64 * spans_per_message / rate).ceil() as u64)
     }
@@ -124,14 +117,15 @@ pub struct StatusDocument {
     /// Spans per second that this replica may release.
     #[serde(rename = "effectiveQPS")]
     pub effective_qps: f64,
-    /// Spans per second stored over the last five seconds.
+    /// Spans per second stored or dead-lettered over the last five seconds.
     #[serde(rename = "achievedQPS")]
     pub achieved_qps: f64,
     /// Whether releases are suspended.
     pub suspended: bool,
     /// This replica's share of the rate.
     pub leased_fraction: f64,
-    /// What lanes spent most of the last five seconds with: `Idle`, `Cpu`, `Limiter` or `Store`.
+    /// What busy lanes spent most of the last five seconds with: `Cpu`, `Limiter` or `Store`; `Idle` where no lane was
+    /// busy for half of them.
     pub bottleneck: &'static str,
     /// The partitions of this replica.
     pub partitions: Vec<PartitionStatus>,
@@ -174,4 +168,46 @@ pub struct PartitionStatus {
     pub position: u64,
     /// Messages between it and the end of the partition; none before the first contact.
     pub lag: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::meter::PartitionMeter;
+    use crate::source::TopicPartition;
+    use crate::store::Reason;
+
+    fn at() -> TopicPartition {
+        TopicPartition { topic: "t".into(), partition: 0 }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dead_letters_take_time_like_rows() {
+        let meters = Meters::default();
+        meters.set_rate(1_000, 1_000.0, 1.0, false);
+        meters.set_partition(&at(), PartitionMeter { position: 5_000, end: Some(5_000 + 1_000_000) });
+        meters.tick();
+        for _ in 0..5 {
+            meters.committed(&at(), 1_000, 0, 0, std::iter::repeat_n(Reason::Undecodable, 1_000));
+            tokio::time::advance(Duration::from_secs(1)).await;
+            meters.tick();
+        }
+        let status = meters.status(&Identity::default());
+        assert_eq!((status.achieved_qps, status.drain_seconds), (1_000.0, Some(1_000)));
+        // Redriving them moves no lag.
+        meters.committed(&at(), 0, 5_000, 0, std::iter::empty());
+        assert_eq!(meters.status(&Identity::default()).drain_seconds, Some(1_000));
+    }
+
+    #[test]
+    fn a_message_of_several_spans_takes_its_share_of_the_rate() {
+        let meters = Meters::default();
+        meters.set_rate(100, 100.0, 1.0, false);
+        meters.set_partition(&at(), PartitionMeter { position: 10, end: Some(110) });
+        assert_eq!(meters.status(&Identity::default()).drain_seconds, Some(1), "nothing is known yet");
+        meters.committed(&at(), 10, 20, 0, std::iter::repeat_n(Reason::InvalidSpan, 10));
+        assert_eq!(meters.status(&Identity::default()).drain_seconds, Some(3));
+    }
 }

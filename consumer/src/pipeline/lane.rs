@@ -23,7 +23,7 @@ use crate::decode::Decoder;
 use crate::gate::Gate;
 use crate::gate::bucket::Offer;
 use crate::gate::clock::DatabaseClock;
-use crate::meter::{Activity, Meters};
+use crate::meter::{Activity, LaneMeter, Meters};
 use crate::source::{ReadEnd, Source, TopicPartition};
 use crate::store::{ErrorKind, Position, Reason, Store, StoreError};
 
@@ -73,6 +73,8 @@ pub struct Lane {
     pub marks: Arc<Marks>,
     /// What it counts in.
     pub meters: Arc<Meters>,
+    /// What it counts its time in.
+    pub time: LaneMeter,
     /// Most rows in a transaction.
     pub max_rows: usize,
     /// Longest wait for more rows.
@@ -126,7 +128,7 @@ impl Lane {
                     served.insert(index.min(served.len()), current);
                 }
             } else {
-                let begin = Instant::now();
+                self.time.enter(Activity::Idle);
                 tokio::select! {
                     () = stop.cancelled() => return,
                     command = commands.recv() => match command {
@@ -136,7 +138,6 @@ impl Lane {
                     () = wait_for_work(&mut served, self.max_delay) => {}
                     () = self.marks.changed() => {}
                 }
-                self.meters.spent(Activity::Idle, begin.elapsed());
             }
         }
     }
@@ -155,7 +156,7 @@ impl Lane {
 
     /// Decodes what has arrived, within the lane's bounds. Yields between partitions.
     async fn read_ahead(&self, served: &mut Vec<Served>, turn: usize) {
-        let begin = Instant::now();
+        self.time.enter(Activity::Decode);
         let mut held: usize = served.iter().map(|one| one.segment.bytes()).sum();
         let count = served.len();
         let mut lost = Vec::new();
@@ -178,7 +179,6 @@ impl Lane {
             let one = served.remove(index);
             self.hand_back(&one.stream, trouble);
         }
-        self.meters.spent(Activity::Decode, begin.elapsed());
     }
 
     fn read_one(&self, one: &mut Served) -> Result<(), Trouble> {
@@ -238,14 +238,12 @@ impl Lane {
         let mut refused = Vec::new();
         let mut backoff = BACKOFF.0;
         loop {
-            let begin = Instant::now();
+            self.time.enter(Activity::Gate);
             let more = !current.drained || current.segment.is_full(self.max_rows);
             let released = self.release(&current, &current.segment, more, others, commands, stop).await;
-            self.meters.spent(Activity::Gate, begin.elapsed());
             let (messages, released_at) = released?;
-            let begin = Instant::now();
+            self.time.enter(Activity::Store);
             let written = self.write(&current, messages, released_at, &mut refused, others, commands).await;
-            self.meters.spent(Activity::Store, begin.elapsed());
             let pause = match written {
                 Written::Committed(position) => {
                     current.stream.position = position;
@@ -265,12 +263,10 @@ impl Lane {
                     pause
                 }
             };
-            let begin = Instant::now();
-            let until = begin + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+            let until = Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
             if !self.pause(until, &current, others, commands, stop).await {
                 return None;
             }
-            self.meters.spent(Activity::Store, begin.elapsed());
         }
     }
 
@@ -329,7 +325,7 @@ impl Lane {
                 Ok(Attempt::Committed(position)) => return Written::Committed(position),
                 Ok(Attempt::Refused(found)) => refused.extend(found),
                 Err(error) => {
-                    self.meters.store_failed(&error);
+                    self.meters.store_failed(Some(&current.stream.at), &error);
                     return match error.kind {
                         ErrorKind::Fenced => Written::Lost(Trouble::Fenced),
                         ErrorKind::DuplicateId => Written::Lost(Trouble::DuplicateId),
@@ -403,7 +399,13 @@ impl Lane {
         match self.store.write(&batch.write(&letters)).await {
             Ok(()) => {
                 let bytes = batch.rows().iter().map(|row| row.body.len() as u64).sum();
-                self.meters.committed(messages as u64, batch.rows().len() as u64, bytes, batch.reasons());
+                self.meters.committed(
+                    &stream.at,
+                    messages as u64,
+                    batch.rows().len() as u64,
+                    bytes,
+                    batch.reasons(),
+                );
                 self.meters.set_partition(
                     &stream.at,
                     crate::meter::PartitionMeter {
@@ -420,7 +422,7 @@ impl Lane {
                     // Every row is accepted alone: the transaction failed for another reason. Wait.
                     return Err(StoreError { kind: ErrorKind::Unavailable, ..error });
                 }
-                self.meters.store_failed(&error);
+                self.meters.store_refused(&error);
                 Ok(Attempt::Refused(found))
             }
             Err(error) => Err(error),

@@ -127,18 +127,16 @@ impl Opener {
             }
             match self.try_open(&at, serial, trouble).await {
                 Ok(open) => {
-                    // Both have answered.
-                    self.meters.source_works();
-                    self.meters.store_works();
+                    self.meters.opened(&at);
                     return Some(open);
                 }
                 Err(OpenError::Source(SourceError::NotOwned(_))) => return None,
                 Err(OpenError::Source(error)) => {
                     tracing::warn!(partition = %at, %error, "the partition cannot be opened yet");
-                    self.meters.source_failed(LastError::from(&error));
+                    self.meters.partition_failed(&at, LastError::from(&error));
                 }
                 Err(OpenError::Store(error)) => {
-                    self.meters.store_failed(&error);
+                    self.meters.store_failed(Some(&at), &error);
                     // Somebody else claims at the same time: look again who owns it.
                     if error.kind == crate::store::ErrorKind::Fenced {
                         trouble = Some(Trouble::Fenced);

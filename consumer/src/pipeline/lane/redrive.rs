@@ -51,26 +51,24 @@ impl Lane {
             }
             Ok(marked) => marked,
             Err(error) => {
-                self.meters.store_failed(&error);
+                self.meters.store_failed(Some(&at), &error);
                 self.marks.settle(&at);
                 return Some(current);
             }
         };
-        let begin = Instant::now();
+        self.time.enter(Activity::Gate);
         let released = self.release(&current, &marked.segment, true, others, commands, stop).await;
-        self.meters.spent(Activity::Gate, begin.elapsed());
         let (letters, released_at) = released?;
-        let begin = Instant::now();
+        self.time.enter(Activity::Store);
         let writing = self.write_marked(&current, &marked, letters, released_at);
         let written = self.while_ours(&current, others, commands, writing).await;
-        self.meters.spent(Activity::Store, begin.elapsed());
         let trouble = match written? {
             Ok(position) => {
                 current.stream.position = position;
                 return Some(current);
             }
             Err(error) => {
-                self.meters.store_failed(&error);
+                self.meters.store_failed(Some(&at), &error);
                 error.kind
             }
         };
@@ -169,7 +167,7 @@ impl Lane {
             Ok(()) => {
                 let (rows, bytes) =
                     (batch.rows().len(), batch.rows().iter().map(|row| row.body.len()).sum::<usize>());
-                self.meters.committed(0, rows as u64, bytes as u64, batch.reasons());
+                self.meters.committed(&stream.at, 0, rows as u64, bytes as u64, batch.reasons());
                 self.meters.redriven.fetch_add(settled.len() as u64, Relaxed);
                 tracing::info!(partition = %stream.at, letters = settled.len(), rows, failed = failed.len(),
                     "dead letters redriven");
