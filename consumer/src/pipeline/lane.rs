@@ -23,6 +23,7 @@ use crate::decode::Decoder;
 use crate::gate::Gate;
 use crate::gate::bucket::Offer;
 use crate::gate::clock::DatabaseClock;
+use crate::last_error::LastError;
 use crate::meter::{Activity, LaneMeter, Meters};
 use crate::source::{ReadEnd, Source, TopicPartition};
 use crate::store::{ErrorKind, Position, Reason, Store, StoreError};
@@ -90,6 +91,8 @@ struct Served {
     drained: bool,
     /// Reading is not tried before.
     read_after: Option<Instant>,
+    /// Reading has failed, and nothing has come since.
+    failing: bool,
 }
 
 /// How writing a batch ended.
@@ -149,6 +152,7 @@ impl Lane {
                 segment: Segment::default(),
                 drained: false,
                 read_after: None,
+                failing: false,
             }),
             Command::Remove(at) => served.retain(|one| one.stream.at != at),
         }
@@ -183,10 +187,11 @@ impl Lane {
 
     fn read_one(&self, one: &mut Served) -> Result<(), Trouble> {
         let Served { stream, segment, .. } = one;
-        let mut trouble = None;
+        let (mut trouble, mut came) = (None, false);
         let (decoder, max_rows) = (&self.decoder, self.max_rows);
         let expected = &mut stream.expected;
         let end = stream.reader.read(READ_AHEAD, &mut |message| {
+            came = true;
             match expected.admit(&message) {
                 Ok(true) => segment.append(decoder, &message),
                 Ok(false) => {}
@@ -197,6 +202,9 @@ impl Lane {
             }
             !segment.is_full(max_rows)
         });
+        if came && std::mem::take(&mut one.failing) {
+            self.meters.source_works();
+        }
         if let Some(trouble) = trouble {
             return Err(trouble);
         }
@@ -207,8 +215,9 @@ impl Lane {
                 one.read_after = None;
             }
             Err(error) => {
-                // The source logs and counts its own errors; here it only costs a pause.
                 tracing::debug!(partition = %stream.at, %error, "reading failed");
+                self.meters.source_failed(LastError::from(&error));
+                one.failing = true;
                 one.read_after = Some(Instant::now() + SOURCE_PAUSE);
             }
         }

@@ -7,7 +7,8 @@
 //! - Records below the position reported by the sink are deleted in small chunks; the newest settled one
 //!   stays, because its fingerprint proves on the next start that this is still the same queue.
 //! - One process at a time: a lock on the directory, which the operating system gives up with the process.
-//! - Memory does not grow with the backlog: writers wait for a byte budget, readers prefetch a fixed window.
+//! - Memory does not grow with the backlog: writers wait for a byte budget, which a record holds until it is
+//!   written, whether or not its client still waits; readers prefetch a fixed window.
 
 mod file;
 mod reader;
@@ -34,7 +35,7 @@ use super::{Bounds, PartitionReader, Source, SourceError, SourceEvent, TopicPart
 pub const DEFAULT_PARTITIONS: u16 = 4;
 /// Payload bytes that a queue holds before it refuses more.
 pub const DEFAULT_MAX_BYTES: u64 = 10 << 30;
-/// Payload bytes that may wait for the writer.
+/// Bytes of records that may wait for the writer.
 const WAITING_BYTES: usize = 32 << 20;
 /// What a record costs in the file besides its payload, for the bound on the disk.
 const RECORD_OVERHEAD: u64 = 64;
@@ -59,6 +60,14 @@ pub struct Record {
     pub payload: Vec<u8>,
     /// Header names and values.
     pub headers: Vec<(String, String)>,
+}
+
+impl Record {
+    /// Bytes in memory, about.
+    fn weight(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.payload.len() + self.key.as_ref().map_or(0, Vec::len) + headers
+    }
 }
 
 /// Where a record was put.
@@ -136,7 +145,7 @@ struct Shared {
     readers: SqlitePool,
     partitions: Vec<Partition>,
     appends: Mutex<Option<mpsc::Sender<Append>>>,
-    waiting: Semaphore,
+    waiting: Arc<Semaphore>,
     held_bytes: AtomicU64,
     appended: AtomicU64,
     max_bytes: u64,
@@ -183,7 +192,7 @@ impl Queue {
             path,
             partitions: contents.partitions.iter().map(partition).collect(),
             appends: Mutex::new(Some(sender)),
-            waiting: Semaphore::new(WAITING_BYTES),
+            waiting: Arc::new(Semaphore::new(WAITING_BYTES)),
             held_bytes: AtomicU64::new(contents.partitions.iter().map(|row| row.bytes).sum()),
             appended: AtomicU64::new(0),
             max_bytes: options.max_bytes,
@@ -205,17 +214,16 @@ impl Queue {
             return Err(AppendError::Full { held, limit: shared.max_bytes });
         }
         let sender = lock(&shared.appends).clone().ok_or(AppendError::Closing)?;
-        let weight = record.payload.len().clamp(1, WAITING_BYTES);
+        let weight = record.weight().clamp(1, WAITING_BYTES);
         // `clamp` bounds it far below 4 GiB.
-        let budget = shared.waiting.acquire_many(weight as u32).await.map_err(|_| AppendError::Closing)?;
+        let budget = shared.waiting.clone().acquire_many_owned(weight as u32).await;
+        let budget = budget.map_err(|_| AppendError::Closing)?;
         let partition = (xxh3_64(routing) % shared.partitions.len() as u64) as u16;
         let (committed, answer) = oneshot::channel();
-        let append = Append { partition, record, committed };
+        let append = Append { partition, record, committed, _budget: budget };
         sender.send(append).await.map_err(|_| AppendError::Closing)?;
         drop(sender);
-        let outcome = answer.await.map_err(|_| AppendError::Closing)?;
-        drop(budget);
-        outcome
+        answer.await.map_err(|_| AppendError::Closing)?
     }
 
     /// Records appended since the start of the process.

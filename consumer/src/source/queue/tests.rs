@@ -57,6 +57,32 @@ async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test]
+async fn a_record_holds_its_memory_until_it_is_written_also_when_its_client_goes_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = open(directory.path()).await;
+    // Another connection holds the file's write lock, so that nothing can be written.
+    let mut holder = file::connect(&queue.shared.path).await.unwrap();
+    let held = sqlx::Connection::begin_with(&mut holder, "BEGIN IMMEDIATE").await.unwrap();
+    let large = Record { headers: vec![("name".to_owned(), "v".repeat(1_000))], ..record("payload") };
+    let weight = large.weight();
+    assert!(weight > 1_000, "{weight}");
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.append(b"trace", large).await }
+    });
+    eventually(async || queue.shared.waiting.available_permits() == WAITING_BYTES - weight).await;
+    // Once it is on its way to the writer: this one may be waiting for it, behind the lock.
+    tokio::task::yield_now().await;
+    waiting.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled());
+    assert_eq!(queue.shared.waiting.available_permits(), WAITING_BYTES - weight);
+    held.rollback().await.unwrap();
+    eventually(async || queue.shared.waiting.available_permits() == WAITING_BYTES).await;
+    assert_eq!(queue.appended(), 1);
+    queue.close().await;
+}
+
+#[tokio::test]
 async fn records_come_back_in_order_with_key_and_headers() {
     let directory = tempfile::tempdir().unwrap();
     let queue = open(directory.path()).await;

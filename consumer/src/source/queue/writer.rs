@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use sqlx::{Connection, SqliteConnection};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::file::{self, PartitionRow, StoredRecord};
@@ -27,6 +27,8 @@ pub(super) struct Append {
     pub(super) partition: u16,
     pub(super) record: Record,
     pub(super) committed: oneshot::Sender<Result<Appended, AppendError>>,
+    /// Given back when the record is written or refused, not when its client goes away.
+    pub(super) _budget: OwnedSemaphorePermit,
 }
 
 struct Writer {
@@ -36,6 +38,8 @@ struct Writer {
     partitions: Vec<PartitionRow>,
     /// Whether the file may hold free pages; they are given back while nothing else is to do.
     has_free_pages: bool,
+    /// Whether the last transaction failed, so that a full disk is logged once, not at every try.
+    failing: bool,
 }
 
 /// Runs until every sender is gone and all they sent is written.
@@ -45,7 +49,8 @@ pub(super) async fn run(
     partitions: Vec<PartitionRow>,
     mut appends: mpsc::Receiver<Append>,
 ) {
-    let mut writer = Writer { shared, connection: Some(connection), partitions, has_free_pages: true };
+    let mut writer =
+        Writer { shared, connection: Some(connection), partitions, has_free_pages: true, failing: false };
     let mut clean = tokio::time::interval(CLEAN_EVERY);
     clean.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut group = Vec::with_capacity(MAX_GROUP);
@@ -71,6 +76,9 @@ impl Writer {
     async fn commit_and_answer(&mut self, group: &mut Vec<Append>) {
         match self.commit(group).await {
             Ok(partitions) => {
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("the queue can write again");
+                }
                 self.publish(partitions);
                 self.shared.appended.fetch_add(group.len() as u64, Relaxed);
                 let mut next: Vec<u64> = self.partitions.iter().map(|row| row.next_offset).collect();
@@ -83,7 +91,11 @@ impl Writer {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, records = group.len(), "the queue could not write");
+                if std::mem::replace(&mut self.failing, true) {
+                    tracing::debug!(%error, records = group.len(), "the queue still cannot write");
+                } else {
+                    tracing::error!(%error, records = group.len(), "the queue could not write");
+                }
                 self.connection = None;
                 for append in group.drain(..) {
                     let _ = append.committed.send(Err(AppendError::Disk(error.to_string())));
