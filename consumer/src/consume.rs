@@ -163,8 +163,9 @@ async fn connect(config: &Config, secrets: &Secrets, meters: &Arc<Meters>) -> an
     let needs_credentials = kafka.tls.is_some() || kafka.sasl.is_some();
     loop {
         let last_error = match client_config(kafka, secrets) {
-            Ok(client) => {
+            Ok(mut client) => {
                 let topics = config.topics.clone();
+                KafkaSource::share_prefetch(&mut client, &topics).await;
                 match KafkaSource::start(client, &kafka.consumer_group, topics, meters.clone()) {
                     Ok(source) => {
                         meters.source_works();

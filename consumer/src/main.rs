@@ -1,6 +1,7 @@
 //! The `sluice` command: subcommands only.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use sluice_consumer::{check, consume, dead_letters, loadgen, local};
@@ -22,8 +23,18 @@ enum Command {
     DeadLetters(dead_letters::Args),
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+/// How long threads that ask a broker or a disk are waited for once everything else has ended.
+const STOP_WITHIN: Duration = Duration::from_secs(1);
+
+fn main() -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(run());
+    // Left alone, the runtime waits for questions to a frozen broker until they time out.
+    runtime.shutdown_timeout(STOP_WITHIN);
+    outcome
+}
+
+async fn run() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Consume(args) => consume::run(args).await?,
         Command::Local(args) => local::run(args).await?,

@@ -12,16 +12,21 @@
 
 pub mod config;
 mod group;
+mod headers;
 pub mod limits;
+mod opening;
 mod reader;
+mod statistics;
 mod topics;
+mod trouble;
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -41,20 +46,30 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 /// How often positions are committed to Kafka. Only lag tools read them.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
-/// An owner that was fenced asks the group this long whether it still owns the partition: longer than the
-/// interval of heartbeats (3 s), whose answers tell a zombie that it has lost its membership.
-const CONFIRM_AFTER: Duration = Duration::from_millis(3_500);
+/// librdkafka's `heartbeat.interval.ms`, where the pipeline sets none.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+/// What an answer to a heartbeat may take besides.
+const HEARTBEAT_ANSWER: Duration = Duration::from_millis(500);
+/// How long the last commit and the goodbye to the group are waited for: a broker that is frozen answers neither, and
+/// Kubernetes kills 30 s after it asked to stop.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+/// How long the client may take to end.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 type GroupConsumer = BaseConsumer<GroupContext>;
 
 /// A member of a Kafka consumer group.
 pub struct KafkaSource {
-    consumer: Arc<GroupConsumer>,
+    /// None after the shutdown.
+    consumer: Mutex<Option<Arc<GroupConsumer>>>,
     group: Arc<Group>,
     topics: Arc<Topics>,
     events: tokio::sync::Mutex<mpsc::UnboundedReceiver<SourceEvent>>,
     stop: CancellationToken,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    /// An owner that was fenced asks the group this long whether it still owns the partition: longer than the interval
+    /// of heartbeats, whose answers tell a zombie that it has lost its membership.
+    confirm_after: Duration,
 }
 
 impl KafkaSource {
@@ -71,9 +86,11 @@ impl KafkaSource {
         meters: Arc<Meters>,
     ) -> Result<Self, SourceError> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let group = Arc::new(Group::new(sender, meters));
+        let topics = Arc::new(topics);
+        let group = Arc::new(Group::new(sender, meters, topics.clone()));
         let mut config = client;
         limits::apply(&mut config);
+        let heartbeat = config.get("heartbeat.interval.ms").and_then(|text| text.parse().ok());
         config
             .set("group.id", consumer_group)
             .set("partition.assignment.strategy", "cooperative-sticky")
@@ -82,18 +99,22 @@ impl KafkaSource {
             // Never silently begin elsewhere: an offset that is gone is counted, see `ReadEnd::OffsetOutOfRange`.
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "false")
-            .set("allow.auto.create.topics", "false");
+            .set("allow.auto.create.topics", "false")
+            // Not to be read by people: see `GroupContext::log`.
+            .set("debug", GroupContext::DEBUG)
+            .set_log_level(RDKafkaLogLevel::Debug);
         let consumer: GroupConsumer =
             config.create_with_context(GroupContext::new(group.clone())).map_err(|error| {
                 SourceError::Configuration(format!("the Kafka client refuses its settings: {error}"))
             })?;
         let source = Self {
-            consumer: Arc::new(consumer),
+            consumer: Mutex::new(Some(Arc::new(consumer))),
             group,
-            topics: Arc::new(topics),
+            topics,
             events: tokio::sync::Mutex::new(receiver),
             stop: CancellationToken::new(),
             threads: Mutex::default(),
+            confirm_after: heartbeat.map_or(HEARTBEAT, Duration::from_millis) + HEARTBEAT_ANSWER,
         };
         source.spawn("kafka-poll", |consumer, group, _, stop| poll(&consumer, &group, &stop))?;
         source.spawn("kafka-topics", |consumer, group, topics, stop| {
@@ -102,12 +123,24 @@ impl KafkaSource {
         Ok(source)
     }
 
+    /// Divides the prefetch that `client` may hold among the partitions that there are now. Waits for a broker a few
+    /// seconds; without an answer it expects many.
+    pub async fn share_prefetch(client: &mut ClientConfig, topics: &Topics) {
+        let (asked, topics) = (client.clone(), topics.clone());
+        let counting = tokio::task::spawn_blocking(move || topics::count(&asked, &topics));
+        let partitions = match tokio::time::timeout(QUERY_TIMEOUT, counting).await {
+            Ok(Ok(partitions)) => partitions,
+            Ok(Err(_)) | Err(_) => None,
+        };
+        limits::share(client, partitions);
+    }
+
     fn spawn(
         &self,
         name: &str,
         body: impl FnOnce(Arc<GroupConsumer>, Arc<Group>, Arc<Topics>, CancellationToken) + Send + 'static,
     ) -> Result<(), SourceError> {
-        let (consumer, group) = (self.consumer.clone(), self.group.clone());
+        let (consumer, group) = (self.consumer()?, self.group.clone());
         let (topics, stop) = (self.topics.clone(), self.stop.clone());
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
@@ -117,13 +150,20 @@ impl KafkaSource {
         Ok(())
     }
 
+    fn consumer(&self) -> Result<Arc<GroupConsumer>, SourceError> {
+        lock(&self.consumer).clone().ok_or_else(|| SourceError::Unavailable {
+            context: "the Kafka client has stopped",
+            message: "nothing is asked any more".to_owned(),
+        })
+    }
+
     /// Asks the broker on a thread that may block.
     async fn ask<T: Send + 'static>(
         &self,
         context: &'static str,
         question: impl FnOnce(&GroupConsumer) -> Result<T, KafkaError> + Send + 'static,
     ) -> Result<T, SourceError> {
-        let consumer = self.consumer.clone();
+        let consumer = self.consumer()?;
         match tokio::task::spawn_blocking(move || question(&consumer)).await {
             Ok(answer) => answer.map_err(|error| unavailable(context, &error)),
             Err(error) => Err(SourceError::Unavailable { context, message: error.to_string() }),
@@ -138,7 +178,7 @@ impl Source for KafkaSource {
             .ask("cannot reach the brokers", |consumer| Ok(consumer.client().fetch_cluster_id(QUERY_TIMEOUT)))
             .await?;
         let context = "cannot reach the brokers";
-        id.ok_or_else(|| match self.group.last_error() {
+        id.ok_or_else(|| match self.group.explanation() {
             Some(LastError { reason: ErrorReason::SourceDenied, message }) => {
                 SourceError::Denied { context, message }
             }
@@ -161,6 +201,9 @@ impl Source for KafkaSource {
         let found = self
             .ask("cannot read the topics' metadata", move |consumer| topics::partitions(&topics, consumer))
             .await;
+        if found.is_ok() {
+            self.group.troubles(trouble::Troubles::topics_found);
+        }
         match (found, &*self.topics) {
             (Err(SourceError::UnknownTopic(_)), Topics::Named(name)) => {
                 Err(SourceError::UnknownTopic(format!("the topic {name} does not exist")))
@@ -213,7 +256,7 @@ impl Source for KafkaSource {
     }
 
     async fn open(&self, at: &TopicPartition, offset: u64) -> Result<Box<dyn PartitionReader>, SourceError> {
-        let (consumer, group, at) = (self.consumer.clone(), self.group.clone(), at.clone());
+        let (consumer, group, at) = (self.consumer()?, self.group.clone(), at.clone());
         // Both change the assignment in librdkafka's main thread and wait for it: milliseconds.
         let opened = tokio::task::spawn_blocking(move || reader::open(&consumer, &group, &at, offset)).await;
         opened.map_err(|error| SourceError::Unavailable {
@@ -223,7 +266,8 @@ impl Source for KafkaSource {
     }
 
     async fn close(&self, at: &TopicPartition) {
-        let (consumer, group, at) = (self.consumer.clone(), self.group.clone(), at.clone());
+        let Ok(consumer) = self.consumer() else { return };
+        let (group, at) = (self.group.clone(), at.clone());
         let closed = tokio::task::spawn_blocking(move || group.close(&consumer, &at)).await;
         if let Err(error) = closed {
             tracing::warn!(%error, "a partition was not closed");
@@ -232,7 +276,7 @@ impl Source for KafkaSource {
 
     async fn confirm_owned(&self, at: &TopicPartition) -> bool {
         let polls = self.group.polls.load(Relaxed);
-        tokio::time::sleep(CONFIRM_AFTER).await;
+        tokio::time::sleep(self.confirm_after).await;
         // Two more polls have begun and ended since.
         while self.group.polls.load(Relaxed) < polls + 2 && !self.stop.is_cancelled() {
             tokio::time::sleep(POLL).await;
@@ -255,47 +299,64 @@ impl Source for KafkaSource {
     async fn shutdown(&self) {
         self.stop.cancel();
         let threads = std::mem::take(&mut *lock(&self.threads));
-        let joined = tokio::task::spawn_blocking(move || {
+        let consumer = lock(&self.consumer).take();
+        let (ended, end) = tokio::sync::oneshot::channel();
+        // A thread of its own, which nothing waits for: dropping the client waits for brokers, for as long as they take.
+        let ending = std::thread::Builder::new().name("kafka-end".to_owned()).spawn(move || {
             for thread in threads {
                 if thread.join().is_err() {
                     tracing::error!("a thread of the Kafka client panicked");
                 }
             }
+            drop(consumer);
+            // Nobody waits any more: that is no error.
+            let _ = ended.send(());
         });
-        if let Err(error) = joined.await {
+        if let Err(error) = ending {
             tracing::warn!(%error, "the Kafka client was not stopped in order");
+            return;
+        }
+        if tokio::time::timeout(STOP_WITHIN, end).await.is_err() {
+            tracing::warn!(
+                "the Kafka client has not ended within {STOP_WITHIN:?}; its group notices it later"
+            );
         }
     }
 }
 
 /// Serves the consumer until `stop`, then leaves the group.
 fn poll(consumer: &GroupConsumer, group: &Group, stop: &CancellationToken) {
-    let mut committed_at = std::time::Instant::now();
+    let mut committed_at = Instant::now();
     while !stop.is_cancelled() {
         serve_once(consumer, group);
         if committed_at.elapsed() >= COMMIT_EVERY {
-            committed_at = std::time::Instant::now();
-            commit(consumer, group, CommitMode::Async);
+            committed_at = Instant::now();
+            commit(consumer, group);
         }
     }
-    commit(consumer, group, CommitMode::Sync);
+    let leaving = Instant::now();
+    commit(consumer, group);
+    // The group takes no offset of a member that has left it.
+    while group.commits.load(Relaxed) > 0 && leaving.elapsed() < LEAVE_WITHIN {
+        serve_once(consumer, group);
+    }
     consumer.unsubscribe();
-    let leaving = std::time::Instant::now();
-    while group.owns_any() && leaving.elapsed() < QUERY_TIMEOUT {
+    while group.owns_any() && leaving.elapsed() < 2 * LEAVE_WITHIN {
         serve_once(consumer, group);
     }
 }
 
 fn serve_once(consumer: &GroupConsumer, group: &Group) {
-    match consumer.poll(POLL) {
-        Some(Err(error)) => group.failed(&error),
-        // Partitions have queues of their own; a message here belongs to an opening that has ended.
-        Some(Ok(_)) | None => group.calm(),
+    // An error was told already, by `GroupContext::error`, and there with its cause. Partitions have queues of their
+    // own; a message here belongs to an opening that has ended.
+    if let Some(Err(error)) = consumer.poll(POLL) {
+        tracing::trace!(%error, "a poll ended with an error");
     }
+    group.tell();
     group.polls.fetch_add(1, Relaxed);
 }
 
-fn commit(consumer: &GroupConsumer, group: &Group, mode: CommitMode) {
+fn commit(consumer: &GroupConsumer, group: &Group) {
     let settled = group.take_settled();
     if settled.is_empty() {
         return;
@@ -307,7 +368,9 @@ fn commit(consumer: &GroupConsumer, group: &Group, mode: CommitMode) {
             tracing::debug!(partition = %at, %error, "an offset cannot be committed");
         }
     }
-    if let Err(error) = consumer.commit(&list, mode) {
+    group.commits.fetch_add(1, Relaxed);
+    if let Err(error) = consumer.commit(&list, CommitMode::Async) {
+        group.commits.fetch_sub(1, Relaxed);
         tracing::debug!(%error, "offsets for lag tools were not committed; positions are safe in the database");
     }
 }
@@ -323,8 +386,11 @@ fn only_offset(list: &TopicPartitionList, context: &'static str) -> Result<Optio
 }
 
 fn unavailable(context: &'static str, error: &KafkaError) -> SourceError {
-    let message = error.to_string();
-    match group::reason(error) {
+    unavailable_because(context, error, error.to_string())
+}
+
+fn unavailable_because(context: &'static str, error: &KafkaError, message: String) -> SourceError {
+    match trouble::reason(error.rdkafka_error_code()) {
         ErrorReason::SourceDenied => SourceError::Denied { context, message },
         ErrorReason::TopicUnknown => SourceError::UnknownTopic(format!("{context}: {message}")),
         _ => SourceError::Unavailable { context, message },

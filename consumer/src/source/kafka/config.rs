@@ -55,6 +55,10 @@ pub fn client_config(kafka: &KafkaSource, secrets: &Secrets) -> Result<ClientCon
                 config.set(name, resolve(source)?);
             }
         }
+        if ca_from.is_none() {
+            // The system's authorities: the OpenSSL that is compiled in does not know where they lie.
+            config.set("ssl.ca.location", "probe");
+        }
     }
     if let Some(sasl) = &kafka.sasl {
         config
@@ -137,8 +141,16 @@ mod tests {
             let config = client_config(&kafka(&extra), &secrets).unwrap();
             assert_eq!(config.get("security.protocol"), Some(protocol));
             assert_eq!(config.get("ssl.ca.pem"), extra.contains("tls").then_some("ca"));
+            assert_eq!(config.get("ssl.ca.location"), None);
             assert_eq!(config.get("sasl.password"), extra.contains("sasl").then_some("password"));
         }
+    }
+
+    #[test]
+    fn without_an_authority_of_its_own_the_systems_are_trusted() {
+        let config = client_config(&kafka("tls: {}"), &Secrets::new(None)).unwrap();
+        assert_eq!(config.get("security.protocol"), Some("ssl"));
+        assert_eq!(config.get("ssl.ca.location"), Some("probe"));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Guarantee 4: memory does not grow with the backlog. librdkafka fetches ahead per partition until it holds
 //! `queued.max.messages.kbytes`; a fetch that has begun may exceed that by one response. Larger values gain no
-//! speed here: lanes read from memory that was just written.
+//! speed here: lanes read from memory that was just written. With many partitions each gets less ([`share`]), as a
+//! replica that is left alone gets all of them.
 
 use rdkafka::ClientConfig;
 
@@ -23,12 +24,37 @@ const DEFAULTS: [(&str, &str, &str); 8] = [
 ];
 
 /// Settings that no pipeline overrides.
-const FIXED: [(&str, &str); 2] = [
+const FIXED: [(&str, &str); 3] = [
+    // Also the most that a compressed batch may inflate to. Past the default of 100 MB its partition would stand still
+    // for ever over a batch that the broker took, as no consumer can step over it; more than this would not fit into
+    // the memory of a pod.
+    ("receive.message.max.bytes", "268435456"),
     // Lag in `/status`.
     ("statistics.interval.ms", "1000"),
     // A closed idle connection is no error.
     ("log.connection.close", "false"),
 ];
+
+/// What all partitions together may hold: as much as sixteen hold by default.
+const BUDGET: usize = 32 << 20;
+/// Messages that all partitions together may hold before fetching pauses.
+const MESSAGES: usize = 80_000;
+/// The least that a partition works with.
+const LEAST: usize = 16 << 10;
+/// How many partitions are expected where no broker tells in time.
+const UNKNOWN: usize = 64;
+
+/// Divides the prefetch among `partitions`; none where their number is not known. Comes before [`apply`].
+pub fn share(config: &mut ClientConfig, partitions: Option<usize>) {
+    let partitions = partitions.unwrap_or(UNKNOWN).max(1);
+    let bytes = (BUDGET / partitions).clamp(LEAST, 2 << 20);
+    config
+        .set("queued.max.messages.kbytes", (bytes >> 10).to_string())
+        .set("queued.min.messages", (MESSAGES / partitions).clamp(100, 5_000).to_string());
+    if config.get("fetch.message.max.bytes").is_none() {
+        config.set("fetch.message.max.bytes", bytes.min(1 << 20).to_string());
+    }
+}
 
 /// Adds the limits to a client's settings; those given already stay.
 pub fn apply(config: &mut ClientConfig) {
@@ -39,5 +65,36 @@ pub fn apply(config: &mut ClientConfig) {
     }
     for (name, value) in FIXED {
         config.set(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(config: &ClientConfig, name: &str) -> usize {
+        config.get(name).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn the_prefetch_of_any_number_of_partitions_stays_within_the_budget() {
+        for partitions in [1, 6, 16, 17, 150, 1_000, 2_000] {
+            let mut config = ClientConfig::new();
+            share(&mut config, Some(partitions));
+            apply(&mut config);
+            let held = number(&config, "queued.max.messages.kbytes") * 1024 * partitions;
+            let response = number(&config, "fetch.message.max.bytes") * partitions;
+            assert!(held <= BUDGET && response <= BUDGET, "{partitions}: {held} and {response}");
+            config.create_native_config().unwrap();
+        }
+    }
+
+    #[test]
+    fn few_partitions_get_what_they_get_without_a_share() {
+        let (mut shared, mut plain) = (ClientConfig::new(), ClientConfig::new());
+        share(&mut shared, Some(6));
+        apply(&mut shared);
+        apply(&mut plain);
+        assert_eq!(shared.config_map(), plain.config_map());
     }
 }

@@ -7,12 +7,14 @@ use async_trait::async_trait;
 use rdkafka::consumer::Consumer;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedHeaders, Headers as _, Message as _};
+use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tokio::sync::Notify;
 
 use super::group::{Group, GroupContext, list};
-use super::{GroupConsumer, unavailable};
+use super::headers::KafkaHeaders;
+use super::opening::Opening;
+use super::{GroupConsumer, unavailable, unavailable_because};
+use crate::last_error::LastError;
 use crate::source::{Headers, Message, NoHeaders, PartitionReader, ReadEnd, SourceError, TopicPartition};
 
 /// A wake-up may be lost where messages arrived before the callback was set: look again after this.
@@ -21,14 +23,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Adds the partition to the client's assignment at `offset`.
 pub fn open(
     consumer: &Arc<GroupConsumer>,
-    group: &Group,
+    group: &Arc<Group>,
     at: &TopicPartition,
     offset: u64,
 ) -> Result<Box<dyn PartitionReader>, SourceError> {
-    group.change_open(at, |open| {
+    let reader = group.change_open(at, |open| {
         let Some(open) = open else { return Err(SourceError::NotOwned(at.clone())) };
-        if let Some(ended) = open.remove(at) {
-            ended.notify_waiters();
+        if let Some(before) = open.remove(at) {
+            before.end();
             consumer
                 .incremental_unassign(&list([at]))
                 .map_err(|error| unavailable("cannot close", &error))?;
@@ -40,25 +42,43 @@ pub fn open(
                 message: format!("no queue for {at}"),
             }
         })?;
-        let arrived = Arc::new(Notify::new());
+        let opening = Arc::<Opening>::default();
         queue.set_nonempty_callback({
-            let arrived = arrived.clone();
-            move || arrived.notify_one()
+            let opening = opening.clone();
+            move || opening.arrived.notify_one()
         });
         let mut assignment = TopicPartitionList::new();
         assignment
             .add_partition_offset(&at.topic, at.partition, Offset::Offset(offset as i64))
             .and_then(|()| consumer.incremental_assign(&assignment))
             .map_err(|error| unavailable("cannot open a partition", &error))?;
-        open.insert(at.clone(), arrived.clone());
-        Ok(Box::new(KafkaReader { queue, arrived }) as Box<dyn PartitionReader>)
-    })
+        open.insert(at.clone(), opening.clone());
+        let (at, group) = (at.clone(), group.clone());
+        Ok(KafkaReader { queue, opening, at, group, next_offset: offset, failed: false })
+    })?;
+    group.troubles(|troubles| troubles.partition_over(at));
+    Ok(Box::new(reader))
 }
 
 struct KafkaReader {
     queue: PartitionQueue<GroupContext>,
-    /// Notified when the queue was empty and is not any more, and when the opening has ended.
-    arrived: Arc<Notify>,
+    opening: Arc<Opening>,
+    at: TopicPartition,
+    group: Arc<Group>,
+    /// Offset after the last message that was read.
+    next_offset: u64,
+    /// Whether it has not delivered since an error.
+    failed: bool,
+}
+
+impl KafkaReader {
+    fn fail(&mut self, error: &KafkaError) -> SourceError {
+        let message = format!("{error}, at {} offset {}", self.at, self.next_offset);
+        let error = unavailable_because("cannot read a partition", error, message);
+        self.failed = true;
+        self.group.partition_failed(&self.at, &self.opening, LastError::from(&error));
+        error
+    }
 }
 
 #[async_trait]
@@ -69,20 +89,30 @@ impl PartitionReader for KafkaReader {
         handle: &mut dyn FnMut(Message<'_>) -> bool,
     ) -> Result<ReadEnd, SourceError> {
         for _ in 0..limit {
-            let message = match self.queue.poll(Duration::ZERO) {
+            let polled = match self.opening.poll(|| self.queue.poll(Duration::ZERO)) {
+                Ok(polled) => polled,
+                Err(end) => return Ok(end),
+            };
+            let message = match polled {
                 None => return Ok(ReadEnd::Drained),
                 Some(Err(error)) if is_out_of_range(&error) => return Ok(ReadEnd::OffsetOutOfRange),
-                Some(Err(error)) => return Err(unavailable("cannot read a partition", &error)),
+                Some(Err(error)) => return Err(self.fail(&error)),
                 Some(Ok(message)) => message,
             };
+            let offset = message.offset().max(0) as u64;
             let headers = message.headers().map(KafkaHeaders);
             let wants_more = handle(Message {
-                offset: message.offset().max(0) as u64,
+                offset,
                 timestamp: message.timestamp().to_millis(),
                 key: message.key(),
                 payload: message.payload(),
                 headers: headers.as_ref().map_or(&NoHeaders as &dyn Headers, |headers| headers),
             });
+            drop(message);
+            self.next_offset = offset + 1;
+            if std::mem::take(&mut self.failed) {
+                self.group.troubles(|troubles| troubles.partition_over(&self.at));
+            }
             if !wants_more {
                 return Ok(ReadEnd::Limit);
             }
@@ -92,7 +122,7 @@ impl PartitionReader for KafkaReader {
 
     async fn ready(&mut self) {
         // Only a guard against a lost wake-up; a time-out is as good as an arrival.
-        if tokio::time::timeout(LOOK_AGAIN, self.arrived.notified()).await.is_err() {
+        if tokio::time::timeout(LOOK_AGAIN, self.opening.arrived.notified()).await.is_err() {
             tracing::trace!("nothing arrived");
         }
     }
@@ -104,14 +134,4 @@ fn is_out_of_range(error: &KafkaError) -> bool {
         error.rdkafka_error_code(),
         Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
     )
-}
-
-struct KafkaHeaders<'a>(&'a BorrowedHeaders);
-
-impl Headers for KafkaHeaders<'_> {
-    fn visit(&self, each: &mut dyn FnMut(&str, Option<&[u8]>)) {
-        for header in self.0.iter() {
-            each(header.key, header.value);
-        }
-    }
 }

@@ -3,18 +3,24 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rdkafka::consumer::Consumer;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::MetadataTopic;
+use rdkafka::{ClientConfig, ClientContext};
 use tokio_util::sync::CancellationToken;
 
 use super::group::Group;
+use super::trouble::Troubles;
 use super::{GroupConsumer, QUERY_TIMEOUT};
 use crate::config::Topics;
+use crate::last_error::{ErrorReason, LastError};
 use crate::source::TopicPartition;
 
 /// How often topics are looked for. With the metadata's own delay a new topic is consumed within 10 s.
 const LOOK_EVERY: Duration = Duration::from_secs(4);
+/// How long a start waits to learn how many partitions there are.
+const COUNT_WITHIN: Duration = Duration::from_secs(5);
 /// How often a stop is noticed while waiting.
 const STEP: Duration = Duration::from_millis(100);
 
@@ -23,12 +29,20 @@ const STEP: Duration = Duration::from_millis(100);
 /// # Errors
 /// No answer; or that of a topic that is named: it does not exist, or may not be seen.
 pub fn partitions(topics: &Topics, consumer: &GroupConsumer) -> Result<Vec<TopicPartition>, KafkaError> {
+    partitions_within(topics, consumer, QUERY_TIMEOUT)
+}
+
+fn partitions_within<C: ConsumerContext>(
+    topics: &Topics,
+    consumer: &BaseConsumer<C>,
+    timeout: Duration,
+) -> Result<Vec<TopicPartition>, KafkaError> {
     let name = match topics {
         Topics::Named(name) => Some(name.as_str()),
         Topics::Matching { .. } => None,
     };
     let belongs = |topic: &str| topics.contains(topic) && (name.is_some() || !topic.starts_with("__"));
-    let metadata = consumer.fetch_metadata(name, QUERY_TIMEOUT)?;
+    let metadata = consumer.fetch_metadata(name, timeout)?;
     if let Some(error) = name.and_then(|_| metadata.topics().iter().find_map(MetadataTopic::error)) {
         return Err(KafkaError::MetadataFetch(error.into()));
     }
@@ -50,22 +64,21 @@ pub fn partitions(topics: &Topics, consumer: &GroupConsumer) -> Result<Vec<Topic
 pub fn follow(topics: &Topics, consumer: &GroupConsumer, group: &Group, stop: &CancellationToken) {
     if let Topics::Named(name) = topics {
         subscribe(consumer, group, &BTreeSet::from([name.clone()]));
-        return;
     }
     let mut subscribed = BTreeSet::new();
     while !stop.is_cancelled() {
-        match partitions(topics, consumer) {
-            Ok(partitions) => {
-                let found: BTreeSet<String> = partitions.into_iter().map(|at| at.topic.to_string()).collect();
-                if found.is_empty() {
-                    group.failed(&KafkaError::Subscription("no topic matches the pattern yet".to_owned()));
-                } else if found != subscribed {
-                    tracing::info!(topics = ?found, "the pattern matches");
-                    subscribe(consumer, group, &found);
+        let named = matches!(topics, Topics::Named(_));
+        // The client tells once that a topic is not there, and never that it has come.
+        if !named || group.troubles(|troubles| troubles.topics_missing()) {
+            match partitions(topics, consumer) {
+                Ok(_) if named => group.troubles(Troubles::topics_found),
+                Ok(partitions) => {
+                    let found = partitions.into_iter().map(|at| at.topic.to_string()).collect();
+                    look(consumer, group, &found, &subscribed);
+                    subscribed = found;
                 }
-                subscribed = found;
+                Err(error) => group.failed(&error, &error.to_string()),
             }
-            Err(error) => group.failed(&error),
         }
         let begin = std::time::Instant::now();
         while begin.elapsed() < LOOK_EVERY && !stop.is_cancelled() {
@@ -74,9 +87,40 @@ pub fn follow(topics: &Topics, consumer: &GroupConsumer, group: &Group, stop: &C
     }
 }
 
+/// Subscribes to what a pattern matches now, where that is something else than before.
+fn look(consumer: &GroupConsumer, group: &Group, found: &BTreeSet<String>, subscribed: &BTreeSet<String>) {
+    if found.is_empty() {
+        let none = LastError::new(ErrorReason::TopicUnknown, "no topic matches the pattern yet");
+        return group.troubles(|troubles| troubles.topics_failed(none));
+    }
+    group.troubles(Troubles::topics_found);
+    if found != subscribed {
+        tracing::info!(topics = ?found, "the pattern matches");
+        subscribe(consumer, group, found);
+    }
+}
+
 fn subscribe(consumer: &GroupConsumer, group: &Group, topics: &BTreeSet<String>) {
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
     if let Err(error) = consumer.subscribe(&names) {
-        group.failed(&error);
+        group.failed(&error, &error.to_string());
     }
 }
+
+/// How many partitions there are, where a broker tells within [`COUNT_WITHIN`].
+pub fn count(client: &ClientConfig, topics: &Topics) -> Option<usize> {
+    let mut client = client.clone();
+    client.set("allow.auto.create.topics", "false");
+    let consumer: BaseConsumer<Silent> = client.create_with_context(Silent).ok()?;
+    partitions_within(topics, &consumer, COUNT_WITHIN).ok().map(|partitions| partitions.len())
+}
+
+/// What goes wrong is told by the client that is made next.
+struct Silent;
+
+impl ClientContext for Silent {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ConsumerContext for Silent {}

@@ -1,0 +1,113 @@
+//! The little of librdkafka's statistics (STATISTICS.md) that lag and trouble need.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+
+use super::trouble::Answering;
+
+/// A broker with a request under way from which nothing came for this long, microseconds, is frozen: metadata is
+/// asked for every 5 s, and nothing that a healthy broker answers takes longer, but for joining a group, which
+/// has a connection of its own.
+const SILENT_MICROSECONDS: i64 = 15_000_000;
+
+/// The statistics of a client.
+#[derive(Deserialize)]
+pub struct Statistics {
+    #[serde(default)]
+    brokers: HashMap<String, Broker>,
+    #[serde(default)]
+    topics: HashMap<String, Topic>,
+}
+
+#[derive(Deserialize)]
+struct Broker {
+    /// `internal` for one that is none.
+    #[serde(default)]
+    source: String,
+    #[serde(default)]
+    state: String,
+    /// Requests that wait for an answer.
+    #[serde(default)]
+    waitresp_cnt: i64,
+    /// Microseconds since the last answer; negative before the first.
+    #[serde(default)]
+    rxidle: i64,
+}
+
+#[derive(Deserialize)]
+struct Topic {
+    #[serde(default)]
+    partitions: HashMap<i32, Partition>,
+}
+
+#[derive(Deserialize)]
+struct Partition {
+    /// High watermark; negative while unknown.
+    hi_offset: i64,
+}
+
+impl Statistics {
+    /// Whether brokers answer.
+    pub fn answering(&self) -> Answering {
+        let connected = |broker: &&Broker| {
+            broker.source != "internal" && matches!(broker.state.as_str(), "UP" | "REAUTH")
+        };
+        let mut connected = self.brokers.values().filter(connected).peekable();
+        if connected.peek().is_none() {
+            return Answering::No;
+        }
+        let silent = |broker: &Broker| broker.waitresp_cnt > 0 && broker.rxidle > SILENT_MICROSECONDS;
+        if connected.all(silent) { Answering::Silent } else { Answering::Yes }
+    }
+
+    /// Topic, partition and end of every partition whose end is known.
+    pub fn ends(&self) -> impl Iterator<Item = (&str, i32, u64)> {
+        self.topics.iter().flat_map(|(topic, found)| {
+            let ends = found.partitions.iter();
+            ends.filter_map(move |(number, partition)| {
+                Some((topic.as_str(), *number, u64::try_from(partition.hi_offset).ok()?))
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answering(brokers: &str) -> Answering {
+        let text =
+            format!(r#"{{ "name": "sluice#consumer-1", "brokers": {{ {brokers} }}, "topics": {{}} }}"#);
+        serde_json::from_str::<Statistics>(&text).unwrap().answering()
+    }
+
+    fn broker(name: &str, source: &str, state: &str, waiting: u32, idle: i64) -> String {
+        format!(
+            r#""{name}": {{ "name": "{name}", "source": "{source}", "state": "{state}",
+                "waitresp_cnt": {waiting}, "rxidle": {idle} }}"#
+        )
+    }
+
+    #[test]
+    fn one_broker_that_answers_is_enough() {
+        let (up, down) =
+            (broker("a:1/1", "learned", "UP", 1, 90_000), broker("b:1/2", "learned", "DOWN", 0, -1));
+        assert_eq!(answering(&format!("{up}, {down}")), Answering::Yes);
+        assert_eq!(answering(&down), Answering::No);
+        assert_eq!(answering(""), Answering::No);
+    }
+
+    #[test]
+    fn the_librarys_own_broker_proves_nothing() {
+        assert_eq!(answering(&broker(":0/internal", "internal", "UP", 0, -1)), Answering::No);
+    }
+
+    #[test]
+    fn a_connection_through_which_nothing_comes_is_no_answer() {
+        let frozen = broker("a:1/1", "learned", "UP", 2, 16_000_000);
+        assert_eq!(answering(&frozen), Answering::Silent);
+        let idle = broker("a:1/1", "learned", "UP", 0, 16_000_000);
+        assert_eq!(answering(&idle), Answering::Yes);
+    }
+}

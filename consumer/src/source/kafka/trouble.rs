@@ -1,0 +1,265 @@
+//! What is wrong with brokers, topics and partitions, until something shows that it is over.
+//!
+//! librdkafka tells of an error once and falls silent, so time alone never ends one: a dead broker would look
+//! well after a while. Each kind of trouble has its own proof of being over.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+use crate::last_error::{ErrorReason, LastError};
+use crate::source::TopicPartition;
+
+/// Without another error for this long, trouble that nothing else can end is over.
+const CALM: Duration = Duration::from_secs(10);
+
+/// Whether brokers answer, by the client's statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answering {
+    /// One does.
+    Yes,
+    /// A connection stands, and nothing has come through it for longer than any answer takes.
+    Silent,
+    /// There is no connection; at the start, none yet.
+    No,
+}
+
+/// Everything that is wrong now.
+#[derive(Debug, Default)]
+pub struct Troubles {
+    /// What a broker said last while others may be well; the cause once none is left.
+    broker: Option<LastError>,
+    /// Over when a broker answers.
+    brokers: Option<LastError>,
+    /// Over when the topics are found.
+    topics: Option<LastError>,
+    /// Over when the group assigns partitions.
+    group: Option<LastError>,
+    /// Over when the partition delivers again or is closed.
+    partitions: BTreeMap<TopicPartition, LastError>,
+    other: Option<(LastError, Instant)>,
+}
+
+impl Troubles {
+    /// An error that the client tells of.
+    pub fn failed(&mut self, code: Option<Code>, message: String, now: Instant) {
+        let error = LastError::new(reason(code), message);
+        match code {
+            Some(Code::AllBrokersDown) => {
+                // "1/1 brokers are down" says less than the error before it.
+                let error = self.broker.get_or_insert(error);
+                self.brokers = Some(error.clone());
+            }
+            Some(
+                Code::BrokerTransportFailure
+                | Code::OperationTimedOut
+                | Code::RequestTimedOut
+                | Code::Resolve
+                | Code::SSL
+                | Code::Authentication
+                | Code::SaslAuthenticationFailed
+                | Code::ClusterAuthorizationFailed,
+            ) => {
+                self.broker = Some(error.clone());
+                // One broker of several is no news: the client goes on with the others.
+                if self.brokers.is_some() {
+                    self.brokers = Some(error);
+                }
+            }
+            Some(
+                Code::UnknownTopicOrPartition
+                | Code::UnknownTopic
+                | Code::UnknownPartition
+                | Code::TopicAuthorizationFailed,
+            ) => self.topics = Some(error),
+            Some(Code::GroupAuthorizationFailed) => self.group = Some(error),
+            _ => self.other = Some((error, now)),
+        }
+    }
+
+    /// What the statistics say.
+    pub fn observe(&mut self, answering: Answering, now: Instant) {
+        match answering {
+            Answering::Yes => (self.broker, self.brokers) = (None, None),
+            Answering::Silent => {
+                let silent = || {
+                    LastError::new(
+                        ErrorReason::SourceUnreachable,
+                        "a broker is connected and does not answer",
+                    )
+                };
+                self.brokers = Some(self.broker.get_or_insert_with(silent).clone());
+            }
+            Answering::No => self.brokers = self.broker.clone(),
+        }
+        let calm = |(_, at): &(LastError, Instant)| now.saturating_duration_since(*at) >= CALM;
+        if answering == Answering::Yes && self.other.as_ref().is_some_and(calm) {
+            self.other = None;
+        }
+    }
+
+    /// The topics cannot be read, or none matches.
+    pub fn topics_failed(&mut self, error: LastError) {
+        self.topics = Some(error);
+    }
+
+    /// The topics are there.
+    pub fn topics_found(&mut self) {
+        self.topics = None;
+    }
+
+    /// Whether topics are looked for.
+    pub fn topics_missing(&self) -> bool {
+        self.topics.is_some()
+    }
+
+    /// The group has answered.
+    pub fn assigned(&mut self) {
+        self.group = None;
+    }
+
+    /// A partition cannot be read.
+    pub fn partition_failed(&mut self, at: &TopicPartition, error: LastError) {
+        self.partitions.insert(at.clone(), error);
+    }
+
+    /// A partition has delivered a message, or is not read any more.
+    pub fn partition_over(&mut self, at: &TopicPartition) {
+        self.partitions.remove(at);
+    }
+
+    /// What matters most.
+    pub fn current(&self) -> Option<&LastError> {
+        let other = self.other.as_ref().map(|(error, _)| error);
+        let most = [&self.brokers, &self.topics, &self.group].into_iter().find_map(Option::as_ref);
+        most.or_else(|| self.partitions.values().next()).or(other)
+    }
+
+    /// What may explain that an answer did not come.
+    pub fn explanation(&self) -> Option<&LastError> {
+        self.current().or(self.broker.as_ref())
+    }
+}
+
+/// Whether an error concerns one partition: its reader tells of it, with the place.
+pub fn is_of_a_partition(code: Option<Code>) -> bool {
+    matches!(
+        code,
+        Some(
+            Code::AutoOffsetReset
+                | Code::OffsetOutOfRange
+                | Code::BadCompression
+                | Code::BadMessage
+                | Code::InvalidMessage
+                | Code::InvalidMessageSize
+                | Code::MessageSizeTooLarge
+                | Code::PartitionEOF
+        )
+    )
+}
+
+/// What an error of the client library means.
+pub fn reason(code: Option<Code>) -> ErrorReason {
+    match code {
+        Some(
+            Code::AllBrokersDown
+            | Code::BrokerTransportFailure
+            | Code::OperationTimedOut
+            | Code::RequestTimedOut
+            | Code::Resolve
+            | Code::SSL,
+        ) => ErrorReason::SourceUnreachable,
+        Some(
+            Code::Authentication
+            | Code::SaslAuthenticationFailed
+            | Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed,
+        ) => ErrorReason::SourceDenied,
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+            ErrorReason::TopicUnknown
+        }
+        _ => ErrorReason::SourceFailed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(troubles: &Troubles) -> Option<&str> {
+        troubles.current().map(|error| error.message.as_str())
+    }
+
+    fn fail(troubles: &mut Troubles, code: Code, message: &str) {
+        troubles.failed(Some(code), message.to_owned(), Instant::now());
+    }
+
+    #[test]
+    fn a_dead_broker_is_trouble_for_as_long_as_none_answers() {
+        let mut troubles = Troubles::default();
+        let begin = Instant::now();
+        troubles.observe(Answering::Yes, begin);
+        fail(&mut troubles, Code::BrokerTransportFailure, "connection refused");
+        fail(&mut troubles, Code::AllBrokersDown, "1/1 brokers are down");
+        assert_eq!(message(&troubles), Some("connection refused"));
+        troubles.observe(Answering::No, begin + Duration::from_secs(3_600));
+        assert_eq!(message(&troubles), Some("connection refused"));
+        troubles.observe(Answering::Yes, begin + Duration::from_secs(3_601));
+        assert_eq!(message(&troubles), None);
+    }
+
+    #[test]
+    fn a_frozen_broker_is_trouble_without_any_error() {
+        let mut troubles = Troubles::default();
+        troubles.observe(Answering::Silent, Instant::now());
+        assert_eq!(troubles.current().map(|error| error.reason), Some(ErrorReason::SourceUnreachable));
+    }
+
+    #[test]
+    fn one_unreachable_broker_of_several_is_no_trouble() {
+        let mut troubles = Troubles::default();
+        troubles.observe(Answering::Yes, Instant::now());
+        fail(&mut troubles, Code::BrokerTransportFailure, "connection refused");
+        fail(&mut troubles, Code::Authentication, "wrong password");
+        assert_eq!(message(&troubles), None);
+        assert!(troubles.explanation().is_some());
+    }
+
+    #[test]
+    fn refused_credentials_at_the_start_are_told_before_all_brokers_count_as_down() {
+        let mut troubles = Troubles::default();
+        fail(&mut troubles, Code::Authentication, "wrong password");
+        troubles.observe(Answering::No, Instant::now());
+        assert_eq!(troubles.current().map(|error| error.reason), Some(ErrorReason::SourceDenied));
+    }
+
+    #[test]
+    fn a_missing_topic_and_a_broken_partition_end_by_their_own_proof_only() {
+        let mut troubles = Troubles::default();
+        let later = Instant::now() + 100 * CALM;
+        let at = TopicPartition { topic: "spans".into(), partition: 3 };
+        fail(&mut troubles, Code::UnknownTopicOrPartition, "the topic spans does not exist");
+        troubles.partition_failed(&at, LastError::new(ErrorReason::SourceFailed, "spans/3"));
+        troubles.observe(Answering::Yes, later);
+        assert_eq!(message(&troubles), Some("the topic spans does not exist"));
+        troubles.topics_found();
+        assert_eq!(message(&troubles), Some("spans/3"));
+        troubles.partition_over(&at);
+        assert_eq!(message(&troubles), None);
+    }
+
+    #[test]
+    fn what_has_no_proof_of_its_own_is_over_after_a_while_with_a_broker_that_answers() {
+        let mut troubles = Troubles::default();
+        let begin = Instant::now();
+        troubles.failed(Some(Code::Fail), "something".to_owned(), begin);
+        troubles.observe(Answering::No, begin + 2 * CALM);
+        assert_eq!(message(&troubles), Some("something"));
+        troubles.observe(Answering::Yes, begin + CALM / 2);
+        assert_eq!(message(&troubles), Some("something"));
+        troubles.observe(Answering::Yes, begin + CALM);
+        assert_eq!(message(&troubles), None);
+    }
+}
