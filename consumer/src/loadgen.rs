@@ -152,6 +152,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     showing.abort();
     progress.finish_and_clear();
     print(&summary, args.output)?;
+    if let Some(error) = tally.ledger_error() {
+        bail!("the ledger does not hold every acknowledged span: {error}");
+    }
     if summary.not_acknowledged_spans > 0 {
         bail!(
             "{} of {} spans were not acknowledged{}",

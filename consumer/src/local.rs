@@ -11,13 +11,13 @@ mod panel;
 pub mod query;
 
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use axum::Router;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
@@ -95,6 +95,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         None => first_pipeline(data_dir)?,
     };
     let config = config::load(&file)?;
+    if args.demo && !demo::can_feed(config.format) {
+        bail!(
+            "the demo sends ZipkinJson, and the pipeline reads {:?}; set format to Auto or ZipkinJson in {}",
+            config.format,
+            file.display()
+        );
+    }
     let stop = stop::on_signal()?;
     let queue = Queue::open(data_dir, queue_options(&config)).await?;
     let database = database(data_dir);
@@ -157,15 +164,22 @@ pub(crate) fn pipeline_file(data_dir: &Path) -> PathBuf {
 /// The pipeline file of the data folder; written where it is missing.
 fn first_pipeline(data_dir: &Path) -> anyhow::Result<PathBuf> {
     let path = pipeline_file(data_dir);
-    let written = File::create_new(&path).and_then(|mut file| {
-        file.write_all(FIRST_PIPELINE.as_bytes())?;
-        file.sync_all()
-    });
-    match written {
-        Ok(()) => tracing::info!(file = %path.display(), "wrote a first pipeline"),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error).with_context(|| format!("cannot write {}", path.display())),
-    }
+    let written = match path.try_exists() {
+        Ok(true) => return Ok(path),
+        // Whole or not at all: half a file would be a pipeline that somebody seems to have written.
+        Ok(false) => {
+            let draft = data_dir.join(".pipeline.yaml.new");
+            File::create(&draft)
+                .and_then(|mut file| {
+                    file.write_all(FIRST_PIPELINE.as_bytes())?;
+                    file.sync_all()
+                })
+                .and_then(|()| std::fs::rename(&draft, &path))
+        }
+        Err(error) => Err(error),
+    };
+    written.with_context(|| format!("cannot write {}", path.display()))?;
+    tracing::info!(file = %path.display(), "wrote a first pipeline");
     Ok(path)
 }
 

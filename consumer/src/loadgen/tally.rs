@@ -17,6 +17,9 @@ pub struct Tally {
     failed: AtomicU64,
     first_error: Mutex<Option<String>>,
     ledger: Option<Mutex<BufWriter<std::fs::File>>>,
+    ledger_error: Mutex<Option<String>>,
+    /// Why nothing is taken now.
+    refused: Mutex<Option<String>>,
 }
 
 /// The result of a run.
@@ -66,19 +69,41 @@ impl Tally {
     /// Counts a message that the other side has taken.
     pub fn acknowledged(&self, spans: u64, ids: &[(u128, u64)]) {
         self.acknowledged.fetch_add(spans, Relaxed);
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(ledger) = &self.ledger else { return };
         let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
         for (trace_id, id) in ids {
             if let Err(error) = writeln!(ledger, "{trace_id:032x} {id:016x}") {
-                self.remember(&format!("cannot write the ledger: {error}"));
+                self.incomplete(&error);
             }
         }
+    }
+
+    /// Why the ledger does not hold everything that was acknowledged; known for good after [`Self::finish`].
+    pub fn ledger_error(&self) -> Option<String> {
+        self.ledger_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn incomplete(&self, error: &std::io::Error) {
+        let mut first = self.ledger_error.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert_with(|| error.to_string());
     }
 
     /// Counts a message that was not taken.
     pub fn failed(&self, spans: u64, error: &str) {
         self.failed.fetch_add(spans, Relaxed);
+        self.refused(error);
         self.remember(error);
+    }
+
+    /// A message was refused, for good or for now. Over when one is taken.
+    pub fn refused(&self, error: &str) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_owned());
+    }
+
+    /// Why the last message was refused, where none was taken since.
+    pub fn refusal(&self) -> Option<String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn remember(&self, error: &str) {
@@ -97,7 +122,7 @@ impl Tally {
         if let Some(ledger) = &self.ledger
             && let Err(error) = ledger.lock().unwrap_or_else(PoisonError::into_inner).flush()
         {
-            self.remember(&format!("cannot write the ledger: {error}"));
+            self.incomplete(&error);
         }
         let seconds = began.elapsed().max(Duration::from_micros(1)).as_secs_f64();
         let (spans, acknowledged) = (self.spans.load(Relaxed), self.acknowledged.load(Relaxed));
@@ -144,5 +169,21 @@ impl Pace {
             return None;
         }
         Some(due.saturating_duration_since(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_that_cannot_be_written_is_told() {
+        // Takes no byte, as a full disk.
+        let full = std::path::Path::new("/dev/full");
+        let tally = Tally::new(Some(full)).unwrap();
+        tally.sent(1, 10);
+        tally.acknowledged(1, &[(1, 2)]);
+        assert_eq!(tally.finish(Instant::now()).not_acknowledged_spans, 0);
+        assert!(tally.ledger_error().is_some());
     }
 }

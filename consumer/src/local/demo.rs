@@ -21,15 +21,22 @@ use crate::source::queue::Queue;
 
 /// Spans of the burst: half a minute of the first pipeline's rate.
 const BURST: u64 = 60_000;
-/// Spans per second afterwards.
-const TRICKLE: u64 = 500;
+/// Spans per second afterwards: enough to see something move, and 50 MB an hour on the disk of somebody who forgets it.
+const TRICKLE: u64 = 20;
 const SPANS_PER_MESSAGE: usize = 10;
+/// What the demo sends.
+const FORMAT: Format = Format::ZipkinJson;
 /// How often the panel is drawn.
 const REDRAW: Duration = Duration::from_millis(100);
 /// How often the log tells the same, where there is no terminal.
 const LOG: Duration = Duration::from_secs(1);
 /// Over which the achieved rate is measured.
 const ACHIEVED_OVER: Duration = Duration::from_secs(1);
+
+/// Whether a pipeline that reads `format` takes what the demo sends.
+pub(super) fn can_feed(format: Format) -> bool {
+    matches!(format, Format::Auto | FORMAT)
+}
 
 /// What the demo needs of the process.
 pub(super) struct Demo {
@@ -45,15 +52,16 @@ impl Demo {
     pub(super) async fn run(self, screen: Option<Screen>, stop: CancellationToken) {
         let seed = fastrand::u64(..);
         let example = example(seed);
-        let feeding = feed(format!("http://{}", self.address), seed, stop.clone());
-        let showing = self.show(screen, &example, &stop);
+        let tally = Arc::new(Tally::default());
+        let feeding = feed(format!("http://{}", self.address), seed, tally.clone(), stop.clone());
+        let showing = self.show(screen, &example, &tally, &stop);
         let (fed, ()) = tokio::join!(feeding, showing);
         if let Err(error) = fed {
             tracing::error!(%error, "the demo could not send");
         }
     }
 
-    async fn show(&self, screen: Option<Screen>, example: &str, stop: &CancellationToken) {
+    async fn show(&self, screen: Option<Screen>, example: &str, tally: &Tally, stop: &CancellationToken) {
         let file = self.file.display();
         let hints = [
             format!("To change the rate, edit rateLimitQPS in {file} and save it"),
@@ -70,7 +78,7 @@ impl Demo {
                 () = stop.cancelled() => break,
                 _ = ticks.tick() => {}
             }
-            let numbers = self.numbers(&mut history);
+            let numbers = self.numbers(&mut history, tally);
             match &panel {
                 Some(panel) => panel.draw(&numbers),
                 None => numbers.log(),
@@ -81,7 +89,7 @@ impl Demo {
         }
     }
 
-    fn numbers(&self, history: &mut History) -> Numbers {
+    fn numbers(&self, history: &mut History, tally: &Tally) -> Numbers {
         self.meters.update_ends(|at| self.queue.known_end(at));
         let status = self.meters.status(&Identity::default());
         let messages: u64 = status.partitions.iter().filter_map(|partition| partition.lag).sum();
@@ -99,7 +107,9 @@ impl Demo {
             achieved,
             stored: status.stored,
             drain_seconds: (rate > 0.0).then(|| (backlog as f64 / rate).ceil() as u64),
-            trouble: status.last_error,
+            trouble: status
+                .last_error
+                .or_else(|| tally.refusal().map(|reason| format!("pushes are refused: {reason}"))),
         }
     }
 }
@@ -123,7 +133,7 @@ impl History {
 }
 
 fn shape(seed: u64) -> Shape {
-    Shape { seed, format: Format::ZipkinJson, spans_per_message: SPANS_PER_MESSAGE, body_bytes: 0 }
+    Shape { seed, format: FORMAT, spans_per_message: SPANS_PER_MESSAGE, body_bytes: 0 }
 }
 
 /// The trace that the demo sends first.
@@ -132,12 +142,11 @@ fn example(seed: u64) -> String {
     emitted.map(|emitted| emitted.key).unwrap_or_default()
 }
 
-async fn feed(url: String, seed: u64, stop: CancellationToken) -> Result<(), TargetError> {
-    let tally = Arc::new(Tally::default());
+async fn feed(url: String, seed: u64, tally: Arc<Tally>, stop: CancellationToken) -> Result<(), TargetError> {
     let target = HttpTarget { url, connections: 8 };
     // One stream for both: another one with this seed would repeat its ids.
     let stream = Arc::new(Mutex::new(Stream::of_spans(shape(seed), BURST)));
-    http::run(&target, Format::ZipkinJson, &stream, Pace::start(0, None), &tally, &stop).await?;
+    http::run(&target, FORMAT, &stream, Pace::start(0, None), &tally, &stop).await?;
     stream.lock().unwrap_or_else(PoisonError::into_inner).go_on(u64::MAX);
-    http::run(&target, Format::ZipkinJson, &stream, Pace::start(TRICKLE, None), &tally, &stop).await
+    http::run(&target, FORMAT, &stream, Pace::start(TRICKLE, None), &tally, &stop).await
 }

@@ -42,6 +42,7 @@ impl Numbers {
             achieved_rate = achieved.round(),
             stored,
             drain_seconds = self.drain_seconds,
+            trouble = self.trouble,
             "demo"
         );
     }

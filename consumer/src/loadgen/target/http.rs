@@ -153,6 +153,7 @@ impl Sender {
             if began.elapsed() > KEEP_TRYING {
                 return Err(error);
             }
+            self.tally.refused(&error);
             tokio::select! {
                 () = stop.cancelled() => return Err(error),
                 () = tokio::time::sleep(PAUSE) => {}

@@ -3,7 +3,7 @@
 //! One thread generates, hands over to librdkafka and takes delivery reports; `acks=all` and idempotence, so
 //! that "acknowledged" means what a careful producer means by it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
@@ -23,6 +23,8 @@ const POLL: Duration = Duration::from_millis(50);
 const POLL_EVERY: u64 = 256;
 /// Longest wait for the last delivery reports.
 const FLUSH: Duration = Duration::from_secs(60);
+/// The same after a stop.
+const FLUSH_STOPPED: Duration = Duration::from_secs(5);
 
 /// Where to.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub struct KafkaTarget {
 
 struct Reports {
     tally: Arc<Tally>,
+    /// What the client said last: a message that has waited for too long says only that.
+    reason: Mutex<Option<String>>,
 }
 
 /// What a delivery report must know.
@@ -50,6 +54,11 @@ struct Receipt {
 impl ClientContext for Reports {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "the broker");
+        let mut known = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        // "1/1 brokers are down" says less than the error before it.
+        if known.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *known = Some(reason.to_owned());
+        }
     }
 }
 
@@ -61,7 +70,9 @@ impl ProducerContext for Reports {
             Ok(_) => self.tally.acknowledged(receipt.spans, &receipt.ids),
             Err((error, message)) => {
                 let place = format!("{}/{}", message.topic(), message.partition());
-                self.tally.failed(receipt.spans, &format!("{place}: {error}"));
+                let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+                let reason = reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+                self.tally.failed(receipt.spans, &format!("{place}: {error}{reason}"));
             }
         }
     }
@@ -82,7 +93,7 @@ fn producer(target: &KafkaTarget, tally: Arc<Tally>) -> Result<BaseProducer<Repo
     for (name, value) in &target.properties {
         config.set(name, value);
     }
-    Ok(config.create_with_context(Reports { tally })?)
+    Ok(config.create_with_context(Reports { tally, reason: Mutex::default() })?)
 }
 
 /// Sends the stream; blocks until everything is answered.
@@ -115,18 +126,20 @@ pub fn run(
         sent += spans;
         messages += 1;
         tally.sent(spans, payload.len() as u64);
-        send(&producer, target, &emitted.key, &payload, Box::new(Receipt { spans, ids }), tally);
+        send(&producer, target, &emitted.key, &payload, Box::new(Receipt { spans, ids }), tally, stop);
         if messages % POLL_EVERY == 0 {
             producer.poll(Duration::ZERO);
         }
     }
-    if let Err(error) = producer.flush(FLUSH) {
+    // Who stopped the run waits for what is under way, and not for a broker that is away.
+    let within = if stop.is_cancelled() { FLUSH_STOPPED } else { FLUSH };
+    if let Err(error) = producer.flush(within) {
         tracing::warn!(%error, "not every message was answered");
     }
     Ok(())
 }
 
-/// Hands a message over; waits while the client's queue is full.
+/// Hands a message over; waits while the client's queue is full, unless the run is to stop.
 fn send(
     producer: &BaseProducer<Reports>,
     target: &KafkaTarget,
@@ -134,13 +147,14 @@ fn send(
     payload: &[u8],
     receipt: Box<Receipt>,
     tally: &Tally,
+    stop: &CancellationToken,
 ) {
     let mut record = BaseRecord::with_opaque_to(&target.topic, receipt).key(key).payload(payload);
     if let Some(partition) = target.partition {
         record = record.partition(partition);
     }
     while let Err((error, refused)) = producer.send(record) {
-        if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) {
+        if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) || stop.is_cancelled() {
             return tally.failed(refused.delivery_opaque.spans, &error.to_string());
         }
         producer.poll(POLL);
