@@ -6,6 +6,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::oracle::FoundDeadLetter;
 
+use crate::raw;
 use crate::world::{Case, Engine};
 
 /// Larger than MariaDB takes in one packet (16 MiB by default).
@@ -124,4 +125,34 @@ async fn postgres_gets_a_dead_letter_for_each_bad_message_and_every_neighbour() 
 #[ignore = "needs Kafka"]
 async fn sqlite_gets_a_dead_letter_for_each_bad_message_and_every_neighbour() {
     isolates_bad_input(Engine::Sqlite).await.unwrap();
+}
+
+/// The client library's own headers panic over such a name.
+async fn survives_a_header_name_that_is_no_text() -> anyhow::Result<()> {
+    let case = Case::new(Engine::Sqlite, "header", 1, |_| ()).await?;
+    let ledger = Ledger::new(52, Shape::Json);
+    ledger.produce(case.kafka, &case.topic, 0..1, |_| 0).await?;
+    let value = b"no JSON";
+    raw::send(case.kafka.bootstrap(), &case.topic, b"key", value, (b"caf\xe9", b"value"))?;
+    ledger.produce(case.kafka, &case.topic, 1..2, |_| 0).await?;
+    let mut sluice = case.replica("only").await?;
+    case.wait_settled(3, Duration::from_secs(60)).await?;
+    sluice.component.stop(Duration::from_secs(20)).await?;
+    let expected = FoundDeadLetter {
+        topic: case.topic.clone(),
+        partition: 0,
+        offset: 1,
+        span_index: None,
+        reason: "Undecodable".to_owned(),
+        key: Some(b"key".to_vec()),
+        headers: "[{\"name\":\"\u{fffd}\",\"value\":null}]".to_owned(),
+        value: value.to_vec(),
+    };
+    case.audit(&ledger, 2 * ledger.spans_per_message, &[expected]).await
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
+async fn a_header_name_that_is_not_utf_8_costs_neither_the_process_nor_the_message() {
+    survives_a_header_name_that_is_no_text().await.unwrap();
 }

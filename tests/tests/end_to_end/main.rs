@@ -9,6 +9,7 @@ mod live_edit;
 mod memory;
 mod outage;
 mod rate;
+mod raw;
 mod settings;
 mod topics;
 mod world;

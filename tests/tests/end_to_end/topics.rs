@@ -47,6 +47,12 @@ async fn a_topic_recreated_while_running_starts_anew() {
 
 #[tokio::test]
 #[ignore = "needs Kafka"]
+async fn a_topic_recreated_while_running_and_longer_than_before_starts_anew() {
+    recreated(100, 500, true).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
 async fn a_topic_recreated_while_stopped_and_longer_than_before_starts_anew() {
     recreated(100, 500, false).await.unwrap();
 }
