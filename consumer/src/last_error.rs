@@ -123,9 +123,9 @@ fn store_reason(error: &StoreError) -> ErrorReason {
         }
         match inner.downcast_ref::<StoreError>().map(|error| error.kind) {
             Some(ErrorKind::Schema) => return ErrorReason::StoreSchema,
-            Some(ErrorKind::Refused | ErrorKind::TooLarge | ErrorKind::DuplicateId) => {
-                return ErrorReason::StoreRefused;
-            }
+            Some(
+                ErrorKind::Refused | ErrorKind::Constraint | ErrorKind::TooLarge | ErrorKind::DuplicateId,
+            ) => return ErrorReason::StoreRefused,
             _ if store::is_denied(inner) => return ErrorReason::StoreDenied,
             _ => cause = inner.source(),
         }

@@ -60,10 +60,11 @@ pub struct Meters {
 }
 
 /// Kinds of errors as metric labels.
-pub const ERROR_KINDS: [(ErrorKind, &str); 7] = [
+pub const ERROR_KINDS: [(ErrorKind, &str); 8] = [
     (ErrorKind::Unavailable, "unavailable"),
     (ErrorKind::Conflict, "conflict"),
     (ErrorKind::Refused, "refused"),
+    (ErrorKind::Constraint, "constraint"),
     (ErrorKind::TooLarge, "too_large"),
     (ErrorKind::Fenced, "fenced"),
     (ErrorKind::DuplicateId, "duplicate_id"),
@@ -233,10 +234,15 @@ impl Meters {
     /// The partition is open: brokers and database have answered for it, so neither is away.
     pub fn opened(&self, at: &TopicPartition) {
         self.store_works(Some(at));
+        self.partition_works(at);
+        self.source_works();
+    }
+
+    /// Ends a partition's spell of errors of the source.
+    pub fn partition_works(&self, at: &TopicPartition) {
         if lock(&self.troubles).source_works(Some(at)) {
             tracing::info!("the source works again");
         }
-        self.source_works();
     }
 
     fn count_error(&self, kind: ErrorKind) {

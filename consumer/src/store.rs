@@ -160,8 +160,8 @@ pub struct WriteBatch<'a> {
     pub from: Position,
     /// What it will hold.
     pub to: Position,
-    /// Fingerprint of the message at `to.next_offset - 1`.
-    pub fingerprint: u64,
+    /// Fingerprint of the message at `to.next_offset - 1`, where that one is known.
+    pub fingerprint: Option<u64>,
     /// Ids ascend.
     pub rows: &'a [Row<'a>],
     /// Ids ascend.
@@ -193,6 +193,9 @@ pub enum ErrorKind {
     Conflict,
     /// A value was refused: find the row.
     Refused,
+    /// A value breaks a rule of the table (CHECK, foreign key, trigger), which a harmless row may break as well:
+    /// find the row, and hold it against one that is accepted.
+    Constraint,
     /// The statement is larger than the server accepts.
     TooLarge,
     /// Epoch, offset or last id are no longer those of the claim: the stream has another owner, or an earlier

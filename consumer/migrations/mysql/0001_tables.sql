@@ -1,6 +1,7 @@
 -- Names are VARBINARY: they are compared byte by byte, without a collation and without padding.
 CREATE TABLE IF NOT EXISTS sluice_lock (
-  name VARBINARY(1000) NOT NULL COMMENT 'rows exist to be locked and never change',
+  name VARBINARY(1000) NOT NULL COMMENT 'rows exist to be locked',
+  turns BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'counts the holders',
   PRIMARY KEY (name)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 

@@ -1,3 +1,4 @@
+-- INT4 by its name: where INTEGER means 64 bits (CockroachDB), it would not be what the program reads and writes.
 CREATE TABLE IF NOT EXISTS sluice_lock (
   name TEXT COLLATE "C" NOT NULL PRIMARY KEY
 );
@@ -5,12 +6,12 @@ COMMENT ON TABLE sluice_lock IS 'rows exist to be locked and never change';
 
 CREATE TABLE IF NOT EXISTS sluice_progress (
   table_name TEXT COLLATE "C" NOT NULL,
-  stream INTEGER NOT NULL,
+  stream INT4 NOT NULL,
   cluster_id TEXT COLLATE "C" NOT NULL,
   consumer_group TEXT COLLATE "C" NOT NULL,
   topic TEXT COLLATE "C" NOT NULL,
-  "partition" INTEGER NOT NULL,
-  generation INTEGER NOT NULL,
+  "partition" INT4 NOT NULL,
+  generation INT4 NOT NULL,
   owner_epoch BIGINT NOT NULL,
   owner TEXT NOT NULL,
   next_offset BIGINT NOT NULL,
@@ -32,8 +33,8 @@ COMMENT ON COLUMN sluice_progress.fingerprint IS 'XXH3-64 of the message at next
 CREATE TABLE IF NOT EXISTS sluice_rate (
   pipeline TEXT COLLATE "C" NOT NULL,
   holder TEXT COLLATE "C" NOT NULL,
-  share INTEGER NOT NULL,
-  demand INTEGER NOT NULL,
+  share INT4 NOT NULL,
+  demand INT4 NOT NULL,
   expires_at_ms BIGINT NOT NULL,
   PRIMARY KEY (pipeline, holder)
 );
@@ -44,11 +45,11 @@ COMMENT ON COLUMN sluice_rate.expires_at_ms IS 'milliseconds since 1970, in this
 CREATE TABLE IF NOT EXISTS sluice_dead_letter (
   table_name TEXT COLLATE "C" NOT NULL,
   id BIGINT NOT NULL,
-  stream INTEGER NOT NULL,
+  stream INT4 NOT NULL,
   topic TEXT NOT NULL,
-  "partition" INTEGER NOT NULL,
+  "partition" INT4 NOT NULL,
   "offset" BIGINT NOT NULL,
-  span_index INTEGER,
+  span_index INT4,
   message_time_ms BIGINT,
   reason TEXT NOT NULL,
   detail TEXT NOT NULL,
@@ -62,7 +63,7 @@ CREATE TABLE IF NOT EXISTS sluice_dead_letter_chunk (
   table_name TEXT COLLATE "C" NOT NULL,
   id BIGINT NOT NULL,
   part TEXT COLLATE "C" NOT NULL,
-  seq INTEGER NOT NULL,
+  seq INT4 NOT NULL,
   data BYTEA NOT NULL,
   PRIMARY KEY (table_name, id, part, seq)
 );

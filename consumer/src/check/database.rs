@@ -142,7 +142,9 @@ fn judge(path: &str, found: &Inspection, manage_schema: bool) -> Vec<Finding> {
     } else {
         Finding::ok(path, format!("connected to {}", found.server))
     }];
-    findings.push(judge_table(found, manage_schema));
+    // In PostgreSQL that would keep the table's other writers out.
+    let builds_indexes = manage_schema && path != "spec.sink.postgres";
+    findings.push(judge_table(found, manage_schema, builds_indexes));
     if !found.missing_tables.is_empty() {
         findings.push(judge_missing("spec.sink.manageSchema", found, manage_schema));
     }
@@ -155,12 +157,12 @@ fn judge(path: &str, found: &Inspection, manage_schema: bool) -> Vec<Finding> {
     findings
 }
 
-fn judge_table(found: &Inspection, manage_schema: bool) -> Finding {
+fn judge_table(found: &Inspection, manage_schema: bool, builds_indexes: bool) -> Finding {
     match (&found.table, &found.cannot_create) {
         (TableState::Usable(missing), _) if missing.is_empty() => Finding::ok(TABLE, "the table exists and can be used"),
         (TableState::Usable(missing), _) => {
             let columns = missing.join(" and ");
-            let when = if manage_schema { "will be built at the first start, which takes long in a large table" } else { "would speed reads up" };
+            let when = if builds_indexes { "will be built at the first start, which takes long in a large table" } else { "would speed reads up" };
             Finding::ok(TABLE, format!("the table exists and can be used; an index on {columns} {when}"))
         }
         // The reason ends with its own remedy.

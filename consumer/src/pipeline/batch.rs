@@ -167,7 +167,7 @@ impl<'a> Batch<'a> {
             epoch: self.claim.epoch,
             from: self.from,
             to: self.to,
-            fingerprint: self.fingerprint,
+            fingerprint: Some(self.fingerprint),
             rows: &self.rows,
             dead_letters,
         }

@@ -2,51 +2,96 @@
 //!
 //! A batch that was refused is tried in halves, in transactions that are rolled back, until single rows
 //! remain. A refused row is only then a refusal of its own when the database accepts a *twin*: a harmless row
-//! of the same sizes. Where the twin is refused too, the table is broken, and the batch waits.
+//! of the same sizes, or of the smallest size where the row was too large. A rule of the table (CHECK, foreign
+//! key, trigger) may refuse the twin as well; there a row that was accepted is tried in the place of the refused
+//! one. Where nothing is accepted the table is broken, and the batch waits.
+//!
+//! A row that is tried costs the database what a stored one does: every try is released by the gate.
 
 use std::ops::Range;
 
 use super::batch::Refusal;
+use crate::gate::Gate;
+use crate::gate::bucket::Offer;
 use crate::store::{ErrorKind, Reason, Row, Store, StoreError};
 
-/// The refused ones among `rows`; `span_of_row` translates to the segment's numbering.
+/// The refused ones among `rows`; `span_of_row` translates to the segment's numbering. Waits at the
+/// gate before each try, and tries no more than it lets through.
 ///
 /// # Errors
 /// Anything but a refusal; or, as [`ErrorKind::Unavailable`], a table that refuses twins too.
 pub async fn find_refused(
     store: &dyn Store,
+    gate: &Gate,
     rows: &[Row<'_>],
     span_of_row: impl Fn(usize) -> usize,
 ) -> Result<Vec<Refusal>, StoreError> {
     let mut refusals = Vec::new();
-    let mut open = Vec::from([Range { start: 0, end: rows.len() }]);
-    // Depth first and left to right: the refusals come out ascending.
+    let mut rule_broken_by = None;
+    let mut accepted = None;
+    // All of them together were refused already.
+    let (left, right) = halves(0..rows.len());
+    let mut open = Vec::from([right, left]);
     while let Some(range) = open.pop() {
         if range.is_empty() {
             continue;
         }
-        let Err(error) = store.probe(&rows[range.clone()]).await else { continue };
-        let reason = match error.kind {
-            ErrorKind::Refused => Reason::Refused,
-            ErrorKind::TooLarge => Reason::TooLarge,
-            _ => return Err(error),
+        let released = range.start + release(gate, range.len()).await;
+        open.push(released..range.end);
+        let range = range.start..released;
+        let Err(error) = store.probe(&rows[range.clone()]).await else {
+            accepted = Some(range.start);
+            continue;
         };
+        if !is_refusal(error.kind) {
+            return Err(error);
+        }
         if range.len() > 1 {
             let (left, right) = halves(range);
-            open.push(right);
-            open.push(left);
+            open.extend([right, left]);
             continue;
         }
-        if reason == Reason::Refused {
-            accepts_twin(store, &rows[range.start]).await?;
+        let row = &rows[range.start];
+        let reason = match error.kind {
+            ErrorKind::TooLarge => Reason::TooLarge,
+            _ => Reason::Refused,
+        };
+        match error.kind {
+            // Whether some row is accepted is known at the end.
+            ErrorKind::Constraint => rule_broken_by = Some(row),
+            ErrorKind::TooLarge => accepts(store, gate, smallest_twin(row).row(row.id)).await?,
+            _ => accepts(store, gate, twin(row).row(row.id)).await?,
         }
-        refusals.push(Refusal {
-            span: span_of_row(range.start),
-            reason,
-            detail: sluice_crds::problem::chain(&error),
-        });
+        let detail = sluice_crds::problem::chain(&error);
+        refusals.push(Refusal { span: span_of_row(range.start), reason, detail });
+    }
+    if let Some(row) = rule_broken_by {
+        match accepted {
+            // With the refused row's id and now: it may be these that have no place in the table.
+            Some(index) => accepts(store, gate, Row { id: row.id, ..rows[index] }).await?,
+            None => accepts(store, gate, twin(row).row(row.id)).await?,
+        }
     }
     Ok(refusals)
+}
+
+/// Whether it is the rows that are to blame.
+pub fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Refused | ErrorKind::Constraint | ErrorKind::TooLarge)
+}
+
+/// How many of the rows, at least one, may be tried now.
+async fn release(gate: &Gate, rows: usize) -> usize {
+    let offer = Offer { first: 1, available: rows, most: rows, more: true };
+    gate.release(offer, |most| (most, most)).await.0
+}
+
+/// Waits until all of the rows have been let through.
+pub async fn release_all(gate: &Gate, rows: usize) {
+    let mut left = rows;
+    while left > 0 {
+        left -= release(gate, left).await.min(left);
+    }
 }
 
 fn halves(range: Range<usize>) -> (Range<usize>, Range<usize>) {
@@ -54,18 +99,43 @@ fn halves(range: Range<usize>) -> (Range<usize>, Range<usize>) {
     (range.start..middle, middle..range.end)
 }
 
-/// Asks the table for a row with as many characters and bytes, all of them plain.
-async fn accepts_twin(store: &dyn Store, row: &Row<'_>) -> Result<(), StoreError> {
-    let trace_id = "0".repeat(row.trace_id.chars().count());
-    let kind = "K".repeat(row.kind.chars().count());
-    let body = format!("\"{}\"", "x".repeat(row.body.len().saturating_sub(2)));
-    let twin = Row { id: row.id, trace_id: &trace_id, kind: &kind, body: &body };
-    store.probe(&[twin]).await.map_err(|error| match error.kind {
-        ErrorKind::Refused | ErrorKind::TooLarge => StoreError::with_source(
+struct Texts {
+    trace_id: String,
+    kind: String,
+    body: String,
+}
+
+impl Texts {
+    fn row(&self, id: i64) -> Row<'_> {
+        Row { id, trace_id: &self.trace_id, kind: &self.kind, body: &self.body }
+    }
+}
+
+/// As many characters and bytes, all of them plain.
+fn twin(row: &Row<'_>) -> Texts {
+    Texts {
+        trace_id: "0".repeat(row.trace_id.chars().count()),
+        kind: "K".repeat(row.kind.chars().count()),
+        body: format!("\"{}\"", "x".repeat(row.body.len().saturating_sub(2))),
+    }
+}
+
+fn smallest_twin(row: &Row<'_>) -> Texts {
+    Texts { body: "{}".to_owned(), ..twin(row) }
+}
+
+/// Asks the table for a row that nothing but the table itself can speak against.
+async fn accepts(store: &dyn Store, gate: &Gate, row: Row<'_>) -> Result<(), StoreError> {
+    release(gate, 1).await;
+    store.probe(&[row]).await.map_err(|error| {
+        if !is_refusal(error.kind) {
+            return error;
+        }
+        StoreError::with_source(
             ErrorKind::Unavailable,
-            "the table refuses even a plain row of the same size: mend its columns or partitions; rows are held",
+            "the table refuses even a plain row of the same size: mend its columns, rules or partitions; \
+             rows are held",
             error,
-        ),
-        _ => error,
+        )
     })
 }

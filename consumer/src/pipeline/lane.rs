@@ -102,6 +102,16 @@ enum Written {
     Removed,
     /// The database did not take it now.
     Held(ErrorKind),
+    /// Some of its rows are refused, which the next try makes dead letters.
+    Isolated(Vec<Refusal>),
+    Stopped,
+}
+
+/// What the gate let through.
+#[derive(Clone, Copy)]
+struct Released {
+    messages: usize,
+    at: Instant,
 }
 
 impl Lane {
@@ -203,7 +213,7 @@ impl Lane {
             !segment.is_full(max_rows)
         });
         if came && std::mem::take(&mut one.failing) {
-            self.meters.source_works();
+            self.meters.partition_works(&stream.at);
         }
         if let Some(trouble) = trouble {
             return Err(trouble);
@@ -216,7 +226,7 @@ impl Lane {
             }
             Err(error) => {
                 tracing::debug!(partition = %stream.at, %error, "reading failed");
-                self.meters.source_failed(LastError::from(&error));
+                self.meters.partition_failed(&stream.at, LastError::from(&error));
                 one.failing = true;
                 one.read_after = Some(Instant::now() + SOURCE_PAUSE);
             }
@@ -250,13 +260,13 @@ impl Lane {
             self.time.enter(Activity::Gate);
             let more = !current.drained || current.segment.is_full(self.max_rows);
             let released = self.release(&current, &current.segment, more, others, commands, stop).await;
-            let (messages, released_at) = released?;
+            let released = released?;
             self.time.enter(Activity::Store);
-            let written = self.write(&current, messages, released_at, &mut refused, others, commands).await;
+            let written = self.write(&current, released, &refused, others, commands, stop).await;
             let pause = match written {
                 Written::Committed(position) => {
                     current.stream.position = position;
-                    current.segment.settle(messages, LANE_BYTES / (others.len() + 1));
+                    current.segment.settle(released.messages, LANE_BYTES / (others.len() + 1));
                     self.source.report_position(&current.stream.at, position.next_offset);
                     return Some(current);
                 }
@@ -264,7 +274,11 @@ impl Lane {
                     self.hand_back(&current.stream, trouble);
                     return None;
                 }
-                Written::Removed => return None,
+                Written::Removed | Written::Stopped => return None,
+                Written::Isolated(found) => {
+                    refused.extend(found);
+                    continue;
+                }
                 Written::Held(ErrorKind::Conflict) => CONFLICT_PAUSE,
                 Written::Held(_) => {
                     let pause = backoff;
@@ -279,8 +293,7 @@ impl Lane {
         }
     }
 
-    /// Waits at the gate for messages of `segment`: how many were released, and when. None where `current` was
-    /// removed or the process stops.
+    /// Waits at the gate for messages of `segment`. None where `current` was removed or the process stops.
     async fn release(
         &self,
         current: &Served,
@@ -289,12 +302,14 @@ impl Lane {
         others: &mut Vec<Served>,
         commands: &mut mpsc::UnboundedReceiver<Command>,
         stop: &CancellationToken,
-    ) -> Option<(usize, Instant)> {
+    ) -> Option<Released> {
         let offer =
             Offer { first: segment.first_weight(), available: segment.pending(), most: self.max_rows, more };
         loop {
             tokio::select! {
-                released = self.gate.release(offer, |most| segment.cut(most)) => return Some(released),
+                (messages, at) = self.gate.release(offer, |most| segment.cut(most)) => {
+                    return Some(Released { messages, at });
+                }
                 () = stop.cancelled() => return None,
                 command = commands.recv() => if !self.keeps(current, others, command) {
                     return None;
@@ -315,34 +330,28 @@ impl Lane {
         }
     }
 
-    /// Tries a batch, again at once without the rows that were found to be refused.
+    /// Tries a batch, and looks for the rows to blame where it is refused.
     async fn write(
         &self,
         current: &Served,
-        messages: usize,
-        released_at: Instant,
-        refused: &mut Vec<Refusal>,
+        released: Released,
+        refused: &[Refusal],
         others: &mut Vec<Served>,
         commands: &mut mpsc::UnboundedReceiver<Command>,
+        stop: &CancellationToken,
     ) -> Written {
-        loop {
-            let attempt = self.attempt(current, messages, released_at, refused);
-            let Some(outcome) = self.while_ours(current, others, commands, attempt).await else {
-                return Written::Removed;
-            };
-            match outcome {
-                Ok(Attempt::Committed(position)) => return Written::Committed(position),
-                Ok(Attempt::Refused(found)) => refused.extend(found),
-                Err(error) => {
-                    self.meters.store_failed(Some(&current.stream.at), &error);
-                    return match error.kind {
-                        ErrorKind::Fenced => Written::Lost(Trouble::Fenced),
-                        ErrorKind::DuplicateId => Written::Lost(Trouble::DuplicateId),
-                        kind => Written::Held(kind),
-                    };
-                }
+        let attempt = self.attempt(current, released, refused, stop);
+        let Some(outcome) = self.while_ours(current, others, commands, attempt).await else {
+            return Written::Removed;
+        };
+        outcome.unwrap_or_else(|error| {
+            self.meters.store_failed(Some(&current.stream.at), &error);
+            match error.kind {
+                ErrorKind::Fenced => Written::Lost(Trouble::Fenced),
+                ErrorKind::DuplicateId => Written::Lost(Trouble::DuplicateId),
+                kind => Written::Held(kind),
             }
-        }
+        })
     }
 
     /// Waits for `work`; none, and `work` is dropped, where the partition is removed meanwhile.
@@ -387,14 +396,15 @@ impl Lane {
     async fn attempt(
         &self,
         current: &Served,
-        messages: usize,
-        released_at: Instant,
+        released: Released,
         refused: &[Refusal],
-    ) -> Result<Attempt, StoreError> {
+        stop: &CancellationToken,
+    ) -> Result<Written, StoreError> {
+        let Released { messages, at } = released;
         let stream = &current.stream;
         let refusals = self.refusals(&current.segment, messages, refused);
         // Ids carry the time of the release, so that the rate can be checked by them afterwards.
-        let database_time_ms = self.clock.at(released_at).unwrap_or(stream.claim.database_time_ms);
+        let database_time_ms = self.clock.at(at).unwrap_or(stream.claim.database_time_ms);
         let batch = Batch::build(
             &stream.at,
             &stream.claim,
@@ -422,20 +432,27 @@ impl Lane {
                         end: self.source.known_end(&stream.at),
                     },
                 );
-                Ok(Attempt::Committed(batch.to()))
+                Ok(Written::Committed(batch.to()))
             }
-            Err(error) if matches!(error.kind, ErrorKind::Refused | ErrorKind::TooLarge) => {
-                let found =
-                    isolate::find_refused(&*self.store, batch.rows(), |row| batch.span_of_row(row)).await?;
-                if found.is_empty() {
-                    // Every row is accepted alone: the transaction failed for another reason. Wait.
-                    return Err(StoreError { kind: ErrorKind::Unavailable, ..error });
-                }
-                self.meters.store_refused(&error);
-                Ok(Attempt::Refused(found))
-            }
+            Err(error) if isolate::is_refusal(error.kind) => tokio::select! {
+                // Nothing of this stays, and at a low rate it takes long.
+                () = stop.cancelled() => Ok(Written::Stopped),
+                isolated = self.isolate(&batch, error) => isolated,
+            },
             Err(error) => Err(error),
         }
+    }
+
+    async fn isolate(&self, batch: &Batch<'_>, error: StoreError) -> Result<Written, StoreError> {
+        let rows = batch.rows();
+        let found =
+            isolate::find_refused(&*self.store, &self.gate, rows, |row| batch.span_of_row(row)).await?;
+        if found.is_empty() {
+            // Every row is accepted alone: the transaction failed for another reason. Wait.
+            return Err(StoreError { kind: ErrorKind::Unavailable, ..error });
+        }
+        self.meters.store_refused(&error);
+        Ok(Written::Isolated(found))
     }
 
     /// Spans of the first `messages` messages that are dead letters, ascending: those that no statement can carry
@@ -460,11 +477,6 @@ impl Lane {
             tracing::debug!(partition = %stream.at, "the driver has stopped");
         }
     }
-}
-
-enum Attempt {
-    Committed(Position),
-    Refused(Vec<Refusal>),
 }
 
 /// Ends when a message may have arrived, a batch has waited long enough, or a pause is over.

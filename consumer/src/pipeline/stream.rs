@@ -4,6 +4,7 @@
 //! with its start, and its epoch was counted up, so whoever held it before is fenced.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use sluice_crds::v1alpha1::StartFrom;
@@ -14,7 +15,7 @@ use crate::gate::clock::DatabaseClock;
 use crate::last_error::LastError;
 use crate::meter::{Meters, PartitionMeter};
 use crate::source::{Message, PartitionReader, Source, SourceError, TopicPartition};
-use crate::store::{Claim, Position, Store, StoreError, StreamKey};
+use crate::store::{Claim, Position, Store, StoreError, StreamKey, WriteBatch};
 
 /// Why a partition has to be claimed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +26,12 @@ pub enum Trouble {
     DuplicateId,
     /// The queue no longer has the offset that was to be read.
     OutOfRange,
-    /// The last stored message is another one in the queue: the topic was deleted and created again.
-    Recreated,
+    /// The last message that this stream stored is another one in the queue: the topic was deleted and created
+    /// again.
+    Recreated {
+        /// [`Claim::stream`]: whoever has noticed it before has begun another one.
+        stream: u16,
+    },
 }
 
 /// A claimed stream with a reader at its position.
@@ -48,6 +53,7 @@ pub struct OpenStream {
 /// Tells whether a message belongs to the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
+    stream: u16,
     next_offset: u64,
     /// Of the message before, while that one has not been seen again.
     fingerprint: Option<u64>,
@@ -64,10 +70,26 @@ impl Expected {
         }
         match self.fingerprint {
             Some(known) if message.offset + 1 == self.next_offset && known != fingerprint(message) => {
-                Err(Trouble::Recreated)
+                Err(Trouble::Recreated { stream: self.stream })
             }
             _ => Ok(false),
         }
+    }
+}
+
+/// What was counted as skipped, so that a try that is repeated does not count it again.
+#[derive(Debug, Default)]
+struct Gap {
+    stream: u16,
+    end: u64,
+}
+
+impl Gap {
+    /// How many of the stream's offsets in `from..to` were not counted yet.
+    fn skip(&mut self, stream: u16, from: u64, to: u64) -> u64 {
+        let counted = if self.stream == stream { self.end } else { 0 };
+        *self = Self { stream, end: to.max(counted) };
+        to.saturating_sub(from.max(counted))
     }
 }
 
@@ -107,6 +129,8 @@ pub enum OpenError {
 
 /// A partition that ends before the position for this long was created again. Longer than a change of leader.
 const SHRUNK_FOR: Duration = Duration::from_secs(10);
+/// Pause before a stream is claimed again whose ids existed already: claiming alone may not change that.
+const DUPLICATE_PAUSE: Duration = Duration::from_secs(1);
 /// First and longest pause between two tries of opening.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -121,11 +145,15 @@ impl Opener {
     ) -> Option<OpenStream> {
         let mut backoff = BACKOFF.0;
         let mut trouble = trouble;
+        let mut gap = Gap::default();
+        if trouble == Some(Trouble::DuplicateId) {
+            tokio::time::sleep(DUPLICATE_PAUSE).await;
+        }
         loop {
             if trouble == Some(Trouble::Fenced) && !self.source.confirm_owned(&at).await {
                 return None;
             }
-            match self.try_open(&at, serial, trouble).await {
+            match self.try_open(&at, serial, trouble, &mut gap).await {
                 Ok(open) => {
                     self.meters.opened(&at);
                     return Some(open);
@@ -153,6 +181,7 @@ impl Opener {
         at: &TopicPartition,
         serial: u64,
         trouble: Option<Trouble>,
+        gap: &mut Gap,
     ) -> Result<OpenStream, OpenError> {
         let key = self.key(at);
         self.ensure_stream(at, &key).await?;
@@ -166,21 +195,16 @@ impl Opener {
             tokio::time::sleep(BACKOFF.0).await;
             bounds = self.source.bounds(at).await?;
         }
-        if trouble == Some(Trouble::Recreated) || claim.position.next_offset > bounds.high {
+        let recreated = trouble == Some(Trouble::Recreated { stream: claim.stream });
+        if recreated || claim.position.next_offset > bounds.high {
             tracing::warn!(partition = %at, position = claim.position.next_offset, ?bounds,
                 "the topic was deleted and created again: a new stream begins at its oldest message");
-            self.meters.recreated.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             self.store.supersede(&key, &claim, bounds.low).await?;
+            self.meters.recreated.fetch_add(1, Relaxed);
             claim = self.claim(&key).await?;
         }
-        let position = claim.position;
-        let skipped = bounds.low.saturating_sub(position.next_offset);
-        if skipped > 0 {
-            tracing::error!(partition = %at, from = position.next_offset, to = bounds.low,
-                "{skipped} offsets were deleted from the queue before they could be stored");
-            self.meters.skipped_offsets.fetch_add(skipped, std::sync::atomic::Ordering::Relaxed);
-        }
-        let next_offset = position.next_offset.max(bounds.low);
+        let position = self.pass_gap(at, &claim, bounds.low, gap).await?;
+        let next_offset = position.next_offset;
         // The last stored message is read once more, to see that it is still the same one.
         let begin = match claim.fingerprint {
             Some(_) if next_offset > bounds.low => next_offset - 1,
@@ -188,12 +212,44 @@ impl Opener {
         };
         let reader = self.source.open(at, begin).await?;
         // An owner that was killed may have stored more than it told the broker.
-        self.source.report_position(at, position.next_offset);
-        self.meters
-            .set_partition(at, PartitionMeter { position: position.next_offset, end: Some(bounds.high) });
-        let expected = Expected { next_offset, fingerprint: claim.fingerprint };
+        self.source.report_position(at, next_offset);
+        self.meters.set_partition(at, PartitionMeter { position: next_offset, end: Some(bounds.high) });
+        let expected = Expected { stream: claim.stream, next_offset, fingerprint: claim.fingerprint };
         tracing::info!(partition = %at, stream = claim.stream, epoch = claim.epoch, offset = next_offset, "reading");
         Ok(OpenStream { at: at.clone(), serial, claim, position, reader, expected })
+    }
+
+    /// Moves the position to the oldest message that the queue still has, and counts what it no longer has: the
+    /// move is committed, so that whoever opens the partition next does not meet the same gap.
+    async fn pass_gap(
+        &self,
+        at: &TopicPartition,
+        claim: &Claim,
+        low: u64,
+        gap: &mut Gap,
+    ) -> Result<Position, StoreError> {
+        let from = claim.position;
+        if from.next_offset >= low {
+            return Ok(from);
+        }
+        let skipped = gap.skip(claim.stream, from.next_offset, low);
+        if skipped > 0 {
+            tracing::error!(partition = %at, from = from.next_offset, to = low,
+                "{skipped} offsets were deleted from the queue before they could be stored");
+            self.meters.skipped_offsets.fetch_add(skipped, Relaxed);
+        }
+        let to = Position { next_offset: low, ..from };
+        let batch = WriteBatch {
+            stream: claim.stream,
+            epoch: claim.epoch,
+            from,
+            to,
+            fingerprint: None,
+            rows: &[],
+            dead_letters: &[],
+        };
+        self.store.write(&batch).await?;
+        Ok(to)
     }
 
     async fn claim(&self, key: &StreamKey) -> Result<Claim, StoreError> {
@@ -215,9 +271,8 @@ impl Opener {
             known.iter().all(|stream| stream.topic != key.topic)
         };
         if !first_start {
-            // Found later: whatever came into it came after the pipeline began, so it begins with the oldest.
-            let low = self.source.bounds(at).await?.low;
-            self.store.create_streams(&[(key.clone(), low)]).await?;
+            // Found later: whatever came into it came after the pipeline began. What has expired since is a gap.
+            self.store.create_streams(&[(key.clone(), 0)]).await?;
             return Ok(());
         }
         // All partitions at once: another replica that starts at the same time must not take the rest for

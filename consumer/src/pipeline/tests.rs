@@ -13,7 +13,7 @@ use crate::live::Origin;
 use crate::meter::Identity;
 use crate::source::memory::MemorySource;
 use crate::store::memory::{Call, MemoryStore, OwnedLetterSpan};
-use crate::store::{Reason, StreamKey};
+use crate::store::{Reason, Row, StreamKey};
 
 /// One replica on a queue and a database that other replicas may share.
 struct Replica {
@@ -214,6 +214,71 @@ async fn a_broken_table_holds_the_batch_and_goes_on_once_mended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rule_that_refuses_plain_rows_too_is_held_against_a_row_that_was_accepted() {
+    let (source, store) = (queue(1, 300), store());
+    // As CHECK (kind IN ('SERVER') AND …): no plain row is accepted, and the first in line is a bad one.
+    store.on_row(|row| {
+        let broken = row.kind != "SERVER" || matches!(row.trace_id, "t0" | "t150");
+        broken.then_some(ErrorKind::Constraint)
+    });
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all settled", || store.row_count() + store.dead_letters().len() == 300).await;
+    let offsets: Vec<u64> = store.dead_letters().iter().map(|letter| letter.offset).collect();
+    assert_eq!(offsets, [0, 150]);
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_that_every_row_breaks_holds_the_batch() {
+    let (source, store) = (queue(1, 20), store());
+    store.on_row(|_| Some(ErrorKind::Constraint));
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(store.dead_letters().is_empty());
+    store.clear_hooks();
+    until("all rows", || store.row_count() == 20).await;
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_that_finds_every_row_too_large_holds_the_batch() {
+    let (source, store) = (queue(1, 20), store());
+    store.on_row(|_| Some(ErrorKind::TooLarge));
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(store.dead_letters().is_empty());
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_search_for_refused_rows_keeps_to_the_rate() {
+    let store = store();
+    let tries = Arc::new(std::sync::Mutex::new(Vec::new()));
+    store.on_row({
+        let tries = tries.clone();
+        move |row| {
+            tries.lock().unwrap().push(Instant::now());
+            (row.trace_id == "t37").then_some(ErrorKind::Refused)
+        }
+    });
+    let gate = crate::gate::Gate::new();
+    gate.set_rate(100.0, Instant::now() + Duration::from_secs(3_600));
+    let ids: Vec<String> = (0..200).map(|number| format!("t{number}")).collect();
+    let rows: Vec<Row<'_>> =
+        ids.iter().zip(1..).map(|(trace_id, id)| Row { id, trace_id, kind: "SERVER", body: "{}" }).collect();
+    let found = super::isolate::find_refused(&*store, &gate, &rows, |row| row).await.unwrap();
+    assert_eq!(found.iter().map(|refusal| refusal.span).collect::<Vec<_>>(), [37]);
+    let tries = tries.lock().unwrap();
+    let most = tries
+        .iter()
+        .map(|from| tries.iter().filter(|at| (*from..*from + Duration::from_secs(1)).contains(*at)).count());
+    assert!(most.max().unwrap() <= 104, "rows in some second");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_body_that_no_statement_can_carry_is_a_dead_letter_from_the_start() {
     let (source, store) = (queue(1, 3), Arc::new(MemoryStore::new(1, 1_000)));
     let giant = format!(r#"{{"traceId":"giant","spans":[{{"x":"{}"}}]}}"#, "y".repeat(2_000));
@@ -303,6 +368,119 @@ async fn offsets_that_expired_before_they_were_stored_are_counted() {
     until("the rest", || store.row_count() == 70).await;
     assert_eq!(replica.meters.status(&Identity::default()).skipped_offsets, 30);
     replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_is_counted_once_and_passed_for_good() {
+    let (source, store) = (queue(1, 50), store());
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all rows", || store.row_count() == 50).await;
+    replica.stop().await;
+    let emptied = queue(1, 100);
+    emptied.expire(&at(0), 100);
+    let mut failures = 3;
+    // The move is committed, and the answer lost.
+    store.on_call(move |call| {
+        let fails = call == Call::Committed && failures > 0;
+        failures -= usize::from(fails);
+        fails.then(unavailable)
+    });
+    for gap in [50, 0] {
+        let replica = Replica::start(&emptied, &store);
+        emptied.assign(&[at(0)]);
+        until("passed", || replica.meters.partitions().get(&at(0)).is_some_and(|one| one.position == 100))
+            .await;
+        assert_eq!(store.progress()[0].position.next_offset, 100);
+        assert_eq!(replica.meters.status(&Identity::default()).skipped_offsets, gap);
+        emptied.revoke(&[at(0)]);
+        replica.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_expired_from_a_partition_that_was_found_later_is_a_gap() {
+    let (source, store) = (queue(1, 10), store());
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all rows", || store.row_count() == 10).await;
+    source.add_partition(&at(1));
+    for number in 10..20 {
+        source.push(&at(1), &span(number));
+    }
+    source.expire(&at(1), 4);
+    source.assign(&[at(1)]);
+    until("the rest", || store.row_count() == 16).await;
+    assert_eq!(replica.meters.status(&Identity::default()).skipped_offsets, 4);
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recreated_topic_begins_one_stream_however_often_opening_is_tried() {
+    let (source, store) = (queue(1, 50), store());
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all rows", || store.row_count() == 50).await;
+    replica.stop().await;
+    let recreated = MemorySource::new("cluster", "traces", 1);
+    for number in 50..120 {
+        recreated.push(&at(0), &span(number));
+    }
+    let mut superseded = false;
+    let mut failures = 3;
+    store.on_call(move |call| {
+        superseded |= call == Call::Supersede;
+        let fails = superseded && call == Call::Claim && failures > 0;
+        failures -= usize::from(fails);
+        fails.then(unavailable)
+    });
+    let replica = Replica::start(&recreated, &store);
+    recreated.assign(&[at(0)]);
+    until("all new rows", || store.row_count() >= 120).await;
+    assert_eq!(stored(&store), produced(120));
+    assert_eq!(store.progress().len(), 2, "one new stream");
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hears_late_that_a_topic_was_recreated_does_not_begin_it_again() {
+    let (source, store) = (queue(1, 50), store());
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all rows", || store.row_count() == 50).await;
+    replica.stop().await;
+    let recreated = |spans: std::ops::Range<usize>| {
+        let source = MemorySource::new("cluster", "traces", 1);
+        for number in spans {
+            source.push(&at(0), &span(number));
+        }
+        source
+    };
+    // The first claim that follows the discovery fails for so long that another replica goes ahead.
+    let away = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut claims = 0;
+    store.on_call({
+        let away = away.clone();
+        move |call| {
+            claims += usize::from(call == Call::Claim);
+            if claims == 2 {
+                away.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+            (call == Call::Claim && away.load(std::sync::atomic::Ordering::Relaxed)).then(unavailable)
+        }
+    });
+    let late_source = recreated(50..120);
+    let late = Replica::start(&late_source, &store);
+    late_source.assign(&[at(0)]);
+    until("discovered", || away.load(std::sync::atomic::Ordering::Relaxed)).await;
+    store.clear_hooks();
+    let key = store.progress()[0].key.clone();
+    let claim = store.claim(&key, "another").await.unwrap();
+    store.supersede(&key, &claim, 0).await.unwrap();
+    until("all new rows", || store.row_count() >= 120).await;
+    assert_eq!(stored(&store), produced(120));
+    assert_eq!(store.progress().len(), 2, "one new stream");
+    late.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

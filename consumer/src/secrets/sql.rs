@@ -71,6 +71,8 @@ fn mysql_now(server: &SqlServer, secrets: &Secrets) -> Result<MySqlConnectOption
                 .password(parts.password.expose())
         }
     };
+    // A URL that other programs use may name what they write in; texts are exact here, and UTF-8.
+    options = options.charset("utf8mb4").collation("utf8mb4_bin");
     if let Some(source) = &server.ca_from {
         let ca = secrets.resolve(&source.secret_key_ref)?;
         options =

@@ -139,3 +139,11 @@ fn no_error_about_a_url_shows_its_password() {
         }
     }
 }
+
+#[test]
+fn texts_are_utf_8_whatever_a_url_asks_for() {
+    let (_dir, secrets) = folder(&[("db/url", "mysql://u:p@h/d?charset=latin1&collation=latin1_bin")]);
+    let server = SqlServer { url_from: source("db", "url"), ..SqlServer::default() };
+    let options = mysql(&server, &secrets)().unwrap();
+    assert_eq!((options.get_charset(), options.get_collation()), ("utf8mb4", Some("utf8mb4_bin")));
+}

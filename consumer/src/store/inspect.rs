@@ -39,3 +39,5 @@ pub(super) const OWN_TABLES: [(&str, &[&str]); 6] = [
 ];
 /// What the trace table needs.
 pub(super) const TRACE_RIGHTS: &[&str] = &["SELECT", "INSERT"];
+/// What it needs of those who only write.
+pub(super) const WRITE_RIGHTS: &[&str] = &["INSERT"];

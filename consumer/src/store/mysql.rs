@@ -28,8 +28,9 @@ use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
 
 /// Statement overhead that a row's body must leave room for: the other columns and the packet's own parts.
 const ROW_OVERHEAD_BYTES: usize = 4096;
-/// Connections for claims and leases, and for look-ups.
+/// Connections for claims, for leases, and for look-ups.
 const CONTROL: usize = 2;
+const LEASE: usize = 1;
 const READERS: usize = 4;
 
 /// What a [`MySqlStore`] is made of.
@@ -54,14 +55,14 @@ pub struct MySqlStore {
     insert: OnceLock<write::RowInsert>,
     /// `@@max_allowed_packet` of the newest connection.
     max_packet: AtomicUsize,
-    /// What the body column has room for.
+    /// What the body column had room for when it was last looked at.
     max_column: AtomicUsize,
 }
 
 impl MySqlStore {
     /// Connects to nothing yet; see [`Store::prepare`].
     pub fn new(options: MySqlOptions) -> Self {
-        let widths = Widths { write: options.lanes.max(1), control: CONTROL, read: READERS };
+        let widths = Widths { write: options.lanes.max(1), control: CONTROL, lease: LEASE, read: READERS };
         let sessions = Sessions::new(MySqlConnectOptions::new(), options.connect.clone(), widths);
         Self {
             sessions,
@@ -124,13 +125,13 @@ impl Store for MySqlStore {
     }
 
     async fn lease(&self, request: &LeaseRequest, decide: &mut Decide<'_>) -> Result<LeaseGrant, StoreError> {
-        let mut session = self.session(Purpose::Control).await?;
+        let mut session = self.session(Purpose::Lease).await?;
         let done = self.renew_share(&mut session, request, decide).await;
         self.settle(session, done).await
     }
 
     async fn end_lease(&self, pipeline: &str, holder: &str) -> Result<(), StoreError> {
-        let mut session = self.session(Purpose::Control).await?;
+        let mut session = self.session(Purpose::Lease).await?;
         let done = self.give_share_back(&mut session, pipeline, holder).await;
         self.settle(session, done).await
     }
@@ -142,7 +143,7 @@ impl Store for MySqlStore {
     }
 
     fn max_body_bytes(&self) -> usize {
-        self.max_statement_bytes().saturating_sub(ROW_OVERHEAD_BYTES).min(self.max_column_bytes())
+        self.max_statement_bytes().saturating_sub(ROW_OVERHEAD_BYTES)
     }
 
     fn max_lanes(&self) -> usize {

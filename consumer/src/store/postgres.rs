@@ -28,8 +28,9 @@ use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
 
 /// A field has at most 1 GiB; what a row needs besides, and what is made of it on the way, stays below that.
 const MAX_BODY_BYTES: usize = 900_000_000;
-/// Connections for claims and leases, and for look-ups.
+/// Connections for claims, for leases, and for look-ups.
 const CONTROL: usize = 2;
+const LEASE: usize = 1;
 const READERS: usize = 4;
 
 /// What a [`PostgresStore`] is made of.
@@ -55,7 +56,7 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// Connects to nothing yet; see [`Store::prepare`].
     pub fn new(options: PostgresOptions) -> Self {
-        let widths = Widths { write: options.lanes.max(1), control: CONTROL, read: READERS };
+        let widths = Widths { write: options.lanes.max(1), control: CONTROL, lease: LEASE, read: READERS };
         let sessions = Sessions::new(PgConnectOptions::new_without_pgpass(), options.connect.clone(), widths);
         Self { sessions, statements: write::Statements::new(&options.table), options }
     }
@@ -110,13 +111,13 @@ impl Store for PostgresStore {
     }
 
     async fn lease(&self, request: &LeaseRequest, decide: &mut Decide<'_>) -> Result<LeaseGrant, StoreError> {
-        let mut session = self.session(Purpose::Control).await?;
+        let mut session = self.session(Purpose::Lease).await?;
         let done = self.renew_share(&mut session, request, decide).await;
         self.settle(session, done).await
     }
 
     async fn end_lease(&self, pipeline: &str, holder: &str) -> Result<(), StoreError> {
-        let mut session = self.session(Purpose::Control).await?;
+        let mut session = self.session(Purpose::Lease).await?;
         let done = self.give_share_back(&mut session, pipeline, holder).await;
         self.settle(session, done).await
     }

@@ -9,6 +9,7 @@ mod sessions;
 mod sizes;
 
 pub use denied::is_denied;
+pub(super) use denied::missing_rights;
 pub(super) use letters::{detail_of, parts_of};
 pub use sessions::ConnectWith;
 pub(super) use sessions::{Purpose, Session, Sessions, Widths, within};

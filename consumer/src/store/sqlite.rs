@@ -58,7 +58,7 @@ impl SqliteStore {
             Arc::new(move || Ok(connect.clone()))
         };
         // Claims and leases write, too: they share the one connection that does.
-        let widths = Widths { write: 1, control: 0, read: READERS };
+        let widths = Widths { write: 1, control: 0, lease: 0, read: READERS };
         Self {
             sessions: Sessions::new(connect, connect_with, widths),
             insert: write::RowInsert::new(&options.table),

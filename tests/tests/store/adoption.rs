@@ -94,6 +94,7 @@ async fn mariadb_refuses_what_it_cannot_use_and_says_what_to_do() {
             "MODIFY body longtext",
         ),
         (with(&format!("id bigint PRIMARY KEY, owner int NOT NULL, {rest}")), "column owner"),
+        (with(&format!("id bigint PRIMARY KEY, UNIQUE one_a_trace (trace_id), {rest}")), "one_a_trace"),
         ("CREATE VIEW connectivity_trace AS SELECT 1 AS id".to_owned(), "VIEW"),
     ];
     for (create, remedy) in cases {
@@ -134,7 +135,15 @@ async fn postgres_refuses_what_it_cannot_use_and_says_what_to_do() {
             with(&format!("id bigint PRIMARY KEY, {}", rest.replace(" DEFAULT now()", ""))),
             "SET DEFAULT now()",
         ),
+        (
+            with(&format!("id bigint PRIMARY KEY, {}", rest.replace("now()", "'2000-01-01'"))),
+            "SET DEFAULT now()",
+        ),
         (with(&format!("id bigint PRIMARY KEY, owner int NOT NULL, {rest}")), "column owner"),
+        (
+            with(&format!("id bigint PRIMARY KEY, CONSTRAINT one_a_trace UNIQUE (trace_id), {rest}")),
+            "one_a_trace",
+        ),
         (with(&format!("id bigint PRIMARY KEY, {rest}")).replace("TABLE", "UNLOGGED TABLE"), "SET LOGGED"),
         ("CREATE VIEW connectivity_trace AS SELECT 1 AS id".to_owned(), "not a table"),
     ];
@@ -163,6 +172,11 @@ async fn sqlite_refuses_what_it_cannot_use_and_says_what_to_do() {
         ),
         (format!("id INTEGER PRIMARY KEY, {}", rest.replace(", body TEXT", "")), "no column body"),
         (format!("id INTEGER PRIMARY KEY, owner INTEGER NOT NULL, {rest}"), "column owner"),
+        (
+            format!("id INTEGER PRIMARY KEY, {}", rest.replace("CURRENT_TIMESTAMP", "'2000-01-01'")),
+            "DEFAULT CURRENT_TIMESTAMP",
+        ),
+        (format!("id INTEGER PRIMARY KEY, {rest}, UNIQUE (trace_id, kind)"), "unique index"),
     ];
     for (columns, remedy) in cases {
         let create = format!("CREATE TABLE connectivity_trace ({columns})");

@@ -208,7 +208,7 @@ pub fn batch<'a>(
             next_offset: claim.position.next_offset + messages,
             last_id: last_id.unwrap_or(claim.position.last_id),
         },
-        fingerprint: u64::MAX - messages,
+        fingerprint: Some(u64::MAX - messages),
         rows,
         dead_letters,
     }

@@ -26,6 +26,11 @@ async fn stores_again(store: &dyn Store, id: i64) {
     .unwrap();
 }
 
+/// A value's own form, or a rule of the table, is against it.
+fn is_refusal(kind: anyhow::Result<ErrorKind>) -> bool {
+    matches!(kind, Ok(ErrorKind::Refused | ErrorKind::Constraint))
+}
+
 /// A table that holds ASCII only and short kinds: values it cannot take are refused, never cut.
 async fn refuses_values(bed: Bed, narrow: &str, values: &[Row<'_>]) {
     execute(&bed, narrow).await;
@@ -33,12 +38,8 @@ async fn refuses_values(bed: Bed, narrow: &str, values: &[Row<'_>]) {
     let claim = claims(&*store, 1).await.unwrap().remove(0);
     for bad in values {
         let rows = [row(1), *bad];
-        assert_eq!(
-            kind(store.write(&batch(&claim, 1, &rows, &[])).await).unwrap(),
-            ErrorKind::Refused,
-            "{bad:?}"
-        );
-        assert_eq!(kind(store.probe(&rows).await).unwrap(), ErrorKind::Refused, "{bad:?}");
+        assert!(is_refusal(kind(store.write(&batch(&claim, 1, &rows, &[])).await)), "{bad:?}");
+        assert!(is_refusal(kind(store.probe(&rows).await)), "{bad:?}");
         store.probe(&[row(1)]).await.unwrap();
     }
     store.write(&batch(&claim, 1, &[row(1)], &[])).await.unwrap();
@@ -101,8 +102,8 @@ async fn refuses_everything(bed: Bed, create: &str, mend: &str) {
     execute(&bed, create).await;
     let store = bed.store().await.unwrap();
     let claim = claims(&*store, 1).await.unwrap().remove(0);
-    assert_eq!(kind(store.write(&batch(&claim, 1, &[row(1)], &[])).await).unwrap(), ErrorKind::Refused);
-    assert_eq!(kind(store.probe(&[row(1)]).await).unwrap(), ErrorKind::Refused);
+    assert!(is_refusal(kind(store.write(&batch(&claim, 1, &[row(1)], &[])).await)));
+    assert!(is_refusal(kind(store.probe(&[row(1)]).await)));
     execute(&bed, mend).await;
     store.write(&batch(&claim, 1, &[row(1)], &[])).await.unwrap();
 }

@@ -9,10 +9,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Command, Lane, Served};
+use super::{Command, Lane, Released, Served};
 use crate::meter::Activity;
 use crate::pipeline::batch::{Batch, Refusal};
 use crate::pipeline::isolate;
@@ -58,9 +57,9 @@ impl Lane {
         };
         self.time.enter(Activity::Gate);
         let released = self.release(&current, &marked.segment, true, others, commands, stop).await;
-        let (letters, released_at) = released?;
+        let released = released?;
         self.time.enter(Activity::Store);
-        let writing = self.write_marked(&current, &marked, letters, released_at);
+        let writing = self.write_marked(&current, &marked, released);
         let written = self.while_ours(&current, others, commands, writing).await;
         let trouble = match written? {
             Ok(position) => {
@@ -108,21 +107,21 @@ impl Lane {
         Ok(marked)
     }
 
-    /// Writes the first `letters` of what was read, without the rows that the database is found to refuse.
+    /// Writes what was released of what was read, without the rows that the database is found to refuse.
     async fn write_marked(
         &self,
         current: &Served,
         marked: &Marked,
-        letters: usize,
-        released_at: Instant,
+        released: Released,
     ) -> Result<Position, StoreError> {
         let mut refused: Vec<Refusal> = Vec::new();
         loop {
-            let found = match self.try_marked(current, marked, letters, released_at, &refused).await? {
+            let found = match self.try_marked(current, marked, released, &refused).await? {
                 Ok(position) => return Ok(position),
                 Err(found) => found,
             };
             refused.extend(found);
+            isolate::release_all(&self.gate, marked.segment.front_spans(released.messages).len()).await;
         }
     }
 
@@ -130,10 +129,10 @@ impl Lane {
         &self,
         current: &Served,
         marked: &Marked,
-        letters: usize,
-        released_at: Instant,
+        released: Released,
         refused: &[Refusal],
     ) -> Result<Result<Position, Vec<Refusal>>, StoreError> {
+        let Released { messages: letters, at: released_at } = released;
         let (stream, segment) = (&current.stream, &marked.segment);
         let refusals = self.refusals(segment, letters, refused);
         let database_time_ms = self.clock.at(released_at).unwrap_or(stream.claim.database_time_ms);
@@ -173,9 +172,11 @@ impl Lane {
                     "dead letters redriven");
                 Ok(Ok(to))
             }
-            Err(error) if matches!(error.kind, ErrorKind::Refused | ErrorKind::TooLarge) => {
+            Err(error) if isolate::is_refusal(error.kind) => {
+                let rows = batch.rows();
                 let found =
-                    isolate::find_refused(&*self.store, batch.rows(), |row| batch.span_of_row(row)).await?;
+                    isolate::find_refused(&*self.store, &self.gate, rows, |row| batch.span_of_row(row))
+                        .await?;
                 if found.is_empty() {
                     return Err(StoreError { kind: ErrorKind::Unavailable, ..error });
                 }

@@ -143,7 +143,7 @@ impl State {
             .filter(|row| row.epoch == batch.epoch && row.position == batch.from)
             .ok_or_else(|| fenced(batch.stream, batch.epoch))?;
         progress.position = batch.to;
-        progress.fingerprint = Some(batch.fingerprint);
+        progress.fingerprint = batch.fingerprint;
         self.rows.extend(batch.rows.iter().map(|row| {
             let stored = StoredSpan {
                 id: row.id,

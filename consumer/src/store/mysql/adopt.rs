@@ -32,8 +32,21 @@ pub struct Column {
     /// In characters; 0 where it means nothing.
     pub length: u64,
     pub nullable: bool,
-    pub has_default: bool,
+    /// The default's text; empty where there is none, or NULL.
+    pub default_value: String,
     pub extra: String,
+}
+
+impl Column {
+    /// Computed from others. MySQL says `default_generated` of a default that is an expression, which is none.
+    fn is_generated(&self) -> bool {
+        ["virtual generated", "stored generated"].iter().any(|kind| self.extra.contains(kind))
+    }
+
+    /// Filled by the database with something.
+    fn has_default(&self) -> bool {
+        !self.default_value.is_empty()
+    }
 }
 
 impl FromRow<'_, MySqlRow> for Column {
@@ -44,7 +57,7 @@ impl FromRow<'_, MySqlRow> for Column {
             data_type: row.try_get("data_type")?,
             length: row.try_get("length")?,
             nullable: row.try_get("nullable")?,
-            has_default: row.try_get("has_default")?,
+            default_value: row.try_get("default_value")?,
             extra: row.try_get("extra")?,
         })
     }
@@ -61,11 +74,19 @@ pub struct Adopted {
     pub missing_indexes: Vec<&'static str>,
 }
 
-/// Checks a table; `leading` are the first columns of its indexes.
+/// The time in any of its spellings.
+const NOW: [&str; 5] = ["current_timestamp", "now(", "localtime", "utc_timestamp", "sysdate"];
+
+/// Checks a table; `leading` are the first columns of its indexes, `foreign_unique` its unique ones without `id`.
 ///
 /// # Errors
 /// What is wrong, and the remedy.
-pub fn check(table: Option<&Table>, columns: &[Column], leading: &[String]) -> Result<Adopted, String> {
+pub fn check(
+    table: Option<&Table>,
+    columns: &[Column],
+    leading: &[String],
+    foreign_unique: &[String],
+) -> Result<Adopted, String> {
     check_engine(table)?;
     check_foreign_columns(columns)?;
     let column = |name: &str| {
@@ -78,6 +99,12 @@ pub fn check(table: Option<&Table>, columns: &[Column], leading: &[String]) -> R
     if !leading.iter().any(|name| name == "id") {
         return Err("no key begins with id; add PRIMARY KEY (id)".to_owned());
     }
+    if let Some(index) = foreign_unique.first() {
+        return Err(format!(
+            "its unique index {index} does not contain id, so a span could be refused because of another one; \
+             make it an ordinary index with ALTER TABLE … DROP INDEX {index}, ADD INDEX {index} (…)"
+        ));
+    }
     check_text(column("trace_id")?, MAX_TRACE_ID_CHARS)?;
     check_text(column("kind")?, MAX_KIND_CHARS)?;
     let body = column("body")?;
@@ -89,7 +116,7 @@ pub fn check(table: Option<&Table>, columns: &[Column], leading: &[String]) -> R
         matches!(column.data_type.as_str(), "timestamp" | "datetime")
     })?;
     Ok(Adopted {
-        fills_created_at: created_at.has_default,
+        fills_created_at: NOW.iter().any(|now| created_at.default_value.contains(now)),
         max_body_bytes: usize::try_from(body.length).unwrap_or(usize::MAX),
         missing_indexes: ["trace_id", "created_at"]
             .into_iter()
@@ -126,8 +153,8 @@ fn check_foreign_columns(columns: &[Column]) -> Result<(), String> {
     let unfilled = columns.iter().find(|column| {
         !OURS.contains(&column.name.as_str())
             && !column.nullable
-            && !column.has_default
-            && !column.extra.contains("generated")
+            && !column.has_default()
+            && !column.is_generated()
     });
     match unfilled {
         Some(column) => Err(format!(
@@ -147,7 +174,7 @@ fn check_text(column: &Column, characters: usize) -> Result<(), String> {
 }
 
 fn check_type(column: &Column, expected: &str, fits: impl Fn(&Column) -> bool) -> Result<(), String> {
-    if fits(column) && !column.extra.contains("generated") {
+    if fits(column) && !column.is_generated() {
         return Ok(());
     }
     Err(format!(
@@ -155,4 +182,60 @@ fn check_type(column: &Column, expected: &str, fits: impl Fn(&Column) -> bool) -
         name = column.name,
         found = column.column_type
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, data_type: &str, default_value: &str, extra: &str) -> Column {
+        Column {
+            name: name.to_owned(),
+            column_type: data_type.to_owned(),
+            data_type: data_type.to_owned(),
+            length: 1 << 16,
+            nullable: false,
+            default_value: default_value.to_owned(),
+            extra: extra.to_owned(),
+        }
+    }
+
+    fn look(created_at: Column, foreign_unique: &[&str]) -> Result<Adopted, String> {
+        let table =
+            Table { table_type: "BASE TABLE".to_owned(), engine: "InnoDB".to_owned(), transactional: true };
+        let columns = [
+            column("id", "bigint", "", ""),
+            column("trace_id", "varchar", "", ""),
+            column("kind", "varchar", "", ""),
+            column("body", "longtext", "", ""),
+            created_at,
+        ];
+        let foreign_unique: Vec<String> = foreign_unique.iter().map(|name| (*name).to_owned()).collect();
+        check(Some(&table), &columns, &["id".to_owned()], &foreign_unique)
+    }
+
+    #[test]
+    fn a_default_as_mysql_8_reports_it_is_no_computed_column() {
+        let created_at = column("created_at", "timestamp", "current_timestamp", "default_generated");
+        assert!(look(created_at, &[]).unwrap().fills_created_at);
+        let computed = column("created_at", "timestamp", "", "stored generated");
+        assert!(look(computed, &[]).is_err());
+    }
+
+    #[test]
+    fn only_a_default_that_is_the_time_fills_the_time() {
+        for (default_value, fills) in
+            [("current_timestamp(3)", true), ("now()", true), ("'2000-01-01 00:00:00'", false), ("", false)]
+        {
+            let created_at = column("created_at", "datetime", default_value, "");
+            assert_eq!(look(created_at, &[]).unwrap().fills_created_at, fills, "{default_value}");
+        }
+    }
+
+    #[test]
+    fn a_unique_index_without_the_id_is_refused_by_name() {
+        let created_at = column("created_at", "timestamp", "current_timestamp()", "");
+        let why = look(created_at, &["one_a_trace"]).unwrap_err();
+        assert!(why.contains("DROP INDEX one_a_trace"), "{why}");
+    }
 }

@@ -13,15 +13,16 @@ use crate::store::{ErrorKind, StoreError};
 
 /// Strict whatever the server's default is, so that nothing is cut or replaced silently. READ COMMITTED, so
 /// that inserts of different lanes lock no gaps. Short waits, for rows and for a table that is being altered.
-/// A client that stops in the middle of a statement is not waited for.
-const SESSION: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,\
+/// A client that stops in the middle of a statement is not waited for. Texts are UTF-8 whatever the URL says:
+/// another character set would not hold them all.
+const SESSION: &str = "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_ALL_TABLES,STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,\
      NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
      SESSION transaction_isolation = 'READ-COMMITTED', SESSION autocommit = 1, \
      SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5, \
      SESSION net_read_timeout = 10, SESSION net_write_timeout = 10";
 
 /// As above; MariaDB before 11.1 knows the isolation level by another name.
-const SESSION_MARIADB: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,\
+const SESSION_MARIADB: &str = "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_ALL_TABLES,STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,\
      NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
      SESSION tx_isolation = 'READ-COMMITTED', SESSION autocommit = 1, \
      SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5, \
@@ -96,9 +97,5 @@ impl MySqlStore {
     /// Longest statement that the server takes.
     pub(super) fn max_statement_bytes(&self) -> usize {
         self.max_packet.load(Ordering::Relaxed).saturating_sub(1024)
-    }
-
-    pub(super) fn max_column_bytes(&self) -> usize {
-        self.max_column.load(Ordering::Relaxed)
     }
 }

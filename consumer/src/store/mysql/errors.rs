@@ -27,19 +27,19 @@ pub fn kind_of_number(number: u16) -> ErrorKind {
     match number {
         // Lock wait time-out, deadlock; NOWAIT refused; MariaDB's snapshot conflict; TiDB's write conflicts
         // and schema changes.
-        1205 | 1213 | 3572 | 1020 | 8002 | 8022 | 8028 | 9007 => ErrorKind::Conflict,
+        1205 | 1213 | 3572 | 1020 | 8002 | 8005 | 8022 | 8028 | 9007 => ErrorKind::Conflict,
         // Duplicate keys, in all their wordings.
         1022 | 1062 | 1169 | 1586 => ErrorKind::DuplicateId,
-        // Packet larger than max_allowed_packet; result of a function likewise.
-        1153 | 1301 => ErrorKind::TooLarge,
+        // Packet larger than max_allowed_packet; result of a function likewise; TiDB's limit of a row.
+        1153 | 1301 | 8025 => ErrorKind::TooLarge,
         // A value: NULL, out of range, truncated, no default, incorrect in its character set or for its type,
         // too long, row too large, arithmetic overflow, not JSON, unconvertible.
         1048 | 1118 | 1264 | 1265 | 1292 | 1300 | 1364 | 1366 | 1406 | 1411 | 1690 | 3140 | 3854 | 3988
         // No partition for the value: the same for every row, so no probe row is accepted and nothing becomes
         // a dead letter.
-        | 1526
+        | 1526 => ErrorKind::Refused,
         // Foreign key, CHECK (MySQL, MariaDB), a trigger's SIGNAL.
-        | 1216 | 1452 | 3819 | 4025 | 1644 => ErrorKind::Refused,
+        1216 | 1452 | 3819 | 4025 | 1644 => ErrorKind::Constraint,
         // Everything else waits. Known members: 1040 and 1203 too many connections, 1044 1045 1142 1143 no
         // right, 1053 shutting down, 1054 and 1146 no such column or table, 1021 1026 1114 full, 1290 1792
         // 1836 read-only, 1317 1969 3024 interrupted, 1927 4031 killed.
@@ -55,5 +55,22 @@ mod tests {
     fn unknown_numbers_wait() {
         assert_eq!(kind_of_number(65535), ErrorKind::Unavailable);
         assert_eq!(kind_of(&Error::PoolTimedOut), ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn every_named_number_has_its_meaning() {
+        let meanings: [(ErrorKind, &[u16]); 6] = [
+            (ErrorKind::Conflict, &[1205, 1213, 3572, 1020, 8002, 8005, 8022, 8028, 9007]),
+            (ErrorKind::DuplicateId, &[1022, 1062, 1169, 1586]),
+            (ErrorKind::TooLarge, &[1153, 1301, 8025]),
+            (ErrorKind::Refused, &[1048, 1264, 1292, 1366, 1406, 1526, 1690]),
+            (ErrorKind::Constraint, &[1216, 1452, 1644, 3819, 4025]),
+            (ErrorKind::Unavailable, &[1040, 1045, 1053, 1054, 1114, 1142, 1146, 1290, 1317, 3024]),
+        ];
+        for (kind, numbers) in meanings {
+            for number in numbers {
+                assert_eq!(kind_of_number(*number), kind, "{number}");
+            }
+        }
     }
 }

@@ -43,19 +43,7 @@ impl MySqlStore {
         let name = self.options.table.as_str();
         let table = if exists(name) { self.look_at_table(conn).await? } else { TableState::Missing };
 
-        let mut missing_rights = Vec::new();
-        let trace = Some((name, TRACE_RIGHTS)).filter(|_| exists(name));
-        let own = OWN_TABLES.into_iter().filter(|(table, _)| exists(table));
-        for (table, rights) in own.chain(trace) {
-            for right in rights {
-                if number_of(conn, &harmless(right, table))
-                    .await
-                    .is_some_and(|number| DENIED.contains(&number))
-                {
-                    missing_rights.push(format!("{right} on {table}"));
-                }
-            }
-        }
+        let missing_rights = self.missing_rights(conn, TRACE_RIGHTS, &exists).await?;
         let cannot_create = match within(SHORT_ANSWER, conn.execute(CREATE)).await {
             Err(error) if number(&error) == Some(DUPLICATE_COLUMN) => None,
             Err(error) => Some(error.to_string()),
@@ -75,6 +63,34 @@ impl MySqlStore {
         })
     }
 
+    /// The rights that this user lacks on the tables that exist.
+    pub(super) async fn missing_rights(
+        &self,
+        conn: &mut MySqlConnection,
+        of_trace: &'static [&'static str],
+        exists: &(impl Fn(&str) -> bool + Sync),
+    ) -> Result<Vec<String>, StoreError> {
+        let mut missing = Vec::new();
+        let trace = (self.options.table.as_str(), of_trace);
+        for (table, rights) in OWN_TABLES.into_iter().chain([trace]).filter(|(table, _)| exists(table)) {
+            for right in rights {
+                // The table's name has been checked to be an identifier.
+                let statement = AssertSqlSafe(harmless(right, table));
+                match within(SHORT_ANSWER, conn.execute(statement)).await {
+                    Err(error) if number(&error).is_some_and(|number| DENIED.contains(&number)) => {
+                        missing.push(format!("{right} on {table}"));
+                    }
+                    // What the server says is no answer about rights; what it does not say is none at all.
+                    Err(error) if number(&error).is_none() => {
+                        return Err(store_error("cannot look at the rights on a table")(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(missing)
+    }
+
     async fn look_at_table(&self, conn: &mut MySqlConnection) -> Result<TableState, StoreError> {
         match self.adopted(conn).await {
             Ok(adopted) => Ok(TableState::Usable(adopted.missing_indexes)),
@@ -92,13 +108,6 @@ fn harmless(right: &str, table: &str) -> String {
         "DELETE" => format!("DELETE FROM `{table}` WHERE 1 = 0"),
         _ => format!("SELECT 1 FROM `{table}` WHERE 1 = 0"),
     }
-}
-
-/// The number of the error that a statement meets, if any.
-async fn number_of(conn: &mut MySqlConnection, statement: &str) -> Option<u16> {
-    // The table's name has been checked to be an identifier.
-    let done = within(SHORT_ANSWER, conn.execute(AssertSqlSafe(statement))).await;
-    done.err().as_ref().and_then(number)
 }
 
 fn number(error: &sqlx::Error) -> Option<u16> {

@@ -1,6 +1,7 @@
 //! Tables: created, migrated, adopted or verified.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
 use sqlx::mysql::{MySqlConnection, MySqlDatabaseError};
@@ -11,9 +12,12 @@ use super::adopt::{self, Adopted, Column, Table};
 use super::errors::{kind_of, store_error};
 use super::write::RowInsert;
 use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
-use crate::store::sql::{MISSING_TABLES, migrations};
+use crate::store::inspect::WRITE_RIGHTS;
+use crate::store::sql::{MISSING_TABLES, SHORT_ANSWER, migrations, missing_rights, within};
 use crate::store::{ErrorKind, StoreError, TableName};
 
+const DATABASE: &str = "SELECT CAST(DATABASE() AS CHAR)";
+const VERSION: &str = "SELECT VERSION()";
 /// How long a starting replica waits for another one's migrations.
 const LOCK_SECONDS: u32 = 30;
 const LOCK: &str = "SELECT GET_LOCK(CONCAT('sluice ', LEFT(MD5(DATABASE()), 16)), ?)";
@@ -26,15 +30,19 @@ const TABLE: &str = "SELECT CAST(t.TABLE_TYPE AS CHAR) AS table_type, \
 const COLUMNS: &str = "SELECT CAST(LOWER(COLUMN_NAME) AS CHAR) AS name, \
      CAST(LOWER(COLUMN_TYPE) AS CHAR) AS column_type, CAST(LOWER(DATA_TYPE) AS CHAR) AS data_type, \
      CAST(COALESCE(CHARACTER_MAXIMUM_LENGTH, 0) AS UNSIGNED) AS length, \
-     IS_NULLABLE = 'YES' AS nullable, COLUMN_DEFAULT IS NOT NULL AND COLUMN_DEFAULT <> 'NULL' AS has_default, \
+     IS_NULLABLE = 'YES' AS nullable, CAST(LOWER(CASE WHEN COLUMN_DEFAULT IS NULL OR COLUMN_DEFAULT = 'NULL' THEN '' \
+     WHEN COLUMN_DEFAULT = '' THEN '''''' ELSE COLUMN_DEFAULT END) AS CHAR) AS default_value, \
      CAST(LOWER(EXTRA) AS CHAR) AS extra \
      FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?";
 const LEADING_COLUMNS: &str = "SELECT CAST(LOWER(COLUMN_NAME) AS CHAR) FROM information_schema.STATISTICS \
      WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND SEQ_IN_INDEX = 1";
+const FOREIGN_UNIQUE: &str = "SELECT CAST(INDEX_NAME AS CHAR) FROM information_schema.STATISTICS \
+     WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND NON_UNIQUE = 0 \
+     GROUP BY INDEX_NAME HAVING SUM(LOWER(COALESCE(COLUMN_NAME, '')) = 'id') = 0 ORDER BY INDEX_NAME";
 
 /// Every column of Sluice's own tables that a statement names: fails where one is missing.
 const VERIFY: [&str; 6] = [
-    "SELECT name FROM sluice_lock LIMIT 0",
+    "SELECT name, turns FROM sluice_lock LIMIT 0",
     "SELECT table_name, stream, cluster_id, consumer_group, topic, `partition`, generation, owner_epoch, \
      owner, next_offset, last_id, fingerprint, claimed_at, updated_at FROM sluice_progress LIMIT 0",
     "SELECT pipeline, holder, share, demand, expires_at_ms FROM sluice_rate LIMIT 0",
@@ -49,10 +57,18 @@ const NO_COLUMN: u16 = 1054;
 
 impl MySqlStore {
     pub(super) async fn prepare_schema(&self, conn: &mut MySqlConnection) -> Result<(), StoreError> {
+        let database: Option<String> =
+            within(SHORT_ANSWER, sqlx::query_scalar(DATABASE).fetch_one(&mut *conn))
+                .await
+                .map_err(store_error("cannot ask for the database"))?;
+        if database.is_none() {
+            let context = "the connection names no database: add one to the URL, as in mysql://HOST/DATABASE";
+            return Err(StoreError::new(ErrorKind::Schema, context));
+        }
         if self.options.manage_schema {
-            let locked: Option<i64> = sqlx::query_scalar(LOCK)
-                .bind(LOCK_SECONDS)
-                .fetch_one(&mut *conn)
+            let lock = sqlx::query_scalar(LOCK).bind(LOCK_SECONDS);
+            let patience = Duration::from_secs(LOCK_SECONDS.into()) + SHORT_ANSWER;
+            let locked: Option<i64> = within(patience, lock.fetch_one(&mut *conn))
                 .await
                 .map_err(store_error("cannot lock the schema"))?;
             if locked != Some(1) {
@@ -60,17 +76,20 @@ impl MySqlStore {
                 return Err(StoreError::new(ErrorKind::Conflict, context));
             }
             let created = self.create_tables(conn).await;
-            let unlocked = conn.execute(UNLOCK).await.map_err(store_error("cannot unlock the schema"));
+            let unlocked = within(SHORT_ANSWER, conn.execute(UNLOCK))
+                .await
+                .map_err(store_error("cannot unlock the schema"));
             created?;
             unlocked?;
         }
         for select in VERIFY {
-            conn.execute(select).await.map_err(missing)?;
+            within(SHORT_ANSWER, conn.execute(select)).await.map_err(missing)?;
         }
         let adopted = self.adopted(conn).await?;
         if !adopted.missing_indexes.is_empty() {
             tracing::warn!(table = %self.options.table, columns = ?adopted.missing_indexes, "the table has no index on these columns");
         }
+        missing_rights(self.missing_rights(conn, WRITE_RIGHTS, &|_| true).await?)?;
         self.max_column.store(adopted.max_body_bytes, Ordering::Relaxed);
         self.insert.get_or_init(|| RowInsert::new(&self.options.table, adopted.fills_created_at));
         Ok(())
@@ -78,8 +97,7 @@ impl MySqlStore {
 
     async fn create_tables(&self, conn: &mut MySqlConnection) -> Result<(), StoreError> {
         self.migrate(conn).await?;
-        let version: String = sqlx::query_scalar("SELECT VERSION()")
-            .fetch_one(&mut *conn)
+        let version: String = within(SHORT_ANSWER, sqlx::query_scalar(VERSION).fetch_one(&mut *conn))
             .await
             .map_err(store_error("cannot read the server's version"))?;
         let sql = trace_table(&self.options.table, version.contains("TiDB"));
@@ -99,7 +117,7 @@ impl MySqlStore {
         if let Err(MigrateError::Dirty(_)) = done {
             // Somebody died in the middle of a migration, and DDL does not roll back here. Every migration is
             // written so that it may run again.
-            conn.execute("DELETE FROM sluice_migrations WHERE success = FALSE")
+            within(SHORT_ANSWER, conn.execute("DELETE FROM sluice_migrations WHERE success = FALSE"))
                 .await
                 .map_err(store_error("cannot repeat a migration"))?;
             done = migrator.run_direct(None, conn, false).await;
@@ -111,16 +129,19 @@ impl MySqlStore {
     pub(super) async fn adopted(&self, conn: &mut MySqlConnection) -> Result<Adopted, StoreError> {
         const DOING: &str = "cannot look at the trace table";
         let name = self.options.table.as_str();
+        let query = sqlx::query_as(TABLE).bind(name);
         let table: Option<Table> =
-            sqlx::query_as(TABLE).bind(name).fetch_optional(&mut *conn).await.map_err(store_error(DOING))?;
+            within(SHORT_ANSWER, query.fetch_optional(&mut *conn)).await.map_err(store_error(DOING))?;
+        let query = sqlx::query_as(COLUMNS).bind(name);
         let columns: Vec<Column> =
-            sqlx::query_as(COLUMNS).bind(name).fetch_all(&mut *conn).await.map_err(store_error(DOING))?;
-        let leading: Vec<String> = sqlx::query_scalar(LEADING_COLUMNS)
-            .bind(name)
-            .fetch_all(&mut *conn)
-            .await
-            .map_err(store_error(DOING))?;
-        adopt::check(table.as_ref(), &columns, &leading)
+            within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
+        let query = sqlx::query_scalar(LEADING_COLUMNS).bind(name);
+        let leading: Vec<String> =
+            within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
+        let query = sqlx::query_scalar(FOREIGN_UNIQUE).bind(name);
+        let foreign_unique: Vec<String> =
+            within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
+        adopt::check(table.as_ref(), &columns, &leading, &foreign_unique)
             .map_err(|why| StoreError::new(ErrorKind::Schema, format!("cannot use the table {name}: {why}")))
     }
 }

@@ -27,8 +27,10 @@ const NEWEST_GENERATION: &str = "SELECT generation FROM sluice_progress WHERE cl
      AND consumer_group = ? AND table_name = ? AND topic = ? AND `partition` = ? ORDER BY generation DESC LIMIT 1";
 const TAKE_OVER: &str = "UPDATE sluice_progress SET owner_epoch = owner_epoch + 1, owner = ?, \
      claimed_at = CURRENT_TIMESTAMP WHERE table_name = ? AND stream = ?";
-const LOCK: &str =
-    "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED) FROM sluice_lock WHERE name = ? FOR UPDATE";
+/// Changes the row instead of only locking it: in a cluster that certifies transactions when they commit (Galera)
+/// locks hold on one node, and of two holders on two nodes one is refused only where both have written.
+const LOCK: &str = "UPDATE sluice_lock SET turns = turns + 1 WHERE name = ?";
+const NOW: &str = "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED)";
 const CREATE_LOCK: &str = "INSERT IGNORE INTO sluice_lock (name) VALUES (?)";
 
 type ProgressRow = (u16, u32, u64, u64, i64, Option<u64>, i64);
@@ -217,11 +219,12 @@ pub(super) async fn begin_locked(conn: &mut MySqlConnection, name: &str) -> Resu
     const DOING: &str = "cannot take a lock";
     loop {
         begin(conn).await?;
-        let locked = sqlx::query_scalar::<_, i64>(LOCK).bind(name);
-        if let Some(now) =
-            within(SHORT_ANSWER, locked.fetch_optional(&mut *conn)).await.map_err(store_error(DOING))?
-        {
-            return Ok(now);
+        let lock = sqlx::query(LOCK).bind(name);
+        let locked = within(SHORT_ANSWER, lock.execute(&mut *conn)).await.map_err(store_error(DOING))?;
+        if locked.rows_affected() == 1 {
+            return within(SHORT_ANSWER, sqlx::query_scalar(NOW).fetch_one(conn))
+                .await
+                .map_err(store_error("cannot read the clock"));
         }
         within(SHORT_ANSWER, conn.execute("ROLLBACK")).await.map_err(store_error(DOING))?;
         let create = sqlx::query(CREATE_LOCK).bind(name);

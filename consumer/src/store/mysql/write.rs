@@ -1,6 +1,7 @@
 //! Batches: rows, dead letters, and the conditional move of the position.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use sqlx::Arguments;
 use sqlx::AssertSqlSafe;
@@ -108,6 +109,10 @@ impl MySqlStore {
             let (fitting, _) = prefix_within(rest, limit.saturating_sub(ROW_OVERHEAD_BYTES));
             let (size, sql) = insert.sizes.largest(fitting);
             let (rows, later) = rest.split_at(size);
+            let longest = rows.iter().map(|row| row.body.len()).max().unwrap_or_default();
+            if longest > self.max_column.load(Ordering::Relaxed) {
+                self.check_column(conn, longest).await?;
+            }
             let bytes = rows.iter().map(protocol_bytes).sum();
             if bytes > self.max_statement_bytes() {
                 return Err(too_large(bytes, self.max_statement_bytes()));
@@ -116,6 +121,18 @@ impl MySqlStore {
             rest = later;
         }
         Ok(())
+    }
+
+    /// Whether the column has room for a body by now: it may have been widened since it was last looked at.
+    async fn check_column(&self, conn: &mut MySqlConnection, bytes: usize) -> Result<(), StoreError> {
+        let room = self.adopted(conn).await?.max_body_bytes;
+        self.max_column.store(room, Ordering::Relaxed);
+        if bytes <= room {
+            return Ok(());
+        }
+        let context =
+            format!("a body of {bytes} bytes is larger than the {room} that its column has room for");
+        Err(StoreError::new(ErrorKind::TooLarge, context))
     }
 
     async fn insert_dead_letters(

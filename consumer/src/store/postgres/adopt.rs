@@ -45,8 +45,11 @@ impl FromRow<'_, PgRow> for Column {
     }
 }
 
-/// Checks a table; `leading` are the first columns of its indexes. Returns the columns that reads need an
-/// index on and that have none.
+/// The time in any of its spellings, as `pg_get_expr` writes them.
+const NOW: [&str; 4] = ["now()", "current_timestamp", "localtimestamp", "_timestamp()"];
+
+/// Checks a table; `leading` are the first columns of its indexes, `foreign_unique` its unique ones without `id`.
+/// Returns the columns that reads need an index on and that have none.
 ///
 /// # Errors
 /// What is wrong, and the remedy.
@@ -54,6 +57,7 @@ pub fn check(
     table: Option<&Table>,
     columns: &[Column],
     leading: &[String],
+    foreign_unique: &[String],
 ) -> Result<Vec<&'static str>, String> {
     check_table(table)?;
     check_foreign_columns(columns)?;
@@ -67,14 +71,21 @@ pub fn check(
     if !leading.iter().any(|name| name == "id") {
         return Err("no key begins with id; add PRIMARY KEY (id)".to_owned());
     }
+    if let Some(index) = foreign_unique.first() {
+        return Err(format!(
+            "its unique index {index} does not contain id, so a span could be refused because of another one; \
+             drop it or its constraint, and make an ordinary index where one is needed"
+        ));
+    }
     check_text(column("trace_id")?, MAX_TRACE_ID_CHARS)?;
     check_text(column("kind")?, MAX_KIND_CHARS)?;
     check_type(column("body")?, "text", |found| found == "text" || found == "character varying")?;
     let created_at = column("created_at")?;
     check_type(created_at, "timestamp with time zone", |found| found.starts_with("timestamp"))?;
-    if created_at.default_value.is_empty() {
-        return Err("created_at has no default, but rows come without it; \
-             give it one with ALTER TABLE … ALTER created_at SET DEFAULT now()"
+    let default_value = created_at.default_value.to_lowercase();
+    if !NOW.iter().any(|now| default_value.contains(now)) {
+        return Err("created_at does not take the time by default, but rows come without it; \
+             let it, with ALTER TABLE … ALTER created_at SET DEFAULT now()"
             .to_owned());
     }
     Ok(["trace_id", "created_at"]

@@ -27,11 +27,12 @@ pub fn kind_of_code(code: &str) -> ErrorKind {
         // Serialisation failure, deadlock, lock time-out.
         "40001" | "40P01" | "55P03" => ErrorKind::Conflict,
         "23505" => ErrorKind::DuplicateId,
-        // Program limit exceeded: a field or row beyond 1 GiB.
+        // Program limit exceeded: a field or row beyond 1 GiB, or a value that an index has no room for.
         "54000" => ErrorKind::TooLarge,
-        // NOT NULL, CHECK and "no partition of relation found for row" (the same for every row, so no probe
-        // row is accepted and nothing becomes a dead letter), foreign key, exclusion; a trigger's RAISE.
-        "23000" | "23502" | "23503" | "23514" | "23P01" | "P0001" => ErrorKind::Refused,
+        // NOT NULL, exclusion.
+        "23000" | "23502" | "23P01" => ErrorKind::Refused,
+        // Foreign key; CHECK and "no partition of relation found for row"; a trigger's RAISE.
+        "23503" | "23514" | "P0001" => ErrorKind::Constraint,
         // Class 22, data exception: too long, out of range, a character that the encoding lacks, NUL.
         code if code.starts_with("22") => ErrorKind::Refused,
         // Everything else waits. Known members: 08 connection, 25006 read-only, 25P03 idle in transaction for
@@ -56,6 +57,23 @@ mod tests {
     fn every_data_exception_is_a_refused_value() {
         for code in ["22001", "22003", "22021", "22P05"] {
             assert_eq!(kind_of_code(code), ErrorKind::Refused);
+        }
+    }
+
+    #[test]
+    fn every_named_code_has_its_meaning() {
+        let meanings: [(ErrorKind, &[&str]); 6] = [
+            (ErrorKind::Conflict, &["40001", "40P01", "55P03"]),
+            (ErrorKind::DuplicateId, &["23505"]),
+            (ErrorKind::TooLarge, &["54000"]),
+            (ErrorKind::Refused, &["23000", "23502", "23P01"]),
+            (ErrorKind::Constraint, &["23503", "23514", "P0001"]),
+            (ErrorKind::Unavailable, &["08006", "25006", "28P01", "42501", "42P01", "53100", "57P01"]),
+        ];
+        for (kind, codes) in meanings {
+            for code in codes {
+                assert_eq!(kind_of_code(code), kind, "{code}");
+            }
         }
     }
 }

@@ -32,28 +32,43 @@ impl PostgresStore {
             within(SHORT_ANSWER, sqlx::query_as(SERVER).fetch_one(&mut *conn))
                 .await
                 .map_err(store_error(DOING))?;
-        let name = self.options.table.as_str();
-        let quoted = self.options.table.double_quoted();
-        let table_exists = exists(conn, &quoted).await?;
-        let table = if table_exists { self.look_at_table(conn).await? } else { TableState::Missing };
+        let table = if exists(conn, &self.options.table.double_quoted()).await? {
+            self.look_at_table(conn).await?
+        } else {
+            TableState::Missing
+        };
 
-        let (mut missing_tables, mut missing_rights) = (Vec::new(), Vec::new());
-        for (own, rights) in OWN_TABLES {
-            if exists(conn, own).await? {
-                missing_rights.extend(denied(conn, own, own, rights).await?);
-            } else {
+        let mut missing_tables = Vec::new();
+        for (own, _) in OWN_TABLES {
+            if !exists(conn, own).await? {
                 missing_tables.push(own);
             }
         }
-        if table_exists {
-            missing_rights.extend(denied(conn, name, &quoted, TRACE_RIGHTS).await?);
-        }
+        let missing_rights = self.missing_rights(conn, TRACE_RIGHTS).await?;
         let cannot_create = match (schema.as_str(), may_create) {
             ("", _) => Some("search_path names no schema that exists".to_owned()),
             (_, false) => Some(format!("no right to create in the schema {schema}")),
             _ => None,
         };
         Ok(Inspection { server, read_only, table, missing_tables, cannot_create, missing_rights })
+    }
+
+    /// The rights that this user lacks on the tables that exist.
+    pub(super) async fn missing_rights(
+        &self,
+        conn: &mut PgConnection,
+        of_trace: &'static [&'static str],
+    ) -> Result<Vec<String>, StoreError> {
+        let mut missing = Vec::new();
+        let quoted = self.options.table.double_quoted();
+        let own = OWN_TABLES.into_iter().map(|(own, rights)| (own, own, rights));
+        let trace = (self.options.table.as_str(), quoted.as_str(), of_trace);
+        for (name, quoted, rights) in own.chain([trace]) {
+            if exists(conn, quoted).await? {
+                missing.extend(denied(conn, name, quoted, rights).await?);
+            }
+        }
+        Ok(missing)
     }
 
     async fn look_at_table(&self, conn: &mut PgConnection) -> Result<TableState, StoreError> {
@@ -65,7 +80,8 @@ impl PostgresStore {
     }
 }
 
-async fn exists(conn: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
+/// Whether a table, named as in a statement, exists.
+pub(super) async fn exists(conn: &mut PgConnection, name: &str) -> Result<bool, StoreError> {
     within(SHORT_ANSWER, sqlx::query_scalar(EXISTS).bind(name).fetch_one(conn))
         .await
         .map_err(store_error("cannot look for a table"))

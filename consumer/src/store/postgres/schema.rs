@@ -6,13 +6,15 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 use super::PostgresStore;
 use super::adopt::{self, Column, Table};
 use super::errors::{kind_of, store_error};
+use super::inspect::exists;
 use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
-use crate::store::sql::{MISSING_TABLES, migrations};
+use crate::store::inspect::WRITE_RIGHTS;
+use crate::store::sql::{MISSING_TABLES, SHORT_ANSWER, migrations, missing_rights, within};
 use crate::store::{ErrorKind, StoreError};
 
 /// Held until the transaction ends; the number is "sluice" in ASCII.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(126943972090725)";
-/// Building an index may take longer than any statement of a batch.
+/// A migration may take longer than any statement of a batch.
 const NO_TIME_OUT: &str = "SET LOCAL statement_timeout = 0";
 
 const TABLE: &str = "SELECT CAST(relkind AS TEXT) AS kind, CAST(relpersistence AS TEXT) AS persistence \
@@ -25,6 +27,10 @@ const COLUMNS: &str = "SELECT CAST(a.attname AS TEXT) AS name, format_type(a.att
 const LEADING_COLUMNS: &str = "SELECT CAST(a.attname AS TEXT) FROM pg_index i \
      JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] \
      WHERE i.indrelid = to_regclass($1) AND i.indisvalid AND i.indpred IS NULL";
+const FOREIGN_UNIQUE: &str = "SELECT CAST(c.relname AS TEXT) FROM pg_index i \
+     JOIN pg_class c ON c.oid = i.indexrelid \
+     WHERE i.indrelid = to_regclass($1) AND i.indisunique AND NOT EXISTS (SELECT 1 FROM pg_attribute a \
+     WHERE a.attrelid = i.indrelid AND a.attname = 'id' AND a.attnum = ANY (i.indkey)) ORDER BY 1";
 
 /// Every column of Sluice's own tables that a statement names: fails where one is missing.
 const VERIFY: [&str; 6] = [
@@ -44,21 +50,28 @@ const NO_COLUMN: &str = "42703";
 impl PostgresStore {
     pub(super) async fn prepare_schema(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
         // sqlx's own transaction: the migrator begins another one, which must become a savepoint.
-        let mut transaction = conn.begin().await.map_err(store_error("cannot begin a transaction"))?;
+        let mut transaction =
+            within(SHORT_ANSWER, conn.begin()).await.map_err(store_error("cannot begin a transaction"))?;
         let conn = &mut *transaction;
         if self.options.manage_schema {
-            conn.execute(NO_TIME_OUT).await.map_err(store_error("cannot lock the schema"))?;
-            conn.execute(LOCK).await.map_err(store_error("cannot lock the schema"))?;
+            for statement in [NO_TIME_OUT, LOCK] {
+                within(SHORT_ANSWER, conn.execute(statement))
+                    .await
+                    .map_err(store_error("cannot lock the schema"))?;
+            }
             self.create_tables(conn).await?;
         }
         for select in VERIFY {
-            conn.execute(select).await.map_err(missing)?;
+            within(SHORT_ANSWER, conn.execute(select)).await.map_err(missing)?;
         }
-        let missing_indexes = self.missing_indexes(conn).await?;
-        if !missing_indexes.is_empty() {
-            tracing::warn!(table = %self.options.table, columns = ?missing_indexes, "the table has no index on these columns");
+        let table = self.options.table.double_quoted();
+        for column in self.missing_indexes(conn).await? {
+            // Built here it would keep the table's other writers out for as long as it takes.
+            tracing::warn!(table = %self.options.table, column,
+                "the table has no index on this column; add one with CREATE INDEX CONCURRENTLY ON {table} ({column})");
         }
-        transaction.commit().await.map_err(store_error("cannot commit the schema"))
+        missing_rights(self.missing_rights(conn, WRITE_RIGHTS).await?)?;
+        within(SHORT_ANSWER, transaction.commit()).await.map_err(store_error("cannot commit the schema"))
     }
 
     async fn create_tables(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
@@ -68,22 +81,17 @@ impl PostgresStore {
             .await
             .map_err(|error| migrations::migrate_error(error, kind_of))?;
         let table = self.options.table.double_quoted();
-        let exists: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
-            .bind(&table)
-            .fetch_one(&mut *conn)
-            .await
-            .map_err(store_error("cannot look at the trace table"))?;
-        if !exists {
-            let sql = format!(
-                "CREATE TABLE {table} (id BIGINT NOT NULL PRIMARY KEY, \
-                 trace_id VARCHAR({MAX_TRACE_ID_CHARS}) COLLATE \"C\" NOT NULL, \
-                 kind VARCHAR({MAX_KIND_CHARS}) NOT NULL, body TEXT NOT NULL, \
-                 created_at TIMESTAMPTZ NOT NULL DEFAULT now())"
-            );
-            conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot create the trace table"))?;
+        if exists(conn, &table).await? {
+            return Ok(());
         }
-        for column in self.missing_indexes(conn).await? {
-            tracing::info!(table = %self.options.table, column, "adding an index");
+        let sql = format!(
+            "CREATE TABLE {table} (id BIGINT NOT NULL PRIMARY KEY, \
+             trace_id VARCHAR({MAX_TRACE_ID_CHARS}) COLLATE \"C\" NOT NULL, \
+             kind VARCHAR({MAX_KIND_CHARS}) NOT NULL, body TEXT NOT NULL, \
+             created_at TIMESTAMPTZ NOT NULL DEFAULT now())"
+        );
+        conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot create the trace table"))?;
+        for column in ["trace_id", "created_at"] {
             // Without a name: the server picks one that is free in the schema.
             let sql = format!("CREATE INDEX ON {table} ({column})");
             conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot add an index"))?;
@@ -98,16 +106,19 @@ impl PostgresStore {
     ) -> Result<Vec<&'static str>, StoreError> {
         const DOING: &str = "cannot look at the trace table";
         let name = self.options.table.double_quoted();
+        let query = sqlx::query_as(TABLE).bind(&name);
         let table: Option<Table> =
-            sqlx::query_as(TABLE).bind(&name).fetch_optional(&mut *conn).await.map_err(store_error(DOING))?;
+            within(SHORT_ANSWER, query.fetch_optional(&mut *conn)).await.map_err(store_error(DOING))?;
+        let query = sqlx::query_as(COLUMNS).bind(&name);
         let columns: Vec<Column> =
-            sqlx::query_as(COLUMNS).bind(&name).fetch_all(&mut *conn).await.map_err(store_error(DOING))?;
-        let leading: Vec<String> = sqlx::query_scalar(LEADING_COLUMNS)
-            .bind(&name)
-            .fetch_all(&mut *conn)
-            .await
-            .map_err(store_error(DOING))?;
-        adopt::check(table.as_ref(), &columns, &leading).map_err(|why| {
+            within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
+        let query = sqlx::query_scalar(LEADING_COLUMNS).bind(&name);
+        let leading: Vec<String> =
+            within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
+        let query = sqlx::query_scalar(FOREIGN_UNIQUE).bind(&name);
+        let foreign_unique: Vec<String> =
+            within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
+        adopt::check(table.as_ref(), &columns, &leading, &foreign_unique).map_err(|why| {
             StoreError::new(ErrorKind::Schema, format!("cannot use the table {}: {why}", self.options.table))
         })
     }

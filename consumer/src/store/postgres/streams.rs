@@ -13,7 +13,8 @@ use crate::store::{Claim, ErrorKind, Position, StoreError, StreamKey};
 
 const LIST: &str = "SELECT topic, \"partition\" FROM sluice_progress \
      WHERE cluster_id = $1 AND consumer_group = $2 AND table_name = $3 GROUP BY topic, \"partition\"";
-const NEXT_STREAM: &str = "SELECT COALESCE(MAX(stream) + 1, 0) FROM sluice_progress WHERE table_name = $1";
+const NEXT_STREAM: &str =
+    "SELECT CAST(COALESCE(MAX(stream) + 1, 0) AS INT4) FROM sluice_progress WHERE table_name = $1";
 const CREATE: &str = "INSERT INTO sluice_progress (table_name, stream, cluster_id, consumer_group, topic, \
      \"partition\", generation, owner_epoch, owner, next_offset, last_id) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, 0, '', $8, 0)";

@@ -225,7 +225,7 @@ impl PostgresStore {
         let mut add_all = || {
             arguments.add(next_offset)?;
             arguments.add(batch.to.last_id)?;
-            arguments.add(batch.fingerprint.cast_signed())?;
+            arguments.add(batch.fingerprint.map(u64::cast_signed))?;
             arguments.add(self.options.table.as_str())?;
             arguments.add(i32::from(batch.stream))?;
             arguments.add(batch.epoch.cast_signed())?;

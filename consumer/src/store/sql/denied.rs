@@ -5,8 +5,27 @@ use std::error::Error;
 use sqlx::mysql::MySqlDatabaseError;
 use sqlx::postgres::PgDatabaseError;
 
+use crate::store::{ErrorKind, StoreError};
+
+/// Rights that the user lacks on tables that exist.
+#[derive(Debug, thiserror::Error)]
+#[error("the user lacks {}", .0.join(", "))]
+pub struct MissingRights(pub Vec<String>);
+
+/// The error of a store that was made ready but could not be written to.
+pub fn missing_rights(missing: Vec<String>) -> Result<(), StoreError> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let context = "the rights in the database do not suffice: grant them; rows are held";
+    Err(StoreError::with_source(ErrorKind::Unavailable, context, MissingRights(missing)))
+}
+
 /// Whether this error, without its causes, says that the credentials or the rights do not suffice.
 pub fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    if error.is::<MissingRights>() {
+        return true;
+    }
     let Some(sqlx::Error::Database(reported)) = error.downcast_ref::<sqlx::Error>() else { return false };
     if let Some(reported) = reported.try_downcast_ref::<MySqlDatabaseError>() {
         return is_denied_number(reported.number());
@@ -37,5 +56,6 @@ mod tests {
         assert!(is_denied_number(1045) && !is_denied_number(1146));
         assert!(is_denied_code("28P01") && is_denied_code("42501") && !is_denied_code("42P01"));
         assert!(!is_denied(&sqlx::Error::PoolTimedOut));
+        assert!(is_denied(&MissingRights(vec!["INSERT on sluice_rate".to_owned()])));
     }
 }

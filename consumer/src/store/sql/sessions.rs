@@ -3,7 +3,7 @@
 //! Guarantees: a connection is used again only after everything that was begun on it has ended and was
 //! answered; a call that is cancelled, times out or meets an unnamed error drops its connection, so the
 //! server rolls back. Every new connection asks for the connect options anew: a rotated password needs no
-//! restart. Lanes, claims and readers have connections of their own and never wait for each other's.
+//! restart. Lanes, claims, leases and readers have connections of their own and never wait for each other's.
 //!
 //! Why not simply give connections back to the pool: it pings on every release, and it keeps connections
 //! whose transaction was cancelled half-way.
@@ -37,8 +37,10 @@ const CLOSE: Duration = Duration::from_secs(2);
 pub enum Purpose {
     /// A batch.
     Write,
-    /// Claims, leases, the schema.
+    /// Claims, the schema.
     Control,
+    /// Renewals of the lease: without one nothing is released, so they queue behind nothing else.
+    Lease,
     /// Look-ups.
     Read,
 }
@@ -50,6 +52,8 @@ pub struct Widths {
     pub write: usize,
     /// See [`Purpose::Control`].
     pub control: usize,
+    /// See [`Purpose::Lease`].
+    pub lease: usize,
     /// See [`Purpose::Read`].
     pub read: usize,
 }
@@ -75,13 +79,15 @@ pub struct Sessions<DB: Database> {
     kept: Arc<Mutex<Vec<Kept<DB>>>>,
     write: Arc<Semaphore>,
     control: Arc<Semaphore>,
+    lease: Arc<Semaphore>,
     read: Arc<Semaphore>,
 }
 
 impl<DB: Database> Sessions<DB> {
     /// Connects to nothing yet. `placeholder` is never connected with.
     pub fn new(placeholder: Options<DB>, connect_with: ConnectWith<Options<DB>>, widths: Widths) -> Self {
-        let most = u32::try_from(widths.write + widths.control + widths.read).unwrap_or(u32::MAX);
+        let most =
+            u32::try_from(widths.write + widths.control + widths.lease + widths.read).unwrap_or(u32::MAX);
         let pool = PoolOptions::new()
             .max_connections(most)
             .acquire_timeout(CONNECT)
@@ -94,6 +100,7 @@ impl<DB: Database> Sessions<DB> {
             kept: Arc::default(),
             write: Arc::new(Semaphore::new(widths.write)),
             control: Arc::new(Semaphore::new(widths.control)),
+            lease: Arc::new(Semaphore::new(widths.lease)),
             read: Arc::new(Semaphore::new(widths.read)),
         }
     }
@@ -107,6 +114,7 @@ impl<DB: Database> Sessions<DB> {
         let semaphore = match purpose {
             Purpose::Write => &self.write,
             Purpose::Control => &self.control,
+            Purpose::Lease => &self.lease,
             Purpose::Read => &self.read,
         };
         let permit = Arc::clone(semaphore)
@@ -160,7 +168,7 @@ impl<DB: Database> Sessions<DB> {
 
     /// Refuses new calls, waits shortly for those under way, and says goodbye to the server.
     pub async fn close(&self) {
-        for semaphore in [&self.write, &self.control, &self.read] {
+        for semaphore in [&self.write, &self.control, &self.lease, &self.read] {
             semaphore.close();
         }
         let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));

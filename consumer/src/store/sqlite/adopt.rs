@@ -25,7 +25,8 @@ pub struct Column {
     /// As declared.
     pub data_type: String,
     pub nullable: bool,
-    pub has_default: bool,
+    /// The default's text, or nothing.
+    pub default_value: String,
     pub generated: bool,
     pub primary_key: bool,
 }
@@ -36,15 +37,18 @@ impl FromRow<'_, SqliteRow> for Column {
             name: row.try_get("name")?,
             data_type: row.try_get("data_type")?,
             nullable: row.try_get("nullable")?,
-            has_default: row.try_get("has_default")?,
+            default_value: row.try_get("default_value")?,
             generated: row.try_get("generated")?,
             primary_key: row.try_get("primary_key")?,
         })
     }
 }
 
-/// Checks a table; `leading` are the first columns of its indexes. Returns the columns that reads need an
-/// index on and that have none.
+/// The time in any of its spellings.
+const NOW: [&str; 5] = ["current_timestamp", "'now'", "datetime()", "strftime(", "unixepoch()"];
+
+/// Checks a table; `leading` are the first columns of its indexes, `foreign_unique` its unique ones without `id`.
+/// Returns the columns that reads need an index on and that have none.
 ///
 /// # Errors
 /// What is wrong, and the remedy.
@@ -52,6 +56,7 @@ pub fn check(
     table: Option<&Table>,
     columns: &[Column],
     leading: &[String],
+    foreign_unique: &[String],
 ) -> Result<Vec<&'static str>, String> {
     const OURS: [&str; 5] = ["id", "trace_id", "kind", "body", "created_at"];
     let table = table.ok_or("it does not exist; let it be created with `manageSchema: true`")?;
@@ -75,11 +80,28 @@ pub fn check(
             "no key begins with id; copy its rows into a table with id INTEGER PRIMARY KEY".to_owned()
         );
     }
-    if columns.iter().any(|column| column.name == "created_at" && !column.has_default) {
-        return Err("created_at has no default; copy its rows into a table with one".to_owned());
+    if let Some(index) = foreign_unique.first() {
+        return Err(format!(
+            "its unique index {index} does not contain id, so a span could be refused because of another one; \
+             drop it, or copy the rows into a table without it"
+        ));
+    }
+    let takes_the_time = |column: &Column| {
+        let default_value = column.default_value.to_lowercase();
+        NOW.iter().any(|now| default_value.contains(now))
+    };
+    if columns.iter().any(|column| column.name == "created_at" && !takes_the_time(column)) {
+        return Err(
+            "created_at does not take the time by default; copy its rows into a table where it does \
+             (DEFAULT CURRENT_TIMESTAMP)"
+                .to_owned(),
+        );
     }
     let unfilled = columns.iter().find(|column| {
-        !OURS.contains(&column.name.as_str()) && !column.nullable && !column.has_default && !column.generated
+        !OURS.contains(&column.name.as_str())
+            && !column.nullable
+            && column.default_value.is_empty()
+            && !column.generated
     });
     if let Some(column) = unfilled {
         return Err(format!(

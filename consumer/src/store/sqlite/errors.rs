@@ -28,11 +28,15 @@ pub fn kind_of_code(code: u32) -> ErrorKind {
     const TOOBIG: u32 = 18;
     const CONSTRAINT: u32 = 19;
     const MISMATCH: u32 = 20;
+    const CONSTRAINT_CHECK: u32 = 275;
+    const CONSTRAINT_FOREIGNKEY: u32 = 787;
     const CONSTRAINT_PRIMARYKEY: u32 = 1555;
+    const CONSTRAINT_TRIGGER: u32 = 1811;
     const CONSTRAINT_UNIQUE: u32 = 2067;
     const CONSTRAINT_ROWID: u32 = 2579;
     match code {
         CONSTRAINT_PRIMARYKEY | CONSTRAINT_UNIQUE | CONSTRAINT_ROWID => ErrorKind::DuplicateId,
+        CONSTRAINT_CHECK | CONSTRAINT_FOREIGNKEY | CONSTRAINT_TRIGGER => ErrorKind::Constraint,
         code => match code & 0xff {
             BUSY | LOCKED => ErrorKind::Conflict,
             TOOBIG => ErrorKind::TooLarge,
@@ -56,10 +60,16 @@ mod tests {
 
     #[test]
     fn extended_codes_count_as_their_primary_code() {
-        // BUSY_SNAPSHOT, IOERR_WRITE, CONSTRAINT_CHECK
+        // BUSY_SNAPSHOT, IOERR_WRITE, CONSTRAINT_NOTNULL
         assert_eq!(
-            [517, 778, 275].map(kind_of_code),
+            [517, 778, 1299].map(kind_of_code),
             [ErrorKind::Conflict, ErrorKind::Unavailable, ErrorKind::Refused]
         );
+    }
+
+    #[test]
+    fn a_rule_of_the_table_is_told_apart_from_a_value_of_the_wrong_form() {
+        // CONSTRAINT_CHECK, CONSTRAINT_FOREIGNKEY, CONSTRAINT_TRIGGER
+        assert_eq!([275, 787, 1811].map(kind_of_code), [ErrorKind::Constraint; 3]);
     }
 }

@@ -14,10 +14,12 @@ const TABLE: &str = "SELECT type AS kind, COALESCE(sql, '') AS sql FROM sqlite_s
      AND type IN ('table', 'view')";
 /// `hidden` is 2 or 3 for computed columns.
 const COLUMNS: &str = "SELECT lower(name) AS name, type AS data_type, \"notnull\" = 0 AS nullable, \
-     dflt_value IS NOT NULL AS has_default, hidden IN (2, 3) AS generated, pk = 1 AS primary_key \
+     COALESCE(dflt_value, '') AS default_value, hidden IN (2, 3) AS generated, pk = 1 AS primary_key \
      FROM pragma_table_xinfo(?)";
 const LEADING_COLUMNS: &str = "SELECT lower(info.name) FROM pragma_index_list(?) AS list, \
      pragma_index_info(list.name) AS info WHERE info.seqno = 0 AND NOT list.partial AND info.name IS NOT NULL";
+const FOREIGN_UNIQUE: &str = "SELECT list.name FROM pragma_index_list(?) AS list WHERE list.\"unique\" \
+     AND NOT EXISTS (SELECT 1 FROM pragma_index_info(list.name) AS info WHERE lower(info.name) = 'id')";
 
 /// Every column of Sluice's own tables that a statement names: fails where one is missing.
 const VERIFY: [&str; 5] = [
@@ -88,7 +90,12 @@ impl SqliteStore {
             .fetch_all(&mut *conn)
             .await
             .map_err(store_error(DOING))?;
-        adopt::check(table.as_ref(), &columns, &leading).map_err(|why| {
+        let foreign_unique: Vec<String> = sqlx::query_scalar(FOREIGN_UNIQUE)
+            .bind(name)
+            .fetch_all(&mut *conn)
+            .await
+            .map_err(store_error(DOING))?;
+        adopt::check(table.as_ref(), &columns, &leading, &foreign_unique).map_err(|why| {
             StoreError::new(ErrorKind::Schema, format!("cannot use the table {}: {why}", self.table))
         })
     }

@@ -127,7 +127,7 @@ impl SqliteStore {
         let query = sqlx::query(MOVE)
             .bind(signed(batch.to.next_offset)?)
             .bind(batch.to.last_id)
-            .bind(batch.fingerprint.cast_signed())
+            .bind(batch.fingerprint.map(u64::cast_signed))
             .bind(self.table.as_str())
             .bind(i32::from(batch.stream))
             .bind(batch.epoch.cast_signed())
