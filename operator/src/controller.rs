@@ -33,7 +33,7 @@ use crate::watch::World;
 use apply::{ApplyError, Outcome, Rollout, Rollouts};
 use autoscale::Autoscaler;
 use dereference::{Found, dereference};
-pub use memory::{Backoffs, NumbersBudget, PodMonitors};
+pub use memory::{Backoffs, PodMonitors};
 use probe::{PodReport, Prober, Target};
 use status::Facts;
 use validate::{Refusal, Valid, validate};
@@ -67,8 +67,6 @@ pub struct Context {
     pub backoffs: Backoffs,
     /// Which PodMonitors were written.
     pub pod_monitors: PodMonitors,
-    /// How often numbers alone may be written.
-    pub numbers: NumbersBudget,
 }
 
 impl Context {
@@ -83,7 +81,6 @@ impl Context {
         self.prober.forget(pipeline);
         self.autoscaler.forget(pipeline);
         self.backoffs.forget(pipeline);
-        self.numbers.forget(pipeline);
     }
 }
 
@@ -113,6 +110,27 @@ pub async fn reconcile(
         context.backoffs.forget(&ObjectRef::from_obj(&*pipeline));
     }
     result
+}
+
+/// Carries an edit of a pipeline that runs to its live document, and does nothing else: so that no edit waits
+/// for the reconciles before its own. Whatever goes wrong is found and told by the reconcile that follows.
+pub async fn hurry(pipeline: &ObjectRef<TracePipeline>, context: &Context) {
+    let namespace = pipeline.namespace.as_deref().unwrap_or_default();
+    let Some(pipeline) = context.world.pipelines.get(namespace, &pipeline.name) else { return };
+    if pipeline.metadata.deletion_timestamp.is_some() {
+        return;
+    }
+    let found = dereference(&context.world, &pipeline);
+    let Ok(valid) = validate(&pipeline, &found, &context.options) else { return };
+    let reports = context.prober.reports(&ObjectRef::from_obj(&*pipeline));
+    let seen = revision_seen(&pipeline, &valid, &reports);
+    let plan = live::plan(found.live.as_deref(), &valid.uid, &valid.live, seen);
+    if matches!(plan, live::Plan::Write(_))
+        && found.live.is_some()
+        && let Err(error) = apply::live(context, &valid, &found, &plan).await
+    {
+        tracing::debug!(pipeline = %valid.settings.pipeline, %error, "an edit waits for its reconcile");
+    }
 }
 
 async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<Action, ReconcileError> {
@@ -215,12 +233,14 @@ async fn write_status(
     pipeline: &TracePipeline,
     status: TracePipelineStatus,
 ) -> Result<(), ReconcileError> {
+    let name = ObjectRef::from_obj(pipeline);
     let old = pipeline.status.clone().unwrap_or_default();
     if old == status && pipeline.status.is_some() {
+        context.prober.told(&name, false);
         return Ok(());
     }
     let at_once = pipeline.status.is_none() || status::differs_at_once(&old, &status);
-    if !at_once && !context.numbers.take(&ObjectRef::from_obj(pipeline)) {
+    if !at_once && !context.prober.may_tell_numbers(&name) {
         return Ok(());
     }
     let namespace = pipeline.namespace().unwrap_or_default();
@@ -238,6 +258,7 @@ async fn write_status(
         Err(kube::Error::Api(refused)) if refused.code == 404 => return Ok(()),
         Err(error) => return Err(ReconcileError::Status(Box::new(error))),
     }
+    context.prober.told(&name, true);
     context.metrics.status_written(at_once);
     events::publish(context, pipeline, &old, &status).await;
     Ok(())
@@ -252,7 +273,8 @@ fn next_look(pipeline: &TracePipeline, refusal: Option<&Refusal>, outcome: Optio
         let left = active.until.duration_since(Timestamp::now());
         Duration::try_from(left).ok().filter(|left| !left.is_zero())
     });
-    until_override_ends.map_or(RESYNC, |left| RESYNC.min(left + RETRY_CONFLICT))
+    let resync = if pipeline.spec.autoscaling.is_some() { autoscale::GROW_AFTER } else { RESYNC };
+    until_override_ends.map_or(resync, |left| resync.min(left + RETRY_CONFLICT))
 }
 
 /// How soon after a failure, by the number of failures in a row.

@@ -14,7 +14,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube_lease_manager::LeaseManagerBuilder;
 use sluice_crds::v1alpha1::TracePipeline;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -23,10 +23,12 @@ use crate::controller::probe::Prober;
 use crate::controller::{self, Context, apply};
 use crate::metrics::{self, Metrics};
 use crate::options::Options;
-use crate::watch::{Trigger, World};
+use crate::watch::{Change, Trigger, World};
 
 /// Reconciles under way at once: each waits for the API server most of its time.
 const CONCURRENCY: u16 = 32;
+/// Edits on their way to a live document at once, beside those reconciles.
+const EDITS_AT_ONCE: usize = 16;
 /// How long the lead lasts without a renewal. A frozen leader is followed after that; what it writes when it
 /// thaws changes nothing, because every write is idempotent or names the version that it replaces.
 const LEASE_SECONDS: u64 = 15;
@@ -113,7 +115,6 @@ async fn reconcile_all(
         autoscaler: Autoscaler::default(),
         backoffs: controller::Backoffs::default(),
         pod_monitors: controller::PodMonitors::default(),
-        numbers: controller::NumbersBudget::default(),
     });
     let asking = Asking::start(&context);
     let mut queues = Queues::default();
@@ -140,7 +141,7 @@ async fn reconcile_all(
         ready = context.world.ready() => anyhow::ensure!(ready, "watching has ended"),
         () = stop.cancelled() => return Ok(()),
     }
-    tracing::info!(pipelines = context.world.pipelines.all().count(), "everything is listed");
+    tracing::info!(pipelines = context.world.pipelines.count(), "everything is listed");
     // Results were counted and logged where they arose.
     select_all(appliers).for_each(|_| std::future::ready(())).await;
     asking.task.abort();
@@ -192,15 +193,18 @@ async fn feed(
     queues: Queues,
     context: Arc<Context>,
 ) {
+    let edits = Edits::default();
+    let (hurried, mut edited) = mpsc::unbounded_channel();
     loop {
         tokio::select! {
             trigger = triggers.next() => match trigger {
-                Some(Ok(pipeline)) => {
+                Some(Ok(Change::Child(pipeline))) => queues.push(pipeline),
+                Some(Ok(Change::Pipeline(pipeline))) => {
                     if !context.exists(&pipeline) {
                         context.forget(&pipeline);
                     }
                     context.metrics.set_pipelines(context.world.pipelines.count());
-                    queues.push(pipeline);
+                    edits.hurry(pipeline, &context, hurried.clone());
                 }
                 Some(Err(error)) => {
                     context.metrics.watch_failed();
@@ -208,8 +212,40 @@ async fn feed(
                 }
                 None => return,
             },
+            Some(pipeline) = edited.recv() => queues.push(pipeline),
             Some(pipeline) = changes.recv() => queues.push(pipeline),
         }
+    }
+}
+
+/// The way of edits to live documents, past the queue of reconciles.
+struct Edits(Arc<Semaphore>);
+
+impl Default for Edits {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(EDITS_AT_ONCE)))
+    }
+}
+
+impl Edits {
+    /// Hurries an edit, then passes the pipeline on. Before everything is listed nothing can be judged.
+    fn hurry(
+        &self,
+        pipeline: ObjectRef<TracePipeline>,
+        context: &Arc<Context>,
+        then: mpsc::UnboundedSender<ObjectRef<TracePipeline>>,
+    ) {
+        let (permits, context) = (self.0.clone(), context.clone());
+        if !context.world.is_listed() || !context.exists(&pipeline) {
+            let _ = then.send(pipeline);
+            return;
+        }
+        tokio::spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            controller::hurry(&pipeline, &context).await;
+            // Nobody listens any more where the operator stops.
+            let _ = then.send(pipeline);
+        });
     }
 }
 

@@ -3,57 +3,61 @@
 //! Guarantees: a reconcile reads from here and asks the API server for nothing; a change of anything that
 //! belongs to a pipeline leads to a reconcile of that pipeline. What is not looked at is not kept.
 
-use std::collections::HashMap;
-use std::fmt::Debug;
-use std::hash::Hash;
-use std::sync::Arc;
+mod kept;
+mod shelf;
 
-use futures_util::stream::{BoxStream, StreamExt, select_all};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use futures_util::stream::{BoxStream, StreamExt, iter, select_all};
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, PartialObjectMeta};
+use kube::api::Api;
 use kube::core::NamespaceResourceScope;
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::{WatchStreamExt, predicates, watcher};
 use kube::{Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
 use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
 
-/// Which pipeline to look at.
-pub type Trigger = Result<ObjectRef<TracePipeline>, watcher::Error>;
-type Triggers = BoxStream<'static, Trigger>;
+pub use kept::Kept;
+use kept::{KeptDeployment, KeptPod, KeptReplicaSet, Text};
+use shelf::{Filler, Shelf};
 
-/// The objects of one kind: one store a namespace, or one for all.
-pub struct Kind<K: Resource<DynamicType = ()> + Clone + 'static> {
-    stores: HashMap<Option<String>, Store<K>>,
+/// Objects in one answer to a list: a page is in memory twice, as text and as objects.
+const PAGE: u32 = 100;
+
+/// What has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The spec of a pipeline, or whether it is there.
+    Pipeline(ObjectRef<TracePipeline>),
+    /// A child of it.
+    Child(ObjectRef<TracePipeline>),
 }
 
-impl<K: Resource<DynamicType = ()> + Clone + 'static> Kind<K> {
-    fn of(&self, namespace: &str) -> Option<&Store<K>> {
-        self.stores.get(&Some(namespace.to_owned())).or_else(|| self.stores.get(&None))
+/// A change, or why a watch has stopped for now.
+pub type Trigger = Result<Change, watcher::Error>;
+type Triggers = BoxStream<'static, Trigger>;
+
+/// The pipelines: one store a namespace, or one for all.
+pub struct Pipelines {
+    stores: HashMap<Option<String>, Store<TracePipeline>>,
+}
+
+impl Pipelines {
+    /// One of them.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<TracePipeline>> {
+        let store = self.stores.get(&Some(namespace.to_owned())).or_else(|| self.stores.get(&None))?;
+        store.get(&ObjectRef::new(name).within(namespace))
     }
 
-    /// One object.
-    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        self.of(namespace)?.get(&ObjectRef::new(name).within(namespace))
-    }
-
-    /// The objects that carry the label of a pipeline.
-    pub fn of_pipeline(&self, namespace: &str, pipeline: &str) -> Vec<Arc<K>> {
-        let carries = |object: &K| {
-            object.namespace().as_deref() == Some(namespace)
-                && object.labels().get(names::LABEL_PIPELINE).is_some_and(|label| label == pipeline)
-        };
-        self.of(namespace).map(|store| store.state_filter(carries)).unwrap_or_default()
-    }
-
-    /// All of them.
-    pub fn all(&self) -> impl Iterator<Item = Arc<K>> + '_ {
-        self.stores.values().flat_map(Store::state)
+    /// The first that is as it should be.
+    pub fn find(&self, wanted: impl Fn(&TracePipeline) -> bool) -> Option<Arc<TracePipeline>> {
+        self.stores.values().find_map(|store| store.find(&wanted))
     }
 
     /// How many there are.
@@ -62,11 +66,10 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Kind<K> {
     }
 
     /// Each store with its namespace, none where it holds all of them.
-    pub fn stores(&self) -> impl Iterator<Item = (Option<String>, Store<K>)> + '_ {
+    pub fn stores(&self) -> impl Iterator<Item = (Option<String>, Store<TracePipeline>)> + '_ {
         self.stores.iter().map(|(namespace, store)| (namespace.clone(), store.clone()))
     }
 
-    /// Waits for the first complete list of each namespace.
     async fn ready(&self) -> bool {
         for store in self.stores.values() {
             if store.wait_until_ready().await.is_err() {
@@ -77,30 +80,68 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Kind<K> {
     }
 }
 
+/// The children of one kind: one shelf a namespace, or one for all.
+pub struct Kind<T> {
+    shelves: HashMap<Option<String>, Arc<Shelf<T>>>,
+}
+
+impl<T: Kept> Kind<T> {
+    fn of(&self, namespace: &str) -> Option<&Shelf<T>> {
+        let shelf = self.shelves.get(&Some(namespace.to_owned())).or_else(|| self.shelves.get(&None));
+        shelf.map(|shelf| &**shelf)
+    }
+
+    /// One child of a pipeline.
+    pub fn get(&self, namespace: &str, pipeline: &str, name: &str) -> Option<Arc<T>> {
+        self.of(namespace)?.get(namespace, pipeline, name)
+    }
+
+    /// Every child of a pipeline.
+    pub fn of_pipeline(&self, namespace: &str, pipeline: &str) -> Vec<Arc<T>> {
+        self.of(namespace).map(|shelf| shelf.of_pipeline(namespace, pipeline)).unwrap_or_default()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = Arc<T>> + '_ {
+        self.shelves.values().flat_map(|shelf| shelf.all())
+    }
+
+    /// Waits for the first complete list of each namespace.
+    async fn ready(&self) -> bool {
+        for shelf in self.shelves.values() {
+            if !shelf.ready().await {
+                return false;
+            }
+        }
+        true
+    }
+}
+
 /// What the operator knows of the cluster.
 pub struct World {
     /// The pipelines.
-    pub pipelines: Kind<TracePipeline>,
+    pub pipelines: Pipelines,
     /// Settings and live documents.
-    pub config_maps: Kind<ConfigMap>,
+    pub config_maps: Kind<Text<ConfigMap>>,
     /// Consumers.
-    pub deployments: Kind<Deployment>,
-    /// Which settings are in use; metadata only.
-    pub replica_sets: Kind<PartialObjectMeta<ReplicaSet>>,
+    pub deployments: Kind<KeptDeployment>,
+    /// Which settings are in use.
+    pub replica_sets: Kind<KeptReplicaSet>,
     /// Where to ask.
-    pub pods: Kind<Pod>,
+    pub pods: Kind<KeptPod>,
     /// See `build`.
-    pub services: Kind<Service>,
+    pub services: Kind<Text<Service>>,
     /// See `build`.
-    pub service_accounts: Kind<ServiceAccount>,
+    pub service_accounts: Kind<Text<ServiceAccount>>,
     /// See `build`.
-    pub roles: Kind<Role>,
+    pub roles: Kind<Text<Role>>,
     /// See `build`.
-    pub role_bindings: Kind<RoleBinding>,
+    pub role_bindings: Kind<Text<RoleBinding>>,
     /// See `build`.
-    pub disruption_budgets: Kind<PodDisruptionBudget>,
+    pub disruption_budgets: Kind<Text<PodDisruptionBudget>>,
     /// See `build`.
-    pub network_policies: Kind<NetworkPolicy>,
+    pub network_policies: Kind<Text<NetworkPolicy>>,
+    listed: AtomicBool,
 }
 
 impl World {
@@ -110,23 +151,24 @@ impl World {
             Watches { client: client.clone(), namespaces: namespaces.to_vec(), streams: Vec::new() };
         let world = Self {
             pipelines: watches.pipelines(),
-            config_maps: watches.children(|_| {}),
-            deployments: watches.children(|_| {}),
-            replica_sets: watches.children(|_| {}),
-            pods: watches.children(strip_pod),
-            services: watches.children(|_| {}),
-            service_accounts: watches.children(|_| {}),
-            roles: watches.children(|_| {}),
-            role_bindings: watches.children(|_| {}),
-            disruption_budgets: watches.children(|_| {}),
-            network_policies: watches.children(|_| {}),
+            config_maps: watches.children(),
+            deployments: watches.children(),
+            replica_sets: watches.children(),
+            pods: watches.children(),
+            services: watches.children(),
+            service_accounts: watches.children(),
+            roles: watches.children(),
+            role_bindings: watches.children(),
+            disruption_budgets: watches.children(),
+            network_policies: watches.children(),
+            listed: AtomicBool::new(false),
         };
         (world, select_all(watches.streams).boxed())
     }
 
     /// Waits until everything was listed once; false where watching has ended.
     pub async fn ready(&self) -> bool {
-        self.pipelines.ready().await
+        let ready = self.pipelines.ready().await
             && self.config_maps.ready().await
             && self.deployments.ready().await
             && self.replica_sets.ready().await
@@ -136,7 +178,24 @@ impl World {
             && self.roles.ready().await
             && self.role_bindings.ready().await
             && self.disruption_budgets.ready().await
-            && self.network_policies.ready().await
+            && self.network_policies.ready().await;
+        self.listed.store(ready, Relaxed);
+        ready
+    }
+
+    /// Whether that was seen already.
+    pub fn is_listed(&self) -> bool {
+        self.listed.load(Relaxed)
+    }
+
+    /// Takes in a ConfigMap that was written over `old`, before the watch tells of it: who looks next must not
+    /// write over a version that is gone.
+    pub fn wrote(&self, pipeline: &str, old: &ConfigMap, new: ConfigMap) {
+        let namespace = new.namespace().unwrap_or_default();
+        let Some(shelf) = self.config_maps.of(&namespace) else { return };
+        shelf.replace(&namespace, pipeline, Text::keep(new), |kept| {
+            kept.read().is_some_and(|kept| kept.metadata.resource_version == old.metadata.resource_version)
+        });
     }
 }
 
@@ -160,91 +219,46 @@ impl Watches {
     }
 
     /// Our own status writes change no generation and lead to nothing.
-    fn pipelines(&mut self) -> Kind<TracePipeline> {
+    fn pipelines(&mut self) -> Pipelines {
         let mut stores = HashMap::new();
         for (namespace, api) in self.apis::<TracePipeline>() {
             let (reader, writer) = store();
-            let triggers = watcher(api, watcher::Config::default())
+            let triggers = watcher(api, watcher::Config::default().page_size(PAGE))
                 .default_backoff()
                 .modify(strip)
                 .reflect(writer)
                 .touched_objects()
                 .predicate_filter(predicates::generation, Default::default())
-                .map(|pipeline| pipeline.map(|pipeline| ObjectRef::from_obj(&pipeline)));
+                .map(|pipeline| pipeline.map(|pipeline| Change::Pipeline(ObjectRef::from_obj(&pipeline))));
             self.streams.push(triggers.boxed());
             stores.insert(namespace, reader);
         }
-        Kind { stores }
+        Pipelines { stores }
     }
 
-    fn children<K>(&mut self, strip_more: fn(&mut K)) -> Kind<K>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + Debug
-            + DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
-    {
-        let mut stores = HashMap::new();
-        for (namespace, api) in self.apis::<K>() {
-            let (reader, writer) = store();
-            let triggers = watcher(api, ours())
-                .default_backoff()
-                .modify(move |object| {
-                    strip(object);
-                    strip_more(object);
-                })
-                .reflect(writer)
-                .touched_objects();
-            self.streams.push(pipelines_of(triggers));
-            stores.insert(namespace, reader);
+    /// Only what carries the label of a pipeline.
+    fn children<T: Kept>(&mut self) -> Kind<T> {
+        let mut shelves = HashMap::new();
+        for (namespace, api) in self.apis::<T::Object>() {
+            let shelf = Arc::new(Shelf::default());
+            let mut filler = Filler::<T>::new(shelf.clone());
+            let ours = watcher::Config::default().labels(names::LABEL_PIPELINE).page_size(PAGE);
+            let triggers = watcher(api, ours).default_backoff().flat_map(move |event| {
+                let changes: Vec<Trigger> = match event {
+                    Ok(event) => filler.take(event).into_iter().map(|one| Ok(Change::Child(one))).collect(),
+                    Err(error) => vec![Err(error)],
+                };
+                iter(changes)
+            });
+            self.streams.push(triggers.boxed());
+            shelves.insert(namespace, shelf);
         }
-        Kind { stores }
+        Kind { shelves }
     }
 }
 
-/// Only what carries the label of a pipeline.
-fn ours() -> watcher::Config {
-    watcher::Config::default().labels(names::LABEL_PIPELINE)
-}
-
-/// From an object to its pipeline, by its label.
-fn pipelines_of<K, S>(objects: S) -> Triggers
-where
-    K: Resource + Send + 'static,
-    K::DynamicType: Eq + Hash,
-    S: futures_util::Stream<Item = Result<K, watcher::Error>> + Send + 'static,
-{
-    let pipeline = |object: K| {
-        let name = object.labels().get(names::LABEL_PIPELINE)?.clone();
-        Some(ObjectRef::new(&name).within(&object.namespace()?))
-    };
-    objects
-        .filter_map(move |object| {
-            let trigger = match object {
-                Ok(object) => pipeline(object).map(Ok),
-                Err(error) => Some(Err(error)),
-            };
-            std::future::ready(trigger)
-        })
-        .boxed()
-}
-
-fn strip<K: Resource>(object: &mut K) {
-    object.managed_fields_mut().clear();
-}
-
-/// Of a pod its owner, its state and its address are looked at.
-fn strip_pod(pod: &mut Pod) {
-    pod.spec = None;
-    if let Some(status) = &mut pod.status {
-        *status = k8s_openapi::api::core::v1::PodStatus {
-            pod_ip: status.pod_ip.take(),
-            phase: status.phase.take(),
-            conditions: status.conditions.take(),
-            ..Default::default()
-        };
-    }
+/// Nobody reads who has set which field, nor kubectl's copy of the object.
+fn strip(pipeline: &mut TracePipeline) {
+    pipeline.managed_fields_mut().clear();
+    pipeline.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
 }

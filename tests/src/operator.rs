@@ -31,6 +31,8 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     /// Further arguments.
     pub arguments: Vec<String>,
+    /// The program; that beside the test where none is named.
+    pub program: Option<PathBuf>,
 }
 
 /// A running operator.
@@ -72,7 +74,7 @@ impl Operator {
         }
         arguments.extend(settings.arguments.iter().cloned());
         let kubeconfig = settings.kubeconfig.as_deref().unwrap_or(cluster.kubeconfig());
-        Self::launch(dir, kubeconfig, arguments, Vec::new())
+        Self::launch(dir, kubeconfig, arguments, Vec::new(), settings.program.clone())
     }
 
     /// Starts an operator with these arguments and the rights of a kubeconfig, without waiting.
@@ -84,7 +86,7 @@ impl Operator {
         arguments: Vec<String>,
         environment: Vec<(String, String)>,
     ) -> anyhow::Result<Self> {
-        Self::launch(Scratch::new("sluice-operator-")?, kubeconfig, arguments, environment)
+        Self::launch(Scratch::new("sluice-operator-")?, kubeconfig, arguments, environment, None)
     }
 
     fn launch(
@@ -92,9 +94,11 @@ impl Operator {
         kubeconfig: &Path,
         arguments: Vec<String>,
         mut environment: Vec<(String, String)>,
+        program: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         environment.push(("KUBECONFIG".into(), kubeconfig.display().to_string()));
-        let launch = Launch { program: binary()?, arguments, environment, log: dir.path().join("log") };
+        let program = program.map_or_else(binary, Ok)?;
+        let launch = Launch { program, arguments, environment, log: dir.path().join("log") };
         Ok(Self { component: Component::start("the operator", &launch)?, dir })
     }
 

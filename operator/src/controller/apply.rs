@@ -27,7 +27,7 @@ use super::live::Plan;
 use super::validate::Valid;
 
 use rollout::Change;
-pub use rollout::Rollouts;
+pub use rollout::{Rollouts, Standing};
 
 /// Name of the operator as the owner of fields.
 pub const FIELD_MANAGER: &str = "sluice-operator";
@@ -140,7 +140,8 @@ pub async fn live(context: &Context, valid: &Valid, found: &Found, plan: &Plan) 
     match existing {
         Some(existing) if !recreate => {
             map.metadata.resource_version = existing.resource_version();
-            api.replace(&name, &parameters, &map).await.map_err(cannot)?;
+            let written = api.replace(&name, &parameters, &map).await.map_err(cannot)?;
+            context.world.wrote(&valid.name, existing, written);
         }
         _ => {
             api.create(&parameters, &map).await.map_err(cannot)?;
@@ -266,7 +267,7 @@ impl Writer<'_> {
                 let (context, mark) = (self.context, self.context.options.upgrade_mark());
                 let all: Vec<_> = context.world.deployments.all().collect();
                 let most = context.options.max_concurrent_rollouts;
-                match context.rollouts.turn(all.iter().map(|one| &**one), &desired, &mark, most) {
+                match context.rollouts.turn(all.iter().map(|one| &one.standing), &desired, &mark, most) {
                     Rollout::Free => runs.then_some(mark),
                     not_yet => return Ok(not_yet),
                 }

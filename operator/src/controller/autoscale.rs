@@ -12,8 +12,8 @@ use sluice_crds::v1alpha1::{Autoscaling, TracePipeline};
 
 use super::probe::PodReport;
 
-/// For how long the processor must be the limit before consumers are added.
-const GROW_AFTER: Duration = Duration::from_secs(30);
+/// For how long the processor must be the limit before consumers are added, and how often that is looked at.
+pub const GROW_AFTER: Duration = Duration::from_secs(30);
 /// For how long it must not be before one is taken away: longer, because a rebalance stops everybody shortly.
 const SHRINK_AFTER: Duration = Duration::from_secs(300);
 

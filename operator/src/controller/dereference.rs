@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -13,7 +13,7 @@ use sluice_crds::names;
 use sluice_crds::v1alpha1::{KafkaSource, TracePipeline};
 
 use super::build::live_name;
-use crate::watch::World;
+use crate::watch::{Kept, World};
 
 /// A consumer that can be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,56 +80,50 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
     let settings = world
         .config_maps
         .of_pipeline(&namespace, &name)
-        .into_iter()
+        .iter()
+        .filter_map(|map| map.read())
         .filter(|map| map.labels().contains_key(names::LABEL_SETTINGS))
         .collect();
-    let deployment = world.deployments.get(&namespace, &consumer);
+    let deployment = world.deployments.get(&namespace, &name, &consumer).and_then(|kept| kept.read());
+    let uid = deployment.as_ref().and_then(|deployment| deployment.uid());
     let replica_sets = world.replica_sets.of_pipeline(&namespace, &name);
     let settings_in_use = replica_sets
         .iter()
-        .filter_map(|replica_set| replica_set.labels().get(names::LABEL_SETTINGS).cloned())
+        .filter_map(|replica_set| replica_set.settings.as_deref().map(Into::into))
         .collect();
-    let own_replica_sets: BTreeSet<String> = replica_sets
+    let own_replica_sets: BTreeSet<&str> = replica_sets
         .iter()
-        .filter(|replica_set| is_owned_by(&***replica_set, deployment.as_ref().and_then(|owner| owner.uid())))
-        .filter_map(|replica_set| replica_set.uid())
+        .filter(|replica_set| uid.is_some() && replica_set.owner.as_deref() == uid.as_deref())
+        .map(|replica_set| &*replica_set.uid)
         .collect();
     let mut pods: Vec<PodAddress> = world
         .pods
         .of_pipeline(&namespace, &name)
         .iter()
-        .filter(|pod| is_running(pod))
-        .filter(|pod| own_replica_sets.iter().any(|uid| is_owned_by(&***pod, Some(uid.clone()))))
-        .map(|pod| PodAddress {
-            name: pod.name_any(),
-            ip: pod.status.as_ref().and_then(|status| status.pod_ip.clone()),
-        })
+        .filter(|pod| pod.runs && pod.owner.as_deref().is_some_and(|uid| own_replica_sets.contains(uid)))
+        .map(|pod| PodAddress { name: pod.name().to_owned(), ip: pod.ip.as_deref().map(Into::into) })
         .collect();
     pods.sort_by(|left, right| left.name.cmp(&right.name));
     Found {
-        live: world.config_maps.get(&namespace, &live_name(&name)),
+        live: world.config_maps.get(&namespace, &name, &live_name(&name)).and_then(|kept| kept.read()),
         settings,
         deployment,
-        service: world.services.get(&namespace, &consumer),
-        service_account: world.service_accounts.get(&namespace, &consumer),
-        role: world.roles.get(&namespace, &consumer),
-        role_binding: world.role_bindings.get(&namespace, &consumer),
-        disruption_budget: world.disruption_budgets.get(&namespace, &consumer),
-        network_policy: world.network_policies.get(&namespace, &consumer),
+        service: world.services.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
+        service_account: world
+            .service_accounts
+            .get(&namespace, &name, &consumer)
+            .and_then(|kept| kept.read()),
+        role: world.roles.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
+        role_binding: world.role_bindings.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
+        disruption_budget: world
+            .disruption_budgets
+            .get(&namespace, &name, &consumer)
+            .and_then(|kept| kept.read()),
+        network_policy: world.network_policies.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
         settings_in_use,
         pods,
         older_rival: older_rival(world, pipeline),
     }
-}
-
-fn is_owned_by(object: &impl Resource, uid: Option<String>) -> bool {
-    let owners = object.meta().owner_references.iter().flatten();
-    uid.is_some_and(|uid| owners.into_iter().any(|owner| owner.controller == Some(true) && owner.uid == uid))
-}
-
-fn is_running(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// Two pipelines with one group would take partitions from each other, and each would store a part.
@@ -139,15 +133,17 @@ fn older_rival(world: &World, pipeline: &TracePipeline) -> Option<String> {
     let age = |pipeline: &TracePipeline| {
         let created = pipeline.metadata.creation_timestamp.as_ref().map(|time| time.0);
         let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
-        let runs = world.deployments.get(&namespace, &names::child(&name, "consumer")).is_some();
+        let runs = world.deployments.get(&namespace, &name, &names::child(&name, "consumer")).is_some();
         (created, !runs, namespace, name)
     };
-    world
-        .pipelines
-        .all()
-        .filter(|other| other.metadata.deletion_timestamp.is_none() && age(other) < age(pipeline))
-        .find(|other| other.spec.source.kafka.as_ref().is_some_and(|kafka| is_same_work(kafka, own)))
-        .map(|other| format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any()))
+    // The cheap question first: all pipelines are asked it, in every reconcile.
+    let is_rival = |other: &TracePipeline| {
+        other.spec.source.kafka.as_ref().is_some_and(|kafka| is_same_work(kafka, own))
+            && other.metadata.deletion_timestamp.is_none()
+            && age(other) < age(pipeline)
+    };
+    let rival = world.pipelines.find(is_rival)?;
+    Some(format!("{}/{}", rival.namespace().unwrap_or_default(), rival.name_any()))
 }
 
 fn is_same_work(one: &KafkaSource, other: &KafkaSource) -> bool {

@@ -9,14 +9,11 @@ use kube::runtime::reflector::ObjectRef;
 use sluice_crds::v1alpha1::TracePipeline;
 
 use super::build;
-use super::probe::NUMBERS_EVERY;
 
 /// The first wait after a failure.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 /// The longest.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
-/// Status writes a second for numbers alone, all pipelines together: what an API server does not notice.
-const NUMBERS_PER_SECOND: u32 = 10;
 /// How long an answer about installed kinds, or a written PodMonitor, counts.
 const REMEMBER: Duration = Duration::from_secs(600);
 
@@ -40,44 +37,6 @@ impl Backoffs {
     /// A success, or the pipeline is gone.
     pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
         lock(&self.0).remove(pipeline);
-    }
-}
-
-/// How often numbers alone may be written: by pipeline, and altogether.
-pub struct NumbersBudget(Mutex<Spent>);
-
-struct Spent {
-    last: HashMap<ObjectRef<TracePipeline>, Instant>,
-    second: Instant,
-    writes: u32,
-}
-
-impl Default for NumbersBudget {
-    fn default() -> Self {
-        Self(Mutex::new(Spent { last: HashMap::new(), second: Instant::now(), writes: 0 }))
-    }
-}
-
-impl NumbersBudget {
-    /// Whether this pipeline's numbers may be written now; if so, it counts.
-    pub fn take(&self, pipeline: &ObjectRef<TracePipeline>) -> bool {
-        let mut spent = lock(&self.0);
-        let now = Instant::now();
-        if now.duration_since(spent.second) >= Duration::from_secs(1) {
-            (spent.second, spent.writes) = (now, 0);
-        }
-        let recent = spent.last.get(pipeline).is_some_and(|last| now.duration_since(*last) < NUMBERS_EVERY);
-        if recent || spent.writes >= NUMBERS_PER_SECOND {
-            return false;
-        }
-        spent.writes += 1;
-        spent.last.insert(pipeline.clone(), now);
-        true
-    }
-
-    /// The pipeline is gone.
-    pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
-        lock(&self.0).last.remove(pipeline);
     }
 }
 

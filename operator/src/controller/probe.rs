@@ -1,10 +1,15 @@
 //! Asks the consumers how they are: `GET /status` of every pod.
 //!
-//! Guarantees: an answer is bounded in size and time, redirects are not followed, and at most
-//! [`MAX_AT_ONCE`] requests are under way. A reconcile never waits for a pod: it reads the last reports, and
-//! is started again when reports change in a way that somebody should see at once.
+//! Guarantees: an answer is bounded in size and time, redirects are not followed, and a bounded number of
+//! requests is under way. A reconcile never waits for a pod: it reads the last reports, and is started again
+//! when reports change in a way that somebody should see at once. Where only numbers differ from what the
+//! status tells, it is started when it is the pipeline's turn, so that numbers never queue before an edit.
 
-use std::collections::HashMap;
+mod report;
+
+use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,14 +21,16 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::runtime::reflector::ObjectRef;
-use serde::Deserialize;
 use sluice_crds::names::ADMIN_PORT;
 use sluice_crds::v1alpha1::TracePipeline;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 
 use super::dereference::PodAddress;
+use super::status::Told;
 use crate::metrics::Metrics;
+use report::notable;
+pub use report::{PartitionReport, PodReport, Report};
 
 /// Between two questions while nothing is expected.
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
@@ -35,58 +42,18 @@ const URGENT_FOR: Duration = Duration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Largest answer: thousands of partitions fit.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
-/// Requests under way at once.
-const MAX_AT_ONCE: usize = 64;
-/// How often numbers alone may lead to a status write.
-pub const NUMBERS_EVERY: Duration = Duration::from_secs(30);
-
-/// What is read of a consumer's `/status`; anything else in it is ignored.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Report {
-    /// Revision of the live document in effect.
-    pub revision: u64,
-    /// The pipeline's uid; none of older consumers.
-    pub pipeline_uid: Option<String>,
-    /// Spans per second set for the whole pipeline.
-    #[serde(rename = "rateLimitQPS")]
-    pub rate_limit_qps: u32,
-    /// Spans per second that this replica may release.
-    #[serde(rename = "effectiveQPS")]
-    pub effective_qps: f64,
-    /// Spans per second stored.
-    #[serde(rename = "achievedQPS")]
-    pub achieved_qps: f64,
-    /// What limits it.
-    pub bottleneck: String,
-    /// Its partitions.
-    pub partitions: Vec<PartitionReport>,
-    /// Dead letters since its start.
-    pub dead_letters: u64,
-    /// The newest unresolved error.
-    pub last_error: Option<String>,
-    /// Its class.
-    pub last_error_reason: Option<String>,
-    /// Seconds until its backlog is drained.
-    pub drain_seconds: Option<u64>,
-}
-
-/// One partition of a [`Report`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct PartitionReport {
-    /// Messages that wait.
-    pub lag: Option<u64>,
-}
-
-/// What a pod has said, or why it has not.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PodReport {
-    /// Name of the pod.
-    pub pod: String,
-    /// Its answer.
-    pub answer: Result<Report, String>,
-}
+/// Requests under way at once that an edit waits for.
+const MAX_URGENT: usize = 32;
+/// Others under way at once.
+const MAX_ROUTINE: usize = 32;
+/// How often the numbers of one pipeline may lead to a status write.
+const NUMBERS_EVERY: Duration = Duration::from_secs(30);
+/// How often those of any pipeline may: eight a second is what an API server does not notice.
+const TURN_EVERY: Duration = Duration::from_millis(125);
+/// For how long a pod is not asked after it was silent once; it doubles.
+const FIRST_SILENCE: Duration = Duration::from_secs(2);
+/// The longest.
+const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 
 /// Which pods to ask, and what is waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,14 +70,65 @@ struct Entry {
     due: Instant,
     asking: bool,
     reports: Vec<PodReport>,
-    numbers_seen: Instant,
+    /// Pods that let a request run into its time-out; they must not hold up the others.
+    silent: HashMap<String, Silence>,
+    /// What the reports say that a reconcile has got.
+    given: Option<Told>,
+    /// What the status tells of the reports.
+    told: Option<Told>,
+    /// When numbers may be told again.
+    numbers_due: Instant,
+    /// Whether it waits for its turn to tell numbers.
+    waits: bool,
+    /// Whether it has its turn.
+    has_turn: bool,
+}
+
+impl Entry {
+    fn new(now: Instant) -> Self {
+        Self {
+            target: Target::default(),
+            urgent_until: now,
+            due: now,
+            asking: false,
+            reports: Vec::new(),
+            silent: HashMap::new(),
+            given: None,
+            told: None,
+            numbers_due: now,
+            waits: false,
+            has_turn: false,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    times: u32,
+    until: Instant,
+}
+
+/// What is asked now.
+struct Question {
+    target: Target,
+    /// Those of the target's pods that are asked.
+    pods: Vec<PodAddress>,
+    urgent: bool,
+}
+
+struct Answer {
+    report: PodReport,
+    timed_out: bool,
 }
 
 /// The consumers' reports, and the task that gathers them.
 pub struct Prober {
     entries: Mutex<HashMap<ObjectRef<TracePipeline>, Entry>>,
+    /// Whose numbers wait to be told; first come, first served.
+    waiting: Mutex<VecDeque<ObjectRef<TracePipeline>>>,
     client: Client<HttpConnector, Empty<Bytes>>,
-    at_once: Semaphore,
+    urgent: Semaphore,
+    routine: Semaphore,
     metrics: Arc<Metrics>,
 }
 
@@ -121,11 +139,12 @@ impl Prober {
         connector.set_connect_timeout(Some(TIMEOUT));
         Self {
             entries: Mutex::default(),
-            client: Client::builder(TokioExecutor::new())
-                .pool_max_idle_per_host(1)
-                .pool_idle_timeout(IDLE_INTERVAL * 3)
-                .build(connector),
-            at_once: Semaphore::new(MAX_AT_ONCE),
+            waiting: Mutex::default(),
+            // No connection outlives its answer: thousands of idle ones, with their buffers, cost more than
+            // making one every ten seconds.
+            client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector),
+            urgent: Semaphore::new(MAX_URGENT),
+            routine: Semaphore::new(MAX_ROUTINE),
             metrics,
         }
     }
@@ -138,27 +157,40 @@ impl Prober {
     pub fn look_at(&self, pipeline: &ObjectRef<TracePipeline>, target: Target) -> Vec<PodReport> {
         let now = Instant::now();
         let mut entries = self.entries();
-        let entry = entries.entry(pipeline.clone()).or_insert_with(|| Entry {
-            target: Target::default(),
-            urgent_until: now,
-            due: now,
-            asking: false,
-            reports: Vec::new(),
-            numbers_seen: now,
-        });
+        let entry = entries.entry(pipeline.clone()).or_insert_with(|| Entry::new(now));
         if entry.target != target {
             entry.target = target;
             entry.due = now;
             entry.urgent_until = now + URGENT_FOR;
+            entry.silent.clear();
             let pods = &entry.target.pods;
             entry.reports.retain(|report| pods.iter().any(|pod| pod.name == report.pod));
         }
+        entry.given = Some(Told::of(&entry.reports));
         entry.reports.clone()
     }
 
     /// The last reports, for what needs them before it can say whom to ask.
     pub fn reports(&self, pipeline: &ObjectRef<TracePipeline>) -> Vec<PodReport> {
         self.entries().get(pipeline).map(|entry| entry.reports.clone()).unwrap_or_default()
+    }
+
+    /// The status tells what the reports say that were given last, or, where the pipeline is refused and nobody
+    /// looks at it, tells nothing of them; `written` where it was written for that.
+    pub fn told(&self, pipeline: &ObjectRef<TracePipeline>, written: bool) {
+        let mut entries = self.entries();
+        let Some(entry) = entries.get_mut(pipeline) else { return };
+        let given = entry.given.take();
+        entry.told = Some(given.unwrap_or_else(|| Told::of(&entry.reports)));
+        entry.has_turn = false;
+        if written {
+            entry.numbers_due = Instant::now() + NUMBERS_EVERY;
+        }
+    }
+
+    /// Whether numbers alone may be written now.
+    pub fn may_tell_numbers(&self, pipeline: &ObjectRef<TracePipeline>) -> bool {
+        self.entries().get(pipeline).is_some_and(|entry| entry.has_turn)
     }
 
     /// The pipeline is gone.
@@ -172,62 +204,88 @@ impl Prober {
         changed: mpsc::UnboundedSender<ObjectRef<TracePipeline>>,
         exists: impl Fn(&ObjectRef<TracePipeline>) -> bool,
     ) {
-        let mut tick = tokio::time::interval(URGENT_INTERVAL / 2);
+        let mut tick = tokio::time::interval(TURN_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             if changed.is_closed() {
                 return;
             }
-            for (pipeline, target) in self.due() {
+            for (pipeline, question) in self.due(Instant::now()) {
                 if !exists(&pipeline) {
                     self.forget(&pipeline);
                     continue;
                 }
                 let (prober, changed) = (self.clone(), changed.clone());
                 tokio::spawn(async move {
-                    let reports = prober.ask(&target).await;
-                    if prober.keep(&pipeline, &target, reports) {
+                    let answers = prober.ask(&question).await;
+                    if prober.keep(&pipeline, &question.target, answers, Instant::now()) {
                         // Nobody listens any more where the operator stops.
                         let _ = changed.send(pipeline);
                     }
                 });
             }
+            if let Some(pipeline) = self.next_turn() {
+                let _ = changed.send(pipeline);
+            }
         }
     }
 
-    fn due(&self) -> Vec<(ObjectRef<TracePipeline>, Target)> {
-        let now = Instant::now();
+    fn due(&self, now: Instant) -> Vec<(ObjectRef<TracePipeline>, Question)> {
         let mut due = Vec::new();
         for (pipeline, entry) in self.entries().iter_mut() {
-            if !entry.asking && entry.due <= now {
-                entry.asking = true;
-                due.push((pipeline.clone(), entry.target.clone()));
+            if entry.asking || entry.due > now {
+                continue;
             }
+            entry.asking = true;
+            let is_silent = |pod: &PodAddress| entry.silent.get(&pod.name).is_some_and(|it| it.until > now);
+            let pods = entry.target.pods.iter().filter(|pod| !is_silent(pod)).cloned().collect();
+            let urgent = now < entry.urgent_until;
+            due.push((pipeline.clone(), Question { target: entry.target.clone(), pods, urgent }));
         }
         due
     }
 
-    async fn ask(&self, target: &Target) -> Vec<PodReport> {
-        let mut answers: FuturesUnordered<_> = target.pods.iter().map(|pod| self.ask_pod(pod)).collect();
-        let mut reports = Vec::with_capacity(target.pods.len());
-        while let Some(report) = answers.next().await {
-            self.metrics.probed(report.answer.is_ok());
-            reports.push(report);
+    /// Whose numbers are told next.
+    fn next_turn(&self) -> Option<ObjectRef<TracePipeline>> {
+        loop {
+            let pipeline = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
+            let mut entries = self.entries();
+            let Some(entry) = entries.get_mut(&pipeline) else { continue };
+            entry.waits = false;
+            // Another write may have told them meanwhile.
+            if entry.told.as_ref() != Some(&Told::of(&entry.reports)) {
+                entry.has_turn = true;
+                return Some(pipeline);
+            }
         }
-        reports.sort_by(|left, right| left.pod.cmp(&right.pod));
-        reports
     }
 
-    async fn ask_pod(&self, pod: &PodAddress) -> PodReport {
-        let _permit = self.at_once.acquire().await;
-        let answer = match &pod.ip {
-            None => Err("has no address yet".to_owned()),
-            Some(ip) => tokio::time::timeout(TIMEOUT, self.fetch(ip))
-                .await
-                .unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs()))),
+    async fn ask(&self, question: &Question) -> Vec<Answer> {
+        let permits = if question.urgent { &self.urgent } else { &self.routine };
+        let asked = question.pods.iter().map(|pod| self.ask_pod(pod, permits));
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        let mut answers = Vec::with_capacity(question.pods.len());
+        while let Some(answer) = asked.next().await {
+            self.metrics.probed(answer.report.answer.is_ok());
+            answers.push(answer);
+        }
+        answers
+    }
+
+    async fn ask_pod(&self, pod: &PodAddress, permits: &Semaphore) -> Answer {
+        let Some(ip) = &pod.ip else {
+            let answer = Err("has no address yet".to_owned());
+            return Answer { report: PodReport { pod: pod.name.clone(), answer }, timed_out: false };
         };
-        PodReport { pod: pod.name.clone(), answer }
+        let _permit = permits.acquire().await;
+        let began = Instant::now();
+        let answer = tokio::time::timeout(TIMEOUT, self.fetch(ip))
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())));
+        // The connector has the same time-out, and may be the first of the two.
+        let timed_out = answer.is_err() && began.elapsed() >= TIMEOUT / 2;
+        Answer { report: PodReport { pod: pod.name.clone(), answer }, timed_out }
     }
 
     async fn fetch(&self, ip: &str) -> Result<Report, String> {
@@ -245,9 +303,14 @@ impl Prober {
         serde_json::from_slice(&body).map_err(|error| format!("unreadable answer: {error}"))
     }
 
-    /// Keeps reports; tells whether somebody should look at them now.
-    fn keep(&self, pipeline: &ObjectRef<TracePipeline>, asked: &Target, reports: Vec<PodReport>) -> bool {
-        let now = Instant::now();
+    /// Keeps answers; tells whether somebody should look at them now.
+    fn keep(
+        &self,
+        pipeline: &ObjectRef<TracePipeline>,
+        asked: &Target,
+        answers: Vec<Answer>,
+        now: Instant,
+    ) -> bool {
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(pipeline) else { return false };
         entry.asking = false;
@@ -255,47 +318,49 @@ impl Prober {
             // The question has changed meanwhile, and is due already.
             return false;
         }
-        let confirmed = reports
-            .iter()
-            .all(|report| report.answer.as_ref().is_ok_and(|answer| answer.revision == asked.revision));
-        let interval = if confirmed || now >= entry.urgent_until { IDLE_INTERVAL } else { URGENT_INTERVAL };
-        entry.due = now + interval;
-        let at_once = notable(&entry.reports) != notable(&reports);
-        let numbers = entry.reports != reports && now.duration_since(entry.numbers_seen) >= NUMBERS_EVERY;
-        if at_once || numbers {
-            entry.numbers_seen = now;
+        let is_confirmed = |answer: &Answer| {
+            answer.report.answer.as_ref().is_ok_and(|report| report.revision == asked.revision)
+        };
+        let is_urgent = now < entry.urgent_until;
+        let again_soon = is_urgent && answers.iter().any(|answer| !answer.timed_out && !is_confirmed(answer));
+        entry.due = now + if again_soon { URGENT_INTERVAL } else { spread(IDLE_INTERVAL) };
+        let mut reports = Vec::with_capacity(asked.pods.len());
+        for Answer { report, timed_out } in answers {
+            if timed_out {
+                let times = entry.silent.get(&report.pod).map_or(0, |silence| silence.times);
+                let wait = LONGEST_SILENCE.min(FIRST_SILENCE * 2_u32.saturating_pow(times.min(16)));
+                let silence = Silence { times: times + 1, until: now + wait };
+                entry.silent.insert(report.pod.clone(), silence);
+            } else {
+                entry.silent.remove(&report.pod);
+            }
+            reports.push(report);
         }
+        let first_asked = entry.silent.values().map(|silence| silence.until).min();
+        if let Some(first_asked) = first_asked.filter(|_| is_urgent) {
+            entry.due = entry.due.min(first_asked);
+        }
+        let is_new = |old: &PodReport| reports.iter().any(|report| report.pod == old.pod);
+        let kept: Vec<_> = entry.reports.iter().filter(|old| !is_new(old)).cloned().collect();
+        reports.extend(kept);
+        reports.sort_by(|left, right| left.pod.cmp(&right.pod));
+        let at_once = notable(&entry.reports) != notable(&reports);
         entry.reports = reports;
-        at_once || numbers
+        // Compared with what was written, not with the last answer: the last number of a series is told, too.
+        let differs = entry.told.as_ref() != Some(&Told::of(&entry.reports));
+        if !at_once && differs && !entry.waits && now >= entry.numbers_due {
+            entry.waits = true;
+            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(pipeline.clone());
+        }
+        at_once
     }
 }
 
-/// What of a report is worth a status at once. The rest are numbers, and texts of errors may hold some, too.
-#[derive(PartialEq)]
-struct Notable<'a> {
-    pod: &'a str,
-    answers: bool,
-    revision: u64,
-    rate: u32,
-    bottleneck: &'a str,
-    has_error: bool,
-    error_reason: Option<&'a str>,
+/// Up to a tenth more or less, so that pipelines that began together do not stay together.
+fn spread(interval: Duration) -> Duration {
+    let tenth = u32::try_from(RandomState::new().build_hasher().finish() % 200).unwrap_or_default();
+    interval * (900 + tenth) / 1_000
 }
 
-fn notable(reports: &[PodReport]) -> Vec<Notable<'_>> {
-    reports
-        .iter()
-        .map(|report| {
-            let answer = report.answer.as_ref().ok();
-            Notable {
-                pod: &report.pod,
-                answers: answer.is_some(),
-                revision: answer.map_or(0, |answer| answer.revision),
-                rate: answer.map_or(0, |answer| answer.rate_limit_qps),
-                bottleneck: answer.map_or("", |answer| &answer.bottleneck),
-                has_error: answer.is_some_and(|answer| answer.last_error.is_some()),
-                error_reason: answer.and_then(|answer| answer.last_error_reason.as_deref()),
-            }
-        })
-        .collect()
-}
+#[cfg(test)]
+mod tests;

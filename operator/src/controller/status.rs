@@ -5,6 +5,7 @@
 
 mod conditions;
 mod numbers;
+mod told;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -17,6 +18,7 @@ use super::build::selector_text;
 use super::probe::{PodReport, Report};
 use super::validate::Refusal;
 use conditions::Conditions;
+pub use told::Told;
 
 /// What a status is made of.
 pub struct Facts<'a> {
@@ -107,7 +109,7 @@ impl Pods {
 pub fn status(facts: &Facts<'_>) -> TracePipelineStatus {
     let last = facts.pipeline.status.clone().unwrap_or_default();
     let pods = facts.deployment.map(Pods::of).unwrap_or_default();
-    let numbers = numbers::numbers(facts);
+    let numbers = numbers::numbers(facts.reports);
     let generation = facts.pipeline.metadata.generation;
     let mut conditions = Conditions::new(last.conditions, generation, facts.now);
     conditions.judge(facts, &pods);
@@ -130,9 +132,14 @@ pub fn status(facts: &Facts<'_>) -> TracePipelineStatus {
     }
 }
 
-/// Whether two statuses differ in more than numbers.
+/// Whether two statuses differ in more than numbers. Being throttled is one of them: a pipeline whose backlog
+/// is near zero comes and goes with every answer.
 pub fn differs_at_once(old: &TracePipelineStatus, new: &TracePipelineStatus) -> bool {
+    let lasting = |status: &TracePipelineStatus| {
+        status.conditions.iter().filter(|condition| condition.type_ != "Throttled").cloned().collect()
+    };
     let without_numbers = |status: &TracePipelineStatus| TracePipelineStatus {
+        conditions: lasting(status),
         throughput: None,
         lag: None,
         drain_seconds: None,

@@ -46,6 +46,31 @@ pub fn change(actual: Option<&Deployment>, desired: &Deployment) -> Change {
     }
 }
 
+/// What of a Deployment counts for the turns of others.
+pub struct Standing {
+    /// Namespace and name.
+    name: Box<str>,
+    /// Of the upgrade that rolled it last.
+    mark: Option<Box<str>>,
+    pods: Pods,
+}
+
+impl Standing {
+    /// Reads a Deployment.
+    pub fn of(deployment: &Deployment) -> Self {
+        let mark = deployment.annotations().get(names::ANNOTATION_UPGRADE);
+        Self {
+            name: key(deployment).into(),
+            mark: mark.map(|mark| mark.as_str().into()),
+            pods: Pods::of(deployment),
+        }
+    }
+}
+
+fn key(deployment: &Deployment) -> String {
+    format!("{}/{}", deployment.namespace().unwrap_or_default(), deployment.name_any())
+}
+
 /// Turns that were given and are not visible yet.
 #[derive(Default)]
 pub struct Rollouts {
@@ -57,29 +82,24 @@ impl Rollouts {
     /// upgrade.
     pub fn turn<'a>(
         &self,
-        all: impl Iterator<Item = &'a Deployment>,
+        all: impl Iterator<Item = &'a Standing>,
         own: &Deployment,
         mark: &str,
         most: usize,
     ) -> Rollout {
-        let key = |deployment: &Deployment| {
-            format!("{}/{}", deployment.namespace().unwrap_or_default(), deployment.name_any())
-        };
         let own = key(own);
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         begun.retain(|_, since| since.elapsed() < UNTIL_SEEN);
         let mut rolling = 0;
         for other in all {
-            let (name, pods) = (key(other), Pods::of(other));
-            let marked =
-                other.annotations().get(names::ANNOTATION_UPGRADE).is_some_and(|theirs| theirs == mark);
-            if name == own {
+            let marked = other.mark.as_deref() == Some(mark);
+            if *other.name == *own {
                 continue;
             }
-            if marked && pods.stalled {
-                return Rollout::Halted { because: name };
+            if marked && other.pods.stalled {
+                return Rollout::Halted { because: other.name.to_string() };
             }
-            if (marked && !pods.settled()) || begun.contains_key(&name) {
+            if (marked && !other.pods.settled()) || begun.contains_key(&*other.name) {
                 rolling += 1;
             }
         }
@@ -123,6 +143,7 @@ mod tests {
     }
 
     fn turn(others: &[Deployment], most: usize) -> Rollout {
+        let others: Vec<_> = others.iter().map(Standing::of).collect();
         Rollouts::default().turn(others.iter(), &deployment("own", None, 2, false), MARK, most)
     }
 
@@ -138,7 +159,7 @@ mod tests {
     fn a_turn_counts_before_it_can_be_seen() {
         let rollouts = Rollouts::default();
         let (a, b) = (deployment("a", None, 2, false), deployment("b", None, 2, false));
-        let all = [a.clone(), b.clone()];
+        let all = [&a, &b].map(Standing::of);
         assert_eq!(rollouts.turn(all.iter(), &a, MARK, 1), Rollout::Free);
         assert_eq!(rollouts.turn(all.iter(), &b, MARK, 1), Rollout::Waiting);
     }

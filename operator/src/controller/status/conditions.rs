@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{Facts, Pods};
 use crate::controller::apply::Rollout;
+use crate::controller::probe::PodReport;
 
 const TRUE: &str = "True";
 const FALSE: &str = "False";
@@ -136,14 +137,18 @@ fn degraded(facts: &Facts<'_>, pods: &Pods) -> Verdict {
 }
 
 fn throttled(facts: &Facts<'_>) -> Verdict {
-    let limited = facts.answers().filter(|answer| answer.bottleneck == "Limiter").count();
-    let lag: u64 =
-        facts.answers().flat_map(|answer| &answer.partitions).filter_map(|partition| partition.lag).sum();
-    if limited > 0 && lag > 0 && facts.desired() > 0 {
+    if waits_for_the_rate(facts.reports) && facts.desired() > 0 {
         let message = format!("messages wait for the rate of {} spans per second", facts.desired());
         return verdict(TRUE, "RateLimit", message);
     }
     verdict(FALSE, "NotLimited", "nothing waits for the rate")
+}
+
+/// Whether consumers have messages and no leave to store them.
+pub fn waits_for_the_rate(reports: &[PodReport]) -> bool {
+    let answers = || reports.iter().filter_map(|report| report.answer.as_ref().ok());
+    answers().any(|answer| answer.bottleneck == "Limiter")
+        && answers().flat_map(|answer| &answer.partitions).any(|partition| partition.lag > Some(0))
 }
 
 fn suspended(facts: &Facts<'_>) -> Verdict {

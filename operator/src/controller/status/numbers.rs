@@ -1,9 +1,9 @@
 //! The numbers of a status: sums over the consumers, rounded.
 
-use super::Facts;
+use crate::controller::probe::PodReport;
 
 /// Sums over all consumers; none while any of them does not answer, because half a sum is a wrong one.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
     /// Spans per second that may be released.
     pub effective: Option<u32>,
@@ -18,9 +18,9 @@ pub struct Numbers {
 }
 
 /// Adds up the reports.
-pub fn numbers(facts: &Facts<'_>) -> Numbers {
-    let answers: Vec<_> = facts.answers().collect();
-    if answers.is_empty() || answers.len() < facts.reports.len() {
+pub fn numbers(reports: &[PodReport]) -> Numbers {
+    let answers: Vec<_> = reports.iter().filter_map(|report| report.answer.as_ref().ok()).collect();
+    if answers.is_empty() || answers.len() < reports.len() {
         return Numbers::default();
     }
     let effective: f64 = answers.iter().map(|answer| answer.effective_qps).sum();

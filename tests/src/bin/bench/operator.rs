@@ -51,6 +51,9 @@ pub struct Args {
     /// Write the figures here as well.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// The operator's program, such as a release build beside a debug build of this one; else the one beside this.
+    #[arg(long, value_name = "FILE")]
+    operator: Option<PathBuf>,
 }
 
 /// Answers for every pod.
@@ -113,7 +116,7 @@ struct Bench {
 /// Runs it.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut figures = Figures::default();
-    let bench = Bench::start(args.pipelines).await?;
+    let bench = Bench::start(args.pipelines, args.operator).await?;
     bench.converge(&mut figures).await?;
     bench.idle(args.idle_minutes, &mut figures).await?;
     bench.busy(args.busy_minutes, &mut figures).await?;
@@ -122,7 +125,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 impl Bench {
-    async fn start(pipelines: usize) -> anyhow::Result<Self> {
+    async fn start(pipelines: usize, program: Option<PathBuf>) -> anyhow::Result<Self> {
         let cluster = Cluster::start().await?;
         let dir = Scratch::new("sluice-kwok-")?;
         let stages = dir.path().join("stages.yaml");
@@ -155,6 +158,7 @@ impl Bench {
         let settings = Settings {
             image: "example/sluice:1".into(),
             installation: "bench".into(),
+            program,
             ..Settings::default()
         };
         let operator = Operator::start(&cluster, &settings).await?;
@@ -246,11 +250,11 @@ impl Bench {
             "MiB",
             100.0,
         );
-        self.responder.busy.store(false, Relaxed);
         Ok(())
     }
 
-    /// From the moment that a patch is sent to the moment that its ConfigMap is seen by a watch.
+    /// From the moment that a patch is sent to the moment that its ConfigMap is seen by a watch, while every
+    /// number still moves.
     async fn edits(&self, figures: &mut Figures) -> anyhow::Result<()> {
         let mut times = Vec::new();
         for edit in 0..EDITS {

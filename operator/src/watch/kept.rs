@@ -1,0 +1,170 @@
+//! What is kept of each kind of child: what a reconcile reads, and nothing else.
+//!
+//! There are a dozen children a pipeline, and an object of Kubernetes' own type takes several times its text in
+//! memory. So the text is kept where all of an object is compared, and a few fields where only those are read.
+
+use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::PartialObjectMeta;
+use kube::core::NamespaceResourceScope;
+use kube::{Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sluice_crds::names;
+
+use crate::controller::apply::Standing;
+
+/// What is kept of an object.
+pub trait Kept: Send + Sync + 'static {
+    /// The object.
+    type Object: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static;
+
+    /// Keeps what is read.
+    fn keep(object: Self::Object) -> Self;
+
+    /// The object's name.
+    fn name(&self) -> &str;
+}
+
+/// All of an object but its managed fields, as JSON.
+pub struct Text<K> {
+    name: Box<str>,
+    json: Box<str>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K: DeserializeOwned> Text<K> {
+    /// The object.
+    pub fn read(&self) -> Option<Arc<K>> {
+        // What was written by the same type can be read.
+        serde_json::from_str(&self.json).ok().map(Arc::new)
+    }
+}
+
+impl<K> Kept for Text<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    type Object = K;
+
+    fn keep(mut object: K) -> Self {
+        object.managed_fields_mut().clear();
+        Self {
+            name: object.name_any().into(),
+            // Kubernetes' types always have a JSON form.
+            json: serde_json::to_string(&object).unwrap_or_default().into(),
+            kind: PhantomData,
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// A Deployment: its text, and what counts for the turns of all others.
+pub struct KeptDeployment {
+    text: Text<Deployment>,
+    /// See there.
+    pub standing: Standing,
+}
+
+impl KeptDeployment {
+    /// The object.
+    pub fn read(&self) -> Option<Arc<Deployment>> {
+        self.text.read()
+    }
+}
+
+impl Kept for KeptDeployment {
+    type Object = Deployment;
+
+    fn keep(object: Deployment) -> Self {
+        Self { standing: Standing::of(&object), text: Text::keep(object) }
+    }
+
+    fn name(&self) -> &str {
+        self.text.name()
+    }
+}
+
+/// A ReplicaSet: whose it is, and which settings it names.
+pub struct KeptReplicaSet {
+    name: Box<str>,
+    /// Its uid.
+    pub uid: Box<str>,
+    /// The uid of what controls it.
+    pub owner: Option<Box<str>>,
+    /// Hash of the settings.
+    pub settings: Option<Box<str>>,
+}
+
+impl Kept for KeptReplicaSet {
+    type Object = PartialObjectMeta<ReplicaSet>;
+
+    fn keep(object: Self::Object) -> Self {
+        Self {
+            name: object.name_any().into(),
+            uid: object.uid().unwrap_or_default().into(),
+            owner: controller(&object),
+            settings: object.labels().get(names::LABEL_SETTINGS).map(|hash| hash.as_str().into()),
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// A pod: whose it is, whether it runs, and where.
+pub struct KeptPod {
+    name: Box<str>,
+    /// The uid of what controls it.
+    pub owner: Option<Box<str>>,
+    /// Neither ended nor on its way out.
+    pub runs: bool,
+    /// Its address, once it has one.
+    pub ip: Option<Box<str>>,
+}
+
+impl Kept for KeptPod {
+    type Object = Pod;
+
+    fn keep(object: Pod) -> Self {
+        let status = object.status.as_ref();
+        let phase = status.and_then(|status| status.phase.as_deref());
+        Self {
+            name: object.name_any().into(),
+            owner: controller(&object),
+            runs: object.metadata.deletion_timestamp.is_none()
+                && !matches!(phase, Some("Succeeded" | "Failed")),
+            ip: status.and_then(|status| status.pod_ip.as_deref()).map(Into::into),
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+fn controller(object: &impl Resource) -> Option<Box<str>> {
+    let mut owners = object.meta().owner_references.iter().flatten();
+    owners.find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str().into())
+}

@@ -1,0 +1,243 @@
+//! What is kept of one kind of child, by the pipeline whose label it carries.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher::Event;
+use sluice_crds::names;
+use sluice_crds::v1alpha1::TracePipeline;
+use tokio::sync::watch;
+
+use super::kept::Kept;
+
+/// `NAMESPACE/PIPELINE` to the children.
+type Contents<T> = HashMap<Box<str>, Vec<Arc<T>>>;
+
+/// The children of one namespace, or of all.
+pub struct Shelf<T> {
+    contents: RwLock<Contents<T>>,
+    listed: watch::Sender<bool>,
+}
+
+impl<T> Default for Shelf<T> {
+    fn default() -> Self {
+        Self { contents: RwLock::default(), listed: watch::Sender::new(false) }
+    }
+}
+
+fn key(namespace: &str, pipeline: &str) -> Box<str> {
+    format!("{namespace}/{pipeline}").into()
+}
+
+fn reference(key: &str) -> ObjectRef<TracePipeline> {
+    // Made by `key`.
+    let (namespace, pipeline) = key.split_once('/').unwrap_or_default();
+    ObjectRef::new(pipeline).within(namespace)
+}
+
+impl<T: Kept> Shelf<T> {
+    fn read(&self) -> RwLockReadGuard<'_, Contents<T>> {
+        self.contents.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Contents<T>> {
+        self.contents.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The children of a pipeline.
+    pub fn of_pipeline(&self, namespace: &str, pipeline: &str) -> Vec<Arc<T>> {
+        self.read().get(&key(namespace, pipeline)).cloned().unwrap_or_default()
+    }
+
+    /// One of them.
+    pub fn get(&self, namespace: &str, pipeline: &str, name: &str) -> Option<Arc<T>> {
+        let contents = self.read();
+        contents.get(&key(namespace, pipeline))?.iter().find(|child| child.name() == name).cloned()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<T>> {
+        self.read().values().flatten().cloned().collect()
+    }
+
+    /// Puts `new` in the place of the child of that name, if that child is what `expected` says.
+    pub fn replace(&self, namespace: &str, pipeline: &str, new: T, expected: impl FnOnce(&T) -> bool) {
+        let mut contents = self.write();
+        let children = contents.get_mut(&key(namespace, pipeline));
+        let place = children.and_then(|all| all.iter_mut().find(|child| child.name() == new.name()));
+        if let Some(place) = place
+            && expected(place)
+        {
+            *place = Arc::new(new);
+        }
+    }
+
+    /// Waits for the first complete list; false where there will be none.
+    pub async fn ready(&self) -> bool {
+        self.listed.subscribe().wait_for(|listed| *listed).await.is_ok()
+    }
+}
+
+/// Fills a shelf from a watch.
+pub struct Filler<T> {
+    shelf: Arc<Shelf<T>>,
+    /// A list that is not complete yet.
+    list: Contents<T>,
+}
+
+impl<T: Kept> Filler<T> {
+    /// Of an empty shelf.
+    pub fn new(shelf: Arc<Shelf<T>>) -> Self {
+        Self { shelf, list: Contents::new() }
+    }
+
+    /// Takes an event in; tells which pipelines have other children now. A new list may lack anything that the
+    /// old one had, so it concerns all of both.
+    pub fn take(&mut self, event: Event<T::Object>) -> Vec<ObjectRef<TracePipeline>> {
+        match event {
+            Event::Init => {
+                self.list = Contents::new();
+                Vec::new()
+            }
+            Event::InitApply(object) => {
+                if let Some(key) = key_of(&object) {
+                    self.list.entry(key).or_default().push(Arc::new(T::keep(object)));
+                }
+                Vec::new()
+            }
+            Event::InitDone => {
+                let old = std::mem::replace(&mut *self.shelf.write(), std::mem::take(&mut self.list));
+                let touched = {
+                    let new = self.shelf.read();
+                    let gone = old.keys().filter(|key| !new.contains_key(*key));
+                    new.keys().chain(gone).map(|key| reference(key)).collect()
+                };
+                self.shelf.listed.send_replace(true);
+                touched
+            }
+            Event::Apply(object) => self.put(object),
+            Event::Delete(object) => self.remove(&object),
+        }
+    }
+
+    fn put(&self, object: T::Object) -> Vec<ObjectRef<TracePipeline>> {
+        let Some(key) = key_of(&object) else { return Vec::new() };
+        let child = Arc::new(T::keep(object));
+        let mut touched = vec![reference(&key)];
+        let mut contents = self.shelf.write();
+        let children = contents.entry(key.clone()).or_default();
+        if let Some(old) = children.iter_mut().find(|old| old.name() == child.name()) {
+            *old = child;
+            return touched;
+        }
+        let name: Box<str> = child.name().into();
+        children.push(child);
+        // New here: somebody may have given it another pipeline's label.
+        let namespace = key.split_once('/').map(|(namespace, _)| namespace);
+        let before = contents.iter().find(|(other, children)| {
+            **other != key
+                && other.split_once('/').map(|(namespace, _)| namespace) == namespace
+                && children.iter().any(|child| child.name() == &*name)
+        });
+        if let Some(before) = before.map(|(other, _)| other.clone()) {
+            take_out(&mut contents, &before, &name);
+            touched.push(reference(&before));
+        }
+        touched
+    }
+
+    fn remove(&self, object: &T::Object) -> Vec<ObjectRef<TracePipeline>> {
+        let Some(key) = key_of(object) else { return Vec::new() };
+        take_out(&mut self.shelf.write(), &key, &object.name_any());
+        vec![reference(&key)]
+    }
+}
+
+fn key_of(object: &impl ResourceExt) -> Option<Box<str>> {
+    Some(key(&object.namespace()?, object.labels().get(names::LABEL_PIPELINE)?))
+}
+
+fn take_out<T: Kept>(contents: &mut Contents<T>, key: &str, name: &str) {
+    let Some(children) = contents.get_mut(key) else { return };
+    children.retain(|child| child.name() != name);
+    if children.is_empty() {
+        contents.remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::api::ObjectMeta;
+
+    use super::*;
+    use crate::watch::kept::Text;
+
+    fn map(name: &str, pipeline: &str, version: &str) -> ConfigMap {
+        ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(name.into()),
+                namespace: Some("shop".into()),
+                resource_version: Some(version.into()),
+                labels: Some([(names::LABEL_PIPELINE.to_owned(), pipeline.to_owned())].into()),
+                ..Default::default()
+            },
+            ..Default::default()
+        }
+    }
+
+    fn shelf() -> (Arc<Shelf<Text<ConfigMap>>>, Filler<Text<ConfigMap>>) {
+        let shelf = Arc::new(Shelf::default());
+        (shelf.clone(), Filler::new(shelf))
+    }
+
+    fn names_of(shelf: &Shelf<Text<ConfigMap>>, pipeline: &str) -> Vec<String> {
+        shelf.of_pipeline("shop", pipeline).iter().map(|map| map.name().to_owned()).collect()
+    }
+
+    fn version(shelf: &Shelf<Text<ConfigMap>>) -> Option<String> {
+        shelf.get("shop", "a", "x")?.read()?.resource_version()
+    }
+
+    #[test]
+    fn a_list_is_seen_as_a_whole_and_concerns_what_it_lacks_as_well() {
+        let (shelf, mut filler) = shelf();
+        filler.take(Event::Apply(map("old", "gone", "1")));
+        assert_eq!(filler.take(Event::Init), []);
+        assert_eq!(filler.take(Event::InitApply(map("x", "a", "2"))), []);
+        assert_eq!((names_of(&shelf, "a"), names_of(&shelf, "gone")), (vec![], vec!["old".to_owned()]));
+        let mut touched = filler.take(Event::InitDone);
+        touched.sort_by(|left, right| left.name.cmp(&right.name));
+        assert_eq!(touched, ["a", "gone"].map(|name| ObjectRef::new(name).within("shop")));
+        assert_eq!((names_of(&shelf, "a"), names_of(&shelf, "gone")), (vec!["x".to_owned()], vec![]));
+    }
+
+    #[test]
+    fn a_child_that_gets_another_pipelines_label_leaves_the_first_one() {
+        let (shelf, mut filler) = shelf();
+        filler.take(Event::Apply(map("x", "a", "1")));
+        let touched = filler.take(Event::Apply(map("x", "b", "2")));
+        assert_eq!(touched, ["b", "a"].map(|name| ObjectRef::new(name).within("shop")));
+        assert_eq!((names_of(&shelf, "a"), names_of(&shelf, "b")), (vec![], vec!["x".to_owned()]));
+        filler.take(Event::Delete(map("x", "b", "3")));
+        assert!(shelf.all().is_empty());
+    }
+
+    #[test]
+    fn what_was_written_takes_the_place_only_of_the_version_that_it_replaced() {
+        let (shelf, mut filler) = shelf();
+        filler.take(Event::Apply(map("x", "a", "1")));
+        let replace = |over: &str, with: &str| {
+            shelf.replace("shop", "a", Text::keep(map("x", "a", with)), |kept| {
+                kept.read().and_then(|map| map.resource_version()).as_deref() == Some(over)
+            });
+        };
+        replace("1", "2");
+        assert_eq!(version(&shelf).as_deref(), Some("2"));
+        filler.take(Event::Apply(map("x", "a", "4")));
+        replace("2", "3");
+        assert_eq!(version(&shelf).as_deref(), Some("4"));
+    }
+}
