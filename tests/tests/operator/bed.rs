@@ -100,9 +100,8 @@ pub fn settings(namespace: &Namespace) -> Settings {
         // Each test is an installation of its own: they share an API server.
         installation: namespace.name().to_owned(),
         namespaces: vec![namespace.name().to_owned()],
-        identity: None,
-        kubeconfig: None,
         arguments: vec!["--namespace".into(), namespace.name().to_owned()],
+        ..Settings::default()
     }
 }
 
