@@ -33,6 +33,10 @@ pub use workload::{
 /// Highest `rateLimitQPS`, in spans per second.
 pub const MAX_RATE_LIMIT_QPS: u32 = 10_000_000;
 
+/// Times must be before this one, `9999-12-30T00:00:00Z`: what the API server takes beyond it no program in Rust
+/// reads.
+pub const MAX_TIME: jiff::Timestamp = jiff::Timestamp::constant(253_402_128_000, 0);
+
 /// What a TracePipeline does: it takes trace spans from a queue and stores them in a SQL database, at a rate
 /// that can be changed while it runs.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -165,8 +169,14 @@ impl Default for JsonPaths {
 }
 
 /// A rate for a limited time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    // The bound is MAX_TIME.
+    validation = Rule::new("self.until < timestamp('9999-12-30T00:00:00Z')")
+        .message("expected a time before 9999-12-30T00:00:00Z")
+        .field_path(".until")
+)]
 pub struct RateOverride {
     /// Spans per second that are stored, by all replicas together; 0 stops, 10000000 is the most.
     #[serde(rename = "rateLimitQPS")]

@@ -8,6 +8,7 @@ mod workload;
 
 use std::fmt::Display;
 
+use jiff::Timestamp;
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::duration::Duration;
@@ -15,8 +16,8 @@ use crate::live::Live;
 use crate::problem::{Problem, without_credentials};
 use crate::settings::Settings;
 use crate::v1alpha1::{
-    Batch, JsonPaths, KAFKA_PROPERTIES, KafkaSource, KafkaTls, MAX_RATE_LIMIT_QPS, SecretSource, Sink,
-    Source, SqlServer, TracePipelineSpec,
+    Batch, JsonPaths, KAFKA_PROPERTIES, KafkaSource, KafkaTls, MAX_RATE_LIMIT_QPS, MAX_TIME, SecretSource,
+    Sink, Source, SqlServer, StartFrom, TracePipelineSpec,
 };
 
 /// Longest wait of a batch's first row.
@@ -34,6 +35,7 @@ pub fn validate(spec: &TracePipelineSpec) -> Vec<Problem> {
     check.rate("spec.rateLimitQPS", spec.rate_limit_qps);
     if let Some(rate_override) = &spec.rate_override {
         check.rate("spec.override.rateLimitQPS", rate_override.rate_limit_qps);
+        check.time("spec.override.until", rate_override.until);
     }
     check.sink("spec.sink", &spec.sink);
     check.workload("spec", spec);
@@ -63,6 +65,7 @@ pub fn validate_live(live: &Live) -> Vec<Problem> {
     check.rate("rateLimitQPS", live.rate_limit_qps);
     if let Some(rate_override) = &live.rate_override {
         check.rate("override.rateLimitQPS", rate_override.rate_limit_qps);
+        check.time("override.until", rate_override.until);
     }
     check.problems
 }
@@ -144,6 +147,11 @@ impl Check {
         self.expect(rate <= MAX_RATE_LIMIT_QPS, path.into(), &expected, rate);
     }
 
+    fn time(&mut self, path: &str, time: Timestamp) {
+        let expected = format!("a time before {MAX_TIME}");
+        self.expect(time < MAX_TIME, path.into(), &expected, time);
+    }
+
     fn source(&mut self, path: &str, source: &Source) {
         match &source.kafka {
             Some(kafka) => self.kafka(&format!("{path}.kafka"), kafka),
@@ -175,6 +183,11 @@ impl Check {
         let legal = |letter: char| letter.is_ascii_graphic();
         let expected = "printable ASCII without spaces";
         self.text(format!("{path}.consumerGroup"), &kafka.consumer_group, 249, legal, expected);
+        if let StartFrom::Timestamp(time) = kafka.start_from {
+            let good = (Timestamp::UNIX_EPOCH..MAX_TIME).contains(&time);
+            let expected = format!("a time from 1970 and before {MAX_TIME}");
+            self.expect(good, format!("{path}.startFrom"), &expected, time);
+        }
         if let Some(tls) = &kafka.tls {
             self.tls(&format!("{path}.tls"), tls);
         }

@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod autoscale;
 pub mod build;
+pub mod dead_letters;
 pub mod dereference;
 pub mod live;
 pub mod probe;
@@ -18,32 +19,45 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Client, Resource, ResourceExt};
-use serde_json::json;
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+use sluice_crds::live::{Live, LiveDocument};
 use sluice_crds::v1alpha1::{TracePipeline, TracePipelineStatus};
+use sluice_crds::validate::validate_live;
 
 use crate::events;
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::watch::World;
-use apply::{ApplyError, Outcome, Rollout, Rollouts};
+use crate::watch::{World, unreadable};
+use apply::{ApplyError, FIELD_MANAGER, Outcome, Rollout, Rollouts};
 use autoscale::Autoscaler;
+use dead_letters::DeadLetters;
 use dereference::{Found, dereference};
-pub use memory::{Backoffs, PodMonitors};
+pub use memory::{Backoffs, Conflicts, PodMonitors};
 use probe::{PodReport, Prober, Target};
-use status::Facts;
+use status::{CONFLICT, Facts, conflict};
 use validate::{Refusal, Valid, validate};
 
 /// Everything is looked at again this often, even if nothing has changed.
 const RESYNC: Duration = Duration::from_secs(600);
 /// How soon a refused pipeline, or one that waits for its turn, is looked at again.
 const RETRY_SOON: Duration = Duration::from_secs(10);
-/// How soon after somebody else's write.
+/// How soon after somebody else's write, at first.
 const RETRY_CONFLICT: Duration = Duration::from_millis(50);
+/// How soon after any other failure, at first.
+const RETRY_FAILURE: Duration = Duration::from_millis(500);
+/// So many conflicts in a row happen to everybody; more of them are a failure.
+const ORDINARY_CONFLICTS: u32 = 6;
+/// Longest time of a reconcile: requests to a dead connection have no end of their own.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Name of the operator as the owner of the condition `Conflict`, which installations write to pipelines that are
+/// not theirs.
+const CONFLICT_MANAGER: &str = "sluice-operator-conflict";
 
 /// What every reconcile shares.
 pub struct Context {
@@ -65,6 +79,10 @@ pub struct Context {
     pub autoscaler: Autoscaler,
     /// Failures in a row.
     pub backoffs: Backoffs,
+    /// Growing numbers of dead letters.
+    pub dead_letters: DeadLetters,
+    /// Whose stale `Conflict` was looked after.
+    pub conflicts: Conflicts,
     /// Which PodMonitors were written.
     pub pod_monitors: PodMonitors,
 }
@@ -81,6 +99,9 @@ impl Context {
         self.prober.forget(pipeline);
         self.autoscaler.forget(pipeline);
         self.backoffs.forget(pipeline);
+        self.dead_letters.forget(pipeline);
+        self.conflicts.forget(pipeline);
+        self.metrics.forget(pipeline);
     }
 }
 
@@ -93,6 +114,9 @@ pub enum ReconcileError {
     /// The status was not written.
     #[error("cannot write the status")]
     Status(#[source] Box<kube::Error>),
+    /// The API server has not answered.
+    #[error("the API server has not answered within {} s", LIMIT.as_secs())]
+    TimedOut,
 }
 
 /// Makes what is what should be.
@@ -104,7 +128,8 @@ pub async fn reconcile(
     context: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
     let began = Instant::now();
-    let result = reconcile_once(&pipeline, &context).await;
+    let once = tokio::time::timeout(LIMIT, reconcile_once(&pipeline, &context));
+    let result = once.await.unwrap_or(Err(ReconcileError::TimedOut));
     context.metrics.reconciled(result.is_ok(), began.elapsed());
     if result.is_ok() {
         context.backoffs.forget(&ObjectRef::from_obj(&*pipeline));
@@ -123,7 +148,7 @@ pub async fn hurry(pipeline: &ObjectRef<TracePipeline>, context: &Context) {
     let found = dereference(&context.world, &pipeline);
     let Ok(valid) = validate(&pipeline, &found, &context.options) else { return };
     let reports = context.prober.reports(&ObjectRef::from_obj(&*pipeline));
-    let seen = revision_seen(&pipeline, &valid, &reports);
+    let seen = revision_seen(&pipeline, &valid.uid, &reports);
     let plan = live::plan(found.live.as_deref(), &valid.uid, &valid.live, seen);
     if matches!(plan, live::Plan::Write(_))
         && found.live.is_some()
@@ -138,33 +163,78 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
         // Owner references take the children along.
         return Ok(Action::await_change());
     }
-    let found = dereference(&context.world, pipeline);
+    let name = ObjectRef::from_obj(pipeline);
+    let mut found = dereference(&context.world, pipeline);
     let valid = validate(pipeline, &found, &context.options);
-    let built = match &valid {
-        Ok(valid) => Some(build_and_apply(pipeline, valid, &found, context).await),
-        Err(_) => None,
+    if let Err(refusal @ Refusal::Conflict { .. }) = &valid {
+        return say_conflict(context, pipeline, refusal).await;
+    }
+    let (document, outcome) = match &valid {
+        Ok(valid) => match build_and_apply(pipeline, valid, &mut found, context).await {
+            // Somebody has written at the same time: what is there is looked at again before anything is said.
+            Built { outcome: Outcome { error: Some(error), .. }, .. }
+                if error.is_conflict() && context.backoffs.count(&name) < ORDINARY_CONFLICTS =>
+            {
+                return Err(error.into());
+            }
+            built => (built.document, Some(built.outcome)),
+        },
+        Err(_) => (live_of_refused(pipeline, &found, context).await, None),
     };
-    let document = built.as_ref().map(|built| &built.document);
-    let reports = match document {
+    let reports = match &document {
         Some(document) => {
             let target = Target { pods: found.pods.clone(), revision: document.revision };
-            context.prober.look_at(&ObjectRef::from_obj(pipeline), target)
+            context.prober.look_at(&name, target)
         }
         None => Vec::new(),
     };
+    let reports = with_silent(reports, &found);
+    let growing = context.dead_letters.look(&name, pipeline.status.as_ref(), &reports, Instant::now());
+    let written = outcome.as_ref().and_then(|outcome| outcome.deployment.as_ref());
     let facts = Facts {
         pipeline,
         refusal: valid.as_ref().err(),
-        outcome: built.as_ref().map(|built| &built.outcome),
-        document,
-        deployment: found.deployment.as_deref(),
-        reports: &with_silent(reports, &found),
+        outcome: outcome.as_ref(),
+        document: document.as_ref(),
+        deployment: written.or(found.deployment.as_deref()),
+        reports: &reports,
+        dead_letters_grow: growing.is_some(),
         now: Timestamp::now(),
     };
-    write_status(context, pipeline, status::status(&facts)).await?;
-    match built.map(|built| built.outcome) {
+    let status = status::status(&facts);
+    context.metrics.judged(&name, &status.conditions);
+    write_status(context, pipeline, status).await?;
+    match outcome {
         Some(Outcome { error: Some(error), .. }) => Err(error.into()),
-        outcome => Ok(Action::requeue(next_look(pipeline, valid.err().as_ref(), outcome.as_ref()))),
+        outcome => {
+            let next = next_look(pipeline, valid.err().as_ref(), outcome.as_ref());
+            Ok(Action::requeue(growing.map_or(next, |left| next.min(left))))
+        }
+    }
+}
+
+/// A refused pipeline that runs takes live edits all the same: an emergency stop must not wait for a spec that is
+/// right. Gives the document in effect.
+async fn live_of_refused(pipeline: &TracePipeline, found: &Found, context: &Context) -> Option<LiveDocument> {
+    let (existing, uid) = (found.live.as_deref()?, pipeline.uid()?);
+    let current = live::current(existing, &uid)?;
+    let wanted = Live::of(&pipeline.spec);
+    if unreadable(pipeline).is_some() || !validate_live(&wanted).is_empty() {
+        return Some(current);
+    }
+    let reports = context.prober.reports(&ObjectRef::from_obj(pipeline));
+    let seen = revision_seen(pipeline, &uid, &reports);
+    let live::Plan::Write(document) = live::plan(Some(existing), &uid, &wanted, seen) else {
+        return Some(current);
+    };
+    match apply::live_over(context, existing, &document).await {
+        Ok(()) => Some(document),
+        Err(error) => {
+            let name = ObjectRef::from_obj(pipeline);
+            tracing::warn!(pipeline = %name, error = %sluice_crds::problem::chain(&error),
+                "cannot write the live document of a refused pipeline");
+            Some(current)
+        }
     }
 }
 
@@ -179,15 +249,31 @@ fn with_silent(mut reports: Vec<PodReport>, found: &Found) -> Vec<PodReport> {
 }
 
 struct Built {
-    document: sluice_crds::live::LiveDocument,
+    /// None where nobody knows what is in effect.
+    document: Option<LiveDocument>,
     outcome: Outcome,
 }
 
-async fn build_and_apply(pipeline: &TracePipeline, valid: &Valid, found: &Found, context: &Context) -> Built {
+async fn build_and_apply(
+    pipeline: &TracePipeline,
+    valid: &Valid,
+    found: &mut Found,
+    context: &Context,
+) -> Built {
     let name = ObjectRef::from_obj(pipeline);
     let reports = context.prober.reports(&name);
-    let plan =
-        live::plan(found.live.as_deref(), &valid.uid, &valid.live, revision_seen(pipeline, valid, &reports));
+    if found.live.is_none() {
+        match apply::live_without_label(context, valid).await {
+            Ok(live) => found.live = live.map(Arc::new),
+            Err(error) => {
+                let outcome = Outcome { error: Some(error), ..Outcome::default() };
+                return Built { document: None, outcome };
+            }
+        }
+    }
+    let found = &*found;
+    let seen = revision_seen(pipeline, &valid.uid, &reports);
+    let plan = live::plan(found.live.as_deref(), &valid.uid, &valid.live, seen);
     let document = plan.document().clone();
     let apply = async {
         apply::live(context, valid, found, &plan).await?;
@@ -196,19 +282,16 @@ async fn build_and_apply(pipeline: &TracePipeline, valid: &Valid, found: &Found,
         let children = build::build(valid, &context.options, replicas, with_pod_monitor)?;
         apply::children(context, valid, found, children).await
     };
-    let outcome = match apply.await {
-        Ok(rollout) => Outcome { rollout, error: None },
-        Err(error) => Outcome { rollout: Rollout::Free, error: Some(error) },
-    };
-    Built { document, outcome }
+    let outcome = apply.await.unwrap_or_else(|error| Outcome { error: Some(error), ..Outcome::default() });
+    Built { document: Some(document), outcome }
 }
 
 /// The largest revision that anybody has seen of this very pipeline.
-fn revision_seen(pipeline: &TracePipeline, valid: &Valid, reports: &[PodReport]) -> u64 {
+fn revision_seen(pipeline: &TracePipeline, uid: &str, reports: &[PodReport]) -> u64 {
     let reported = reports
         .iter()
         .filter_map(|report| report.answer.as_ref().ok())
-        .filter(|answer| answer.pipeline_uid.as_deref() == Some(&valid.uid))
+        .filter(|answer| answer.pipeline_uid.as_deref() == Some(uid))
         .map(|answer| answer.revision)
         .max();
     let written = pipeline.status.as_ref().map(|status| status.rate.revision);
@@ -234,7 +317,15 @@ async fn write_status(
     status: TracePipelineStatus,
 ) -> Result<(), ReconcileError> {
     let name = ObjectRef::from_obj(pipeline);
-    let old = pipeline.status.clone().unwrap_or_default();
+    let mut old = pipeline.status.clone().unwrap_or_default();
+    let conflict = old.conditions.iter().position(|condition| condition.type_ == CONFLICT);
+    if let Some(position) = conflict {
+        // Of an operator that may be gone; one that is not says it again.
+        if context.conflicts.is_first_look(&name) {
+            write_conflict(context, pipeline, None).await?;
+        }
+        old.conditions.remove(position);
+    }
     if old == status && pipeline.status.is_some() {
         context.prober.told(&name, false);
         return Ok(());
@@ -243,24 +334,61 @@ async fn write_status(
     if !at_once && !context.prober.may_tell_numbers(&name) {
         return Ok(());
     }
-    let namespace = pipeline.namespace().unwrap_or_default();
-    let api: Api<TracePipeline> = Api::namespaced(context.client.clone(), &namespace);
-    // Applied: a number that is not said any more goes away.
-    let patch = json!({
-        "apiVersion": TracePipeline::api_version(&()),
-        "kind": TracePipeline::kind(&()),
-        "status": status,
-    });
-    let parameters = PatchParams::apply(apply::FIELD_MANAGER).force();
-    match api.patch_status(&pipeline.name_any(), &parameters, &Patch::Apply(&patch)).await {
-        Ok(_) => {}
-        // Deleted meanwhile.
-        Err(kube::Error::Api(refused)) if refused.code == 404 => return Ok(()),
-        Err(error) => return Err(ReconcileError::Status(Box::new(error))),
+    if !apply_status(context, pipeline, FIELD_MANAGER, json!(status)).await? {
+        return Ok(());
     }
     context.prober.told(&name, true);
     context.metrics.status_written(at_once);
     events::publish(context, pipeline, &old, &status).await;
+    Ok(())
+}
+
+/// Applied: what is not said any more goes away. False where the pipeline was deleted meanwhile.
+async fn apply_status(
+    context: &Context,
+    pipeline: &TracePipeline,
+    manager: &str,
+    status: Value,
+) -> Result<bool, ReconcileError> {
+    let namespace = pipeline.namespace().unwrap_or_default();
+    // Sent and taken without types: what the API server has may be what this program cannot read.
+    let kind = ApiResource::erase::<TracePipeline>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &kind);
+    let patch = json!({ "apiVersion": kind.api_version, "kind": kind.kind, "status": status });
+    let parameters = PatchParams::apply(manager).force();
+    match api.patch_status(&pipeline.name_any(), &parameters, &Patch::Apply(&patch)).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(refused)) if refused.code == 404 => Ok(false),
+        Err(error) => Err(ReconcileError::Status(Box::new(error))),
+    }
+}
+
+/// Says that the pipeline is another installation's, in a condition of its own: all others are the owner's.
+async fn say_conflict(
+    context: &Context,
+    pipeline: &TracePipeline,
+    refusal: &Refusal,
+) -> Result<Action, ReconcileError> {
+    let last = pipeline.status.clone().unwrap_or_default();
+    let condition = conflict(&last.conditions, refusal, Timestamp::now());
+    context.metrics.judged(&ObjectRef::from_obj(pipeline), std::slice::from_ref(&condition));
+    if !last.conditions.contains(&condition) {
+        write_conflict(context, pipeline, Some(&condition)).await?;
+        let new = TracePipelineStatus { conditions: vec![condition], ..TracePipelineStatus::default() };
+        events::publish(context, pipeline, &last, &new).await;
+    }
+    Ok(Action::requeue(RETRY_SOON))
+}
+
+async fn write_conflict(
+    context: &Context,
+    pipeline: &TracePipeline,
+    condition: Option<&Condition>,
+) -> Result<(), ReconcileError> {
+    let status = condition.map_or_else(|| json!({}), |condition| json!({ "conditions": [condition] }));
+    if apply_status(context, pipeline, CONFLICT_MANAGER, status).await? {
+        context.metrics.status_written(true);
+    }
     Ok(())
 }
 
@@ -281,9 +409,16 @@ fn next_look(pipeline: &TracePipeline, refusal: Option<&Refusal>, outcome: Optio
 pub fn retry(pipeline: Arc<TracePipeline>, error: &ReconcileError, context: Arc<Context>) -> Action {
     let name = ObjectRef::from_obj(&*pipeline);
     if matches!(error, ReconcileError::Apply(error) if error.is_conflict()) {
-        return Action::requeue(RETRY_CONFLICT);
+        let wait = context.backoffs.next(&name, RETRY_CONFLICT).min(RETRY_SOON);
+        if context.backoffs.count(&name) <= ORDINARY_CONFLICTS {
+            tracing::debug!(pipeline = %name, retry_in = ?wait, "somebody has written at the same time");
+        } else {
+            tracing::warn!(pipeline = %name, error = %sluice_crds::problem::chain(error), retry_in = ?wait,
+                "somebody writes at the same time, again and again");
+        }
+        return Action::requeue(wait);
     }
-    let wait = context.backoffs.next(&name);
+    let wait = context.backoffs.next(&name, RETRY_FAILURE);
     tracing::warn!(pipeline = %name, error = %sluice_crds::problem::chain(error), retry_in = ?wait, "cannot reconcile");
     Action::requeue(wait)
 }

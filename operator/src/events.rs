@@ -6,6 +6,7 @@ use kube::runtime::events::{Event, EventType};
 use sluice_crds::v1alpha1::{TracePipeline, TracePipelineStatus};
 
 use crate::controller::Context;
+use crate::controller::status::{CONFLICT, DEAD_LETTERS_GROWING};
 
 /// Longest note that the API takes.
 const MAX_NOTE_BYTES: usize = 1024;
@@ -38,6 +39,10 @@ fn changes(old: &TracePipelineStatus, new: &TracePipelineStatus) -> Vec<Event> {
         match (condition.type_.as_str(), condition.status.as_str()) {
             ("Degraded", "True") => events.push(event(EventType::Warning, condition, "Degraded")),
             ("Degraded", "False") if known => events.push(event(EventType::Normal, condition, "Recovered")),
+            (CONFLICT, "True") => events.push(event(EventType::Warning, condition, CONFLICT)),
+            (DEAD_LETTERS_GROWING, "True") => {
+                events.push(event(EventType::Warning, condition, "DeadLetter"));
+            }
             ("Ready", "True") => events.push(event(EventType::Normal, condition, "Ready")),
             ("Suspended", _) if known => events.push(event(EventType::Normal, condition, "Suspended")),
             ("RateConfirmed", "True") if old.rate.applied != new.rate.applied => {

@@ -1,8 +1,9 @@
 //! The operator's own metrics, `/livez` and `/readyz`.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,12 +11,15 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::reflector::ObjectRef;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use sluice_crds::v1alpha1::TracePipeline;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +40,46 @@ fn by_result(good: bool) -> ByResult {
     ByResult { result: if good { Result::ok } else { Result::error } }
 }
 
+/// Most combinations of condition, status and reason that are told apart: some reasons come from consumers, and
+/// nobody may fill the memory of whoever scrapes.
+const MOST_VERDICTS: usize = 256;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Verdict {
+    condition: String,
+    status: String,
+    reason: String,
+}
+
+/// What was last said of each pipeline; verdicts by their number, because most pipelines share them.
+#[derive(Default)]
+struct Judged {
+    verdicts: Vec<Verdict>,
+    of: HashMap<ObjectRef<TracePipeline>, Vec<usize>>,
+}
+
+impl Judged {
+    fn number(&mut self, condition: &Condition) -> usize {
+        let mut verdict = Verdict {
+            condition: condition.type_.clone(),
+            status: condition.status.clone(),
+            reason: condition.reason.clone(),
+        };
+        let found = |known: &[Verdict], verdict: &Verdict| known.iter().position(|one| one == verdict);
+        if let Some(number) = found(&self.verdicts, &verdict) {
+            return number;
+        }
+        if self.verdicts.len() >= MOST_VERDICTS {
+            verdict.reason = "Other".to_owned();
+            if let Some(number) = found(&self.verdicts, &verdict) {
+                return number;
+            }
+        }
+        self.verdicts.push(verdict);
+        self.verdicts.len() - 1
+    }
+}
+
 /// Counters of this process.
 pub struct Metrics {
     registry: Registry,
@@ -47,6 +91,8 @@ pub struct Metrics {
     status_writes: Counter,
     number_writes: Counter,
     pipelines: Gauge<i64, AtomicI64>,
+    conditions: Family<Verdict, Gauge<i64, AtomicI64>>,
+    judged: Mutex<Judged>,
     leader: Gauge<i64, AtomicI64>,
     ready: AtomicBool,
     watch_errors: Counter<u64, AtomicU64>,
@@ -66,6 +112,8 @@ impl Default for Metrics {
             status_writes: Counter::default(),
             number_writes: Counter::default(),
             pipelines: Gauge::default(),
+            conditions: Family::default(),
+            judged: Mutex::default(),
             leader: Gauge::default(),
             ready: AtomicBool::new(false),
             watch_errors: Counter::default(),
@@ -81,6 +129,8 @@ impl Default for Metrics {
         let help = "Statuses written for numbers alone";
         registry.register("status_number_writes", help, metrics.number_writes.clone());
         registry.register("pipelines", "Pipelines that exist", metrics.pipelines.clone());
+        let help = "Pipelines by condition, its status and its reason";
+        registry.register("pipeline_conditions", help, metrics.conditions.clone());
         registry.register("leader", "1 while this replica is the leader", metrics.leader.clone());
         registry.register(
             "watch_errors",
@@ -129,6 +179,26 @@ impl Metrics {
     /// How many pipelines there are.
     pub fn set_pipelines(&self, count: usize) {
         self.pipelines.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// What is now said of a pipeline.
+    pub fn judged(&self, pipeline: &ObjectRef<TracePipeline>, conditions: &[Condition]) {
+        let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        let new: Vec<_> = conditions.iter().map(|condition| judged.number(condition)).collect();
+        for number in &new {
+            self.conditions.get_or_create(&judged.verdicts[*number]).inc();
+        }
+        for number in judged.of.insert(pipeline.clone(), new).unwrap_or_default() {
+            self.conditions.get_or_create(&judged.verdicts[number]).dec();
+        }
+    }
+
+    /// The pipeline is gone.
+    pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
+        let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        for number in judged.of.remove(pipeline).unwrap_or_default() {
+            self.conditions.get_or_create(&judged.verdicts[number]).dec();
+        }
     }
 
     /// Whether this replica leads.
@@ -183,5 +253,56 @@ async fn readiness(State(metrics): State<Arc<Metrics>>) -> (StatusCode, &'static
         (StatusCode::OK, "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not connected to the API server yet\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    fn ready(status: &str, reason: &str) -> Vec<Condition> {
+        vec![Condition {
+            type_: "Ready".into(),
+            status: status.into(),
+            reason: reason.into(),
+            message: String::new(),
+            last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
+            observed_generation: None,
+        }]
+    }
+
+    fn page(metrics: &Metrics) -> String {
+        let mut out = String::new();
+        text::encode(&mut out, &metrics.registry).expect("text");
+        out
+    }
+
+    #[test]
+    fn pipelines_are_counted_by_what_is_said_of_them() {
+        let (metrics, a, b) = (Metrics::default(), ObjectRef::new("a"), ObjectRef::new("b"));
+        metrics.judged(&a, &ready("True", "ConsumersReady"));
+        metrics.judged(&b, &ready("False", "InvalidSpec"));
+        metrics.judged(&a, &ready("False", "InvalidSpec"));
+        let line = |status: &str, reason: &str, count: u32| {
+            format!(
+                "sluice_operator_pipeline_conditions{{condition=\"Ready\",status=\"{status}\",reason=\"{reason}\"}} {count}\n"
+            )
+        };
+        let text = page(&metrics);
+        assert!(text.contains(&line("False", "InvalidSpec", 2)), "{text}");
+        assert!(text.contains(&line("True", "ConsumersReady", 0)), "{text}");
+        metrics.forget(&b);
+        assert!(page(&metrics).contains(&line("False", "InvalidSpec", 1)));
+    }
+
+    #[test]
+    fn reasons_without_end_do_not_fill_the_memory() {
+        let metrics = Metrics::default();
+        for number in 0..1_000 {
+            metrics.judged(&ObjectRef::new("a"), &ready("False", &format!("Made{number}")));
+        }
+        assert!(page(&metrics).lines().filter(|line| line.contains("Made")).count() <= MOST_VERDICTS);
     }
 }

@@ -114,6 +114,8 @@ async fn reconcile_all(
         rollouts: apply::Rollouts::default(),
         autoscaler: Autoscaler::default(),
         backoffs: controller::Backoffs::default(),
+        dead_letters: controller::dead_letters::DeadLetters::default(),
+        conflicts: controller::Conflicts::default(),
         pod_monitors: controller::PodMonitors::default(),
     });
     let asking = Asking::start(&context);

@@ -4,6 +4,7 @@
 //! belongs to a pipeline leads to a reconcile of that pipeline. What is not looked at is not kept.
 
 mod kept;
+mod lenient;
 mod shelf;
 
 use std::collections::HashMap;
@@ -25,7 +26,13 @@ use sluice_crds::v1alpha1::TracePipeline;
 
 pub use kept::Kept;
 use kept::{KeptDeployment, KeptPod, KeptReplicaSet, Text};
+use lenient::Lenient;
+pub use lenient::unreadable;
 use shelf::{Filler, Shelf};
+
+/// After this many seconds a watch is begun again where it stopped, so that a connection that died in silence
+/// hides nothing for longer. The default of five minutes would be that long an outage of every live edit.
+const WATCH_SECONDS: u32 = 20;
 
 /// Objects in one answer to a list: a page is in memory twice, as text and as objects.
 const PAGE: u32 = 100;
@@ -221,10 +228,12 @@ impl Watches {
     /// Our own status writes change no generation and lead to nothing.
     fn pipelines(&mut self) -> Pipelines {
         let mut stores = HashMap::new();
-        for (namespace, api) in self.apis::<TracePipeline>() {
+        for (namespace, api) in self.apis::<Lenient>() {
             let (reader, writer) = store();
-            let triggers = watcher(api, watcher::Config::default().page_size(PAGE))
+            let config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE);
+            let triggers = watcher(api, config)
                 .default_backoff()
+                .map(|event| event.map(lenient::event))
                 .modify(strip)
                 .reflect(writer)
                 .touched_objects()
@@ -242,7 +251,10 @@ impl Watches {
         for (namespace, api) in self.apis::<T::Object>() {
             let shelf = Arc::new(Shelf::default());
             let mut filler = Filler::<T>::new(shelf.clone());
-            let ours = watcher::Config::default().labels(names::LABEL_PIPELINE).page_size(PAGE);
+            let ours = watcher::Config::default()
+                .timeout(WATCH_SECONDS)
+                .labels(names::LABEL_PIPELINE)
+                .page_size(PAGE);
             let triggers = watcher(api, ours).default_backoff().flat_map(move |event| {
                 let changes: Vec<Trigger> = match event {
                     Ok(event) => filler.take(event).into_iter().map(|one| Ok(Change::Child(one))).collect(),

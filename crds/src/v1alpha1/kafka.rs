@@ -30,7 +30,7 @@ pub struct Source {
         .field_path(".excludePattern"),
     validation = allow_list_rule(),
     validation = Rule::new(
-        "self.startFrom in ['Earliest', 'Latest', 'Committed'] || timestamp(self.startFrom) >= timestamp('1970-01-01T00:00:00Z')"
+        "self.startFrom in ['Earliest', 'Latest', 'Committed'] || (timestamp(self.startFrom) >= timestamp('1970-01-01T00:00:00Z') && timestamp(self.startFrom) < timestamp('9999-12-30T00:00:00Z'))"
     )
     .message("expected Earliest, Latest, Committed or a timestamp such as 2026-11-21T06:00:00Z")
     .field_path(".startFrom")

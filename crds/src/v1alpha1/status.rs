@@ -35,7 +35,8 @@ pub struct TracePipelineStatus {
     /// Dead letters stored by the running pods since they started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<u64>,
-    /// Ready, Progressing, Degraded, Throttled, Suspended, RateConfirmed.
+    /// Ready, Progressing, Degraded, Throttled, Suspended, RateConfirmed, Stalled, DeadLettersGrowing; and
+    /// Conflict, where the children are another installation's.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -159,6 +159,16 @@ fn bad_values() -> Vec<(&'static str, Value, &'static str)> {
             json!({ "rateLimitQPS": 10_000_001, "until": "2026-11-21T06:00:00Z" }),
             "spec.override.rateLimitQPS",
         ),
+        (
+            "/spec/override",
+            json!({ "rateLimitQPS": 1, "until": "9999-12-31T23:59:59Z" }),
+            "spec.override.until",
+        ),
+        (
+            "/spec/override",
+            json!({ "rateLimitQPS": 1, "until": "2026-11-21T06:00:00+26:00" }),
+            "spec.override.until",
+        ),
         ("/spec/suspend", json!("yes"), "spec.suspend"),
         ("/spec/replicas", json!(-1), "spec.replicas"),
         ("/spec/replicas", json!(1001), "spec.replicas"),
@@ -206,7 +216,16 @@ fn bad_values() -> Vec<(&'static str, Value, &'static str)> {
     bad(&mut cases, "/spec/source/kafka/topicPattern", "spec.source.kafka.topicPattern", values);
     let values = ["", "a b", "ü", "a\n"].map(Value::from).into_iter().chain([long(250)]).collect();
     bad(&mut cases, "/spec/source/kafka/consumerGroup", "spec.source.kafka.consumerGroup", values);
-    let values = ["", "earliest", "yesterday", "2026-02-30T00:00:00Z", "2026-13-01T00:00:00Z", "2026-11-21"];
+    let values = [
+        "",
+        "earliest",
+        "yesterday",
+        "2026-02-30T00:00:00Z",
+        "2026-13-01T00:00:00Z",
+        "2026-11-21",
+        "9999-12-31T00:00:00Z",
+        "1969-12-31T23:59:59Z",
+    ];
     bad(
         &mut cases,
         "/spec/source/kafka/startFrom",

@@ -37,6 +37,8 @@ pub const FIELD_MANAGER: &str = "sluice-operator";
 pub struct Outcome {
     /// Whether the Deployment was allowed to change.
     pub rollout: Rollout,
+    /// The Deployment as it was written, where it was; the watch shows it later.
+    pub deployment: Option<Deployment>,
     /// What stopped the writing.
     pub error: Option<ApplyError>,
 }
@@ -93,6 +95,11 @@ impl ApplyError {
         }
     }
 
+    /// Trying again changes nothing before somebody has acted.
+    pub fn needs_somebody(&self) -> bool {
+        self.reason() != "ApiServerError"
+    }
+
     /// Somebody has written at the same time: what is there must be read again, and nothing is wrong.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Write { source, .. } if matches!(status_code(source), Some(409)))
@@ -104,6 +111,51 @@ fn status_code(error: &kube::Error) -> Option<u16> {
         kube::Error::Api(status) => Some(status.code),
         _ => None,
     }
+}
+
+/// The live ConfigMap where the watch shows none: it is new, or has lost its label.
+///
+/// # Errors
+/// It cannot be read, or it is somebody else's.
+pub async fn live_without_label(context: &Context, valid: &Valid) -> Result<Option<ConfigMap>, ApplyError> {
+    let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &valid.namespace);
+    let name = live_name(&valid.name);
+    let child = format!("ConfigMap {name}");
+    let map = api.get_opt(&name).await;
+    let map = map.map_err(|source| ApplyError::Write { child: child.clone(), source: Box::new(source) })?;
+    match map {
+        Some(map) if !is_owned(&map, &valid.uid) => Err(ApplyError::Taken { child }),
+        map => Ok(map),
+    }
+}
+
+/// Writes a live document over the one that was looked at, and touches nothing else of its object.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub async fn live_over(
+    context: &Context,
+    existing: &ConfigMap,
+    document: &LiveDocument,
+) -> Result<(), ApplyError> {
+    let mut map = existing.clone();
+    let text = wire::write(document).map_err(build::BuildError::from)?;
+    map.data.get_or_insert_default().insert(names::LIVE_KEY.to_owned(), text);
+    let name = map.name_any();
+    let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &map.namespace().unwrap_or_default());
+    let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+    api.replace(&name, &parameters, &map).await.map_err(|source| ApplyError::Write {
+        child: format!("ConfigMap {name}"),
+        source: Box::new(source),
+    })?;
+    context.metrics.live_written();
+    tracing::info!(child = %name, revision = document.revision, rate = document.live.rate_limit_qps,
+        suspend = document.live.suspend, "wrote the live document of a refused pipeline");
+    Ok(())
+}
+
+fn is_owned(object: &impl ResourceExt, uid: &str) -> bool {
+    object.owner_references().iter().any(|owner| owner.uid == uid)
 }
 
 /// Writes the live document first: an edit must not wait for anything else.
@@ -171,7 +223,7 @@ pub async fn children(
     valid: &Valid,
     found: &Found,
     children: Children,
-) -> Result<Rollout, ApplyError> {
+) -> Result<Outcome, ApplyError> {
     let writer = Writer { context, valid };
     let settings_name = children.settings.name_any();
     let settings = found.settings.iter().find(|settings| settings.name_any() == settings_name);
@@ -187,9 +239,9 @@ pub async fn children(
     if let Some(monitor) = children.pod_monitor {
         writer.pod_monitor(monitor).await?;
     }
-    let rollout = writer.deployment(found.deployment.as_deref(), children.deployment).await?;
+    let (rollout, deployment) = writer.deployment(found.deployment.as_deref(), children.deployment).await?;
     writer.remove_unused_settings(found).await?;
-    Ok(rollout)
+    Ok(Outcome { rollout, deployment, error: None })
 }
 
 struct Writer<'a> {
@@ -202,7 +254,8 @@ impl Writer<'_> {
         Api::namespaced(self.context.client.clone(), &self.valid.namespace)
     }
 
-    async fn ensure<K>(&self, actual: Option<&K>, desired: K) -> Result<(), ApplyError>
+    /// Gives the object as it was written, where it had to be.
+    async fn ensure<K>(&self, actual: Option<&K>, desired: K) -> Result<Option<K>, ApplyError>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
             + Serialize
@@ -210,10 +263,28 @@ impl Writer<'_> {
             + Clone
             + Debug,
     {
-        let desired = stamped(desired);
+        self.ensure_over(actual, desired, false).await
+    }
+
+    /// The same, and where `only_this_version` is set, only over the version that was looked at.
+    async fn ensure_over<K>(
+        &self,
+        actual: Option<&K>,
+        desired: K,
+        only_this_version: bool,
+    ) -> Result<Option<K>, ApplyError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Serialize
+            + DeserializeOwned
+            + Clone
+            + Debug,
+    {
+        let mut desired = stamped(desired);
         if actual.is_some_and(|actual| contains(&json(actual), &json(&desired))) {
-            return Ok(());
+            return Ok(None);
         }
+        let mut version = actual.and_then(ResourceExt::resource_version);
         let name = desired.name_any();
         let child = format!("{} {name}", K::kind(&()));
         let cannot = |source| ApplyError::Write { child: child.clone(), source: Box::new(source) };
@@ -221,27 +292,28 @@ impl Writer<'_> {
         if actual.is_none() {
             // Not seen among ours: nobody else's object may be taken over.
             let existing = api.get_opt(&name).await.map_err(cannot)?;
-            let is_ours =
-                |object: &K| object.owner_references().iter().any(|owner| owner.uid == self.valid.uid);
-            if existing.is_some_and(|existing| !is_ours(&existing)) {
+            if existing.as_ref().is_some_and(|existing| !is_owned(existing, &self.valid.uid)) {
                 return Err(ApplyError::Taken { child });
             }
+            version = existing.and_then(|existing| existing.resource_version());
+        }
+        if only_this_version {
+            desired.meta_mut().resource_version = version;
         }
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        api.patch(&name, &parameters, &Patch::Apply(&desired)).await.map_err(cannot)?;
+        let written = api.patch(&name, &parameters, &Patch::Apply(&desired)).await.map_err(cannot)?;
         self.context.metrics.child_written();
         tracing::info!(pipeline = %self.valid.settings.pipeline, %child, "wrote a child");
-        Ok(())
+        Ok(Some(written))
     }
 
     /// Immutable: where the content is not what its name says, it is made anew.
     async fn settings(&self, actual: Option<&ConfigMap>, desired: ConfigMap) -> Result<(), ApplyError> {
         let damaged = actual.is_some_and(|actual| actual.data != desired.data);
-        if !damaged {
-            return self.ensure(actual, desired).await;
+        if damaged {
+            self.delete_config_map(&desired.name_any()).await?;
         }
-        self.delete_config_map(&desired.name_any()).await?;
-        self.ensure(None, desired).await
+        self.ensure(actual.filter(|_| !damaged), desired).await.map(drop)
     }
 
     async fn delete_config_map(&self, name: &str) -> Result<(), ApplyError> {
@@ -254,12 +326,13 @@ impl Writer<'_> {
         }
     }
 
-    /// Changed where the spec asks for it, or where it is this pipeline's turn in an upgrade of the operator.
+    /// Changed where the spec asks for it, or where it is this pipeline's turn in an upgrade of the operator. Only
+    /// over the version that was looked at: a leader that was frozen and thaws must not roll pods back.
     async fn deployment(
         &self,
         actual: Option<&Deployment>,
         mut desired: Deployment,
-    ) -> Result<Rollout, ApplyError> {
+    ) -> Result<(Rollout, Option<Deployment>), ApplyError> {
         let mark = match rollout::change(actual, &desired) {
             Change::Spec => None,
             Change::Same(mark) => mark,
@@ -269,15 +342,40 @@ impl Writer<'_> {
                 let most = context.options.max_concurrent_rollouts;
                 match context.rollouts.turn(all.iter().map(|one| &one.standing), &desired, &mark, most) {
                     Rollout::Free => runs.then_some(mark),
-                    not_yet => return Ok(not_yet),
+                    not_yet => return Ok((not_yet, self.scale(actual, &desired).await?)),
                 }
             }
         };
         if let Some(mark) = mark {
             desired.annotations_mut().insert(names::ANNOTATION_UPGRADE.to_owned(), mark);
         }
-        self.ensure(actual, desired).await?;
-        Ok(Rollout::Free)
+        let written = self.ensure_over(actual, desired, true).await?;
+        Ok((Rollout::Free, written))
+    }
+
+    /// Only the number of replicas: pods whose template must wait are scaled all the same.
+    async fn scale(
+        &self,
+        actual: Option<&Deployment>,
+        desired: &Deployment,
+    ) -> Result<Option<Deployment>, ApplyError> {
+        let Some(actual) = actual.filter(|actual| actual.spec.replicas != desired.spec.replicas) else {
+            return Ok(None);
+        };
+        let patch = serde_json::json!({
+            "metadata": { "resourceVersion": actual.metadata.resource_version },
+            "spec": { "replicas": desired.spec.replicas },
+        });
+        let name = desired.name_any();
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        let written = self.api::<Deployment>().patch(&name, &parameters, &Patch::Merge(&patch)).await;
+        let written = written.map_err(|source| ApplyError::Write {
+            child: format!("Deployment {name}"),
+            source: Box::new(source),
+        })?;
+        self.context.metrics.child_written();
+        tracing::info!(pipeline = %self.valid.settings.pipeline, "scaled while an upgrade waits");
+        Ok(Some(written))
     }
 
     async fn pod_monitor(&self, monitor: kube::core::DynamicObject) -> Result<(), ApplyError> {
@@ -292,11 +390,21 @@ impl Writer<'_> {
             &self.valid.namespace,
             &build::pod_monitor_kind(),
         );
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        api.patch(&name, &parameters, &Patch::Apply(&monitor)).await.map_err(|source| ApplyError::Write {
-            child: format!("PodMonitor {name}"),
-            source: Box::new(source),
-        })?;
+        let child = format!("PodMonitor {name}");
+        let cannot = |source| ApplyError::Write { child: child.clone(), source: Box::new(source) };
+        let monitor = stamped_with(monitor, &hash);
+        match api.get_opt(&name).await.map_err(cannot)? {
+            Some(existing) if !is_owned(&existing, &self.valid.uid) => {
+                return Err(ApplyError::Taken { child });
+            }
+            Some(existing) if contains(&json(&existing), &json(&monitor)) => {}
+            _ => {
+                let parameters = PatchParams::apply(FIELD_MANAGER).force();
+                api.patch(&name, &parameters, &Patch::Apply(&monitor)).await.map_err(cannot)?;
+                self.context.metrics.child_written();
+                tracing::info!(pipeline = %self.valid.settings.pipeline, %child, "wrote a child");
+            }
+        }
         self.context.pod_monitors.written(key, hash);
         Ok(())
     }
@@ -317,9 +425,13 @@ impl Writer<'_> {
 }
 
 /// Adds the hash of everything that is said, so that what is not said any more shows as well.
-fn stamped<K: Resource<DynamicType = ()> + Serialize>(mut desired: K) -> K {
+fn stamped<K: Resource + Serialize>(desired: K) -> K {
     let hash = hash(&json(&desired));
-    desired.annotations_mut().insert(names::ANNOTATION_APPLIED_HASH.to_owned(), hash);
+    stamped_with(desired, &hash)
+}
+
+fn stamped_with<K: Resource>(mut desired: K, hash: &str) -> K {
+    desired.annotations_mut().insert(names::ANNOTATION_APPLIED_HASH.to_owned(), hash.to_owned());
     desired
 }
 

@@ -1,7 +1,8 @@
 //! How many consumers: more only where the processor is what limits them; no client.
 //!
 //! More consumers do not make a database or a rate faster, so only `bottleneck: Cpu` grows the number, and
-//! only while there are partitions for them. It shrinks slowly, one by one.
+//! only while there are partitions for them. It shrinks slowly, one by one, and only while the rest could do the
+//! work: what one consumer can do is learned while the processor limits it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,6 +18,12 @@ pub const GROW_AFTER: Duration = Duration::from_secs(30);
 /// For how long it must not be before one is taken away: longer, because a rebalance stops everybody shortly.
 const SHRINK_AFTER: Duration = Duration::from_secs(300);
 
+/// How much of what the rest can do the work may be when one goes: what is not needed then keeps it away from
+/// being added again.
+const FILL: f64 = 0.7;
+/// For how long that knowledge counts: messages change.
+const REMEMBER: Duration = Duration::from_secs(3600);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pressure {
     /// Half of the consumers or more are limited by the processor.
@@ -27,10 +34,18 @@ enum Pressure {
     Unclear,
 }
 
-/// Since when the pressure of each pipeline is what it is.
+/// What is known of a pipeline.
+struct Known {
+    pressure: Pressure,
+    since: Instant,
+    /// Spans per second that one consumer stores when the processor limits it, and when that was seen.
+    capacity: Option<(f64, Instant)>,
+}
+
+/// What is known of each pipeline.
 #[derive(Default)]
 pub struct Autoscaler {
-    since: Mutex<HashMap<ObjectRef<TracePipeline>, (Pressure, Instant)>>,
+    known: Mutex<HashMap<ObjectRef<TracePipeline>, Known>>,
 }
 
 impl Autoscaler {
@@ -45,19 +60,20 @@ impl Autoscaler {
     ) -> u32 {
         let current = current.unwrap_or(bounds.min).clamp(bounds.min, bounds.max);
         let pressure = pressure(reports);
-        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = since.entry(pipeline.clone()).or_insert((pressure, now));
-        if entry.0 != pressure {
-            *entry = (pressure, now);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.entry(pipeline.clone()).or_insert(Known { pressure, since: now, capacity: None });
+        if known.pressure != pressure {
+            (known.pressure, known.since) = (pressure, now);
         }
-        let lasted = now.duration_since(entry.1);
+        known.learn(reports, now);
+        let lasted = now.duration_since(known.since);
         let wanted = match pressure {
             Pressure::Cpu if lasted >= GROW_AFTER => current + current.div_ceil(2),
-            Pressure::None if lasted >= SHRINK_AFTER => current - 1,
+            Pressure::None if lasted >= SHRINK_AFTER && known.would_do(current - 1, reports) => current - 1,
             _ => return current,
         };
         // Counts anew: the next step must earn its time as well.
-        entry.1 = now;
+        known.since = now;
         // A consumer without a partition would do nothing.
         let partitions: usize =
             reports.iter().filter_map(|report| Some(report.answer.as_ref().ok()?.partitions.len())).sum();
@@ -67,7 +83,33 @@ impl Autoscaler {
 
     /// The pipeline is gone.
     pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner).remove(pipeline);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(pipeline);
+    }
+}
+
+impl Known {
+    fn learn(&mut self, reports: &[PodReport], now: Instant) {
+        let answers = || reports.iter().filter_map(|report| report.answer.as_ref().ok());
+        let limited: Vec<f64> = answers()
+            .filter(|answer| answer.bottleneck == "Cpu" && answer.achieved_qps > 0.0)
+            .map(|answer| answer.achieved_qps)
+            .collect();
+        if !limited.is_empty() {
+            // A handful of pods: exact.
+            self.capacity = Some((limited.iter().sum::<f64>() / limited.len() as f64, now));
+        }
+        self.capacity = self.capacity.filter(|(_, seen)| now.duration_since(*seen) < REMEMBER);
+        if let Some((capacity, _)) = &mut self.capacity {
+            // Who does more and is not even limited has taught something, too.
+            *capacity = answers().map(|answer| answer.achieved_qps).fold(*capacity, f64::max);
+        }
+    }
+
+    /// Whether so many consumers could do the work. As long as none was ever limited, nobody knows better.
+    fn would_do(&self, consumers: u32, reports: &[PodReport]) -> bool {
+        let answers = reports.iter().filter_map(|report| report.answer.as_ref().ok());
+        let work: f64 = answers.map(|answer| answer.achieved_qps).sum();
+        self.capacity.is_none_or(|(capacity, _)| work <= FILL * capacity * f64::from(consumers))
     }
 }
 
@@ -137,6 +179,32 @@ mod tests {
     fn one_goes_after_five_quiet_minutes_and_never_the_last() {
         assert_eq!(after(300, 3, &reports(&["Idle", "Store", "Idle"], 6)), 2);
         assert_eq!(after(900, 1, &reports(&["Idle"], 6)), 1);
+    }
+
+    #[test]
+    fn none_goes_while_the_rest_could_not_do_the_work() {
+        let (scaler, name, start) = (Autoscaler::default(), ObjectRef::new("p"), Instant::now());
+        let working = |bottleneck: &str, consumers: usize, each: f64| {
+            let mut reports = reports(&vec![bottleneck; consumers], consumers * 4);
+            for report in &mut reports {
+                report.answer.as_mut().expect("an answer").achieved_qps = each;
+            }
+            reports
+        };
+        let decide = |current: u32, reports: &[PodReport], seconds: u64| {
+            scaler.decide(&name, &BOUNDS, Some(current), reports, start + Duration::from_secs(seconds))
+        };
+        // Two are limited at 1,000 each, so that there are three, at 667 each.
+        decide(2, &working("Cpu", 2, 1_000.0), 0);
+        assert_eq!(decide(2, &working("Cpu", 2, 1_000.0), 30), 3);
+        for seconds in (40..2_000).step_by(100) {
+            assert_eq!(decide(3, &working("Idle", 3, 667.0), seconds), 3, "{seconds}");
+        }
+        // Less work, which two can do.
+        assert_eq!(decide(3, &working("Idle", 3, 400.0), 2_000), 2);
+        // What was learned does not count for ever.
+        assert_eq!(decide(2, &working("Idle", 2, 700.0), 3_000), 2);
+        assert_eq!(decide(2, &working("Idle", 2, 700.0), 3_700), 1);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod deployment;
 mod network;
+mod quantity;
 mod rbac;
 mod settings;
 
@@ -77,13 +78,19 @@ pub enum BuildError {
     #[error(transparent)]
     Document(#[from] sluice_crds::wire::DocumentError),
     /// A part of the template does not fit Kubernetes' type.
-    #[error("spec.template.consumer.{field}: {source}")]
+    #[error("{field}: {source}")]
     Template {
         /// Which part.
-        field: &'static str,
+        field: String,
         /// What is wrong with it.
         #[source]
         source: serde_json::Error,
+    },
+    /// A part of the template has a member that Kubernetes' type does not have.
+    #[error("{member}: Kubernetes knows no such field")]
+    Unknown {
+        /// Its path.
+        member: String,
     },
 }
 

@@ -45,7 +45,7 @@ pub struct Found {
     pub disruption_budget: Option<Arc<PodDisruptionBudget>>,
     /// See `build`.
     pub network_policy: Option<Arc<NetworkPolicy>>,
-    /// Hashes of the settings that a ReplicaSet names.
+    /// Hashes of the settings that a ReplicaSet names, or the Deployment, whose ReplicaSet may not be there yet.
     pub settings_in_use: BTreeSet<String>,
     /// The Deployment's own pods that are not on their way out.
     pub pods: Vec<PodAddress>,
@@ -90,6 +90,7 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
     let settings_in_use = replica_sets
         .iter()
         .filter_map(|replica_set| replica_set.settings.as_deref().map(Into::into))
+        .chain(deployment.as_deref().and_then(settings_of))
         .collect();
     let own_replica_sets: BTreeSet<&str> = replica_sets
         .iter()
@@ -124,6 +125,12 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
         pods,
         older_rival: older_rival(world, pipeline),
     }
+}
+
+/// Hash of the settings that a Deployment's pods name.
+fn settings_of(deployment: &Deployment) -> Option<String> {
+    let template = deployment.spec.template.metadata.as_ref()?;
+    template.labels.as_ref()?.get(names::LABEL_SETTINGS).cloned()
 }
 
 /// Two pipelines with one group would take partitions from each other, and each would store a part.

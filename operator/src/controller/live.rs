@@ -28,13 +28,18 @@ impl Plan {
     }
 }
 
+/// The document that is there, if it is this pipeline's and whole. Garbled, too new, or of a pipeline that is gone:
+/// as if there were none.
+pub fn current(actual: &ConfigMap, uid: &str) -> Option<LiveDocument> {
+    let text = actual.data.as_ref()?.get(names::LIVE_KEY)?;
+    let document = wire::read::<LiveDocument>(text).ok()?;
+    (document.uid == uid && document.revision <= MAX_REVISION).then_some(document)
+}
+
 /// Decides. `seen` is the largest revision of this pipeline in status and reports.
 pub fn plan(actual: Option<&ConfigMap>, uid: &str, wanted: &Live, seen: u64) -> Plan {
     let text = actual.and_then(|map| map.data.as_ref()?.get(names::LIVE_KEY));
-    // Garbled, too new, or of a pipeline that is gone: as if there were none.
-    let current = text
-        .and_then(|text| wire::read::<LiveDocument>(text).ok())
-        .filter(|document| document.uid == uid && document.revision <= MAX_REVISION);
+    let current = actual.and_then(|actual| current(actual, uid));
     let immutable = actual.is_some_and(|map| map.immutable == Some(true));
     let is_canonical = |document: &LiveDocument| wire::write(document).ok().as_ref() == text;
     match current {

@@ -1,6 +1,6 @@
 //! What is remembered between reconciles; losing it costs time or a write, never correctness.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,7 @@ use sluice_crds::v1alpha1::TracePipeline;
 
 use super::build;
 
-/// The first wait after a failure.
-const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-/// The longest.
+/// The longest wait after failures.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 /// How long an answer about installed kinds, or a written PodMonitor, counts.
 const REMEMBER: Duration = Duration::from_secs(600);
@@ -26,15 +24,36 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Backoffs(Mutex<HashMap<ObjectRef<TracePipeline>, u32>>);
 
 impl Backoffs {
-    /// The wait after one more failure: it doubles.
-    pub fn next(&self, pipeline: &ObjectRef<TracePipeline>) -> Duration {
+    /// The wait after one more failure: it doubles, from `first`.
+    pub fn next(&self, pipeline: &ObjectRef<TracePipeline>, first: Duration) -> Duration {
         let mut failures = lock(&self.0);
         let failures = failures.entry(pipeline.clone()).or_default();
         *failures += 1;
-        LONGEST_BACKOFF.min(FIRST_BACKOFF * 2_u32.saturating_pow((*failures - 1).min(16)))
+        LONGEST_BACKOFF.min(first * 2_u32.saturating_pow((*failures - 1).min(16)))
+    }
+
+    /// Failures in a row until now.
+    pub fn count(&self, pipeline: &ObjectRef<TracePipeline>) -> u32 {
+        lock(&self.0).get(pipeline).copied().unwrap_or(0)
     }
 
     /// A success, or the pipeline is gone.
+    pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
+        lock(&self.0).remove(pipeline);
+    }
+}
+
+/// Pipelines whose condition `Conflict` was removed once, in case nobody stands behind it any more.
+#[derive(Default)]
+pub struct Conflicts(Mutex<HashSet<ObjectRef<TracePipeline>>>);
+
+impl Conflicts {
+    /// Whether this process has not looked at it yet; then it has.
+    pub fn is_first_look(&self, pipeline: &ObjectRef<TracePipeline>) -> bool {
+        lock(&self.0).insert(pipeline.clone())
+    }
+
+    /// The pipeline is gone.
     pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
         lock(&self.0).remove(pipeline);
     }

@@ -17,7 +17,9 @@ use super::apply::Outcome;
 use super::build::selector_text;
 use super::probe::{PodReport, Report};
 use super::validate::Refusal;
+use crate::watch::unreadable;
 use conditions::Conditions;
+pub use conditions::{CONFLICT, DEAD_LETTERS_GROWING, conflict};
 pub use told::Told;
 
 /// What a status is made of.
@@ -34,6 +36,8 @@ pub struct Facts<'a> {
     pub deployment: Option<&'a Deployment>,
     /// What each pod says.
     pub reports: &'a [PodReport],
+    /// Whether there was a new dead letter lately.
+    pub dead_letters_grow: bool,
     /// Time of day.
     pub now: Timestamp,
 }
@@ -46,16 +50,28 @@ impl Facts<'_> {
 
     /// The rate that the spec asks for now.
     fn desired(&self) -> u32 {
+        if unreadable(self.pipeline).is_some() {
+            let last = self.pipeline.status.as_ref().map_or(0, |status| status.rate.desired);
+            return self.document.map_or(last, |document| document.live.rate_at(self.now));
+        }
         sluice_crds::live::Live::of(&self.pipeline.spec).rate_at(self.now)
+    }
+
+    /// Whether a consumer applies the newest live document of this very pipeline.
+    fn is_newest(&self, answer: &Report) -> bool {
+        let is_it = |document: &LiveDocument| {
+            answer.revision == document.revision
+                && answer.pipeline_uid.as_ref().is_none_or(|uid| *uid == document.uid)
+        };
+        self.document.is_some_and(is_it)
     }
 
     /// The rate that every pod has confirmed with the newest revision.
     fn confirmed(&self) -> Option<u32> {
-        let revision = self.document?.revision;
         let mut rate = None;
         for report in self.reports {
             let answer = report.answer.as_ref().ok()?;
-            if answer.revision != revision || rate.is_some_and(|rate| rate != answer.rate_limit_qps) {
+            if !self.is_newest(answer) || rate.is_some_and(|rate| rate != answer.rate_limit_qps) {
                 return None;
             }
             rate = Some(answer.rate_limit_qps);
@@ -89,13 +105,15 @@ impl Pods {
             condition.type_.as_deref() == Some("Progressing")
                 && condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
         });
+        let observed = status.observed_generation >= deployment.metadata.generation;
         Self {
             wanted: deployment.spec.replicas.unwrap_or(1),
             all: status.replicas.unwrap_or(0),
             updated: status.updated_replicas.unwrap_or(0),
             ready: status.ready_replicas.unwrap_or(0),
-            observed: status.observed_generation >= deployment.metadata.generation,
-            stalled,
+            observed,
+            // What is said of an older template says nothing of the newest.
+            stalled: stalled && observed,
         }
     }
 

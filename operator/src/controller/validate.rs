@@ -12,6 +12,7 @@ use sluice_crds::validate::{MAX_PIPELINE_NAME, validate as validate_spec};
 
 use super::dereference::Found;
 use crate::options::Options;
+use crate::watch::unreadable;
 
 /// A pipeline that passed every check, with what its children are made of.
 #[derive(Clone, Debug)]
@@ -80,6 +81,9 @@ impl Refusal {
 pub fn validate(pipeline: &TracePipeline, found: &Found, options: &Options) -> Result<Valid, Refusal> {
     let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
     let invalid = |message: String| Refusal::Invalid(message);
+    if let Some(why) = unreadable(pipeline) {
+        return Err(invalid(format!("this version of the operator cannot read it: {why}")));
+    }
     if name.len() > MAX_PIPELINE_NAME {
         return Err(invalid(format!("metadata.name: expected at most {MAX_PIPELINE_NAME} characters")));
     }

@@ -154,7 +154,9 @@ async fn children_of_another_installation_are_left_alone() {
     other.installation = "another".into();
     other.image = "sluice.dev/other:test".into();
     let second = Operator::start(bed.cluster, &other).await.unwrap();
-    bed.until("tp/traces", |pipeline| condition(pipeline, "Ready").1 == "Conflict").await;
+    bed.until("tp/traces", |pipeline| condition(pipeline, "Conflict").0 == "True").await;
+    // The owner's own conditions are left alone.
+    assert_ne!(condition(&bed.namespace.get("tp/traces").await.unwrap(), "Ready").1, "Conflict");
     let after = bed.namespace.get("deployment/traces-consumer").await.unwrap();
     assert_eq!(after["spec"]["template"], before["spec"]["template"]);
     second.log_is_clean(&[]).unwrap();

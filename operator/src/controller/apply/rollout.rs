@@ -35,15 +35,24 @@ pub enum Change {
 /// Compares what is with what should be.
 pub fn change(actual: Option<&Deployment>, desired: &Deployment) -> Change {
     let Some(actual) = actual else { return Change::Spec };
-    let same = |annotation: &str| {
-        let of = |deployment: &Deployment| deployment.annotations().get(annotation).cloned();
-        of(actual) == of(desired)
-    };
-    match (same(names::ANNOTATION_SPEC_HASH), same(names::ANNOTATION_TEMPLATE_HASH)) {
+    fn of<'a>(deployment: &'a Deployment, annotation: &str) -> Option<&'a str> {
+        deployment.annotations().get(annotation).map(String::as_str)
+    }
+    let hashes = |annotation: &str| (of(actual, annotation), of(desired, annotation));
+    let (was, is) = hashes(names::ANNOTATION_SPEC_HASH);
+    let (old_template, new_template) = hashes(names::ANNOTATION_TEMPLATE_HASH);
+    // Another version may write the same spec in other words: its hash says nothing about the spec.
+    let is_comparable = hash_version(was) == hash_version(is);
+    match (was == is || !is_comparable, old_template == new_template) {
         (false, _) => Change::Spec,
-        (true, true) => Change::Same(actual.annotations().get(names::ANNOTATION_UPGRADE).cloned()),
+        (true, true) => Change::Same(of(actual, names::ANNOTATION_UPGRADE).map(str::to_owned)),
         (true, false) => Change::Upgrade { runs: Pods::of(actual).settled() },
     }
+}
+
+/// Which version of the operator has made a spec's hash; none of those that did not say.
+fn hash_version(hash: Option<&str>) -> Option<&str> {
+    Some(hash?.split_once(':')?.0)
 }
 
 /// What of a Deployment counts for the turns of others.
@@ -145,6 +154,31 @@ mod tests {
     fn turn(others: &[Deployment], most: usize) -> Rollout {
         let others: Vec<_> = others.iter().map(Standing::of).collect();
         Rollouts::default().turn(others.iter(), &deployment("own", None, 2, false), MARK, most)
+    }
+
+    fn hashed(spec: &str, template: &str) -> Deployment {
+        let mut deployment = deployment("own", Some(MARK), 2, false);
+        let hashes = [(names::ANNOTATION_SPEC_HASH, spec), (names::ANNOTATION_TEMPLATE_HASH, template)];
+        let hashes = hashes.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        deployment.annotations_mut().extend(hashes);
+        deployment
+    }
+
+    #[test]
+    fn what_another_version_calls_the_same_spec_is_an_upgrade_and_no_edit() {
+        let desired = hashed("2:a", "x");
+        let upgrade = Change::Upgrade { runs: true };
+        for (actual, expected) in [
+            (hashed("2:b", "y"), Change::Spec),
+            (hashed("2:a", "y"), upgrade.clone()),
+            (hashed("1:b", "y"), upgrade.clone()),
+            // Of before versions were written down.
+            (hashed("b", "y"), upgrade),
+            (hashed("1:b", "x"), Change::Same(Some(MARK.to_owned()))),
+        ] {
+            assert_eq!(change(Some(&actual), &desired), expected, "{:?}", actual.annotations());
+        }
+        assert_eq!(change(None, &desired), Change::Spec);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use sluice_crds::names;
 use sluice_crds::v1alpha1::{Resources, SecretKeyRef};
 
 use super::network::ADMIN_PORT_NAME;
+use super::quantity::canonical;
 use super::{BuildError, consumer_name, labels, live_name, metadata, rbac, selector, settings};
 use crate::controller::validate::Valid;
 use crate::options::Options;
@@ -67,9 +68,11 @@ pub fn deployment(valid: &Valid, options: &Options, replicas: u32) -> Result<Dep
     })
 }
 
-/// What of the spec shapes pods. Where only the template differs, the operator is what has changed.
+/// What of the spec shapes pods. Where only the template differs, the operator is what has changed. How a spec is
+/// written down belongs to the version: hashes of two versions cannot be compared.
 fn spec_hash(valid: &Valid) -> String {
-    hash(&(&valid.settings, &valid.spec.template, &valid.spec.image))
+    let hash = hash(&(&valid.settings, &valid.spec.template, &valid.spec.image));
+    format!("{}:{hash}", env!("CARGO_PKG_VERSION"))
 }
 
 fn hash(content: &impl Serialize) -> String {
@@ -184,7 +187,7 @@ fn container(valid: &Valid, options: &Options) -> Container {
 
 fn resources(wanted: Option<&Resources>) -> ResourceRequirements {
     let quantities = |texts: &BTreeMap<String, String>| {
-        let quantity = |(name, text): (&String, &String)| (name.clone(), Quantity(text.clone()));
+        let quantity = |(name, text): (&String, &String)| (name.clone(), Quantity(canonical(text)));
         (!texts.is_empty()).then(|| texts.iter().map(quantity).collect())
     };
     let one = |name: &str, text: &str| (name.to_owned(), text.to_owned());
@@ -308,20 +311,78 @@ fn spread(valid: &Valid) -> Result<Vec<TopologySpreadConstraint>, BuildError> {
     Ok(constraints)
 }
 
-fn typed<T: DeserializeOwned>(field: &'static str, value: &Value) -> Result<T, BuildError> {
-    serde_json::from_value(value.clone()).map_err(|source| BuildError::Template { field, source })
+/// Kubernetes' types drop members that they do not know: a misspelt one would be lost without a word.
+fn typed<T: Serialize + DeserializeOwned>(field: &str, value: &Value) -> Result<T, BuildError> {
+    let field = || format!("spec.template.consumer.{field}");
+    let typed: T = serde_json::from_value(value.clone())
+        .map_err(|source| BuildError::Template { field: field(), source })?;
+    let kept = serde_json::to_value(&typed).unwrap_or_default();
+    match lost(value, &kept) {
+        Some(member) => Err(BuildError::Unknown { member: field() + &member }),
+        None => Ok(typed),
+    }
 }
 
-fn typed_list<T: DeserializeOwned>(
-    field: &'static str,
+/// Path of the first member that `kept` does not have.
+fn lost(written: &Value, kept: &Value) -> Option<String> {
+    match (written, kept) {
+        (Value::Object(written), Value::Object(kept)) => written.iter().find_map(|(name, value)| {
+            let inner = match kept.get(name) {
+                Some(kept) => lost(value, kept)?,
+                // Both are stored as nothing.
+                None if value.is_null() || value.as_array().is_some_and(Vec::is_empty) => return None,
+                None => String::new(),
+            };
+            Some(format!(".{name}{inner}"))
+        }),
+        (Value::Array(written), Value::Array(kept)) => {
+            let mut pairs = written.iter().zip(kept).enumerate();
+            pairs.find_map(|(index, (written, kept))| Some(format!("[{index}]{}", lost(written, kept)?)))
+        }
+        _ => None,
+    }
+}
+
+fn typed_list<T: Serialize + DeserializeOwned>(
+    field: &str,
     values: &[Value],
 ) -> Result<Option<Vec<T>>, BuildError> {
     if values.is_empty() {
         return Ok(None);
     }
-    values.iter().map(|value| typed(field, value)).collect::<Result<_, _>>().map(Some)
+    let typed = |(index, value)| typed(&format!("{field}[{index}]"), value);
+    values.iter().enumerate().map(typed).collect::<Result<_, _>>().map(Some)
 }
 
 fn some_map(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
     (!map.is_empty()).then(|| map.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::{Affinity, Toleration};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_misspelt_member_of_the_template_is_refused_with_its_path() {
+        let affinity = json!({ "nodeAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [
+            { "weight": 1, "preference": { "matchExpresions": [] } },
+        ] } });
+        let refused = typed::<Affinity>("affinity", &affinity).expect_err("it is misspelt").to_string();
+        let path = "spec.template.consumer.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0]\
+            .preference.matchExpresions";
+        assert!(refused.starts_with(path), "{refused}");
+        let tolerations = [json!({ "key": "a" }), json!({ "keys": "b" })];
+        let refused = typed_list::<Toleration>("tolerations", &tolerations).expect_err("it is misspelt");
+        assert!(refused.to_string().starts_with("spec.template.consumer.tolerations[1].keys:"), "{refused}");
+    }
+
+    #[test]
+    fn a_template_with_nulls_and_empty_lists_is_taken() {
+        let affinity = json!({ "nodeAffinity": null, "podAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [] } });
+        typed::<Affinity>("affinity", &affinity).expect("it is right");
+    }
 }

@@ -31,6 +31,8 @@ pub struct Report {
     pub last_error_reason: Option<String>,
     /// Seconds until its backlog is drained.
     pub drain_seconds: Option<u64>,
+    /// The shortest retention of its topics in seconds; none where it is unknown or without limit.
+    pub retention_seconds: Option<u64>,
 }
 
 /// One partition of a [`Report`].

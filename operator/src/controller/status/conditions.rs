@@ -5,7 +5,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{Facts, Pods};
 use crate::controller::apply::Rollout;
-use crate::controller::probe::PodReport;
+use crate::controller::probe::{PodReport, Report};
+use crate::controller::validate::Refusal;
+
+/// Type of the condition that an installation writes to another one's pipeline.
+pub const CONFLICT: &str = "Conflict";
+/// Type of the condition that tells of messages that nobody can store.
+pub const DEAD_LETTERS_GROWING: &str = "DeadLettersGrowing";
 
 const TRUE: &str = "True";
 const FALSE: &str = "False";
@@ -42,6 +48,8 @@ impl Conditions {
             ("Throttled", throttled(facts)),
             ("Suspended", suspended(facts)),
             ("RateConfirmed", rate_confirmed(facts)),
+            ("Stalled", stalled(facts, pods)),
+            (DEAD_LETTERS_GROWING, dead_letters_growing(facts)),
         ] {
             self.set(type_, verdict);
         }
@@ -67,6 +75,14 @@ impl Conditions {
     }
 }
 
+/// The condition of a pipeline whose children are another installation's.
+pub fn conflict(last: &[Condition], refusal: &Refusal, now: Timestamp) -> Condition {
+    // Generations are the owner's to observe.
+    let mut conditions = Conditions::new(last.to_vec(), None, now);
+    conditions.set(CONFLICT, verdict(TRUE, refusal.reason(), refusal.to_string()));
+    conditions.new.swap_remove(0)
+}
+
 fn ready(facts: &Facts<'_>, pods: &Pods) -> Verdict {
     if let Some(refusal) = facts.refusal {
         return verdict(FALSE, refusal.reason(), refusal.to_string());
@@ -75,17 +91,18 @@ fn ready(facts: &Facts<'_>, pods: &Pods) -> Verdict {
     if facts.outcome.is_some_and(|outcome| outcome.error.is_some()) {
         return verdict(FALSE, "NotApplied", "the children could not be written; see Degraded");
     }
-    if facts.deployment.is_none() || !pods.observed {
+    if facts.deployment.is_none() || (!pods.observed && pods.ready == 0) {
         return verdict(FALSE, "Starting", "the consumers are being started");
     }
     if pods.stalled {
         return verdict(FALSE, "RolloutStalled", format!("{counts}, and the rollout has stopped moving"));
     }
     match pods.settled() {
+        // Old pods work on while new ones start: nothing is broken, and the spec is not in effect everywhere yet.
+        _ if !pods.observed => verdict(UNKNOWN, "RollingOut", "the new spec has not reached the pods yet"),
         true if pods.wanted == 0 => verdict(TRUE, "ScaledToZero", "no consumer is wanted"),
         true => verdict(TRUE, "ConsumersReady", counts),
-        // Old pods work on while new ones start.
-        false if pods.ready >= pods.wanted && pods.wanted > 0 => verdict(TRUE, "RollingOut", counts),
+        false if pods.ready >= pods.wanted => verdict(UNKNOWN, "RollingOut", counts),
         false => verdict(FALSE, "ConsumersNotReady", counts),
     }
 }
@@ -133,7 +150,43 @@ fn degraded(facts: &Facts<'_>, pods: &Pods) -> Verdict {
     if pods.stalled {
         return verdict(TRUE, "RolloutStalled", "see `kubectl describe` of the Deployment's pods");
     }
+    let expiring = facts.reports.iter().find_map(|report| {
+        let answer = report.answer.as_ref().ok()?;
+        let (drain, retention) = (answer.drain_seconds?, answer.retention_seconds?);
+        (drain > retention).then_some((&report.pod, retention))
+    });
+    if let Some((pod, retention)) = expiring {
+        let message = format!(
+            "{pod}: the backlog takes longer to drain than the topic's retention of {retention} s: messages will \
+             expire unread; raise the rate or the retention"
+        );
+        return verdict(TRUE, "DrainExceedsRetention", message);
+    }
     verdict(FALSE, "AsExpected", "no consumer reports an error")
+}
+
+/// What kstatus reads as a failure: trying again changes nothing before somebody has acted.
+fn stalled(facts: &Facts<'_>, pods: &Pods) -> Verdict {
+    if let Some(refusal) = facts.refusal {
+        return verdict(TRUE, refusal.reason(), refusal.to_string());
+    }
+    let error = facts.outcome.and_then(|outcome| outcome.error.as_ref());
+    if let Some(error) = error.filter(|error| error.needs_somebody()) {
+        return verdict(TRUE, error.reason(), sluice_crds::problem::chain(error));
+    }
+    if pods.stalled {
+        return verdict(TRUE, "RolloutStalled", "the rollout has stopped moving");
+    }
+    verdict(FALSE, "NotStalled", "nothing waits for somebody to act")
+}
+
+fn dead_letters_growing(facts: &Facts<'_>) -> Verdict {
+    if facts.dead_letters_grow {
+        let message = "messages that cannot be stored were kept as dead letters in the last 5 minutes; the table \
+            sluice_dead_letter has their bytes and reasons";
+        return verdict(TRUE, "NewDeadLetters", message);
+    }
+    verdict(FALSE, "NoneLately", "no new dead letter in the last 5 minutes")
 }
 
 fn throttled(facts: &Facts<'_>) -> Verdict {
@@ -172,16 +225,20 @@ fn rate_confirmed(facts: &Facts<'_>) -> Verdict {
     if let Some((pod, why)) = silent {
         return verdict(UNKNOWN, "ConsumerSilent", format!("{pod}: {why}"));
     }
-    let late = facts.answers().filter(|answer| answer.revision != document.revision).count();
-    if late > 0 {
-        let message = format!(
-            "{late} of {} consumers have not applied revision {} yet",
-            facts.reports.len(),
-            document.revision
-        );
+    let is_late = |answer: &Report| !facts.is_newest(answer);
+    let late = facts.answers().filter(|answer| is_late(answer)).count();
+    let one = facts.reports.iter().find(|report| report.answer.as_ref().is_ok_and(is_late));
+    if let Some(one) = one {
+        let (pod, all, revision) = (&one.pod, facts.reports.len(), document.revision);
+        let message =
+            format!("{late} of {all} consumers have not applied revision {revision} yet, such as {pod}");
         return verdict(FALSE, "Applying", message);
     }
     match facts.confirmed() {
+        Some(rate) if rate != facts.desired() => {
+            let message = format!("consumers apply {rate} spans per second: an override begins or ends");
+            verdict(FALSE, "Applying", message)
+        }
         Some(rate) => verdict(TRUE, "Confirmed", format!("every consumer applies {rate} spans per second")),
         None => verdict(FALSE, "Applying", "consumers differ: an override begins or ends"),
     }

@@ -57,6 +57,7 @@ struct Case {
     outcome: Outcome,
     deployment: Option<Deployment>,
     reports: Vec<PodReport>,
+    dead_letters_grow: bool,
     now: Timestamp,
 }
 
@@ -68,6 +69,7 @@ impl Case {
             outcome: Outcome::default(),
             deployment: Some(deployment(2, 2)),
             reports: pods(vec![Ok(answer(4, 500)), Ok(answer(4, 500))]),
+            dead_letters_grow: false,
             now: "2026-11-24T12:00:00Z".parse().expect("a time"),
         }
     }
@@ -82,6 +84,7 @@ impl Case {
             document: self.refusal.is_none().then_some(&document),
             deployment: self.deployment.as_ref(),
             reports: &self.reports,
+            dead_letters_grow: self.dead_letters_grow,
             now: self.now,
         })
     }
@@ -115,6 +118,8 @@ fn a_pipeline_in_order_says_what_is() {
         ("Throttled", is("True", "RateLimit")),
         ("Suspended", is("False", "Running")),
         ("RateConfirmed", is("True", "Confirmed")),
+        ("Stalled", is("False", "NotStalled")),
+        ("DeadLettersGrowing", is("False", "NoneLately")),
     ] {
         assert_eq!(case.condition(type_), expected, "{type_}");
     }
@@ -136,6 +141,68 @@ fn a_pod_with_an_older_revision_is_told() {
     case.reports = pods(vec![Ok(answer(4, 500)), Ok(answer(3, 900))]);
     assert_eq!(case.condition("RateConfirmed"), is("False", "Applying"));
     assert_eq!(case.status().rate.applied, None);
+    let message = case.status().conditions.swap_remove(5).message;
+    assert_eq!(message, "1 of 2 consumers have not applied revision 4 yet, such as pod-1");
+}
+
+#[test]
+fn a_pod_of_an_earlier_pipeline_of_the_same_name_confirms_nothing() {
+    let mut case = Case::new();
+    let of = |uid: &str| Report { pipeline_uid: Some(uid.into()), ..answer(4, 500) };
+    case.reports = pods(vec![Ok(of("u")), Ok(of("an earlier one"))]);
+    assert_eq!(case.condition("RateConfirmed"), is("False", "Applying"));
+    case.reports = pods(vec![Ok(of("u")), Ok(of("u"))]);
+    assert_eq!(case.condition("RateConfirmed"), is("True", "Confirmed"));
+}
+
+#[test]
+fn another_rate_than_the_spec_asks_for_is_not_confirmed() {
+    let mut case = Case::new();
+    case.reports = pods(vec![Ok(answer(4, 900)), Ok(answer(4, 900))]);
+    assert_eq!(case.condition("RateConfirmed"), is("False", "Applying"));
+    assert_eq!(case.status().rate.applied, Some(900));
+}
+
+#[test]
+fn a_backlog_that_outlives_the_topics_retention_degrades() {
+    let mut case = Case::new();
+    let expiring =
+        |drain| Report { drain_seconds: Some(drain), retention_seconds: Some(60), ..answer(4, 500) };
+    case.reports = pods(vec![Ok(expiring(60)), Ok(expiring(60))]);
+    assert_eq!(case.condition("Degraded"), is("False", "AsExpected"));
+    case.reports = pods(vec![Ok(expiring(60)), Ok(expiring(61))]);
+    assert_eq!(case.condition("Degraded"), is("True", "DrainExceedsRetention"));
+}
+
+#[test]
+fn growing_dead_letters_are_told() {
+    let mut case = Case::new();
+    case.dead_letters_grow = true;
+    assert_eq!(case.condition("DeadLettersGrowing"), is("True", "NewDeadLetters"));
+}
+
+#[test]
+fn a_spec_that_has_not_reached_the_pods_is_not_ready_and_nothing_is_broken() {
+    let mut case = Case::new();
+    let mut written = deployment(2, 2);
+    written.metadata.generation = Some(8);
+    written.status.as_mut().expect("a status").observed_generation = Some(7);
+    case.deployment = Some(written.clone());
+    assert_eq!(case.condition("Ready"), is("Unknown", "RollingOut"));
+    assert_eq!(case.condition("Progressing"), is("True", "RollingOut"));
+    written.status.as_mut().expect("a status").ready_replicas = None;
+    case.deployment = Some(written);
+    assert_eq!(case.condition("Ready"), is("False", "Starting"));
+}
+
+#[test]
+fn another_installation_says_so_in_a_condition_of_its_own_once() {
+    let case = Case::new();
+    let refusal = Refusal::Conflict { child: "Deployment a".into(), installation: "first".into() };
+    let own = conflict(&[], &refusal, case.now);
+    assert_eq!((own.type_.as_str(), own.status.as_str()), ("Conflict", "True"));
+    let later = conflict(std::slice::from_ref(&own), &refusal, case.now + SignedDuration::from_secs(10));
+    assert_eq!(later, own);
 }
 
 #[test]
@@ -158,6 +225,7 @@ fn a_refused_pipeline_says_why_and_nothing_else() {
     case.refusal = Some(Refusal::Duplicate { older: "shop/first".into() });
     assert_eq!(case.condition("Ready"), is("False", "DuplicateConsumerGroup"));
     assert_eq!(case.condition("Degraded"), is("True", "DuplicateConsumerGroup"));
+    assert_eq!(case.condition("Stalled"), is("True", "DuplicateConsumerGroup"));
     assert_eq!(case.condition("RateConfirmed"), is("Unknown", "NoLiveDocument"));
 }
 
@@ -165,7 +233,7 @@ fn a_refused_pipeline_says_why_and_nothing_else() {
 fn rollouts_show_as_they_go() {
     let mut case = Case::new();
     case.deployment = Some(deployment(1, 2));
-    assert_eq!(case.condition("Ready"), is("True", "RollingOut"));
+    assert_eq!(case.condition("Ready"), is("Unknown", "RollingOut"));
     assert_eq!(case.condition("Progressing"), is("True", "RollingOut"));
     case.deployment = Some(deployment(1, 1));
     assert_eq!(case.condition("Ready"), is("False", "ConsumersNotReady"));
@@ -189,6 +257,7 @@ fn children_that_cannot_be_written_are_told() {
     case.outcome.error = Some(ApplyError::Taken { child: "Service traces-consumer".into() });
     assert_eq!(case.condition("Ready"), is("False", "NotApplied"));
     assert_eq!(case.condition("Degraded"), is("True", "NameTaken"));
+    assert_eq!(case.condition("Stalled"), is("True", "NameTaken"));
 }
 
 #[test]
