@@ -5,15 +5,18 @@
 //! answers as any API server does, with all controllers; nothing that is scheduled runs. One with a node runs
 //! pods of images made here; it needs root. Everything ends with the handle, or with the test process.
 //!
-//! What is not there: DNS for services (pods reach each other by address), dynamic volumes, a second node.
+//! What is not there: names of services but those that a test tells, dynamic volumes, a second node.
 
 mod certificates;
 mod client;
 mod control_plane;
+mod cut;
+mod dns;
 mod faults;
 pub mod image;
 mod machine;
 mod node;
+mod proxy;
 mod tools;
 mod writes;
 
@@ -25,11 +28,14 @@ use anyhow::Context;
 use tokio::sync::OnceCell;
 
 pub use self::client::{Kubectl, Namespace, get};
+pub use self::cut::CutOff;
+pub use self::proxy::{ApiProxy, Sent, Watch};
 pub use self::tools::{helm, kwok};
 pub use self::writes::{Write, WriteProxy};
 
 use self::certificates::Authority;
 use self::control_plane::ControlPlane;
+use self::dns::NameServer;
 use self::machine::Machine;
 use self::node::Node;
 use crate::component::Scratch;
@@ -66,6 +72,7 @@ struct Own {
     // Dropped in this order: processes first, then their files.
     node: Option<Node>,
     control_plane: ControlPlane,
+    names: Option<NameServer>,
     dir: Scratch,
 }
 
@@ -84,7 +91,7 @@ impl Cluster {
         let dir = Scratch::new("sluice-cluster-")?;
         let authority = Authority::new(&dir.path().join("pki"))?;
         let control_plane = ControlPlane::start(&dir.path().join("control-plane"), &authority, None).await?;
-        Ok(Self::own(control_plane, None, dir))
+        Ok(Self::own(control_plane, None, None, dir))
     }
 
     /// As [`Self::start`], with a node that runs pods.
@@ -104,7 +111,8 @@ impl Cluster {
         let plane = dir.path().join("control-plane");
         let control_plane = ControlPlane::start(&plane, &authority, Some(addresses)).await?;
         node.join(&folder, &authority, &control_plane).await?;
-        Ok(Self::own(control_plane, Some(node), dir))
+        let names = NameServer::start(addresses.host())?;
+        Ok(Self::own(control_plane, Some(node), Some(names), dir))
     }
 
     /// The control plane that all tests of a process share.
@@ -127,9 +135,9 @@ impl Cluster {
         given_kubeconfig().map(|kubeconfig| Self::new(Kubectl::new("kubectl".into(), kubeconfig), None))
     }
 
-    fn own(control_plane: ControlPlane, node: Option<Node>, dir: Scratch) -> Self {
+    fn own(control_plane: ControlPlane, node: Option<Node>, names: Option<NameServer>, dir: Scratch) -> Self {
         let kubectl = control_plane.kubectl.clone();
-        Self::new(kubectl, Some(Own { node, control_plane, dir }))
+        Self::new(kubectl, Some(Own { node, control_plane, names, dir }))
     }
 
     fn new(kubectl: Kubectl, own: Option<Own>) -> Self {
@@ -168,6 +176,24 @@ impl Cluster {
     /// The server refuses one.
     pub async fn apply(&self, documents: &str) -> anyhow::Result<()> {
         self.kubectl.run_with(&["apply", "--server-side", "-f", "-"], documents).await.map(drop)
+    }
+
+    /// Tells pods where a service is, by its full name; a given cluster has a name server of its own.
+    ///
+    /// # Errors
+    /// The cluster has no node.
+    pub fn tell_name(&self, name: &str, address: Ipv4Addr) -> anyhow::Result<()> {
+        let Some(own) = &self.own else { return Ok(()) };
+        own.names.as_ref().context(NO_NODE)?.tell(name, address);
+        Ok(())
+    }
+
+    /// A new namespace of exactly this name, for what names it.
+    ///
+    /// # Errors
+    /// The server refuses, for instance because there is one.
+    pub async fn namespace_called(&self, name: &str) -> anyhow::Result<Namespace> {
+        Namespace::called(self.kubectl.clone(), name.to_owned()).await
     }
 
     /// A new namespace for one test, whose name begins with `prefix`.

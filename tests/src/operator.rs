@@ -168,10 +168,15 @@ impl Operator {
     /// # Errors
     /// The log cannot be read, or a line is not JSON.
     pub fn lines(&self) -> anyhow::Result<Vec<Value>> {
-        let text = std::fs::read_to_string(self.dir.path().join("log"))?;
-        // The last line may still be growing.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+        lines(&self.log()?)
+    }
+
+    /// Its log as it is.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn log(&self) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(self.dir.path().join("log"))?)
     }
 
     /// Fails where the log holds a warning or an error that `expected` does not name.
@@ -179,14 +184,29 @@ impl Operator {
     /// # Errors
     /// The first such line.
     pub fn log_is_clean(&self, expected: &[&str]) -> anyhow::Result<()> {
-        for line in self.lines()? {
-            let loud = line["level"] == "ERROR" || line["level"] == "WARN";
-            let text = line.to_string();
-            let known = expected.iter().any(|expected| text.contains(expected));
-            ensure!(!loud || known, "unexpected in the operator's log: {text}");
-        }
-        Ok(())
+        log_is_clean(&self.log()?, expected)
     }
+}
+
+fn lines(log: &str) -> anyhow::Result<Vec<Value>> {
+    // The last line may still be growing.
+    let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+}
+
+/// Fails where the log of an operator, a pod's for instance, holds a warning or an error that `expected` does not
+/// name.
+///
+/// # Errors
+/// The first such line, or one that is not JSON: a panic.
+pub fn log_is_clean(log: &str, expected: &[&str]) -> anyhow::Result<()> {
+    for line in lines(log)? {
+        let loud = line["level"] == "ERROR" || line["level"] == "WARN";
+        let text = line.to_string();
+        let known = expected.iter().any(|expected| text.contains(expected));
+        ensure!(!loud || known, "unexpected in the operator's log: {text}");
+    }
+    Ok(())
 }
 
 /// The operator's binary beside the test.

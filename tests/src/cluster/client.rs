@@ -97,7 +97,11 @@ impl Namespace {
     /// Creates one whose name begins with `prefix`, and waits until pods can be created in it.
     pub(super) async fn new(kubectl: Kubectl, prefix: &str) -> anyhow::Result<Self> {
         let number = NAMESPACES.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{prefix}-{}-{number}", std::process::id());
+        Self::called(kubectl, format!("{prefix}-{}-{number}", std::process::id())).await
+    }
+
+    /// As [`Self::new`], with exactly this name.
+    pub(super) async fn called(kubectl: Kubectl, name: String) -> anyhow::Result<Self> {
         kubectl.run(&["create", "namespace", &name]).await?;
         let namespace = Self { kubectl, name };
         let label = "pod-security.kubernetes.io/enforce=restricted";

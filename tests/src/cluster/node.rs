@@ -82,6 +82,8 @@ impl Node {
             "failSwapOn": false,
             "oomScoreAdj": 0,
             "resolvConf": resolv,
+            "clusterDNS": [self.machine.addresses().host()],
+            "clusterDomain": "cluster.local",
             "volumePluginDir": "/var/lib/kubelet/volumeplugins",
             // Full disks of a developer are none of the tests' business.
             "imageGCHighThresholdPercent": 100,

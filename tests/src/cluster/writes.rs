@@ -1,6 +1,6 @@
 //! A proxy before the API server that counts writes, and lets a test act right after the n-th of them.
 //!
-//! Plain HTTP on both sides: `kubectl proxy` behind it carries the credentials.
+//! Plain HTTP on both sides: the way behind it carries the credentials.
 
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
@@ -19,9 +19,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use super::Cluster;
-use crate::component::{Component, Launch, Scratch};
-use crate::{eventually, free_port};
+use super::{ApiProxy, Cluster};
+use crate::component::Scratch;
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -49,7 +48,7 @@ pub struct WriteProxy {
     stopped: Arc<Notify>,
     kubeconfig: PathBuf,
     _dir: Scratch,
-    _upstream: Component,
+    _upstream: ApiProxy,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -66,24 +65,9 @@ impl WriteProxy {
     /// It cannot be started.
     pub async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
         let dir = Scratch::new("sluice-proxy-")?;
-        let port = free_port()?;
-        let launch = Launch {
-            program: cluster.kubectl.program().into(),
-            arguments: vec![
-                format!("--kubeconfig={}", cluster.kubeconfig().display()),
-                "proxy".into(),
-                format!("--port={port}"),
-                "--reject-methods=^$".into(),
-            ],
-            log: dir.path().join("kubectl-proxy.log"),
-            ..Launch::default()
-        };
-        let upstream = Component::start("kubectl proxy", &launch)?;
+        let upstream = ApiProxy::start(cluster).await?;
+        let port = upstream.port();
         let client: Client<HttpConnector, Incoming> = Client::builder(TokioExecutor::new()).build_http();
-        eventually("kubectl proxy", std::time::Duration::from_secs(20), async || {
-            Ok(super::get(&format!("http://127.0.0.1:{port}/version")).await.ok())
-        })
-        .await?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let kubeconfig = dir.path().join("kubeconfig");

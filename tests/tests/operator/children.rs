@@ -160,6 +160,7 @@ async fn children_of_another_installation_are_left_alone() {
     let after = bed.namespace.get("deployment/traces-consumer").await.unwrap();
     assert_eq!(after["spec"]["template"], before["spec"]["template"]);
     second.log_is_clean(&[]).unwrap();
+    bed.operator.log_is_clean(&[]).unwrap();
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! Killed after each single write, the operator ends with the objects of an undisturbed run, and has created
 //! and deleted nothing more. (The idea is Sieve's: Sun et al., OSDI 2022.)
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,70 +12,7 @@ use sluice_tests::eventually;
 use sluice_tests::operator::{Operator, Settings};
 
 use crate::bed::{SOON, cluster, pipeline, settings};
-
-const KINDS: &str = "configmaps,serviceaccounts,roles,rolebindings,services,poddisruptionbudgets,networkpolicies,deployments,tracepipelines";
-
-/// The objects of the pipeline without what differs from run to run.
-async fn objects(namespace: &Namespace) -> anyhow::Result<BTreeMap<String, Value>> {
-    let list = namespace.kubectl(&["get", KINDS, "--output=json"]).await?;
-    let list: Value = serde_json::from_str(&list)?;
-    let mut objects = BTreeMap::new();
-    for mut object in list["items"].as_array().cloned().unwrap_or_default() {
-        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        if !name.starts_with("traces") {
-            continue;
-        }
-        let metadata = object["metadata"].as_object_mut().unwrap();
-        for field in [
-            "uid",
-            "resourceVersion",
-            "creationTimestamp",
-            "managedFields",
-            "namespace",
-            "generation",
-            "ownerReferences",
-        ] {
-            metadata.remove(field);
-        }
-        if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
-            labels.remove("sluice.dev/installation");
-        }
-        metadata.remove("annotations");
-        // The pipeline's namespace and uid are in the settings and their hash.
-        let text = serde_json::to_string(&object["spec"])?.replace(namespace.name(), "NAMESPACE");
-        let mut kept = json!({ "metadata": object["metadata"], "spec": without_hashes(&text) });
-        if let Some(live) = object["data"]["live.json"].as_str() {
-            let mut live: Value = serde_json::from_str(live)?;
-            live.as_object_mut().unwrap().remove("uid");
-            kept["live"] = live;
-        }
-        let kind = object["kind"].as_str().unwrap_or_default();
-        kept["metadata"] =
-            without_hashes(&kept["metadata"].to_string().replace(namespace.name(), "NAMESPACE"));
-        objects.insert(
-            format!("{kind}/{}", without_hashes(&json!(name).to_string()).as_str().unwrap_or_default()),
-            kept,
-        );
-    }
-    Ok(objects)
-}
-
-/// Settings are named by their hash, which holds the uid.
-fn without_hashes(json: &str) -> Value {
-    let mut text = String::with_capacity(json.len());
-    let mut digits = String::new();
-    for letter in json.chars() {
-        if letter.is_ascii_digit() || ('a'..='f').contains(&letter) {
-            digits.push(letter);
-            continue;
-        }
-        text.push_str(if digits.len() == 16 { "HASH" } else { &digits });
-        digits.clear();
-        text.push(letter);
-    }
-    text.push_str(&digits);
-    serde_json::from_str(&text).unwrap_or_default()
-}
+use crate::snapshot::objects;
 
 /// Creates and deletes by kind of object, and how many writes there were at all.
 fn births_and_deaths(writes: &[Write]) -> (BTreeMap<String, usize>, usize) {
@@ -89,10 +28,17 @@ fn births_and_deaths(writes: &[Write]) -> (BTreeMap<String, usize>, usize) {
     (counts, writes.len())
 }
 
+/// How often a run may have fewer writes than the undisturbed one: a status that came late there.
+const LATE_WRITES: usize = 2;
+/// Longest run; an undisturbed one takes some 6 s.
+const RUN: Duration = Duration::from_secs(120);
+
 struct Run {
     objects: BTreeMap<String, Value>,
     counts: BTreeMap<String, usize>,
     writes: usize,
+    /// Whether there were enough writes for the accident.
+    killed: bool,
 }
 
 /// A pipeline is created, its rate and then its batch are edited; the operator dies after write `kill_after`.
@@ -109,6 +55,7 @@ async fn run(kill_after: Option<usize>) -> anyhow::Result<Run> {
     proxy.restart(kill_after);
     let mut operator = Operator::spawn(cluster, &settings)?;
     let mut seen = Vec::new();
+    let killed = Cell::new(false);
     let steps = async {
         namespace.apply(&pipeline().to_string()).await?;
         settled(&namespace, 5_000, "1000").await?;
@@ -120,19 +67,36 @@ async fn run(kill_after: Option<usize>) -> anyhow::Result<Run> {
     let accident = async {
         if kill_after.is_some() {
             proxy.stopped().await;
+            killed.set(true);
             operator.kill().await?;
+            operator.log_is_clean(&[])?;
             seen = proxy.writes();
             proxy.restart(None);
             operator = Operator::spawn(cluster, &settings)?;
         }
         anyhow::Ok(())
     };
-    tokio::try_join!(steps, accident)?;
+    {
+        let (mut steps, mut accident) = (pin!(steps), pin!(accident));
+        tokio::select! {
+            done = &mut accident => {
+                done?;
+                steps.await?;
+            }
+            done = &mut steps => {
+                done?;
+                if killed.get() {
+                    accident.await?;
+                }
+            }
+        }
+    }
     let objects = objects(&namespace).await?;
     seen.extend(proxy.writes());
+    operator.log_is_clean(&[])?;
     operator.kill().await?;
     let (counts, writes) = births_and_deaths(&seen);
-    Ok(Run { objects, counts, writes })
+    Ok(Run { objects, counts, writes, killed: killed.get() })
 }
 
 async fn patch(namespace: &Namespace, spec: &Value) -> anyhow::Result<()> {
@@ -169,29 +133,38 @@ async fn killed_after_any_write_it_ends_with_the_same_objects() {
     assert!(undisturbed.writes > 10, "only {} writes", undisturbed.writes);
     println!("{} writes undisturbed: {:?}", undisturbed.writes, undisturbed.counts);
     let mut problems = Vec::new();
-    // The last write may be a status that came late; killing after it shows nothing new.
+    let mut points = 0;
     for kill_after in 1..undisturbed.writes {
-        match tokio::time::timeout(Duration::from_secs(120), run(Some(kill_after))).await {
-            Ok(Ok(run)) => {
-                if run.objects != undisturbed.objects {
-                    let differs = run
-                        .objects
-                        .iter()
-                        .filter(|(name, object)| undisturbed.objects.get(*name) != Some(object));
-                    let differs: Vec<_> = differs.map(|(name, _)| name.clone()).collect();
-                    let missing: Vec<_> =
-                        undisturbed.objects.keys().filter(|name| !run.objects.contains_key(*name)).collect();
-                    problems.push(format!(
-                        "killed after {kill_after}: differs in {differs:?}, lacks {missing:?}"
-                    ));
-                }
-                if run.counts != undisturbed.counts {
-                    problems.push(format!("killed after {kill_after}: {:?}", run.counts));
-                }
+        match tokio::time::timeout(RUN, run(Some(kill_after))).await {
+            Ok(Ok(run)) if run.killed => {
+                points += 1;
+                problems.extend(differences(&run, &undisturbed, kill_after));
             }
+            Ok(Ok(run)) if kill_after + LATE_WRITES <= undisturbed.writes => {
+                problems.push(format!("only {} writes before write {kill_after}", run.writes));
+            }
+            Ok(Ok(_)) => println!("no write {kill_after} this time"),
             Ok(Err(error)) => problems.push(format!("killed after {kill_after}: {error:#}")),
-            Err(_) => break,
+            Err(_) => problems.push(format!("killed after {kill_after}: it hangs")),
         }
     }
+    println!("killed at {points} points");
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert!(points + LATE_WRITES >= undisturbed.writes, "killed at {points} points only");
+}
+
+fn differences(run: &Run, undisturbed: &Run, kill_after: usize) -> Vec<String> {
+    let mut problems = Vec::new();
+    if run.objects != undisturbed.objects {
+        let differs =
+            run.objects.iter().filter(|(name, object)| undisturbed.objects.get(*name) != Some(object));
+        let differs: Vec<_> = differs.map(|(name, _)| name.clone()).collect();
+        let missing: Vec<_> =
+            undisturbed.objects.keys().filter(|name| !run.objects.contains_key(*name)).collect();
+        problems.push(format!("killed after {kill_after}: differs in {differs:?}, lacks {missing:?}"));
+    }
+    if run.counts != undisturbed.counts {
+        problems.push(format!("killed after {kill_after}: {:?}", run.counts));
+    }
+    problems
 }

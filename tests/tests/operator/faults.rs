@@ -37,7 +37,8 @@ async fn an_api_server_that_restarts_and_forgets_its_past_loses_no_edit() {
         live_is(rate).await;
         println!("edit {number} arrived");
     }
-    drop(operator);
+    // It says that it lost the API server, and nothing else.
+    operator.log_is_clean(&["a watch broke and begins again"]).unwrap();
 }
 
 #[tokio::test]
@@ -66,7 +67,7 @@ async fn every_field_changed_and_changed_back_leaves_what_was_before() {
     assert!(applied > 30, "only {applied}");
     let after = settled(&bed, 1).await;
     assert_eq!(after, before);
-    bed.operator.log_is_clean(&["spec.template.consumer", "ConflictingWrite", "cannot reconcile"]).unwrap();
+    bed.operator.log_is_clean(&["spec.template.consumer"]).unwrap();
 }
 
 /// Waits until the operator has seen the newest spec, and gives the generation.

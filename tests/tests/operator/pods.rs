@@ -1,0 +1,9 @@
+//! The whole way: the operator starts consumers as real pods, on a node.
+
+mod blocked;
+mod canary;
+mod deletion;
+mod edits;
+mod example;
+mod skew;
+mod world;

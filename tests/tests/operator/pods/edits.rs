@@ -1,0 +1,126 @@
+//! An edit moves the rate of real pods; what is missing is named, and mended without a restart.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use sluice_tests::cluster::ApiProxy;
+use sluice_tests::eventually;
+use sluice_tests::ledger::{Ledger, Shape};
+use sluice_tests::oracle::database::Database;
+use sluice_tests::rate::{Releases, bound};
+
+use super::world::{PARTITIONS, START, World, now_ms, secret};
+
+const EDITS: usize = 50;
+/// Between two edits: long enough for whole seconds of each rate.
+const BETWEEN: Duration = Duration::from_millis(2_200);
+const RATES: [u32; 5] = [500, 2_000, 1_000, 3_000, 800];
+const MESSAGES: u64 = 26_000;
+
+/// Milliseconds from an edit to the first second that uses 90 % of the new rate.
+fn used_after(releases: &Releases, edit: i64, until: i64, rate: f64) -> Option<i64> {
+    (0..until - edit).step_by(10).find(|delay| releases.used(edit + delay, edit + delay + 1_000, rate) >= 0.9)
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn fifty_edits_under_load_take_effect_within_a_second_without_a_restart_or_a_lost_row() {
+    let world = World::start("edits").await;
+    let ledger = Ledger::new(91, Shape::Json);
+    ledger.produce(world.kafka, &world.topic, 0..MESSAGES, |message| (message % 6) as i32).await.unwrap();
+    let began = Instant::now();
+    world.apply(&world.pipeline(RATES[0])).await;
+    let database = Database::connect(&world.url).await.unwrap();
+    let first_row =
+        eventually("the first row", START, async || Ok((database.count().await > 0).then_some(())));
+    let first_row = first_row.await;
+    world.namespace.explain(first_row).await.unwrap();
+    println!("rows {:?} after the resource", began.elapsed());
+    world.wait_ready().await;
+    println!("ready {:?} after the resource", began.elapsed());
+
+    // The lease has been shared out when both are at work.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let proxy = ApiProxy::start(world.cluster).await.unwrap();
+    let mut edits = Vec::new();
+    let mut slowest_answer = 0;
+    for number in 1..=EDITS {
+        let rate = RATES[number % RATES.len()];
+        let next = tokio::time::Instant::now() + BETWEEN;
+        let sent = world.send_rate(&proxy, rate).await;
+        slowest_answer = slowest_answer.max(sent.answered - sent.at);
+        edits.push((sent.at, rate));
+        tokio::time::sleep_until(next).await;
+    }
+    let end = now_ms();
+    let by_hand = Instant::now();
+    world.patch_rate(0).await;
+    println!(
+        "the API server answered an edit within {slowest_answer} ms; kubectl patch takes {:?} as a whole",
+        by_hand.elapsed()
+    );
+
+    let releases = Releases::from_ids(database.ids().await.unwrap());
+    let problems = late_edits(&releases, &edits, end);
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+
+    assert_eq!(world.restarts().await, 0);
+    world.drain_and_audit(&ledger, MESSAGES).await.unwrap();
+    world.operator.log_is_clean(&[]).unwrap();
+}
+
+/// Edits that took a second or longer; prints how long all of them took.
+fn late_edits(releases: &Releases, edits: &[(i64, u32)], end: i64) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut delays = Vec::new();
+    for (number, (edit, rate)) in edits.iter().enumerate() {
+        let until = edits.get(number + 1).map_or(end, |(next, _)| *next) - 1_000;
+        let most = bound(f64::from(*rate), PARTITIONS as u32, 10);
+        let bounded = releases.compliant_after(*edit, until, most).as_millis() as i64;
+        let used = used_after(releases, *edit, until, f64::from(*rate));
+        let delay = used.map(|used| used.max(bounded));
+        if delay.is_none_or(|delay| delay > 1_000) {
+            problems.push(format!(
+                "edit {number} to {rate}: within its bound after {bounded} ms, used after {used:?} ms"
+            ));
+        }
+        delays.extend(delay);
+    }
+    delays.sort_unstable();
+    let at = |share: f64| delays.get(((delays.len() as f64 - 1.0) * share) as usize).copied().unwrap_or(-1);
+    println!(
+        "from the patch to the first compliant second: median {} ms, p99 {} ms, slowest {} ms",
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+    problems
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn a_missing_secret_is_named_and_mended_without_a_restart() {
+    let world = World::start("secret").await;
+    world.namespace.kubectl(&["delete", "secret/db"]).await.unwrap();
+    let ledger = Ledger::new(92, Shape::Json);
+    ledger.produce(world.kafka, &world.topic, 0..10, |_| 0).await.unwrap();
+    world.apply(&world.pipeline(1_000)).await;
+    let degraded = eventually("the missing Secret to be named", START, async || {
+        let pipeline = world.namespace.get("tp/traces").await?;
+        let conditions = pipeline["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let degraded = conditions.into_iter().find(|condition| condition["type"] == "Degraded");
+        let message = degraded.as_ref().and_then(|degraded| degraded["message"].as_str()).unwrap_or_default();
+        Ok(message.contains("db/url").then(|| degraded.unwrap_or_default()))
+    })
+    .await;
+    let degraded = world.namespace.explain(degraded).await.unwrap();
+    assert_eq!((&degraded["status"], &degraded["reason"]), (&json!("True"), &json!("SecretMissing")));
+    world.namespace.apply(&secret("db", &json!({ "url": world.pod_url }))).await.unwrap();
+    world.wait_ready().await;
+    let database = Database::connect(&world.url).await.unwrap();
+    let stored =
+        eventually("the rows", START, async || Ok((database.count().await >= 100).then_some(()))).await;
+    world.namespace.explain(stored).await.unwrap();
+    assert_eq!(world.restarts().await, 0);
+    world.operator.log_is_clean(&[]).unwrap();
+}
