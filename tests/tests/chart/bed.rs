@@ -16,6 +16,12 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// The release that every test makes.
 pub const RELEASE: &str = "sluice";
 
+/// Stands in for kubectl: notes what it is asked, and keeps what it should apply.
+const KUBECTL: &str = r#"#!/bin/sh
+echo "$*" >>"$DIR/called"
+case "$*" in *"apply -f -"*) cat >"$DIR/applied" ;; esac
+"#;
+
 /// Kinds of Prometheus' operator, in name only: what the chart and the operator write is taken, not checked.
 fn monitoring_kinds() -> String {
     let kinds = [
@@ -71,14 +77,28 @@ impl<'c> Bed<'c> {
         self.helm.run(&all).await
     }
 
-    /// The document that the notes tell a person to apply.
+    /// The document that the notes tell a person to apply: what kubectl gets when their commands are pasted into a
+    /// shell as they stand.
     pub async fn first_pipeline(&self) -> String {
         let notes = self.helm("status", &["--output=json"]).await.unwrap();
         let notes: Value = serde_json::from_str(&notes).unwrap();
         let notes = notes["info"]["notes"].as_str().unwrap();
-        let (_, from) = notes.split_once("<<'PIPELINE'\n").unwrap();
-        // At the beginning of its line: a shell would wait for the end for ever.
-        from.split_once("\nPIPELINE\n").unwrap().0.to_owned()
+        let first = notes.find("create secret").and_then(|at| notes[..at].rfind('\n')).unwrap();
+        let (commands, _) = notes[first..].split_once("\nChange the rate").unwrap();
+        let dir = Scratch::new("sluice-notes-").unwrap();
+        let kubectl = dir.path().join("kubectl");
+        std::fs::write(&kubectl, KUBECTL).unwrap();
+        std::fs::set_permissions(&kubectl, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+        let mut bash = std::process::Command::new("bash");
+        let pasted = bash.args(["-c", commands]).env("PATH", path).env("DIR", dir.path()).output().unwrap();
+        // A document that does not end where it seems to is only a warning.
+        let complaints = String::from_utf8_lossy(&pasted.stderr);
+        assert!(pasted.status.success() && complaints.is_empty(), "{complaints}\n{commands}");
+        let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
+        let called = read("called");
+        assert!(called.contains("create secret") && called.contains("--for=condition=Ready"), "{called}");
+        read("applied")
     }
 
     /// Starts the operator as its Deployment would, as the account of its Deployment.

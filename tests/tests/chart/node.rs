@@ -82,5 +82,12 @@ async fn from_an_empty_cluster_to_rows_by_what_the_notes_say() {
     assert_eq!(code, 200);
     let status: Value = serde_json::from_str(&status).unwrap();
     assert!(status["stored"].as_u64().unwrap() > 0, "{status}");
+    for pod in bed.namespace.get("pods").await.unwrap()["items"].as_array().unwrap() {
+        let name = pod["metadata"]["name"].as_str().unwrap();
+        if name.starts_with("sluice-operator-") {
+            let log = bed.namespace.kubectl(&["logs", name]).await.unwrap();
+            operator::log_is_clean(&log, &[]).unwrap();
+        }
+    }
     bed.helm("uninstall", &["--wait"]).await.unwrap();
 }
