@@ -143,6 +143,8 @@ async fn survives_a_header_name_that_is_no_text() -> anyhow::Result<()> {
         partition: 0,
         offset: 1,
         span_index: None,
+        trace_id: String::new(),
+        kind: String::new(),
         reason: "Undecodable".to_owned(),
         key: Some(b"key".to_vec()),
         headers: "[{\"name\":\"\u{fffd}\",\"value\":null}]".to_owned(),
