@@ -176,6 +176,30 @@ impl Drop for Component {
     }
 }
 
+/// A process and all that descend from it, parents before their children.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn family(pid: i32) -> anyhow::Result<Vec<i32>> {
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(child) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        // One that has ended meanwhile is nobody's child.
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{child}/stat")) else { continue };
+        // The parent follows the state, behind the command's name, which may hold blanks.
+        let parent = stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(1)?.parse().ok());
+        parents.extend(parent.map(|parent: i32| (child, parent)));
+    }
+    let mut family = vec![pid];
+    let mut next = 0;
+    while let Some(&member) = family.get(next) {
+        family.extend(parents.iter().filter(|(_, parent)| *parent == member).map(|(child, _)| *child));
+        next += 1;
+    }
+    Ok(family)
+}
+
 /// Processor time that a process has used so far, user and system together, in steps of 10 ms.
 ///
 /// # Errors
@@ -268,6 +292,28 @@ mod tests {
         std::fs::write(path.join("file"), "x").unwrap();
         drop(scratch);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_family_has_children_and_their_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let launch = Launch {
+            program: "/bin/sh".into(),
+            // A command after the last one, or the shell would become the command.
+            arguments: vec!["-c".into(), "sh -c 'sleep 600; true'; true".into()],
+            log: dir.path().join("log"),
+            ..Launch::default()
+        };
+        let component = Component::start("shells", &launch).unwrap();
+        let members = eventually("three generations", Duration::from_secs(10), async || {
+            let members = family(component.pid())?;
+            Ok((members.len() == 3).then_some(members))
+        })
+        .await
+        .unwrap();
+        assert_eq!(members[0], component.pid());
+        // Without the shells nobody ends the grandchild.
+        kill(Pid::from_raw(members[2]), Signal::SIGKILL).unwrap();
     }
 
     #[tokio::test]

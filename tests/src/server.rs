@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use nix::sys::signal::Signal;
-use nix::unistd::Uid;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
 
-use crate::component::{Component, Launch, Scratch};
+use crate::component::{Component, Launch, Scratch, family};
 
 /// How long initialising or starting may take.
 pub const START: Duration = Duration::from_secs(60);
@@ -76,12 +77,13 @@ impl Server {
         Ok(())
     }
 
-    /// Freezes it (SIGSTOP): connections stay open, nothing answers.
+    /// Freezes it (SIGSTOP), the processes that serve connections included: connections stay open, nothing
+    /// answers.
     ///
     /// # Errors
     /// It has ended.
     pub fn freeze(&self) -> anyhow::Result<()> {
-        self.component.signal(Signal::SIGSTOP)
+        self.signal_all(Signal::SIGSTOP)
     }
 
     /// Ends [`Self::freeze`].
@@ -89,7 +91,20 @@ impl Server {
     /// # Errors
     /// It has ended.
     pub fn thaw(&self) -> anyhow::Result<()> {
-        self.component.signal(Signal::SIGCONT)
+        self.signal_all(Signal::SIGCONT)
+    }
+
+    /// Parents first: one that stands still starts no more children.
+    fn signal_all(&self, signal: Signal) -> anyhow::Result<()> {
+        self.component.signal(signal)?;
+        for pid in family(self.component.pid())?.into_iter().skip(1) {
+            match kill(Pid::from_raw(pid), signal) {
+                // A connection may end at any time, and its process with it.
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(error) => return Err(error).with_context(|| format!("cannot send {signal} to {pid}")),
+            }
+        }
+        Ok(())
     }
 }
 

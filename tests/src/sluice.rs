@@ -281,6 +281,13 @@ impl Sluice {
         waited.with_context(|| format!("the last status was {last}"))
     }
 
+    /// Lines of its log with this message, as JSON, in their order.
+    pub fn logged(&self, message: &str) -> Vec<serde_json::Value> {
+        let log = std::fs::read_to_string(self.component.log()).unwrap_or_default();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.filter(|line| line["message"] == message).collect()
+    }
+
     /// Kills it at once (kill -9).
     ///
     /// # Errors
@@ -304,6 +311,22 @@ impl Sluice {
     pub fn thaw(&self) -> anyhow::Result<()> {
         self.component.signal(Signal::SIGCONT)
     }
+}
+
+/// Whether `/status` tells of an error with this reason, whatever else is wrong.
+pub fn tells(reason: &str) -> impl Fn(&serde_json::Value) -> bool {
+    move |status| {
+        status["errors"].as_array().is_some_and(|errors| errors.iter().any(|error| error["reason"] == reason))
+    }
+}
+
+/// When a line of a log was written, in milliseconds since 1970.
+///
+/// # Errors
+/// It has no time.
+pub fn logged_at(line: &serde_json::Value) -> anyhow::Result<i64> {
+    let time = line["timestamp"].as_str().with_context(|| format!("no time in {line}"))?;
+    Ok(time.parse::<jiff::Timestamp>()?.as_millisecond())
 }
 
 /// The `sluice` binary of the build that the test belongs to, or the one that `SLUICE_TEST_BINARY` names.

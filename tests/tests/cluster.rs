@@ -189,7 +189,7 @@ spec:
     let database = Database::connect(&url).await.unwrap();
     let spans = messages * ledger.spans_per_message;
     let stored = eventually("the spans in the database", SOON, async || {
-        Ok((database.count().await >= spans).then_some(()))
+        Ok((database.count().await? >= spans).then_some(()))
     })
     .await;
     namespace.explain(stored).await.unwrap();

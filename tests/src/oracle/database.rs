@@ -78,16 +78,24 @@ impl Database {
     }
 
     /// Number of rows of the trace table; 0 while there is no such table.
-    pub async fn count(&self) -> u64 {
-        let sql = format!("SELECT COUNT(*) FROM {TABLE}");
-        // Before the consumer's first start there is no table, and while the database is away no answer.
-        rows!(self, sql, (i64,)).ok().and_then(|rows| rows.first().map(|row| row.0 as u64)).unwrap_or(0)
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn count(&self) -> anyhow::Result<u64> {
+        self.count_of(TABLE).await
     }
 
     /// Number of dead letters; 0 while there is no such table.
-    pub async fn count_dead_letters(&self) -> u64 {
-        let sql = "SELECT COUNT(*) FROM sluice_dead_letter".to_owned();
-        rows!(self, sql, (i64,)).ok().and_then(|rows| rows.first().map(|row| row.0 as u64)).unwrap_or(0)
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn count_dead_letters(&self) -> anyhow::Result<u64> {
+        self.count_of("sluice_dead_letter").await
+    }
+
+    async fn count_of(&self, table: &str) -> anyhow::Result<u64> {
+        let rows = none_without_table(rows!(self, format!("SELECT COUNT(*) FROM {table}"), (i64,)))?;
+        Ok(rows.first().map_or(0, |row| row.0 as u64))
     }
 
     /// Every id of the trace table, ascending.
@@ -159,7 +167,10 @@ impl Database {
     }
 
     /// Every row of `sluice_progress`; none while there is no such table.
-    pub async fn positions(&self) -> Vec<FoundPosition> {
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn positions(&self) -> anyhow::Result<Vec<FoundPosition>> {
         let columns = ["generation", "owner_epoch", "next_offset", "last_id"].map(|name| self.int(name));
         let sql = format!(
             "SELECT {}, {}, {} FROM sluice_progress",
@@ -167,8 +178,7 @@ impl Database {
             self.int(&self.quoted("partition")),
             columns.join(", "),
         );
-        // As in `count`.
-        let rows = rows!(self, sql, (String, i64, i64, i64, i64, i64)).unwrap_or_default();
+        let rows = none_without_table(rows!(self, sql, (String, i64, i64, i64, i64, i64)))?;
         let position = |(topic, partition, generation, epoch, next_offset, last_id)| FoundPosition {
             topic,
             partition,
@@ -177,7 +187,7 @@ impl Database {
             next_offset,
             last_id,
         };
-        rows.into_iter().map(position).collect()
+        Ok(rows.into_iter().map(position).collect())
     }
 
     /// Compares everything with the first `spans` spans of a ledger and the expected dead letters.
@@ -199,5 +209,36 @@ impl Database {
             rows.iter().for_each(|row| account.row(row));
         }
         Ok(account.finish(&self.dead_letters().await?, dead_letters))
+    }
+}
+
+/// Before a consumer's first start there is no table, and so no row. Any other error is one: a database that is
+/// away must not look like an empty one.
+fn none_without_table<T>(rows: Result<Vec<T>, sqlx::Error>) -> Result<Vec<T>, sqlx::Error> {
+    let missing = rows.as_ref().err().and_then(sqlx::Error::as_database_error).is_some_and(|error| {
+        // SQLSTATE in MySQL and in PostgreSQL; SQLite has no code of its own for it.
+        matches!(error.code().as_deref(), Some("42S02" | "42P01"))
+            || error.message().contains("no such table")
+    });
+    if missing { Ok(Vec::new()) } else { rows }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_tables_there_is_no_row_and_without_a_database_no_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("spans.db");
+        let create = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+        let pool = SqlitePool::connect_with(create).await.unwrap();
+        let database = Database::Sqlite(pool.clone());
+        assert_eq!(database.count().await.unwrap(), 0);
+        assert_eq!(database.positions().await.unwrap(), []);
+        pool.close().await;
+        assert!(database.count().await.is_err());
+        assert!(database.count_dead_letters().await.is_err());
+        assert!(database.positions().await.is_err());
     }
 }

@@ -64,7 +64,7 @@ async fn from_an_empty_cluster_to_rows_by_what_the_notes_say() {
     let database = Database::connect(&url).await.unwrap();
     let spans = messages * ledger.spans_per_message;
     let stored = eventually("the spans in the database", SOON, async || {
-        Ok((database.count().await >= spans).then_some(()))
+        Ok((database.count().await? >= spans).then_some(()))
     });
     let stored = stored.await;
     bed.namespace.explain(stored).await.unwrap();

@@ -2,19 +2,37 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde_json::Value;
 use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
+use sluice_tests::sluice::{Sluice, logged_at, tells};
 
 use crate::world::{Case, Engine, now_ms};
 
-/// "Takes effect within a second."
-const SOON: Duration = Duration::from_secs(1);
+/// "Takes effect within a second", from the save of the file to the line of the log.
+const SOON_MS: i64 = 1_000;
 const WAIT: Duration = Duration::from_secs(20);
 
 fn rate_is(qps: u32) -> impl Fn(&Value) -> bool {
     move |status| status["rateLimitQPS"] == qps
+}
+
+fn answers(status: &Value) -> bool {
+    status["errors"].is_array()
+}
+
+fn refused(status: &Value) -> bool {
+    tells("LiveRefused")(status)
+}
+
+/// The newest edit was applied within a second of its save, however long it took to be seen here.
+fn applied_soon(sluice: &Sluice, saved_ms: i64) -> anyhow::Result<()> {
+    let edits = sluice.logged("applied a live edit");
+    let applied = logged_at(edits.last().context("no edit was applied")?)?;
+    println!("applied {} ms after the save", applied - saved_ms);
+    ensure!((saved_ms..saved_ms + SOON_MS).contains(&applied), "saved at {saved_ms}, applied at {applied}");
+    Ok(())
 }
 
 async fn edits() -> anyhow::Result<()> {
@@ -24,42 +42,43 @@ async fn edits() -> anyhow::Result<()> {
     let mut sluice = case.replica("only").await?;
     case.wait_stored(50, WAIT).await?;
 
-    case.edit(|pipeline| pipeline.rate = 300)?;
-    let status = sluice.status_where("the rate of 300", SOON, rate_is(300)).await?;
+    let saved = case.edit(|pipeline| pipeline.rate = 300)?;
+    let status = sluice.status_where("the rate of 300", WAIT, rate_is(300)).await?;
+    applied_soon(&sluice, saved)?;
     let revision = status["revision"].as_u64();
     ensure!(status["liveSource"] == "file", "{status}");
 
     // A broken file, an empty file, and a file that is no pipeline keep the last good value, and say so.
     for broken in ["spec: [", "", "kind: Pod\n", &case.pipeline.yaml().replace("300", "-5")] {
         case.home.save(broken)?;
-        let status = sluice.status_where("the broken file to be reported", SOON * 2, |status| {
-            status["lastError"].is_string()
-        });
-        let status = status.await?;
+        let status = sluice.status_where("the broken file to be reported", WAIT, refused).await?;
         ensure!(rate_is(300)(&status), "a broken file changed the rate: {status}");
         case.edit(|_| ())?;
-        sluice.status_where("the mended file", SOON * 2, |status| status["lastError"].is_null()).await?;
+        sluice.status_where("the mended file", WAIT, |status| answers(status) && !refused(status)).await?;
     }
     ensure!(sluice.status().await?["revision"].as_u64() == revision, "unchanged content moved the revision");
 
-    case.edit(|pipeline| pipeline.suspend = true)?;
-    sluice.status_where("suspension", SOON, |status| status["suspended"] == true).await?;
-    let stands = case.database().await?.count().await;
+    let saved = case.edit(|pipeline| pipeline.suspend = true)?;
+    sluice.status_where("suspension", WAIT, |status| status["suspended"] == true).await?;
+    applied_soon(&sluice, saved)?;
+    let stands = case.database().await?.count().await?;
     let since = now_ms();
     eventually("three seconds", WAIT, async || Ok((now_ms() > since + 3_000).then_some(()))).await?;
-    let later = case.database().await?.count().await;
+    let later = case.database().await?.count().await?;
     // What was released before the edit may still be under way.
     ensure!(later <= stands + 20, "{stands} rows at the suspension, {later} three seconds later");
     let (code, _) = sluice.get("/readyz").await?;
     ensure!(code == 200, "a suspended consumer stays in its group, but /readyz answered {code}");
-    case.edit(|pipeline| pipeline.suspend = false)?;
-    sluice.status_where("resumption", SOON, |status| status["suspended"] == false).await?;
+    let saved = case.edit(|pipeline| pipeline.suspend = false)?;
+    sluice.status_where("resumption", WAIT, |status| status["suspended"] == false).await?;
+    applied_soon(&sluice, saved)?;
     case.wait_stored(later + 100, WAIT).await?;
 
-    let until = jiff::Timestamp::from_millisecond(now_ms() + 5_000)?;
-    case.edit(|pipeline| pipeline.rate_override = Some((700, until.to_string())))?;
-    sluice.status_where("the override", SOON, rate_is(700)).await?;
-    sluice.status_where("the override's end", Duration::from_secs(7), rate_is(300)).await?;
+    let until = jiff::Timestamp::from_millisecond(now_ms() + 8_000)?;
+    let saved = case.edit(|pipeline| pipeline.rate_override = Some((700, until.to_string())))?;
+    sluice.status_where("the override", WAIT, rate_is(700)).await?;
+    applied_soon(&sluice, saved)?;
+    sluice.status_where("the override's end", WAIT, rate_is(300)).await?;
     ensure!(now_ms() >= until.as_millisecond() - 50, "the override ended early");
 
     // Whatever needs a restart is not half-applied: the rate that came with it waits as well.
@@ -69,8 +88,9 @@ async fn edits() -> anyhow::Result<()> {
         pipeline.group.push_str("-other");
     })?;
     let status = sluice
-        .status_where("the need of a restart", SOON * 2, |status| {
-            status["lastError"].as_str().is_some_and(|error| error.contains("restart"))
+        .status_where("the need of a restart", WAIT, |status| {
+            let errors = status["errors"].as_array().into_iter().flatten();
+            errors.filter_map(|error| error["message"].as_str()).any(|text| text.contains("restart"))
         })
         .await?;
     ensure!(rate_is(300)(&status), "a change that needs a restart was half-applied: {status}");

@@ -34,7 +34,7 @@ async fn recreated(first: u64, second: u64, running: bool) -> anyhow::Result<()>
     case.wait_stored(first + second, WAIT).await?;
     sluice.component.stop(GRACE).await?;
     case.audit(&ledger, first + second, &[]).await?;
-    let generations = case.database().await?.positions().await.len();
+    let generations = case.database().await?.positions().await?.len();
     ensure!(generations == 2, "expected a row for each life of the topic, found {generations}");
     Ok(())
 }

@@ -117,34 +117,39 @@ impl Case {
     }
 
     /// Messages settled so far, by the positions of the newest generation.
+    ///
+    /// # Errors
+    /// The database does not answer: that is not the same as nothing being settled.
     pub async fn settled(&self) -> anyhow::Result<u64> {
-        let positions = self.database().await?.positions().await;
+        let positions = self.database().await?.positions().await?;
         Ok(positions.iter().map(|position| position.next_offset as u64).sum())
     }
 
     /// Looks at positions once: they only grow, and Kafka knows of nothing that is not settled.
     pub async fn observe(&self, watch: &mut PositionWatch, partitions: i32) -> anyhow::Result<()> {
         let committed = self.kafka.committed(&self.pipeline.group, &self.topic, partitions).await?;
-        let positions = self.database().await?.positions().await;
+        let positions = self.database().await?.positions().await?;
         watch.committed(&self.topic, &committed, &positions);
         watch.observe(&positions);
         ensure!(watch.problems.is_empty(), "{}", report(&watch.problems));
         Ok(())
     }
 
-    /// Waits until this many messages are settled.
+    /// Waits until this many messages are settled, also through times in which the database does not answer.
     pub async fn wait_settled(&self, messages: u64, deadline: Duration) -> anyhow::Result<()> {
         eventually(&format!("{messages} messages to be settled"), deadline, async || {
-            Ok((self.settled().await? >= messages).then_some(()))
+            Ok(self.settled().await.is_ok_and(|settled| settled >= messages).then_some(()))
         })
         .await
     }
 
-    /// Waits until this many rows and dead letters together are there.
+    /// Waits until this many rows and dead letters together are there, as [`Self::wait_settled`] does.
     pub async fn wait_stored(&self, stored: u64, deadline: Duration) -> anyhow::Result<()> {
         let database = self.database().await?;
         eventually(&format!("{stored} rows and dead letters"), deadline, async || {
-            Ok((database.count().await + database.count_dead_letters().await >= stored).then_some(()))
+            let (rows, letters) = (database.count().await, database.count_dead_letters().await);
+            let found = rows.and_then(|rows| Ok(rows + letters?));
+            Ok(found.is_ok_and(|found| found >= stored).then_some(()))
         })
         .await
     }

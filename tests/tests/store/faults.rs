@@ -379,7 +379,7 @@ async fn killed_while_writing(bed: &Bed, store: Arc<dyn Store>, kill_and_restart
         }
     });
     let database = bed.database().await.unwrap();
-    eventually("some batches", DEADLINE, async || Ok((database.count().await > 2000).then_some(())))
+    eventually("some batches", DEADLINE, async || Ok((database.count().await? > 2000).then_some(())))
         .await
         .unwrap();
     kill_and_restart().await;

@@ -66,7 +66,8 @@ async fn the_object_as_it_is_and_every_change_of_it_is_found_at_once() {
         slowest = slowest.max(began.elapsed());
     }
     println!("slowest of 50 changes: {slowest:?}");
-    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    // What an edit may take; far less where nothing else runs.
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     assert_eq!(api.lists(), 1);
 }
 

@@ -47,7 +47,7 @@ async fn until(
 }
 
 #[tokio::test]
-async fn a_change_is_applied_well_within_a_second() {
+async fn a_change_is_applied_within_a_second() {
     let api = Fake::start().await;
     api.put(Some(&document(1, 100)));
     let mut applied = super::watch(UID, places(Some(&api), None), CancellationToken::new());
@@ -63,7 +63,7 @@ async fn a_change_is_applied_well_within_a_second() {
         assert_eq!((now.origin, now.live.rate_limit_qps), (Some(Origin::Api), 100 * revision as u32));
     }
     println!("slowest of 50 edits from the API server to the rate: {slowest:?}");
-    assert!(slowest < SOON / 2, "{slowest:?}");
+    assert!(slowest < SOON, "{slowest:?}");
 }
 
 #[tokio::test]
