@@ -14,6 +14,7 @@ pub mod mariadb;
 pub mod operator;
 pub mod oracle;
 pub mod postgres;
+pub mod proxy;
 pub mod rate;
 pub mod server;
 pub mod sluice;

@@ -237,6 +237,36 @@ async fn a_fresh_folder_stores_a_trace_and_gives_it_back_in_both_forms() -> anyh
     Ok(())
 }
 
+/// How long the demo takes from its start, in a fresh folder, to its first row.
+async fn first_row_of_the_demo(name: &str) -> anyhow::Result<Duration> {
+    let place = Place::new()?;
+    let began = Instant::now();
+    let mut demo = place.launch(name, &["--demo"])?;
+    let options = SqliteConnectOptions::new().filename(place.data().join("sluice.db")).read_only(true);
+    eventually("the first row", SOON, async || {
+        ensure!(demo.is_running()?, "it ended; its log:\n{}", demo.log_tail(20));
+        // Until it has made its file and its tables there is nothing to ask.
+        let Ok(mut database) = SqliteConnection::connect_with(&options).await else { return Ok(None) };
+        let row = sqlx::query("SELECT 1 FROM connectivity_trace LIMIT 1").fetch_optional(&mut database).await;
+        Ok(row.ok().flatten().map(drop))
+    })
+    .await?;
+    Ok(began.elapsed())
+}
+
+#[tokio::test]
+#[ignore = "measures a time: must run alone"]
+async fn the_demo_has_stored_its_first_row_in_less_than_two_seconds() -> anyhow::Result<()> {
+    // The best of three: what else the machine does at the moment is not what is measured.
+    let mut best = Duration::MAX;
+    for name in ["first", "second", "third"] {
+        best = best.min(first_row_of_the_demo(name).await?);
+        println!("the first row after {best:?}");
+    }
+    ensure!(best < Duration::from_secs(2), "the first row only after {best:?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn otlp_is_taken_as_its_specification_says() -> anyhow::Result<()> {
     let place = Place::new()?;

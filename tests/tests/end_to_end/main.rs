@@ -4,6 +4,7 @@
 
 mod dead_letters;
 mod exactly_once;
+mod handover;
 mod hostile;
 mod live_edit;
 mod memory;

@@ -39,6 +39,12 @@ impl Figures {
         self.add(Figure { name: name.into(), value, unit, goal: Some(goal), less_is_better: true });
     }
 
+    /// Names of the figures that miss their goals.
+    pub fn missed(&self) -> Vec<String> {
+        let missed = self.0.iter().filter(|figure| figure.met() == Some(false));
+        missed.map(|figure| figure.name.clone()).collect()
+    }
+
     fn add(&mut self, figure: Figure) {
         let verdict = match (figure.goal, figure.met()) {
             (Some(goal), Some(true)) => format!("goal {goal}: met"),
@@ -75,5 +81,30 @@ pub fn median(values: &[f64]) -> f64 {
         0 => f64::NAN,
         odd if odd % 2 == 1 => sorted[odd / 2],
         even => f64::midpoint(sorted[even / 2 - 1], sorted[even / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_written_as_promised_and_know_which_goal_is_missed() {
+        let mut figures = Figures::default();
+        figures.at_least("mysql/ratio", 0.93, "ratio", 0.9);
+        figures.at_most("operator/edit_p99", 700.0, "ms", 500.0);
+        figures.note("mysql/pipeline", 1.0, "rows/s");
+        assert_eq!(figures.missed(), ["operator/edit_p99"]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("figures.json");
+        figures.write_json(&path).unwrap();
+        let written: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let expected = serde_json::json!({
+            "mysql/ratio": { "value": 0.93, "unit": "ratio", "goal": 0.9, "met": true },
+            "operator/edit_p99": { "value": 700.0, "unit": "ms", "goal": 500.0, "met": false },
+            "mysql/pipeline": { "value": 1.0, "unit": "rows/s", "goal": null, "met": null },
+        });
+        assert_eq!(written, expected);
     }
 }

@@ -7,11 +7,15 @@ mod raw;
 mod server_cpu;
 mod store;
 
+use anyhow::ensure;
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Cli {
+    /// End with an error where a goal is missed.
+    #[arg(long, global = true)]
+    strict: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -25,12 +29,16 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
     let run = async {
-        match Cli::parse().command {
+        match cli.command {
             Command::Store(args) => store::run(args).await,
             Command::Operator(args) => operator::run(args).await,
         }
     };
     // As many workers as a replica with two cores has.
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(run)
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let missed = runtime.block_on(run)?.missed();
+    ensure!(!cli.strict || missed.is_empty(), "goals were missed: {}", missed.join(", "));
+    Ok(())
 }

@@ -114,14 +114,16 @@ struct Bench {
 }
 
 /// Runs it.
-pub async fn run(args: Args) -> anyhow::Result<()> {
+/// Measures, and returns what was found.
+pub async fn run(args: Args) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     let bench = Bench::start(args.pipelines, args.operator).await?;
     bench.converge(&mut figures).await?;
     bench.idle(args.idle_minutes, &mut figures).await?;
     bench.busy(args.busy_minutes, &mut figures).await?;
     bench.edits(&mut figures).await?;
-    args.json.map_or(Ok(()), |path| figures.write_json(&path))
+    args.json.map_or(Ok(()), |path| figures.write_json(&path))?;
+    Ok(figures)
 }
 
 impl Bench {

@@ -1,6 +1,6 @@
 //! `tests/bench store`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use sluice_consumer::store::null::NullStore;
 use sluice_consumer::store::postgres::{PostgresOptions, PostgresStore};
 use sluice_consumer::store::{Store, TableName};
 use sluice_crds::v1alpha1::Format;
+use sluice_tests::component::family;
 use sluice_tests::encode::{FORMATS, message};
 use sluice_tests::kafka::Kafka;
 use sluice_tests::ledger::{Ledger, Shape};
@@ -61,7 +62,8 @@ enum Part {
     Null,
 }
 
-pub async fn run(args: Args) -> anyhow::Result<()> {
+/// Measures, and returns what was found.
+pub async fn run(args: Args) -> anyhow::Result<Figures> {
     let bench = Bench::prepare(&args).await?;
     let mut figures = Figures::default();
     let wanted = |part| args.only.is_none_or(|only| only == part);
@@ -74,7 +76,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if wanted(Part::Postgres) {
         bench.postgres(&mut figures, args.rounds).await?;
     }
-    args.json.map_or(Ok(()), |path| figures.write_json(&path))
+    args.json.map_or(Ok(()), |path| figures.write_json(&path))?;
+    Ok(figures)
 }
 
 struct Bench {
@@ -267,13 +270,20 @@ fn postgres_store(url: &str, lanes: usize) -> anyhow::Result<Arc<dyn Store>> {
     })))
 }
 
-/// Moves a database, with all of its threads and later children, to core 0.
+/// Moves a database, with all of its processes and threads and their later children, to core 0. Those that it has
+/// started already, such as writers of logs and checkpoints, would else stay on the client's core.
 fn pin(pid: i32) -> anyhow::Result<()> {
-    let output = Command::new("taskset")
-        .args(["--all-tasks", "--pid", "--cpu-list", "0"])
-        .arg(pid.to_string())
-        .output();
-    let output = output.context("taskset (Debian: util-linux) is needed")?;
-    ensure!(output.status.success(), "taskset: {}", String::from_utf8_lossy(&output.stderr));
+    // Parents first: what one of them starts meanwhile is on core 0, or among its children.
+    for member in family(pid)? {
+        let output = Command::new("taskset")
+            .args(["--all-tasks", "--pid", "--cpu-list", "0"])
+            .arg(member.to_string())
+            .output()
+            .context("taskset (Debian: util-linux) is needed")?;
+        // A process that has ended meanwhile needs no core.
+        let is_gone = !Path::new(&format!("/proc/{member}")).exists();
+        let failed = || format!("taskset: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success() || is_gone, failed());
+    }
     Ok(())
 }

@@ -31,7 +31,7 @@ async fn a_pipeline_deleted_while_operator_and_database_are_down_leaves_nothing(
     world.apply(&world.pipeline(20)).await;
     let database = Database::connect(&world.url).await.unwrap();
     // In the middle of its work.
-    let row = eventually("a row", START, async || Ok((database.count().await > 0).then_some(()))).await;
+    let row = eventually("a row", START, async || Ok((database.count().await? > 0).then_some(()))).await;
     world.namespace.explain(row).await.unwrap();
     assert!(left(&world).await.unwrap().contains("pod/"));
 

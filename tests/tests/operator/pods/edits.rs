@@ -32,7 +32,7 @@ async fn fifty_edits_under_load_take_effect_within_a_second_without_a_restart_or
     world.apply(&world.pipeline(RATES[0])).await;
     let database = Database::connect(&world.url).await.unwrap();
     let first_row =
-        eventually("the first row", START, async || Ok((database.count().await > 0).then_some(())));
+        eventually("the first row", START, async || Ok((database.count().await? > 0).then_some(())));
     let first_row = first_row.await;
     world.namespace.explain(first_row).await.unwrap();
     println!("rows {:?} after the resource", began.elapsed());
@@ -119,7 +119,7 @@ async fn a_missing_secret_is_named_and_mended_without_a_restart() {
     world.wait_ready().await;
     let database = Database::connect(&world.url).await.unwrap();
     let stored =
-        eventually("the rows", START, async || Ok((database.count().await >= 100).then_some(()))).await;
+        eventually("the rows", START, async || Ok((database.count().await? >= 100).then_some(()))).await;
     world.namespace.explain(stored).await.unwrap();
     assert_eq!(world.restarts().await, 0);
     world.operator.log_is_clean(&[]).unwrap();

@@ -54,7 +54,7 @@ async fn the_smallest_example_stores_rows_unchanged() {
     let database = Database::connect(&url).await.unwrap();
     let spans = MESSAGES * ledger.spans_per_message;
     let stored =
-        eventually("every span", START, async || Ok((database.count().await >= spans).then_some(()))).await;
+        eventually("every span", START, async || Ok((database.count().await? >= spans).then_some(()))).await;
     namespace.explain(stored).await.unwrap();
     println!("kubectl apply to {spans} rows: {:?}", began.elapsed());
     let problems = database.audit(&ledger, spans, &[]).await.unwrap();

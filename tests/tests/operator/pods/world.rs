@@ -152,7 +152,7 @@ impl World {
         let database = Database::connect(&self.url).await?;
         let spans = messages * ledger.spans_per_message;
         let stored =
-            eventually("every span", START, async || Ok((database.count().await >= spans).then_some(())));
+            eventually("every span", START, async || Ok((database.count().await? >= spans).then_some(())));
         self.namespace.explain(stored.await).await?;
         let problems = database.audit(ledger, spans, &[]).await?;
         ensure!(problems.is_empty(), "{}", report(&problems));
