@@ -1,5 +1,5 @@
 //! The limiter on a virtual clock: gates, leases and the real code between them, with replicas that join, die,
-//! leave, with edits of the rate, and a database that is away.
+//! leave, stand still and go on, with edits of the rate, and a database that is away or refuses batches.
 //!
 //! `PROPTEST_CASES=5000 SEED=7 cargo test --test limiter` runs more schedules, and other ones.
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail it")]
@@ -28,6 +28,8 @@ const LANES: usize = 2;
 const SECOND: Duration = Duration::from_secs(1);
 /// Of the rate, in any schedule, from five seconds after the last change.
 const LEAST_USED: f64 = 0.98;
+/// First and longest pause of a lane after a failed write, as the pipeline has them.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// How long an edit may take to arrive; on the virtual clock that is the moment in which it happens.
 const EDIT_TAKES: Duration = Duration::from_millis(5);
 const PIPELINE: &str = "cluster/group/table";
@@ -47,6 +49,10 @@ enum Event {
     Outage(Duration),
     /// A saved edit.
     Edit(u32),
+    /// SIGSTOP, and SIGCONT after this long.
+    Freeze(usize, Duration),
+    /// The database takes no batch for this long; lanes try theirs again.
+    WritesFail(Duration),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,15 +67,40 @@ struct Bench {
     store: Arc<MemoryStore>,
     live: watch::Sender<Applied>,
     replicas: Vec<Option<Replica>>,
+    /// When each replica started, and when it ended.
+    lives: Vec<(Duration, Option<Duration>)>,
     releases: Releases,
     began: Instant,
     message: usize,
     commit: Duration,
+    /// No batch is taken before.
+    taken_from: Arc<Mutex<Instant>>,
 }
 
 struct Replica {
     stop: CancellationToken,
+    frozen: watch::Sender<bool>,
     tasks: JoinSet<()>,
+}
+
+/// Does what `task` does, but nothing at all while it is frozen: time passes, and nobody looks.
+async fn freezable(task: impl Future<Output = ()>, mut frozen: watch::Receiver<bool>) {
+    let mut task = std::pin::pin!(task);
+    loop {
+        // A replica that is gone is not thawed any more.
+        let stands_still = async { frozen.wait_for(|frozen| *frozen).await.is_ok() };
+        tokio::select! {
+            biased;
+            stands_still = stands_still => if !stands_still {
+                break;
+            },
+            () = &mut task => return,
+        }
+        if frozen.wait_for(|frozen| !*frozen).await.is_err() {
+            break;
+        }
+    }
+    task.await;
 }
 
 fn applied(rate: u32, revision: u64) -> Applied {
@@ -83,25 +114,29 @@ impl Bench {
             store: Arc::new(MemoryStore::new(LANES, 1 << 20)),
             live: watch::Sender::new(applied(rate, 1)),
             replicas: Vec::new(),
+            lives: Vec::new(),
             releases: Releases::default(),
             began: Instant::now(),
             message,
             commit,
+            taken_from: Arc::new(Mutex::new(Instant::now())),
         }
     }
 
     fn join(&mut self, backlog: Backlog) {
         let gate = Arc::new(Gate::new());
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let frozen = watch::Sender::new(false);
         let live = self.live.subscribe();
         let initial = live.borrow().live.clone();
         let clock = Arc::new(DatabaseClock::default());
         let control = Arc::new(RateControl::new(gate.clone(), clock, Arc::new(Meters::default()), initial));
         let (one, token) = (control.clone(), stop.clone());
-        tasks.spawn(async move { one.follow(live, token).await });
+        tasks.spawn(freezable(async move { one.follow(live, token).await }, frozen.subscribe()));
         let (store, token) = (self.store.clone(), stop.clone());
         let holder = format!("replica-{}", self.replicas.len());
-        tasks.spawn(async move { control.renew(&*store, PIPELINE.to_owned(), holder, token).await });
+        let renewal = async move { control.renew(&*store, PIPELINE.to_owned(), holder, token).await };
+        tasks.spawn(freezable(renewal, frozen.subscribe()));
         for _ in 0..LANES {
             let lane = Lane {
                 gate: gate.clone(),
@@ -109,35 +144,63 @@ impl Bench {
                 began: self.began,
                 message: self.message,
                 commit: self.commit,
+                taken_from: self.taken_from.clone(),
                 backlog,
             };
-            tasks.spawn(lane.run(stop.clone()));
+            tasks.spawn(freezable(lane.run(stop.clone()), frozen.subscribe()));
         }
-        self.replicas.push(Some(Replica { stop, tasks }));
+        self.replicas.push(Some(Replica { stop, frozen, tasks }));
+        self.lives.push((self.began.elapsed(), None));
     }
 
-    /// A living replica, counted round.
-    fn pick(&mut self, index: usize) -> Option<Replica> {
+    /// The number of a living replica, counted round.
+    fn living(&self, index: usize) -> Option<usize> {
         let living: Vec<usize> =
             (0..self.replicas.len()).filter(|index| self.replicas[*index].is_some()).collect();
-        let chosen = *living.get(index % living.len().max(1))?;
-        self.replicas[chosen].take()
+        living.get(index % living.len().max(1)).copied()
+    }
+
+    /// Takes a living replica to its end, which has come when `ends` has.
+    async fn end(&mut self, index: usize, ends: impl AsyncFnOnce(Replica)) {
+        let Some(chosen) = self.living(index) else { return };
+        if let Some(replica) = self.replicas[chosen].take() {
+            ends(replica).await;
+        }
+        self.lives[chosen].1 = Some(self.began.elapsed());
+    }
+
+    /// Lanes of replicas that lived at some time within a second from `begin` on.
+    fn lanes_within(&self, begin: Duration) -> usize {
+        let lived = |(born, died): &&(Duration, Option<Duration>)| {
+            *born < begin + SECOND && died.is_none_or(|died| died >= begin)
+        };
+        self.lives.iter().filter(lived).count() * LANES
     }
 
     async fn apply(&mut self, event: Event) {
         match event {
             Event::Join(backlog) => self.join(backlog),
             Event::Kill(index) => {
-                if let Some(mut replica) = self.pick(index) {
-                    replica.tasks.shutdown().await;
-                }
+                self.end(index, async |mut replica| replica.tasks.shutdown().await).await;
             }
             Event::Leave(index) => {
-                if let Some(mut replica) = self.pick(index) {
+                let leaves = async |mut replica: Replica| {
                     replica.stop.cancel();
                     while replica.tasks.join_next().await.is_some() {}
+                };
+                self.end(index, leaves).await;
+            }
+            Event::Freeze(index, length) => {
+                let frozen = self.living(index).and_then(|index| self.replicas[index].as_ref());
+                if let Some(frozen) = frozen.map(|replica| replica.frozen.clone()) {
+                    frozen.send_replace(true);
+                    tokio::spawn(async move {
+                        tokio::time::sleep(length).await;
+                        frozen.send_replace(false);
+                    });
                 }
             }
+            Event::WritesFail(length) => *self.taken_from.lock().unwrap() = Instant::now() + length,
             Event::Outage(length) => {
                 let until = Instant::now() + length;
                 self.store.on_call(move |call| {
@@ -168,12 +231,14 @@ struct Lane {
     began: Instant,
     message: usize,
     commit: Duration,
+    taken_from: Arc<Mutex<Instant>>,
     backlog: Backlog,
 }
 
 impl Lane {
     async fn run(self, stop: CancellationToken) {
         let message = self.message;
+        let mut backoff = BACKOFF.0;
         loop {
             let available = match self.backlog {
                 Backlog::Endless => 100_000,
@@ -193,6 +258,15 @@ impl Lane {
                 }
             }
             tokio::time::sleep(self.commit).await;
+            if Instant::now() >= *self.taken_from.lock().unwrap() {
+                backoff = BACKOFF.0;
+                continue;
+            }
+            // What is tried again takes its turn at the gate again.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(backoff) => backoff = (backoff * 2).min(BACKOFF.1),
+            }
         }
     }
 }
@@ -222,7 +296,7 @@ fn check_bound(bench: &Bench, rates: &[(Duration, u32)]) -> Result<(), TestCaseE
             .iter()
             .filter(|(at, _)| *at < end && *at + EDIT_TAKES > begin)
             .fold(set_before, |largest, (_, rate)| largest.max(*rate));
-        let lanes = bench.replicas.len() * LANES;
+        let lanes = bench.lanes_within(begin);
         // All lanes together have 20 ms of the whole rate, or a message each.
         let quanta = (f64::from(largest) * QUANTUM.as_secs_f64()).max((bench.message * lanes) as f64);
         prop_assert!(
@@ -244,6 +318,9 @@ fn events() -> impl Strategy<Value = Vec<(u64, Event)>> {
         1 => (0usize..8).prop_map(Event::Leave),
         1 => (100u64..6_000).prop_map(|ms| Event::Outage(Duration::from_millis(ms))),
         2 => (0u32..4_000).prop_map(Event::Edit),
+        2 => (0usize..8, 100u64..6_000)
+            .prop_map(|(index, ms)| Event::Freeze(index, Duration::from_millis(ms))),
+        1 => (100u64..3_000).prop_map(|ms| Event::WritesFail(Duration::from_millis(ms))),
     ];
     prop::collection::vec((0u64..3_000, event), 1..8)
 }
@@ -270,7 +347,7 @@ async fn run_schedule(
         bench.apply(event).await;
     }
     bench.join(Backlog::Endless);
-    // The longest outage, and the five seconds after the last change.
+    // The longest outage, freeze or backoff, and the five seconds after the last change.
     tokio::time::sleep(Duration::from_secs(6 + 5)).await;
     let last_rate = f64::from(rates[rates.len() - 1].1);
     let begin = bench.began.elapsed();
@@ -371,6 +448,42 @@ fn without_the_database_nothing_is_released_and_recovery_starts_empty() {
         assert_eq!(dark, 0, "the lease has ended");
         assert!(bench.released_between(Duration::from_secs(66), Duration::from_secs(70)) > 3_000);
         check_bound(&bench, &[(Duration::ZERO, 1_000)]).unwrap();
+    });
+}
+
+#[test]
+fn a_replica_that_was_frozen_past_its_lease_releases_nothing_on_its_strength() {
+    run(async {
+        let mut bench = Bench::new(1_000, 1, Duration::from_millis(5));
+        bench.join(Backlog::Endless);
+        bench.join(Backlog::Endless);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        bench.apply(Event::Freeze(0, Duration::from_secs(20))).await;
+        // The other one takes over the whole rate as soon as the lease has ended.
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        let alone = bench.released_between(Duration::from_secs(10), Duration::from_secs(20));
+        assert!(alone as f64 >= 0.98 * 1_000.0 * 10.0, "{alone}");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        check_bound(&bench, &[(Duration::ZERO, 1_000)]).unwrap();
+        let both = bench.released_between(Duration::from_secs(30), Duration::from_secs(40));
+        assert!(both as f64 >= 0.98 * 1_000.0 * 10.0, "{both}");
+    });
+}
+
+#[test]
+fn lanes_of_replicas_that_were_gone_before_do_not_widen_the_bound() {
+    run(async {
+        // 1.01 times the rate, and a message of each lane.
+        let (one, two) = (101 + 50 * LANES, 101 + 2 * 50 * LANES);
+        let mut bench = Bench::new(100, 50, Duration::ZERO);
+        bench.releases.lock().unwrap().push((Duration::from_secs(3), two));
+        bench.lives = vec![(Duration::ZERO, Some(Duration::from_secs(2))), (Duration::ZERO, None)];
+        assert!(check_bound(&bench, &[(Duration::ZERO, 100)]).is_err());
+        bench.lives[0].1 = Some(Duration::from_secs(3));
+        check_bound(&bench, &[(Duration::ZERO, 100)]).unwrap();
+        bench.lives[0].1 = Some(Duration::from_secs(2));
+        bench.releases.lock().unwrap()[0].1 = one;
+        check_bound(&bench, &[(Duration::ZERO, 100)]).unwrap();
     });
 }
 
