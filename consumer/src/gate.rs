@@ -39,6 +39,8 @@ struct State {
     saturated: bool,
     /// Spans that waiting lanes have.
     waiting: usize,
+    /// Waiting lanes with more behind what they offer.
+    waiting_with_more: usize,
 }
 
 /// What went through the gate since the last look.
@@ -55,7 +57,13 @@ pub struct Usage {
 impl Gate {
     /// A gate that lets nothing through until its rate is set.
     pub fn new() -> Self {
-        let state = State { bucket: Bucket::new(Duration::ZERO), released: 0, saturated: false, waiting: 0 };
+        let state = State {
+            bucket: Bucket::new(Duration::ZERO),
+            released: 0,
+            saturated: false,
+            waiting: 0,
+            waiting_with_more: 0,
+        };
         Self {
             origin: Instant::now(),
             state: Mutex::new(state),
@@ -91,7 +99,7 @@ impl Gate {
     /// it takes (whole messages, at least the first). Returns what it took and when it was released: the
     /// moment that the guarantee counts. Safe to cancel: nothing is taken then.
     pub async fn release<T>(&self, offer: Offer, cut: impl FnOnce(usize) -> (usize, T)) -> (T, Instant) {
-        let _waiting = Waiting::new(self, offer.available);
+        let _waiting = Waiting::new(self, offer);
         let _turn = self.turn.lock().await;
         loop {
             // Registered before the question, so that a change between question and wait is not missed.
@@ -131,8 +139,14 @@ impl Gate {
     /// What went through since the last call.
     pub fn take_usage(&self) -> Usage {
         let mut state = self.lock();
-        let State { released, waiting, saturated, .. } = &mut *state;
-        Usage { released: std::mem::take(released), waiting: *waiting, saturated: std::mem::take(saturated) }
+        let saturated = std::mem::take(&mut state.saturated) || state.waiting_with_more > 0;
+        Usage { released: std::mem::take(&mut state.released), waiting: state.waiting, saturated }
+    }
+
+    /// See [`Bucket::is_ahead`].
+    pub fn is_ahead(&self) -> bool {
+        let now = self.now();
+        self.lock().bucket.is_ahead(now)
     }
 
     /// Waits until a lane finds the share too small. Safe to cancel.
@@ -158,19 +172,24 @@ impl Default for Gate {
 /// Counts what waits, however [`Gate::release`] ends.
 struct Waiting<'a> {
     gate: &'a Gate,
-    spans: usize,
+    offer: Offer,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(gate: &'a Gate, spans: usize) -> Self {
-        gate.lock().waiting += spans;
-        Self { gate, spans }
+    fn new(gate: &'a Gate, offer: Offer) -> Self {
+        let mut state = gate.lock();
+        state.waiting += offer.available;
+        state.waiting_with_more += usize::from(offer.more);
+        drop(state);
+        Self { gate, offer }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.gate.lock().waiting -= self.spans;
+        let mut state = self.gate.lock();
+        state.waiting -= self.offer.available;
+        state.waiting_with_more -= usize::from(self.offer.more);
     }
 }
 

@@ -338,18 +338,28 @@ async fn run_schedule(
 ) -> Result<(), TestCaseError> {
     let mut bench = Bench::new(rate, message, commit);
     let mut rates = vec![(Duration::ZERO, rate)];
+    let mut thawed = Duration::ZERO;
     bench.join(Backlog::Endless);
     for (pause_ms, event) in events {
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-        if let Event::Edit(rate) = event {
-            rates.push((bench.began.elapsed(), rate));
+        let now = bench.began.elapsed();
+        match event {
+            // Whoever stands still hears of it when it goes on.
+            Event::Edit(rate) if now < thawed => {
+                rates.retain(|(at, _)| *at <= now);
+                let larger = rates.last().map_or(rate, |(_, before)| rate.max(*before));
+                rates.extend([(now, larger), (thawed, rate)]);
+            }
+            Event::Edit(rate) => rates.push((now, rate)),
+            Event::Freeze(_, length) => thawed = thawed.max(now + length),
+            _ => {}
         }
         bench.apply(event).await;
     }
+    let last_rate = f64::from(rates[rates.len() - 1].1);
     bench.join(Backlog::Endless);
     // The longest outage, freeze or backoff, and the five seconds after the last change.
     tokio::time::sleep(Duration::from_secs(6 + 5)).await;
-    let last_rate = f64::from(rates[rates.len() - 1].1);
     let begin = bench.began.elapsed();
     let measured = 20.0f64.max(50.0 * message as f64 / last_rate.max(1.0)).min(400.0);
     tokio::time::sleep(Duration::from_secs_f64(measured)).await;
@@ -381,7 +391,7 @@ proptest! {
     fn no_schedule_exceeds_the_rate_and_none_wastes_it(
         rate in 20u32..4_000,
         message in 1usize..60,
-        commit_ms in 0u64..50,
+        commit_ms in 0u64..40,
         events in events(),
     ) {
         run(run_schedule(rate, message, Duration::from_millis(commit_ms), events))?;

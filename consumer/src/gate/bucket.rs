@@ -1,6 +1,6 @@
 //! The arithmetic of one replica's limiter, on a clock that the caller moves.
 //!
-//! Guarantee: over every sliding second, the spans released are at most 1.03 times the integral of the rate, plus
+//! Guarantee: over every sliding second, the spans released are at most 1.02 times the integral of the rate, plus
 //! what the last message of the window exceeds a quantum by; and over a longer time their mean is the rate. Two
 //! rules give it:
 //!
@@ -25,15 +25,23 @@ pub const QUANTUM: Duration = Duration::from_millis(20);
 /// half a second was not wanted.
 pub const BURST: Duration = Duration::from_millis(500);
 
+/// How much of it goes at once: what slow commits of a lane on its own take, three quanta. A larger piece would come back
+/// as a pause when it leaves the window, and as another piece after that, over and over.
+pub const CATCH_UP: Duration = Duration::from_millis(60);
+
+/// How fast the rest of it is caught up, in terms of the rate: by what the window allows anyway.
+const PEAK: f64 = 1.02;
+
 /// The span over which the limiter counts: the second of the guarantee, and a hundredth for the clocks by which it
 /// is checked. A pause of commits echoes when the releases before and after it leave the window; counted by clocks
 /// that lie a millisecond apart, both ends of an echo would fall into one second of exactly this length.
 pub const WINDOW: Duration = Duration::from_millis(1_010);
 
 /// What a window may hold, in terms of the integral of the rate over it. The guarantee allows 1.01 and a quantum a
-/// lane, 1.03 in all, in a second; a window holds 1.028 of a second. Without this, releases whose distance is no part
-/// of the window would lose rate, as they can never fill all windows to the brim.
-const ALLOWANCE: f64 = 1.018;
+/// lane, 1.03 in all, in a second; a window holds 1.02 of a second. Without this, releases whose distance is no part
+/// of the window would lose rate, as they can never fill all windows to the brim. The rest is for shares that change
+/// hands ([`Bucket::is_ahead`]).
+const ALLOWANCE: f64 = 1.01;
 
 /// Rounding of a sum of fractions must not cost a span.
 const EPSILON: f64 = 1e-6;
@@ -80,6 +88,8 @@ pub struct Bucket {
     /// The rate is 0 from then on.
     end: Duration,
     tokens: f64,
+    /// What may go at once; see [`CATCH_UP`].
+    burst: f64,
     filled_at: Duration,
     /// Ascending in time; the first one is the last at or before the beginning of the window.
     samples: VecDeque<Sample>,
@@ -89,7 +99,14 @@ impl Bucket {
     /// An empty bucket with rate 0.
     pub fn new(now: Duration) -> Self {
         let origin = Sample { at: now, allowed: 0.0, released: 0.0, rate: 0.0 };
-        Self { rate: 0.0, end: Duration::MAX, tokens: 0.0, filled_at: now, samples: VecDeque::from([origin]) }
+        Self {
+            rate: 0.0,
+            end: Duration::MAX,
+            tokens: 0.0,
+            burst: 0.0,
+            filled_at: now,
+            samples: VecDeque::from([origin]),
+        }
     }
 
     /// The rate in effect, in spans per second.
@@ -97,14 +114,19 @@ impl Bucket {
         self.rate
     }
 
-    /// Changes the rate. What was saved, in time, stays saved; a debt, in spans, stays owed.
+    /// Changes the rate. What was saved, in time, stays saved, but where the rate falls only a quantum of it goes at
+    /// once: somebody else has that rate from now on, and the window still counts with the larger one. A debt, in
+    /// spans, stays owed.
     pub fn set_rate(&mut self, now: Duration, rate: f64) {
         if rate == self.rate {
             return;
         }
         self.fill(now);
-        if rate < self.rate && self.tokens > 0.0 {
-            self.tokens *= rate / self.rate;
+        if rate < self.rate {
+            if self.tokens > 0.0 {
+                self.tokens *= rate / self.rate;
+            }
+            self.burst = self.burst.min(rate * QUANTUM.as_secs_f64());
         }
         self.rate = rate;
         let last = self.newest();
@@ -143,12 +165,12 @@ impl Bucket {
         // Wait for a full quantum where there is enough to fill it: fewer, fuller transactions.
         let needed = available.max(first).min(quantum);
         let headroom = self.headroom(now);
-        let due = self.tokens.min(headroom) + EPSILON;
+        let due = self.tokens.min(self.burst).min(headroom) + EPSILON;
         if due >= needed {
             // What became due while commits were slow goes at once, or a lane on its own would lose it.
             return Answer::Release(due.min(available).max(first) as usize);
         }
-        let by_tokens = (needed - self.tokens) / self.rate;
+        let by_tokens = ((needed - self.tokens) / self.rate).max((needed - self.burst) / (PEAK * self.rate));
         let wait = if headroom + EPSILON >= needed {
             Duration::from_secs_f64(by_tokens.max(0.0))
         } else {
@@ -162,10 +184,25 @@ impl Bucket {
         self.fill(now);
         let spans = spans.max(1) as f64;
         self.tokens -= spans;
+        self.burst -= spans;
         let mut sample = self.advance(self.newest(), now);
         sample.released += spans;
         self.samples.push_back(sample);
         self.prune(now);
+    }
+
+    /// Whether, within the last window, more than a quantum went out ahead of the rate: what was saved before. A
+    /// smaller rate cannot take that back.
+    pub fn is_ahead(&self, now: Duration) -> bool {
+        let begin = now.saturating_sub(WINDOW);
+        let (newest, mut before) = (self.newest(), self.samples[0].released);
+        let mut ahead = 0.0f64;
+        for sample in self.samples.iter().filter(|sample| sample.at > begin) {
+            let due = self.rate * now.saturating_sub(sample.at).as_secs_f64();
+            ahead = ahead.max(newest.released - before - due);
+            before = sample.released;
+        }
+        ahead > self.quantum() + 1.0
     }
 
     /// [`QUANTUM`] of the rate, in spans; below 1 at rates under 50.
@@ -178,6 +215,8 @@ impl Bucket {
         self.filled_at = now;
         let most = (self.rate * BURST.as_secs_f64()).max(self.quantum());
         self.tokens = (self.tokens + self.rate * elapsed).min(most);
+        let at_once = self.rate * CATCH_UP.as_secs_f64();
+        self.burst = (self.burst + PEAK * self.rate * elapsed).min(at_once);
         self.prune(now);
     }
 

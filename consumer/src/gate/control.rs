@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Gate;
+use super::bucket::WINDOW;
 use super::clock::DatabaseClock;
 use super::lease::{self, LeaseRequest, WHOLE};
 use crate::live::Applied;
@@ -118,6 +119,11 @@ impl RateControl {
                 () = self.wanting_more(request.demand, begin) => {}
             }
         }
+        // Nothing is released any more; what went out ahead of the rate is not handed over, see `renew_once`.
+        let begin = Instant::now();
+        while self.gate.is_ahead() && begin.elapsed() < WINDOW {
+            tokio::time::sleep(lease::RENEW_STARVED / 4).await;
+        }
         self.lower(0);
         if let Err(error) = store.end_lease(&pipeline, &holder).await {
             tracing::info!(%error, "the lease was not given back; it ends by itself within {:?}", lease::TTL);
@@ -135,15 +141,21 @@ impl RateControl {
         }
     }
 
-    /// One renewal. Returns whether less than the fair share could be had.
+    /// One renewal. Returns whether it should be tried again soon: less than the fair share could be had, or more
+    /// had to be kept.
     async fn renew_once(&self, store: &dyn Store, request: &LeaseRequest) -> Result<bool, StoreError> {
         let asked_at = Instant::now();
         let present = self.share();
-        let mut fair = 0;
+        let (mut fair, mut kept) = (0, false);
         let grant = store
             .lease(request, &mut |others| {
                 fair = lease::fair_share(request.demand, others);
-                let share = lease::next_share(request.demand, present, others);
+                let mut share = lease::next_share(request.demand, present, others);
+                // What went out ahead of the rate is not handed over: whoever got it would use it once more.
+                kept = share + share / 50 < present && self.gate.is_ahead();
+                if kept {
+                    share = present;
+                }
                 // In effect before the commit that shows others that it is free.
                 self.lower(share);
                 share
@@ -158,7 +170,7 @@ impl RateControl {
         self.changed.notify_one();
         self.apply();
         self.meters.lease_renewed();
-        Ok(grant.share + WHOLE / 100 < fair)
+        Ok(kept || grant.share + WHOLE / 100 < fair)
     }
 
     fn lower(&self, share: u32) {

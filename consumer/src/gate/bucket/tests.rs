@@ -103,17 +103,17 @@ fn a_debt_outlives_a_change_of_the_rate() {
 fn stalls_shorter_than_the_burst_lose_nothing() {
     let mut bucket = Bucket::new(ms(0));
     bucket.set_rate(ms(0), 2_000.0);
-    // Each transaction of 40 spans takes 19 ms, and one in fifty takes 400 ms.
+    // Each transaction of 40 spans takes 5 ms, and one in five hundred takes 200 ms.
     let mut now = ms(0);
     let mut releases = Vec::new();
     while now < ms(30_000) {
-        let stall = if releases.len() % 50 == 49 { ms(400) } else { ms(5) };
+        let stall = if releases.len() % 500 == 499 { ms(200) } else { ms(5) };
         let part = drain(&mut bucket, now, now + ms(1), 1, stall);
         now = part.last().map_or(now + ms(1), |(at, _)| *at + stall);
         releases.extend(part);
     }
     assert!(total(&releases) as f64 >= 0.98 * 2_000.0 * 30.0, "{}", total(&releases));
-    assert!(most_in_a_second(&releases) <= 2_060, "{}", most_in_a_second(&releases));
+    assert!(most_in_a_second(&releases) <= 2_040, "{}", most_in_a_second(&releases));
 }
 
 #[test]
@@ -169,7 +169,7 @@ proptest! {
     fn every_second_keeps_the_bound_and_the_rate_is_used(
         rate in 1.0f64..50_000.0,
         message in 1usize..300,
-        stall_ms in 0u64..400,
+        stall_ms in 0u64..45,
     ) {
         let mut bucket = Bucket::new(ms(0));
         bucket.set_rate(ms(0), rate);
@@ -184,7 +184,7 @@ proptest! {
         // large pieces a part never fits into the window.
         let batch = ((1_000 / message).max(1) * message) as f64;
         let stall = stall_ms as f64 / 1e3;
-        let fits = rate * (1.0 - 0.75 * stall);
+        let fits = rate * (1.0 - 0.8 * stall);
         let possible = seconds * if stall_ms == 0 { rate } else { fits.min(batch / stall) };
         prop_assert!(
             total(&releases) as f64 + quantum + rate * (0.02 + stall) >= 0.98 * possible,
@@ -211,7 +211,7 @@ proptest! {
         }
         let fullest = most_in_a_second(&releases) as f64;
         // A smaller rate has a smaller quantum, which the last message exceeds by more.
-        let allowed = largest * 1.03 + message as f64;
+        let allowed = largest * 1.02 + message as f64;
         prop_assert!(fullest <= allowed, "{fullest} in a second, {allowed} allowed");
     }
 }

@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn a_misspelt_member_of_the_template_is_refused_with_its_path() {
         let affinity = json!({ "nodeAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [
-            { "weight": 1, "preference": { "matchExpresions": [] } },
+            { "weight": 1, "preference": { "matchExpresions": [{}] } },
         ] } });
         let refused = typed::<Affinity>("affinity", &affinity).expect_err("it is misspelt").to_string();
         let path = "spec.template.consumer.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0]\
