@@ -32,6 +32,9 @@ const EDITS_AT_ONCE: usize = 16;
 /// How long the lead lasts without a renewal. A frozen leader is followed after that; what it writes when it
 /// thaws changes nothing, because every write is idempotent or names the version that it replaces.
 const LEASE_SECONDS: u64 = 15;
+/// An answer that stays away for longer counts as none; without this a dead connection would be waited for until TCP
+/// gives up, and a leader would not notice that it lost the lead. Longer than a watch is silent.
+const SILENCE: Duration = Duration::from_secs(30);
 /// How long before its end the lead is renewed.
 const LEASE_GRACE_SECONDS: u64 = 5;
 /// Longest wait for reconciles under way when the process stops.
@@ -48,9 +51,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     metrics::serve(options.admin, metrics.clone(), stop.clone())
         .await
         .with_context(|| format!("cannot serve the admin endpoints on {}", options.admin))?;
-    let client = Client::try_default()
+    let mut config = kube::Config::infer()
         .await
         .context("cannot find an API server: no service account, no KUBECONFIG")?;
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
+    let client = Client::try_from(config).context("cannot make a client of the API server")?;
     let version = client.apiserver_version().await.context("the API server does not answer")?;
     tracing::info!(api_server = %version.git_version, installation = %options.installation,
         namespaces = ?options.namespaces, "connected");

@@ -19,10 +19,24 @@ pub struct Proxy {
 
 #[derive(Default)]
 struct Shared {
-    /// What a client must say, one after the other, on one connection.
-    awaited: Mutex<Vec<Vec<u8>>>,
+    awaited: Mutex<Awaited>,
     holding: watch::Sender<bool>,
     cut: Notify,
+}
+
+/// What a client must say, one after the other, on one connection.
+#[derive(Default)]
+struct Awaited {
+    words: Vec<Vec<u8>>,
+    /// Counts the times that words were set: what was said of earlier ones does not count.
+    times: usize,
+}
+
+/// What was said of it on one connection.
+#[derive(Default)]
+struct Said {
+    words: usize,
+    times: usize,
 }
 
 impl Proxy {
@@ -55,7 +69,9 @@ impl Proxy {
     /// answers to the last of them, and whatever follows, stays here. One connection only.
     pub fn hold_answers_after(&self, words: &[&str]) {
         let words = words.iter().map(|word| word.as_bytes().to_vec()).collect();
-        *self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner) = words;
+        let mut awaited = self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = awaited.times + 1;
+        *awaited = Awaited { words, times };
     }
 
     /// Waits until answers are held back.
@@ -82,17 +98,20 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    /// Takes what a client says; `said` counts the words so far. Whether it was the last one.
-    fn hears(&self, bytes: &[u8], said: &mut usize) -> bool {
+    /// Takes what a client says. Whether it was the last of the words.
+    fn hears(&self, bytes: &[u8], said: &mut Said) -> bool {
         let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(word) = awaited.get(*said) else { return false };
+        if said.times != awaited.times {
+            *said = Said { words: 0, times: awaited.times };
+        }
+        let Some(word) = awaited.words.get(said.words) else { return false };
         if !bytes.windows(word.len()).any(|window| window == word) {
             return false;
         }
-        *said += 1;
-        let all = *said == awaited.len();
+        said.words += 1;
+        let all = said.words == awaited.words.len();
         if all {
-            awaited.clear();
+            awaited.words.clear();
         }
         all
     }
@@ -103,7 +122,7 @@ async fn pass_on(mut client: TcpStream, server: SocketAddr, shared: &Shared) -> 
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let (mut question, mut answer) = (vec![0; 64 << 10], vec![0; 64 << 10]);
-    let (mut said, mut holding) = (0, false);
+    let (mut said, mut holding) = (Said::default(), false);
     let cut = shared.cut.notified();
     tokio::pin!(cut);
     loop {

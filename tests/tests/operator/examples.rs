@@ -39,7 +39,7 @@ async fn becomes_its_children(namespace: &Namespace, name: &str) -> anyhow::Resu
         // There is no node here: consumers are made, which fit the namespace's standard, and wait.
         let waits = condition(&pipeline, "Ready") == ("False".into(), "ConsumersNotReady".into());
         let made = pipeline["status"]["replicas"].as_i64() > Some(0);
-        Ok((newest && conditions.len() == 6 && waits && made).then_some(pipeline))
+        Ok((newest && conditions.len() == 8 && waits && made).then_some(pipeline))
     });
     let pipeline = namespace.explain(judged.await).await?;
     anyhow::ensure!(condition(&pipeline, "Degraded").0 == "False", "{}", pipeline["status"]);
