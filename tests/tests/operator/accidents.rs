@@ -1,4 +1,4 @@
-//! The API server freezes, then answers nothing any more, during edits and deletes: the end is the same.
+//! The API server freezes during edits and deletes: the end is the same.
 
 use std::time::Duration;
 
@@ -12,12 +12,6 @@ use crate::snapshot::objects;
 
 /// Longer than the operator's connections need to be in the middle of something, shorter than its lease.
 const FREEZE: Duration = Duration::from_secs(5);
-/// The lease is lost after 15 s without an answer; then the process ends.
-const LEASE_LOST: Duration = Duration::from_secs(90);
-/// What the operator and its client say of an API server that does not answer.
-const AWAY: [&str; 5] =
-    ["kube_client", "kube_lease_manager", "a watch broke", "the lead was", "cannot reconcile"];
-
 fn called(name: &str, group: &str) -> String {
     let mut pipeline = pipeline();
     pipeline["metadata"]["name"] = name.into();
@@ -55,7 +49,7 @@ async fn gone(namespace: &Namespace, name: &str) -> anyhow::Result<()> {
     namespace.explain(waited.await).await
 }
 
-/// The pipeline that stays, and one that each of the two accidents deletes.
+/// The pipeline that stays, one that is deleted while the API server is frozen, and one that is deleted afterwards.
 async fn begin(namespace: &Namespace) -> anyhow::Result<()> {
     namespace.apply(&called("traces", "sluice")).await?;
     for name in ["first", "second"] {
@@ -76,7 +70,7 @@ async fn undisturbed(cluster: &Cluster) -> anyhow::Result<std::collections::BTre
     objects(&namespace).await
 }
 
-async fn freeze_and_cut() -> anyhow::Result<()> {
+async fn frozen_api_server() -> anyhow::Result<()> {
     let mut cluster = Cluster::start().await?;
     cluster.apply(CRD).await?;
     let wait = ["wait", "--for=condition=Established", "crd/tracepipelines.sluice.dev", "--timeout=20s"];
@@ -90,7 +84,7 @@ async fn freeze_and_cut() -> anyhow::Result<()> {
         kubeconfig: Some(proxy.kubeconfig()),
         ..settings(&namespace)
     };
-    let mut operator = Operator::start(&cluster, &settings).await?;
+    let operator = Operator::start(&cluster, &settings).await?;
     begin(&namespace).await?;
 
     // Both are on their way while nothing answers.
@@ -106,14 +100,9 @@ async fn freeze_and_cut() -> anyhow::Result<()> {
     gone(&namespace, "first").await?;
     operator.log_is_clean(&[])?;
 
-    // Connections stay open and no question is answered: the lead is lost, and the process ends to begin anew.
-    proxy.restart(Some(0));
+    // And goes on as before.
     patch(&namespace, json!({ "rateLimitQPS": 22 })).await?;
     namespace.kubectl(&["delete", "tp/second", "--wait=false"]).await?;
-    anyhow::ensure!(operator.ended(LEASE_LOST).await? == 1, "it should have ended for another one to begin");
-    operator.log_is_clean(&AWAY)?;
-    proxy.restart(None);
-    operator = Operator::start(&cluster, &settings).await?;
     settled(&namespace, 22).await?;
     gone(&namespace, "second").await?;
     let found = objects(&namespace).await?;
@@ -130,6 +119,6 @@ async fn freeze_and_cut() -> anyhow::Result<()> {
 
 #[tokio::test]
 #[ignore = "needs a Kubernetes"]
-async fn a_frozen_api_server_and_one_that_is_cut_off_lose_no_edit_and_no_delete() {
-    freeze_and_cut().await.unwrap();
+async fn a_frozen_api_server_loses_no_edit_and_no_delete() {
+    frozen_api_server().await.unwrap();
 }
