@@ -437,13 +437,14 @@ impl Lane {
             Err(error) if isolate::is_refusal(error.kind) => tokio::select! {
                 // Nothing of this stays, and at a low rate it takes long.
                 () = stop.cancelled() => Ok(Written::Stopped),
-                isolated = self.isolate(&batch, error) => isolated,
+                isolated = self.isolate(&batch, error) => isolated.map(Written::Isolated),
             },
             Err(error) => Err(error),
         }
     }
 
-    async fn isolate(&self, batch: &Batch<'_>, error: StoreError) -> Result<Written, StoreError> {
+    /// The rows that made the database refuse a batch.
+    async fn isolate(&self, batch: &Batch<'_>, error: StoreError) -> Result<Vec<Refusal>, StoreError> {
         let rows = batch.rows();
         let found =
             isolate::find_refused(&*self.store, &self.gate, rows, |row| batch.span_of_row(row)).await?;
@@ -452,7 +453,7 @@ impl Lane {
             return Err(StoreError { kind: ErrorKind::Unavailable, ..error });
         }
         self.meters.store_refused(&error);
-        Ok(Written::Isolated(found))
+        Ok(found)
     }
 
     /// Spans of the first `messages` messages that are dead letters, ascending: those that no statement can carry

@@ -172,16 +172,7 @@ impl Lane {
                     "dead letters redriven");
                 Ok(Ok(to))
             }
-            Err(error) if isolate::is_refusal(error.kind) => {
-                let rows = batch.rows();
-                let found =
-                    isolate::find_refused(&*self.store, &self.gate, rows, |row| batch.span_of_row(row))
-                        .await?;
-                if found.is_empty() {
-                    return Err(StoreError { kind: ErrorKind::Unavailable, ..error });
-                }
-                Ok(Err(found))
-            }
+            Err(error) if isolate::is_refusal(error.kind) => Ok(Err(self.isolate(&batch, error).await?)),
             Err(error) => Err(error),
         }
     }
