@@ -13,11 +13,13 @@ use sluice_crds::document;
 use sluice_crds::live::Live;
 use sluice_crds::problem::{Problem, Problems};
 use sluice_crds::settings::Settings;
-use sluice_crds::v1alpha1::{Format, JsonPaths, KafkaSource, SqlServer, TracePipeline};
+use sluice_crds::v1alpha1::{Encryption, Format, JsonPaths, KafkaSource, SqlServer, TracePipeline};
 use sluice_crds::validate::{topic_regex, validate_settings};
 use sluice_crds::wire::{self, DocumentError};
 
 use crate::meter::Identity;
+use crate::seal::{KeyRing, Sealing};
+use crate::secrets::Secrets;
 
 /// Larger files are refused unread: an API server takes no object of that size either.
 const MOST_BYTES: u64 = 1024 * 1024;
@@ -71,9 +73,17 @@ pub struct Config {
     pub json: JsonPaths,
     /// The database.
     pub sink: SinkConfig,
+    /// How bodies are sealed; none where they are not.
+    pub encryption: Option<Encryption>,
 }
 
 impl Config {
+    /// What seals and opens the bodies of its table.
+    pub fn sealing(&self, secrets: &Secrets) -> Sealing {
+        let ring = self.encryption.as_ref().map(|encryption| KeyRing::new(encryption, secrets.clone()));
+        Sealing::new(&self.sink.table, ring)
+    }
+
     /// What `/status` calls it.
     pub fn identity(&self) -> Identity {
         Identity {
@@ -206,7 +216,7 @@ pub fn parse_settings(text: &str) -> Result<Config, Problems> {
 
 /// From checked settings to what runs.
 fn assemble(settings: Settings, settings_hash: String, live: Live) -> Result<Config, Problems> {
-    let Settings { pipeline, source, format, json, sink, .. } = settings.clone();
+    let Settings { pipeline, source, format, json, sink, encryption, .. } = settings.clone();
     let no_source = || Problem::new("spec.source", "exactly one kind of source is needed: kafka");
     let kafka = source.kafka.ok_or_else(no_source)?;
     let database = match (sink.mysql, sink.postgres, sink.sqlite) {
@@ -231,6 +241,7 @@ fn assemble(settings: Settings, settings_hash: String, live: Live) -> Result<Con
             max_delay: sink.batch.max_delay.into(),
             manage_schema: sink.manage_schema,
         },
+        encryption,
     })
 }
 
@@ -319,7 +330,7 @@ spec:
         for path in ["source.kafka.topicPattern", "sink.table", "uid"] {
             assert!(text.contains(path), "{text}");
         }
-        let too_new = without_uid.replace("\"minReader\":1", "\"minReader\":2");
+        let too_new = without_uid.replace("\"minReader\":1", "\"minReader\":3");
         assert!(wrong(&too_new).contains("upgrade the consumers"));
         assert!(wrong("{").contains("cannot read the settings document"));
     }

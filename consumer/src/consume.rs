@@ -23,6 +23,7 @@ use crate::live::{self, Applied};
 use crate::logging::{self, LogFormat};
 use crate::meter::Meters;
 use crate::pipeline::{self, MAX_LANES, Parts};
+use crate::seal::BODIES_PER_KEY;
 use crate::secrets::{self, Secrets};
 use crate::source::kafka::KafkaSource;
 use crate::source::kafka::config::{ClientConfigError, client_config};
@@ -76,6 +77,9 @@ pub struct Args {
     /// Folder for SQLite databases: <DIR>/<claimName>/sluice.db.
     #[arg(long, value_name = "DIR", default_value = "sluice-data")]
     pub data_dir: PathBuf,
+    /// Most bodies that one data key seals, where `encryption` is set.
+    #[arg(long, value_name = "N", default_value_t = BODIES_PER_KEY)]
+    pub bodies_per_data_key: u64,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -116,6 +120,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         table: config.sink.table.clone(),
         source: connected,
         store: store.clone(),
+        sealing: Arc::new(config.sealing(&secrets).with_bodies_per_key(args.bodies_per_data_key)),
         decoder: Decoder::new(config.format, &config.json).map_err(anyhow::Error::msg)?,
         max_rows: config.sink.max_rows,
         max_delay: config.sink.max_delay,

@@ -7,21 +7,18 @@
 mod print;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
-use clap::{Subcommand, ValueEnum};
+use anyhow::{Context, ensure};
+use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 
-use crate::config;
-use crate::secrets::Secrets;
+use crate::place::{Opened, Place};
+use crate::print::{Output, moment};
 use crate::store::letter::{LetterFilter, LetterSummary};
 use crate::store::{Reason, Store};
-use crate::{consume, local};
 
 /// Letters that are read, marked or removed in one transaction: short ones, beside the consumers'.
 const PAGE: u32 = 500;
@@ -56,23 +53,6 @@ pub enum Command {
     Purge(Purge),
 }
 
-/// Whose letters.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Place {
-    /// The TracePipeline, as YAML.
-    #[arg(short, long, value_name = "FILE", required_unless_present = "local", conflicts_with = "local")]
-    pub file: Option<PathBuf>,
-    /// The data folder of `sluice local`, instead of -f.
-    #[arg(long, value_name = "DIR")]
-    pub local: Option<PathBuf>,
-    /// Folder with one folder a Secret and one file a key.
-    #[arg(long, value_name = "DIR")]
-    pub secrets_dir: Option<PathBuf>,
-    /// Folder for SQLite databases: <DIR>/<claimName>/sluice.db.
-    #[arg(long, value_name = "DIR", default_value = "sluice-data")]
-    pub data_dir: PathBuf,
-}
-
 /// Which letters; everything that is given must fit.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Filters {
@@ -91,16 +71,6 @@ pub struct Filters {
     /// Only before this time, likewise.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub until: Option<Timestamp>,
-}
-
-/// How to print.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// One JSON document, for programs.
-    Json,
 }
 
 /// See [`Command::List`].
@@ -195,29 +165,6 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-impl Place {
-    /// The store that holds the letters; connects when it is asked.
-    fn open(&self) -> anyhow::Result<Arc<dyn Store>> {
-        match (&self.file, &self.local) {
-            (Some(file), _) => {
-                let config = config::load(file)?;
-                consume::open_store(&config, &Secrets::new(self.secrets_dir.clone()), &self.data_dir)
-            }
-            (None, Some(folder)) => {
-                let database = local::database(folder);
-                ensure!(
-                    database.exists(),
-                    "there is no {}; name the folder of `sluice local`",
-                    database.display()
-                );
-                let config = config::load(&local::pipeline_file(folder))?;
-                local::open_store(&config, &database)
-            }
-            (None, None) => bail!("expected -f or --local"),
-        }
-    }
-}
-
 impl Filters {
     fn filter(&self) -> LetterFilter {
         LetterFilter {
@@ -233,7 +180,7 @@ impl Filters {
 
 impl List {
     async fn run(self) -> anyhow::Result<ExitCode> {
-        let store = self.place.open()?;
+        let store = self.place.open()?.store;
         let filter = LetterFilter { pending: self.pending.then_some(true), ..self.filters.filter() };
         let mut letters: Vec<LetterSummary> = Vec::new();
         let mut after = self.after;
@@ -257,10 +204,11 @@ impl List {
 
 impl Show {
     async fn run(self) -> anyhow::Result<ExitCode> {
-        let store = self.place.open()?;
+        let Opened { store, sealing } = self.place.open()?;
         let letter = store.letter(self.id).await.context(CANNOT_READ)?;
-        store.close().await;
         let letter = letter.with_context(|| format!("there is no dead letter {} in this table", self.id))?;
+        let letter = sealing.open_letter(&*store, letter).await.context("cannot open the dead letter")?;
+        store.close().await;
         match self.output {
             Output::Table => print!("{}", print::letter(&letter)),
             Output::Json => println!("{}", serde_json::to_string_pretty(&print::letter_json(&letter))?),
@@ -310,7 +258,7 @@ async fn next_page(
 impl Redrive {
     async fn run(self) -> anyhow::Result<ExitCode> {
         let filter = chosen(&self.ids, &self.filters, self.all)?;
-        let store = self.place.open()?;
+        let store = self.place.open()?.store;
         let mut ids = self.ids.clone();
         ids.sort_unstable();
         let bar = spinner("marking dead letters");
@@ -403,7 +351,7 @@ impl Purge {
     async fn run(self) -> anyhow::Result<ExitCode> {
         let filter = chosen(&self.ids, &self.filters, self.all)?;
         ensure!(self.dry_run || self.yes, "removing is for good: say --yes, or look first with --dry-run");
-        let store = self.place.open()?;
+        let store = self.place.open()?.store;
         let mut ids = self.ids.clone();
         ids.sort_unstable();
         let bar = spinner("removing dead letters");
@@ -446,26 +394,6 @@ fn reason(text: &str) -> Result<Reason, String> {
         .into_iter()
         .find(|reason| reason.as_str().eq_ignore_ascii_case(text))
         .ok_or_else(|| format!("expected one of {}", known()))
-}
-
-/// RFC 3339, or how long ago.
-fn moment(text: &str) -> Result<Timestamp, String> {
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(at);
-    }
-    let expected =
-        || "expected a time like 2030-01-31T06:00:00Z, or how long ago, like 90m, 2h or 30d".to_owned();
-    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
-    let count: i64 = digits.parse().map_err(|_| expected())?;
-    let seconds = match &text[digits.len()..] {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return Err(expected()),
-    };
-    let ago = count.checked_mul(seconds).filter(|ago| *ago >= 0).ok_or_else(expected)?;
-    Timestamp::from_second(Timestamp::now().as_second().saturating_sub(ago)).map_err(|_| expected())
 }
 
 #[cfg(test)]

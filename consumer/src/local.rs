@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::demo::Demo;
 use self::ingest::Ingest;
 use self::panel::Screen;
+use self::query::Traces;
 use crate::admin::{self, Admin};
 use crate::config::{self, Config, Topics};
 use crate::decode::Decoder;
@@ -34,6 +35,8 @@ use crate::live;
 use crate::logging::{self, LogFormat};
 use crate::meter::Meters;
 use crate::pipeline::{self, Parts};
+use crate::seal::Sealing;
+use crate::secrets::Secrets;
 use crate::source::Source;
 use crate::source::queue::{DEFAULT_MAX_BYTES, DEFAULT_PARTITIONS, Queue, QueueOptions};
 use crate::stop;
@@ -73,6 +76,9 @@ pub struct Args {
     /// Send made-up traces, first in a burst well over the rate, and show what happens.
     #[arg(long)]
     pub demo: bool,
+    /// Folder with one folder a Secret and one file a key, for `encryption`.
+    #[arg(long, value_name = "DIR")]
+    pub secrets_dir: Option<PathBuf>,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -106,6 +112,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let queue = Queue::open(data_dir, queue_options(&config)).await?;
     let database = database(data_dir);
     let store = open_store(&config, &database)?;
+    let sealing = Arc::new(config.sealing(&Secrets::new(args.secrets_dir)));
     let meters = Arc::new(Meters::default());
     let decoder = Decoder::new(config.format, &config.json).map_err(anyhow::Error::msg)?;
     let ingest = Arc::new(Ingest::new(queue.clone(), config.format, decoder));
@@ -118,9 +125,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     admin::serve(args.admin, admin, admin_stop.clone())
         .await
         .with_context(|| in_use("--admin", args.admin))?;
-    let (address, http) = serve(args.listen, router(ingest.clone(), store.clone()), stop.clone())
-        .await
-        .with_context(|| in_use("--listen", args.listen))?;
+    let (address, http) = serve(
+        args.listen,
+        router(ingest.clone(), Traces { store: store.clone(), sealing: sealing.clone() }),
+        stop.clone(),
+    )
+    .await
+    .with_context(|| in_use("--listen", args.listen))?;
     tracing::info!(%address, data = %data_dir.display(), pipeline = %file.display(),
         rate = config.live.rate_limit_qps, "started; save the pipeline file to change the rate");
     let demo = args.demo.then(|| {
@@ -128,7 +139,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         tokio::spawn(demo.run(screen, stop.clone()))
     });
     let live = live::file::watch(file, &config, stop.clone());
-    let parts = parts(&config, queue.clone(), store.clone(), live, meters.clone())?;
+    let parts = parts(&config, queue.clone(), store.clone(), sealing, live, meters.clone())?;
     let result = pipeline::run(parts, stop.clone()).await;
     // The pipeline may have ended by itself, with an error.
     stop.cancel();
@@ -201,6 +212,7 @@ fn parts(
     config: &Config,
     queue: Queue,
     store: Arc<dyn Store>,
+    sealing: Arc<Sealing>,
     live: tokio::sync::watch::Receiver<live::Applied>,
     meters: Arc<Meters>,
 ) -> anyhow::Result<Parts> {
@@ -209,6 +221,7 @@ fn parts(
         table: config.sink.table.clone(),
         source: Arc::new(queue),
         store,
+        sealing,
         decoder: Decoder::new(config.format, &config.json).map_err(anyhow::Error::msg)?,
         max_rows: config.sink.max_rows,
         max_delay: config.sink.max_delay,
@@ -220,7 +233,7 @@ fn parts(
     })
 }
 
-fn router(ingest: Arc<Ingest>, store: Arc<dyn Store>) -> Router {
+fn router(ingest: Arc<Ingest>, traces: Traces) -> Router {
     let write = Router::new()
         .route("/api/v2/spans", post(ingest::zipkin))
         .route("/v1/traces", post(ingest::otlp))
@@ -228,7 +241,7 @@ fn router(ingest: Arc<Ingest>, store: Arc<dyn Store>) -> Router {
     let read = Router::new()
         .route("/api/v1/traces/{traceId}", get(query::trace))
         .route("/api/v2/trace/{traceId}", get(query::zipkin))
-        .with_state(store);
+        .with_state(traces);
     write.merge(read).route("/health", get(|| async { "{\"status\":\"UP\"}\n" }))
 }
 

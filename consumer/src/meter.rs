@@ -9,13 +9,14 @@ mod trouble;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::last_error::LastError;
 use crate::live::{Applied, Origin};
+use crate::seal;
 use crate::source::TopicPartition;
 use crate::store::{ErrorKind, Reason, StoreError};
 
@@ -45,6 +46,8 @@ pub struct Meters {
     pub redriven: AtomicU64,
     /// Times that a topic was found re-created.
     pub recreated: AtomicU64,
+    /// What was sealed; set where a pipeline runs.
+    pub sealing: OnceLock<Arc<seal::Counters>>,
     dead_letters: [AtomicU64; Reason::ALL.len()],
     errors: [AtomicU64; ERROR_KINDS.len()],
     /// Rows and dead letters that the settled messages became, without those of redriven dead letters.
@@ -121,6 +124,7 @@ impl Default for Meters {
             skipped_offsets: zeros(),
             redriven: zeros(),
             recreated: zeros(),
+            sealing: OnceLock::new(),
             dead_letters: std::array::from_fn(|_| zeros()),
             errors: std::array::from_fn(|_| zeros()),
             settled_spans: zeros(),

@@ -36,6 +36,7 @@ use crate::gate::control::RateControl;
 use crate::last_error::LastError;
 use crate::live::Applied;
 use crate::meter::{LaneMeter, Meters};
+use crate::seal::Sealing;
 use crate::source::{Source, SourceError, SourceEvent, TopicPartition};
 use crate::store::{ErrorKind, Store, StoreError};
 use lane::{Command, HandedBack, Lane};
@@ -60,6 +61,8 @@ pub struct Parts {
     pub source: Arc<dyn Source>,
     /// Where rows go. `prepare` is called by [`run`].
     pub store: Arc<dyn Store>,
+    /// What bodies are sealed with.
+    pub sealing: Arc<Sealing>,
     /// Bytes to spans.
     pub decoder: Decoder,
     /// Most rows in a transaction.
@@ -102,6 +105,8 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineEr
     let gate = Arc::new(Gate::new());
     let live = parts.live.borrow().live.clone();
     let clock = Arc::new(DatabaseClock::default());
+    let sealed = parts.sealing.counters.clone();
+    parts.meters.sealing.get_or_init(|| sealed);
     let control = Arc::new(RateControl::new(gate.clone(), clock.clone(), parts.meters.clone(), live));
     // Lanes finish before the lease is given back: a release must not outlive it.
     let lanes_done = CancellationToken::new();
@@ -153,7 +158,7 @@ async fn start(parts: &Parts, stop: &CancellationToken) -> Result<Option<String>
 
 async fn preflight(parts: &Parts) -> Result<String, PipelineError> {
     let meters = &parts.meters;
-    while let Err(error) = parts.store.prepare().await {
+    while let Err(error) = prepare(parts).await {
         if error.kind == ErrorKind::Schema && !parts.patient {
             return Err(error.into());
         }
@@ -173,6 +178,12 @@ async fn preflight(parts: &Parts) -> Result<String, PipelineError> {
     meters.source_works();
     meters.preflight.source_reached.store(true, Relaxed);
     Ok(cluster_id)
+}
+
+/// Tables, and what bodies are sealed with.
+async fn prepare(parts: &Parts) -> Result<(), StoreError> {
+    parts.store.prepare().await?;
+    Ok(parts.sealing.prepare(&*parts.store).await?)
 }
 
 /// The cluster's id, where its brokers answer and have the topic. A pattern may match nothing yet.
@@ -246,6 +257,7 @@ impl Driver {
                 let lane = Lane {
                     source: parts.source.clone(),
                     store: parts.store.clone(),
+                    sealing: parts.sealing.clone(),
                     decoder: parts.decoder.clone(),
                     gate: gate.clone(),
                     clock: clock.clone(),

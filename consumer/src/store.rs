@@ -9,6 +9,7 @@
 //! [`null::NullStore`] the floor for benchmarks.
 
 pub mod inspect;
+pub mod key;
 pub mod letter;
 pub mod memory;
 pub mod mysql;
@@ -24,6 +25,7 @@ pub use sql::{ConnectWith, is_denied};
 pub use table::{TableName, TableNameError};
 
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
+use key::KeyStore;
 use letter::LetterStore;
 
 /// Most streams (rows of `sluice_progress`) that one table can have: 14 bits of the row id.
@@ -144,9 +146,11 @@ pub struct DeadLetter<'a> {
     /// The message's key.
     pub key: Option<&'a [u8]>,
     /// The message's headers: a JSON list of `{"name": …, "value": base64 or null}`.
-    pub headers: &'a str,
+    pub headers: &'a [u8],
     /// The original bytes: the message's value, or the span's body.
     pub bytes: &'a [u8],
+    /// Whether key, headers and bytes are sealed, each by itself.
+    pub sealed: bool,
 }
 
 /// Everything that one transaction writes.
@@ -242,7 +246,7 @@ impl StoreError {
 /// retries: the pipeline does, in one place. Calls of [`Self::write`] for different streams may run side by
 /// side; nothing before a transaction's last statement locks a row that another stream needs.
 #[async_trait]
-pub trait Store: LetterStore {
+pub trait Store: LetterStore + KeyStore {
     /// Connects and brings the schema up to date; several replicas may do so at once. Adopts an existing
     /// trace table, or creates it. With `manageSchema: false` only verifies.
     async fn prepare(&self) -> Result<(), StoreError>;

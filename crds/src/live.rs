@@ -73,5 +73,8 @@ pub struct LiveDocument {
 impl Document for LiveDocument {
     const NAME: &'static str = "live";
     const READER: u32 = 1;
-    const MIN_READER: u32 = 1;
+
+    fn min_reader(&self) -> u32 {
+        1
+    }
 }

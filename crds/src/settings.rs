@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::v1alpha1::{Format, JsonPaths, Sink, Source, TracePipelineSpec};
+use crate::v1alpha1::{Encryption, Format, JsonPaths, Sink, Source, TracePipelineSpec};
 use crate::wire::{Document, DocumentError, hash};
 
 /// What a consumer needs to start.
@@ -24,12 +24,19 @@ pub struct Settings {
     pub json: JsonPaths,
     /// See [`TracePipelineSpec::sink`].
     pub sink: Sink,
+    /// See [`TracePipelineSpec::encryption`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
 }
 
 impl Document for Settings {
     const NAME: &'static str = "settings";
-    const READER: u32 = 1;
-    const MIN_READER: u32 = 1;
+    const READER: u32 = 2;
+
+    /// A reader of version 1 knows nothing of `encryption`: it would store bodies as they are.
+    fn min_reader(&self) -> u32 {
+        if self.encryption.is_some() { 2 } else { 1 }
+    }
 }
 
 impl Settings {
@@ -42,6 +49,7 @@ impl Settings {
             format: spec.format,
             json: spec.json.clone(),
             sink: spec.sink.clone(),
+            encryption: spec.encryption.clone(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! and the API server's strict mode are what refuses unknown fields. Every rule of the schema has its twin in
 //! [`crate::validate`], because a schema can be edited or skipped.
 
+mod encryption;
 mod kafka;
 mod properties;
 mod secret;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::validate::MAX_PIPELINE_NAME;
 
+pub use encryption::{Encryption, EncryptionKey, MAX_ENCRYPTION_KEYS};
 pub use kafka::{KafkaSasl, KafkaSource, KafkaTls, SaslMechanism, Source, StartFrom};
 pub use properties::{KAFKA_PROPERTIES, KafkaProperty, PropertyValue};
 pub use secret::{SecretKeyRef, SecretSource};
@@ -105,6 +107,9 @@ pub struct TracePipelineSpec {
     pub suspend: bool,
     /// Where spans are stored; exactly one kind of database.
     pub sink: Sink,
+    /// How bodies are sealed. Default: they are stored as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     /// Pods that share the work, 0 to 1000; for sqlite it must be 1 (or 0). `kubectl scale` and autoscalers set
     /// it. Ignored where `autoscaling` is set, and outside a cluster. Default: 2.
     #[serde(default = "default_replicas")]

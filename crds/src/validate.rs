@@ -16,8 +16,9 @@ use crate::live::Live;
 use crate::problem::{Problem, without_credentials};
 use crate::settings::Settings;
 use crate::v1alpha1::{
-    Batch, JsonPaths, KAFKA_PROPERTIES, KafkaSource, KafkaTls, MAX_RATE_LIMIT_QPS, MAX_TIME, SecretSource,
-    Sink, Source, SqlServer, StartFrom, TracePipelineSpec,
+    Batch, Encryption, JsonPaths, KAFKA_PROPERTIES, KafkaSource, KafkaTls, MAX_ENCRYPTION_KEYS,
+    MAX_RATE_LIMIT_QPS, MAX_TIME, SecretKeyRef, SecretSource, Sink, Source, SqlServer, StartFrom,
+    TracePipelineSpec,
 };
 
 /// Longest wait of a batch's first row.
@@ -38,6 +39,7 @@ pub fn validate(spec: &TracePipelineSpec) -> Vec<Problem> {
         check.time("spec.override.until", rate_override.until);
     }
     check.sink("spec.sink", &spec.sink);
+    check.encryption("spec.encryption", spec.encryption.as_ref());
     check.workload("spec", spec);
     check.problems
 }
@@ -56,6 +58,7 @@ pub fn validate_settings(settings: &Settings) -> Vec<Problem> {
     check.source("source", &settings.source);
     check.json("json", &settings.json);
     check.sink("sink", &settings.sink);
+    check.encryption("encryption", settings.encryption.as_ref());
     check.problems
 }
 
@@ -247,13 +250,18 @@ impl Check {
     }
 
     fn secret(&mut self, path: &str, source: Option<&SecretSource>) {
-        let Some(SecretSource { secret_key_ref }) = source else { return };
-        let (name, key) = (&secret_key_ref.name, &secret_key_ref.key);
+        if let Some(SecretSource { secret_key_ref }) = source {
+            self.secret_key(&format!("{path}.secretKeyRef"), secret_key_ref);
+        }
+    }
+
+    fn secret_key(&mut self, path: &str, reference: &SecretKeyRef) {
+        let SecretKeyRef { name, key } = reference;
         let expected =
             "the name of a Secret in the pipeline's own namespace (lower-case letters, digits, '-', '.')";
-        self.expect(is_object_name(name), format!("{path}.secretKeyRef.name"), expected, Quoted(name));
+        self.expect(is_object_name(name), format!("{path}.name"), expected, Quoted(name));
         let expected = "a key of a Secret (letters, digits, '-', '_', '.')";
-        self.expect(is_secret_key(key), format!("{path}.secretKeyRef.key"), expected, Quoted(key));
+        self.expect(is_secret_key(key), format!("{path}.key"), expected, Quoted(key));
     }
 
     fn json(&mut self, path: &str, json: &JsonPaths) {
@@ -285,6 +293,24 @@ impl Check {
         let expected = "a table name (a letter or '_', then letters, digits and '_', 63 at most, not beginning with sluice_ or sqlite_)";
         self.expect(is_table_name(&sink.table), format!("{path}.table"), expected, Quoted(&sink.table));
         self.batch(&format!("{path}.batch"), &sink.batch);
+    }
+
+    fn encryption(&mut self, path: &str, encryption: Option<&Encryption>) {
+        let Some(Encryption { keys, primary_key }) = encryption else { return };
+        let good = (1..=MAX_ENCRYPTION_KEYS as usize).contains(&keys.len());
+        let expected = format!("1 to {MAX_ENCRYPTION_KEYS} keys");
+        self.expect(good, format!("{path}.keys"), &expected, keys.len());
+        for (index, key) in keys.iter().enumerate() {
+            let path = format!("{path}.keys[{index}]");
+            let good = key.name.len() <= 63 && !key.name.contains('.') && is_object_name(&key.name);
+            let expected = "a name (lower-case letters, digits and '-', 63 at most)";
+            self.expect(good, format!("{path}.name"), expected, Quoted(&key.name));
+            let new = keys[..index].iter().all(|before| before.name != key.name);
+            self.expect(new, format!("{path}.name"), "a name of its own", Quoted(&key.name));
+            self.secret_key(&format!("{path}.secretKeyRef"), &key.secret_key_ref);
+        }
+        let known = keys.iter().any(|key| key.name == *primary_key);
+        self.expect(known, format!("{path}.primaryKey"), "the name of one of the keys", Quoted(primary_key));
     }
 
     fn server(&mut self, path: &str, server: &SqlServer) {

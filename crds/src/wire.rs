@@ -19,8 +19,10 @@ pub trait Document: Serialize + DeserializeOwned {
     const NAME: &'static str;
     /// The newest meaning that this program understands.
     const READER: u32;
-    /// The oldest reader that understands what this program writes.
-    const MIN_READER: u32;
+
+    /// The oldest reader that gets this document's meaning right: one that ignores the fields which it does not
+    /// know.
+    fn min_reader(&self) -> u32;
 }
 
 /// Why a document cannot be used.
@@ -79,7 +81,7 @@ pub fn write<D: Document>(document: &D) -> Result<String, DocumentError> {
         |error: serde_json::Error| DocumentError::Malformed { name: D::NAME, message: error.to_string() };
     let mut value = serde_json::to_value(document).map_err(malformed)?;
     if let Some(members) = value.as_object_mut() {
-        members.insert("minReader".into(), D::MIN_READER.into());
+        members.insert("minReader".into(), document.min_reader().into());
     }
     Ok(canonical(&value))
 }

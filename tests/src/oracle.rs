@@ -4,6 +4,7 @@
 //! the [`Ledger`]. Its own tests feed it every kind of wrong table and see that it objects.
 
 pub mod database;
+pub mod unseal;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
@@ -11,6 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use nix::sys::signal::Signal;
 
 use crate::component::{Component, Launch, Scratch};
+use crate::oracle::unseal::RingKey;
 use crate::{eventually, free_port};
 
 /// How long a consumer may take until its administration port answers.
@@ -54,9 +57,29 @@ pub struct Pipeline {
     pub max_rows: u32,
     /// Settings of librdkafka.
     pub properties: Vec<(String, String)>,
+    /// What seals bodies; the last one is the primary key. None: they are stored as they are.
+    pub ring: Vec<RingKey>,
 }
 
+/// Name of the Secret that holds the ring.
+const RING: &str = "ring";
+
 impl Pipeline {
+    /// Adds a key, which is the primary one then.
+    pub fn seal_with(&mut self, name: &str) {
+        let bytes = std::iter::repeat_with(|| fastrand::u8(..)).take(32).collect();
+        self.ring.push(RingKey { name: name.to_owned(), bytes });
+    }
+
+    /// `encryption` as YAML, or nothing.
+    fn encryption(&self) -> String {
+        let Some(primary) = self.ring.last() else { return String::new() };
+        let key =
+            |key: &RingKey| format!("{{ name: {0}, secretKeyRef: {{ name: {RING}, key: {0} }} }}", key.name);
+        let keys: Vec<String> = self.ring.iter().map(key).collect();
+        format!("  encryption: {{ keys: [{}], primaryKey: {} }}\n", keys.join(", "), primary.name)
+    }
+
     /// A pipeline of `Json` messages without an effective limit.
     pub fn new(bootstrap: &str, topic: &str, sink: Sink) -> Self {
         Self {
@@ -71,6 +94,7 @@ impl Pipeline {
             sink,
             max_rows: 1_000,
             properties: Vec::new(),
+            ring: Vec::new(),
         }
     }
 
@@ -93,6 +117,7 @@ impl Pipeline {
         let rate_override = self.rate_override.as_ref().map_or_else(String::new, |(rate, until)| {
             format!("  override: {{ rateLimitQPS: {rate}, until: {until} }}\n")
         });
+        let encryption = self.encryption();
         let properties: String =
             self.properties.iter().map(|(name, value)| format!("        {name}: {value:?}\n")).collect();
         let properties = if properties.is_empty() { "{}".to_owned() } else { format!("\n{properties}") };
@@ -110,7 +135,7 @@ spec:
   format: {}
   rateLimitQPS: {}
   replicas: 1
-{rate_override}  suspend: {}
+{encryption}{rate_override}  suspend: {}
   sink:
     {sink}
     batch: {{ maxRows: {} }}
@@ -137,8 +162,22 @@ impl Home {
             std::fs::create_dir_all(&secret)?;
             std::fs::write(secret.join("url"), url)?;
         }
+        home.save_ring(pipeline)?;
         home.save(&pipeline.yaml())?;
         Ok(home)
+    }
+
+    /// Writes the keys of a pipeline, as [`Self::new`] does.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn save_ring(&self, pipeline: &Pipeline) -> anyhow::Result<()> {
+        let secret = self.dir.path().join("secrets").join(RING);
+        std::fs::create_dir_all(&secret)?;
+        for key in &pipeline.ring {
+            std::fs::write(secret.join(&key.name), format!("{}\n", STANDARD.encode(&key.bytes)))?;
+        }
+        Ok(())
     }
 
     /// The folder.

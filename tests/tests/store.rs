@@ -11,12 +11,15 @@ mod bed;
 mod cases;
 #[path = "store/faults.rs"]
 mod faults;
+#[path = "store/keys.rs"]
+mod keys;
 #[path = "store/letters.rs"]
 mod letters;
 
 /// Every case of the suite.
 mod suite_cases {
     pub use crate::cases::*;
+    pub use crate::keys::*;
     pub use crate::letters::*;
 }
 
@@ -55,6 +58,10 @@ macro_rules! on_every_store {
 }
 
 on_every_store! {
+    data_keys_are_stored_once_and_wrapped_anew_only_as_they_were_read,
+    dictionaries_are_stored_once_and_listed_oldest_first,
+    a_sealed_letter_is_told_from_a_plain_one_by_more_than_its_bytes,
+    rows_are_read_in_the_order_of_their_ids,
     rows_dead_letters_and_position_are_stored_together,
     a_committed_batch_that_is_tried_again_is_fenced_and_adds_nothing,
     every_part_of_the_claim_is_compared,

@@ -41,6 +41,27 @@ impl Collector for Snapshot {
 }
 
 impl Snapshot {
+    fn sealing(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let Some(sealed) = self.meters.sealing.get() else { return Ok(()) };
+        let plain: [(&str, &str, Option<&Unit>, &AtomicU64); 5] = [
+            ("sealed_bodies", "Bodies sealed, with repeated tries", None, &sealed.bodies),
+            ("sealed_plain", "Bytes of these bodies before", Some(&Unit::Bytes), &sealed.plain_bytes),
+            (
+                "sealed_stored",
+                "Bytes of these bodies as they are stored",
+                Some(&Unit::Bytes),
+                &sealed.sealed_bytes,
+            ),
+            ("data_keys_made", "Data keys made by this process", None, &sealed.data_keys),
+            ("dictionaries_trained", "Dictionaries trained by this process", None, &sealed.dictionaries),
+        ];
+        for (name, help, unit, value) in plain {
+            let counter = ConstCounter::new(value.load(Relaxed));
+            counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)?;
+        }
+        Ok(())
+    }
+
     fn counters(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let meters = &self.meters;
         let plain: [(&str, &str, Option<&Unit>, &AtomicU64); 7] = [
@@ -66,6 +87,7 @@ impl Snapshot {
             let counter = ConstCounter::new(value.load(Relaxed));
             counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)?;
         }
+        self.sealing(encoder)?;
         let renewals = ConstCounter::new(meters.lease_renewals());
         renewals.encode(encoder.encode_descriptor(
             "lease_renewals",

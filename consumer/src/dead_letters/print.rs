@@ -98,7 +98,7 @@ pub fn list_json(letters: &[LetterSummary], more: bool) -> Value {
 /// Everything of a letter, its bytes in base64.
 pub fn letter_json(letter: &StoredLetter) -> Value {
     let mut json = summary_json(&letter.summary);
-    let headers: Value = serde_json::from_str(&letter.headers).unwrap_or_default();
+    let headers: Value = serde_json::from_slice(&letter.headers).unwrap_or_default();
     json["traceId"] = json!(letter.trace_id);
     json["kind"] = json!(letter.kind);
     json["key"] = json!(letter.key.as_ref().map(|key| BASE64.encode(key)));
@@ -142,8 +142,8 @@ pub fn letter(letter: &StoredLetter) -> String {
     if let Some(key) = &letter.key {
         line("key", readable(key));
     }
-    if letter.headers != "[]" {
-        line("headers", letter.headers.clone());
+    if letter.headers != b"[]" {
+        line("headers", readable(&letter.headers));
     }
     line("bytes", letter.bytes.len().to_string());
     let _ = writeln!(out, "{}", readable(&letter.bytes));

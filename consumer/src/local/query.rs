@@ -11,11 +11,35 @@ use serde_json::value::RawValue;
 use sluice_crds::problem::chain;
 
 use crate::read;
+use crate::seal::{OpenedSpan, Sealing};
 use crate::span::MAX_TRACE_ID_CHARS;
-use crate::store::{Store, StoredSpan};
+use crate::store::Store;
 
 /// Most rows of one answer.
 const MAX_ROWS: u32 = 10_000;
+
+/// Where traces are read from.
+#[derive(Clone)]
+pub struct Traces {
+    /// The rows.
+    pub store: Arc<dyn Store>,
+    /// What opens their bodies.
+    pub sealing: Arc<Sealing>,
+}
+
+impl Traces {
+    /// At most one row more than an answer holds.
+    async fn rows(&self, trace_id: &str) -> Result<Vec<OpenedSpan>, Response> {
+        if trace_id.is_empty() || trace_id.chars().count() > MAX_TRACE_ID_CHARS {
+            let reason = format!("expected a trace id of 1 to {MAX_TRACE_ID_CHARS} characters");
+            return Err(error(StatusCode::BAD_REQUEST, reason));
+        }
+        let unavailable =
+            |failed: &dyn std::error::Error| error(StatusCode::SERVICE_UNAVAILABLE, chain(failed));
+        let stored = self.store.trace(trace_id, MAX_ROWS + 1).await.map_err(|failed| unavailable(&failed))?;
+        self.sealing.open_spans(&*self.store, stored).await.map_err(|failed| unavailable(&failed))
+    }
+}
 
 /// A trace as it lies in the table.
 #[derive(Serialize)]
@@ -37,18 +61,30 @@ struct SpanRow {
     id: String,
     kind: String,
     created_at: String,
-    body: Box<RawValue>,
+    /// `null` where it cannot be opened.
+    body: Option<Box<RawValue>>,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 impl SpanRow {
     /// A body that is no JSON (a foreign row of an adopted table) becomes a string.
-    fn new(stored: StoredSpan) -> Result<Self, serde_json::Error> {
+    fn new(opened: OpenedSpan) -> Result<Self, serde_json::Error> {
+        let OpenedSpan { span: stored, error } = opened;
         let created_at = jiff::Timestamp::from_millisecond(stored.created_at_ms).unwrap_or_default();
         let body = match serde_json::from_str::<&RawValue>(&stored.body) {
-            Ok(_) => RawValue::from_string(stored.body)?,
-            Err(_) => serde_json::value::to_raw_value(&stored.body)?,
+            _ if error.is_some() => None,
+            Ok(_) => Some(RawValue::from_string(stored.body)?),
+            Err(_) => Some(serde_json::value::to_raw_value(&stored.body)?),
         };
-        Ok(Self { id: stored.id.to_string(), kind: stored.kind, created_at: created_at.to_string(), body })
+        Ok(Self {
+            id: stored.id.to_string(),
+            kind: stored.kind,
+            created_at: created_at.to_string(),
+            body,
+            error: error.map(|error| chain(&error)),
+        })
     }
 }
 
@@ -60,22 +96,13 @@ fn json(body: String) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-async fn rows(store: &dyn Store, trace_id: &str) -> Result<Vec<StoredSpan>, Response> {
-    if trace_id.is_empty() || trace_id.chars().count() > MAX_TRACE_ID_CHARS {
-        let reason = format!("expected a trace id of 1 to {MAX_TRACE_ID_CHARS} characters");
-        return Err(error(StatusCode::BAD_REQUEST, reason));
-    }
-    let found = store.trace(trace_id, MAX_ROWS + 1).await;
-    found.map_err(|failed| error(StatusCode::SERVICE_UNAVAILABLE, chain(&failed)))
-}
-
 fn unknown(trace_id: &str) -> Response {
     error(StatusCode::NOT_FOUND, format_args!("no span of trace {trace_id:?} is stored"))
 }
 
-/// The rows of a trace, oldest first, bodies verbatim.
-pub async fn trace(State(store): State<Arc<dyn Store>>, Path(trace_id): Path<String>) -> Response {
-    let mut stored = match rows(&*store, &trace_id).await {
+/// The rows of a trace, oldest first, bodies verbatim; a row whose body cannot be opened says why.
+pub async fn trace(State(traces): State<Traces>, Path(trace_id): Path<String>) -> Response {
+    let mut stored = match traces.rows(&trace_id).await {
         Ok(stored) if stored.is_empty() => return unknown(&trace_id),
         Ok(stored) => stored,
         Err(response) => return response,
@@ -89,19 +116,24 @@ pub async fn trace(State(store): State<Arc<dyn Store>>, Path(trace_id): Path<Str
     answer.map_or_else(|failed| error(StatusCode::INTERNAL_SERVER_ERROR, failed), json)
 }
 
-/// The trace as a list of Zipkin v2 spans. Bodies that are no spans of either kind are left out.
-pub async fn zipkin(State(store): State<Arc<dyn Store>>, Path(trace_id): Path<String>) -> Response {
+/// The trace as a list of Zipkin v2 spans. Bodies that are no spans of either kind are left out; one that cannot be
+/// opened fails the whole, as the format has no place to say so.
+pub async fn zipkin(State(traces): State<Traces>, Path(trace_id): Path<String>) -> Response {
     let mut stored = Vec::new();
     // One trace may lie under several forms of its id: producers write it differently.
     for form in read::trace_id_forms(&trace_id) {
-        match rows(&*store, &form).await {
+        match traces.rows(&form).await {
             Ok(found) => stored.extend(found),
             Err(response) => return response,
         }
     }
-    stored.sort_by_key(|span| span.id);
+    stored.sort_by_key(|opened| opened.span.id);
     stored.truncate(MAX_ROWS as usize);
-    let spans: Vec<_> = stored.iter().filter_map(|span| read::zipkin_v2(&span.body)).collect();
+    if let Some((id, why)) = stored.iter().find_map(|one| Some((one.span.id, one.error.as_ref()?))) {
+        let reason = format_args!("cannot open the body of row {id}: {}", chain(why));
+        return error(StatusCode::INTERNAL_SERVER_ERROR, reason);
+    }
+    let spans: Vec<_> = stored.iter().filter_map(|opened| read::zipkin_v2(&opened.span.body)).collect();
     if spans.is_empty() {
         return unknown(&trace_id);
     }

@@ -42,7 +42,7 @@ struct Letter<'a> {
     span: Option<LetterSpan<'a>>,
     reason: Reason,
     detail: &'a str,
-    headers: String,
+    headers: Vec<u8>,
     bytes: &'a [u8],
 }
 
@@ -151,6 +151,7 @@ impl<'a> Batch<'a> {
                 key: letter.segment.key(letter.entry),
                 headers: &letter.headers,
                 bytes: letter.bytes,
+                sealed: false,
             })
             .collect()
     }
@@ -160,22 +161,22 @@ impl<'a> Batch<'a> {
         self.letters.iter().map(|letter| letter.entry)
     }
 
-    /// The batch in the store's form.
-    pub fn write<'b>(&'b self, dead_letters: &'b [DeadLetter<'b>]) -> WriteBatch<'b> {
+    /// The batch in the store's form; rows and dead letters are its own, or what they were sealed to.
+    pub fn write<'b>(&'b self, rows: &'b [Row<'b>], dead_letters: &'b [DeadLetter<'b>]) -> WriteBatch<'b> {
         WriteBatch {
             stream: self.claim.stream,
             epoch: self.claim.epoch,
             from: self.from,
             to: self.to,
             fingerprint: Some(self.fingerprint),
-            rows: &self.rows,
+            rows,
             dead_letters,
         }
     }
 }
 
 /// A JSON list of `{"name": …, "value": base64 or null}`; names that are no UTF-8 lose their broken bytes.
-fn headers_json(segment: &Segment, entry: &Entry) -> String {
+fn headers_json(segment: &Segment, entry: &Entry) -> Vec<u8> {
     let list: Vec<serde_json::Value> = segment
         .headers(entry)
         .into_iter()
@@ -186,5 +187,5 @@ fn headers_json(segment: &Segment, entry: &Entry) -> String {
             })
         })
         .collect();
-    serde_json::Value::Array(list).to_string()
+    serde_json::Value::Array(list).to_string().into_bytes()
 }

@@ -25,8 +25,9 @@ use crate::gate::bucket::Offer;
 use crate::gate::clock::DatabaseClock;
 use crate::last_error::LastError;
 use crate::meter::{Activity, LaneMeter, Meters};
+use crate::seal::Sealing;
 use crate::source::{ReadEnd, Source, TopicPartition};
-use crate::store::{ErrorKind, Position, Reason, Store, StoreError};
+use crate::store::{ErrorKind, Position, Reason, Row, Store, StoreError};
 
 /// Bytes that a lane decodes ahead, over all of its partitions; one more segment at most.
 const LANE_BYTES: usize = 4 << 20;
@@ -64,6 +65,8 @@ pub struct Lane {
     pub source: Arc<dyn Source>,
     /// Where batches go.
     pub store: Arc<dyn Store>,
+    /// What bodies are sealed with.
+    pub sealing: Arc<Sealing>,
     /// Bytes to spans.
     pub decoder: Decoder,
     /// What it waits at.
@@ -414,8 +417,12 @@ impl Lane {
             messages,
             &refusals,
         );
-        let letters = batch.dead_letters();
-        match self.store.write(&batch.write(&letters)).await {
+        let sealed_rows = self.sealing.rows(&self.store, batch.rows()).await?;
+        let rows = sealed_rows.rows(batch.rows());
+        let plain_letters = batch.dead_letters();
+        let sealed_letters = self.sealing.letters(&*self.store, &plain_letters).await?;
+        let letters = sealed_letters.letters(&plain_letters);
+        match self.store.write(&batch.write(&rows, &letters)).await {
             Ok(()) => {
                 let bytes = batch.rows().iter().map(|row| row.body.len() as u64).sum();
                 self.meters.committed(
@@ -437,15 +444,19 @@ impl Lane {
             Err(error) if isolate::is_refusal(error.kind) => tokio::select! {
                 // Nothing of this stays, and at a low rate it takes long.
                 () = stop.cancelled() => Ok(Written::Stopped),
-                isolated = self.isolate(&batch, error) => isolated.map(Written::Isolated),
+                isolated = self.isolate(&batch, &rows, error) => isolated.map(Written::Isolated),
             },
             Err(error) => Err(error),
         }
     }
 
-    /// The rows that made the database refuse a batch.
-    async fn isolate(&self, batch: &Batch<'_>, error: StoreError) -> Result<Vec<Refusal>, StoreError> {
-        let rows = batch.rows();
+    /// The rows that made the database refuse a batch; `rows` as they were written.
+    async fn isolate(
+        &self,
+        batch: &Batch<'_>,
+        rows: &[Row<'_>],
+        error: StoreError,
+    ) -> Result<Vec<Refusal>, StoreError> {
         let found =
             isolate::find_refused(&*self.store, &self.gate, rows, |row| batch.span_of_row(row)).await?;
         if found.is_empty() {

@@ -66,6 +66,7 @@ impl Replica {
             table: "connectivity_trace".to_owned(),
             source: Arc::new(source.clone()),
             store: store.clone(),
+            sealing: Arc::new(Sealing::new("connectivity_trace", None)),
             decoder: Decoder::new(format, &JsonPaths::default()).unwrap(),
             max_rows: 100,
             max_delay: Duration::from_millis(20),

@@ -76,9 +76,11 @@ pub struct StoredLetter {
     /// The message's key.
     pub key: Option<Vec<u8>>,
     /// The message's headers: a JSON list of `{"name": …, "value": base64 or null}`.
-    pub headers: String,
+    pub headers: Vec<u8>,
     /// The original bytes: the message's value, or the span's body.
     pub bytes: Vec<u8>,
+    /// Whether key, headers and bytes are sealed, each by itself.
+    pub sealed: bool,
 }
 
 /// An earlier failure of a letter that was redriven.

@@ -3,6 +3,7 @@
 //! Guarantees: as [`super::Store`], but nothing outlives the process. Its clock is tokio's, so it stands
 //! still and jumps with a paused runtime.
 
+mod keys;
 mod letters;
 mod state;
 
@@ -51,6 +52,8 @@ pub enum Call {
     Redrive,
     /// Likewise, after the commit.
     Redriven,
+    /// [`KeyStore::add_data_key`](super::key::KeyStore::add_data_key)
+    AddDataKey,
 }
 
 type CallHook = Box<dyn FnMut(Call) -> Option<StoreError> + Send>;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 
+use super::key::{KeyStore, SealedDictionary, WrappedKey};
 use super::letter::{LetterFilter, LetterStore, LetterSummary, RedriveBatch, StoredLetter};
 use super::memory::MemoryStore;
 use super::{Claim, Row, Store, StoreError, StoredSpan, StreamKey, WriteBatch};
@@ -71,6 +72,41 @@ impl LetterStore for NullStore {
 
     async fn redrive(&self, batch: &RedriveBatch<'_>) -> Result<(), StoreError> {
         self.positions.redrive(batch).await
+    }
+}
+
+#[async_trait]
+impl KeyStore for NullStore {
+    async fn data_keys(&self) -> Result<Vec<WrappedKey>, StoreError> {
+        self.positions.data_keys().await
+    }
+
+    async fn data_key(&self, id: u32) -> Result<Option<WrappedKey>, StoreError> {
+        self.positions.data_key(id).await
+    }
+
+    async fn add_data_key(&self, key: &WrappedKey) -> Result<bool, StoreError> {
+        self.positions.add_data_key(key).await
+    }
+
+    async fn rewrap(&self, old: &WrappedKey, new: &WrappedKey) -> Result<bool, StoreError> {
+        self.positions.rewrap(old, new).await
+    }
+
+    async fn dictionaries(&self) -> Result<Vec<SealedDictionary>, StoreError> {
+        self.positions.dictionaries().await
+    }
+
+    async fn dictionary(&self, id: u16) -> Result<Option<SealedDictionary>, StoreError> {
+        self.positions.dictionary(id).await
+    }
+
+    async fn add_dictionary(&self, dictionary: &SealedDictionary) -> Result<bool, StoreError> {
+        self.positions.add_dictionary(dictionary).await
+    }
+
+    async fn rows_after(&self, _after: i64, _limit: u32) -> Result<Vec<StoredSpan>, StoreError> {
+        Ok(Vec::new())
     }
 }
 

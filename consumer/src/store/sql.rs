@@ -2,6 +2,7 @@
 //! statements of fixed sizes.
 
 mod denied;
+pub(super) mod key_queries;
 pub(super) mod letter_queries;
 mod letters;
 pub(super) mod migrations;
@@ -18,7 +19,7 @@ pub(super) use sizes::FixedSizes;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::{ErrorKind, MAX_STREAMS, StoreError, StreamKey};
+use super::{ErrorKind, MAX_STREAMS, StoreError, StoredSpan, StreamKey};
 use crate::gate::lease::{Decide, Holder, WHOLE};
 
 /// Longest wait for the answer to one statement of a batch; then the connection counts as dead.
@@ -29,6 +30,16 @@ pub(super) const SHORT_ANSWER: Duration = Duration::from_secs(10);
 /// What [`ErrorKind::Schema`] says where Sluice's own tables are not there.
 pub(super) const MISSING_TABLES: &str = "a table of Sluice is missing or too old: let it create them with \
      `manageSchema: true`, or apply the files of its folder `migrations` for this kind of database";
+
+/// A row of the trace table: id, trace id, kind, body, milliseconds since 1970.
+pub(super) type SpanRow = (i64, String, String, String, i64);
+
+/// The spans that rows of the trace table tell of.
+pub(super) fn stored_spans(rows: Vec<SpanRow>) -> Vec<StoredSpan> {
+    let span =
+        |(id, trace_id, kind, body, created_at_ms)| StoredSpan { id, trace_id, kind, body, created_at_ms };
+    rows.into_iter().map(span).collect()
+}
 
 /// The streams among `starts` that `existing` lacks, with the numbers that they get.
 ///

@@ -6,6 +6,7 @@ use sqlx::mysql::MySqlPool;
 use sqlx::postgres::PgPool;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 
+use super::unseal::{RingKey, Unsealer};
 use super::{Account, FoundDeadLetter, FoundPosition, FoundRow, Problem};
 use crate::ledger::Ledger;
 
@@ -128,6 +129,10 @@ impl Database {
     /// # Errors
     /// The database does not answer, or a dead letter lacks a part.
     pub async fn dead_letters(&self) -> anyhow::Result<Vec<FoundDeadLetter>> {
+        self.opened_letters(None).await
+    }
+
+    async fn opened_letters(&self, unsealer: Option<&Unsealer>) -> anyhow::Result<Vec<FoundDeadLetter>> {
         type Head = (i64, String, i64, i64, Option<i64>, String);
         let sql = format!(
             "SELECT {}, {}, {}, {}, {}, {} FROM sluice_dead_letter ORDER BY id",
@@ -140,7 +145,14 @@ impl Database {
         );
         let mut letters = Vec::new();
         for (id, topic, partition, offset, span_index, reason) in rows!(self, sql, Head)? {
-            let headers = self.part(id, "headers").await?.context("a dead letter has no headers")?;
+            let part = async |part| match unsealer {
+                None => self.part(id, part).await,
+                Some(unsealer) => {
+                    let sealed = self.part(id, &format!("sealed:{part}")).await?;
+                    sealed.map(|sealed| unsealer.part(id, part, &sealed)).transpose()
+                }
+            };
+            let headers = part("headers").await?.context("a dead letter has no headers")?;
             letters.push(FoundDeadLetter {
                 topic,
                 partition,
@@ -149,10 +161,10 @@ impl Database {
                 trace_id: String::from_utf8(self.part(id, "trace_id").await?.unwrap_or_default())?,
                 kind: String::from_utf8(self.part(id, "kind").await?.unwrap_or_default())?,
                 reason,
-                key: self.part(id, "key").await?,
+                key: part("key").await?,
                 // In one form, whatever the order of members and the blanks.
                 headers: serde_json::from_slice::<serde_json::Value>(&headers)?.to_string(),
-                value: self.part(id, "value").await?.unwrap_or_default(),
+                value: part("value").await?.unwrap_or_default(),
             });
         }
         Ok(letters)
@@ -200,15 +212,59 @@ impl Database {
         spans: u64,
         dead_letters: &[FoundDeadLetter],
     ) -> anyhow::Result<Vec<Problem>> {
+        self.audit_opened(ledger, spans, dead_letters, None).await
+    }
+
+    /// The same for a table in which everything is sealed.
+    ///
+    /// # Errors
+    /// The database does not answer, or something is not sealed, or does not open.
+    pub async fn audit_sealed(
+        &self,
+        ledger: &Ledger,
+        spans: u64,
+        dead_letters: &[FoundDeadLetter],
+        ring: &[RingKey],
+    ) -> anyhow::Result<Vec<Problem>> {
+        let unsealer = self.unsealer(ring).await?;
+        self.audit_opened(ledger, spans, dead_letters, Some(&unsealer)).await
+    }
+
+    /// Opens every data key and every dictionary.
+    ///
+    /// # Errors
+    /// The database does not answer, or one of them does not open.
+    pub async fn unsealer(&self, ring: &[RingKey]) -> anyhow::Result<Unsealer> {
+        let sql =
+            format!("SELECT {}, {}, wrapped FROM sluice_data_key", self.int("id"), self.text("wrapped_by"));
+        let data_keys = rows!(self, sql, (i64, String, Vec<u8>))?;
+        let sql = format!("SELECT {}, sealed FROM sluice_dictionary", self.int("id"));
+        let dictionaries = rows!(self, sql, (i64, Vec<u8>))?;
+        Unsealer::new(TABLE, ring, data_keys, dictionaries)
+    }
+
+    async fn audit_opened(
+        &self,
+        ledger: &Ledger,
+        spans: u64,
+        dead_letters: &[FoundDeadLetter],
+        unsealer: Option<&Unsealer>,
+    ) -> anyhow::Result<Vec<Problem>> {
         let mut account = Account::new(ledger, spans);
         let mut last = 0;
         loop {
             let rows = self.rows_after(last).await?;
             let Some(end) = rows.last() else { break };
             last = end.id;
-            rows.iter().for_each(|row| account.row(row));
+            for row in rows {
+                let opened = match unsealer {
+                    Some(unsealer) => unsealer.row(row)?,
+                    None => row,
+                };
+                account.row(&opened);
+            }
         }
-        Ok(account.finish(&self.dead_letters().await?, dead_letters))
+        Ok(account.finish(&self.opened_letters(unsealer).await?, dead_letters))
     }
 }
 

@@ -11,6 +11,7 @@ mod memory;
 mod outage;
 mod rate;
 mod raw;
+mod sealing;
 mod settings;
 mod topics;
 mod world;

@@ -143,7 +143,7 @@ impl Bed {
             kind: letter.span.map(|span| span.kind).unwrap_or_default(),
             reason: letter.reason.as_str().to_owned(),
             key: letter.key,
-            headers: letter.headers,
+            headers: String::from_utf8_lossy(&letter.headers).into_owned(),
             value: letter.bytes,
         };
         Ok(store.dead_letters().into_iter().map(found).collect())
@@ -187,7 +187,8 @@ pub fn dead_letter(id: i64, bytes: &[u8]) -> DeadLetter<'_> {
         reason: sluice_consumer::store::Reason::Undecodable,
         detail: "no brace\0",
         key: Some(b"\x00\xff"),
-        headers: r#"[{"name":"h","value":null}]"#,
+        headers: br#"[{"name":"h","value":null}]"#,
+        sealed: false,
         bytes,
     }
 }

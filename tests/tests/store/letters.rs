@@ -41,7 +41,7 @@ pub async fn dead_letters_are_listed_by_page_and_filter(bed: Bed) {
     );
     assert_eq!((letter.summary.attempts, letter.summary.pending), (0, false));
     assert_eq!(letter.key.as_deref(), Some(b"\x00\xff".as_slice()));
-    assert_eq!(letter.headers, r#"[{"name":"h","value":null}]"#);
+    assert_eq!(letter.headers, br#"[{"name":"h","value":null}]"#);
     assert_eq!(letter.bytes, b"not json");
     assert_eq!(store.letter(6).await.unwrap(), None);
 }

@@ -93,6 +93,7 @@ impl Lane {
         for summary in self.store.letters(&filter, 0, LETTERS).await? {
             // None: it was purged just now.
             let Some(letter) = self.store.letter(summary.id).await? else { continue };
+            let letter = self.sealing.open_letter(&*self.store, letter).await?;
             let headers = StoredHeaders::read(&letter.headers);
             if letter.summary.span_index.is_some() {
                 marked.segment.append_span(&letter, &headers);
@@ -156,10 +157,14 @@ impl Lane {
                 span.index = index;
             }
         }
+        let sealed_rows = self.sealing.rows(&self.store, batch.rows()).await?;
+        let rows = sealed_rows.rows(batch.rows());
+        let sealed_letters = self.sealing.letters(&*self.store, &failed).await?;
+        let letters_again = sealed_letters.letters(&failed);
         let histories: Vec<History> = sources.iter().map(|source| inherited(source)).collect();
         let settled: Vec<i64> = marked.letters[..letters].iter().map(|letter| letter.summary.id).collect();
         let to = Position { last_id: batch.to().last_id, ..stream.position };
-        let mut write = batch.write(&failed);
+        let mut write = batch.write(&rows, &letters_again);
         write.to = to;
         let redrive = RedriveBatch { write, settled: &settled, histories: &histories };
         match self.store.redrive(&redrive).await {
@@ -172,7 +177,9 @@ impl Lane {
                     "dead letters redriven");
                 Ok(Ok(to))
             }
-            Err(error) if isolate::is_refusal(error.kind) => Ok(Err(self.isolate(&batch, error).await?)),
+            Err(error) if isolate::is_refusal(error.kind) => {
+                Ok(Err(self.isolate(&batch, &rows, error).await?))
+            }
             Err(error) => Err(error),
         }
     }
@@ -197,8 +204,8 @@ struct StoredHeaders(Vec<(String, Option<Vec<u8>>)>);
 
 impl StoredHeaders {
     /// From a JSON list of `{"name": …, "value": base64 or null}`.
-    fn read(json: &str) -> Self {
-        let list: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
+    fn read(json: &[u8]) -> Self {
+        let list: Vec<serde_json::Value> = serde_json::from_slice(json).unwrap_or_default();
         let header = |one: &serde_json::Value| {
             let name = one["name"].as_str()?.to_owned();
             let value = one["value"].as_str().and_then(|text| BASE64.decode(text).ok());

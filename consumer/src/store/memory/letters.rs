@@ -61,6 +61,7 @@ impl LetterStore for MemoryStore {
             key: letter.key.clone(),
             headers: letter.headers.clone(),
             bytes: letter.bytes.clone(),
+            sealed: letter.sealed,
         }))
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::gate::lease::{Decide, Holder, LeaseRequest};
+use crate::store::key::{SealedDictionary, WrappedKey};
 use crate::store::letter::History;
 use crate::store::sql::{fenced, share_of, stream_number};
 use crate::store::{
@@ -41,8 +42,9 @@ pub struct OwnedDeadLetter {
     pub reason: Reason,
     pub detail: String,
     pub key: Option<Vec<u8>>,
-    pub headers: String,
+    pub headers: Vec<u8>,
     pub bytes: Vec<u8>,
+    pub sealed: bool,
 }
 
 /// See [`crate::store::LetterSpan`].
@@ -70,8 +72,9 @@ impl From<&DeadLetter<'_>> for OwnedDeadLetter {
             reason: letter.reason,
             detail: letter.detail.to_owned(),
             key: letter.key.map(<[u8]>::to_vec),
-            headers: letter.headers.to_owned(),
+            headers: letter.headers.to_vec(),
             bytes: letter.bytes.to_vec(),
+            sealed: letter.sealed,
         }
     }
 }
@@ -99,6 +102,8 @@ pub struct State {
     pub progress: Vec<Progress>,
     /// By pipeline and holder.
     pub leases: BTreeMap<(String, String), Lease>,
+    pub data_keys: BTreeMap<u32, WrappedKey>,
+    pub dictionaries: BTreeMap<u16, SealedDictionary>,
 }
 
 impl State {

@@ -6,6 +6,11 @@ use super::streams::commit;
 use super::write::begin;
 use crate::store::sql::letter_queries::{Dialect, letter_store};
 
-const DIALECT: Dialect = Dialect { quote: '`', int8: "SIGNED", text: ("CONVERT(", " USING utf8mb4)") };
+pub(super) const DIALECT: Dialect = Dialect {
+    quote: '`',
+    int8: "SIGNED",
+    text: ("CONVERT(", " USING utf8mb4)"),
+    epoch_ms: ("CAST(UNIX_TIMESTAMP(", ") * 1000 AS SIGNED)"),
+};
 
 letter_store! { store: MySqlStore, database: sqlx::MySql, dialect: DIALECT, marks: Purpose::Control }

@@ -12,7 +12,7 @@ use sqlx::mysql::{MySqlArguments, MySqlConnection};
 use super::errors::store_error;
 use super::{MySqlStore, ROW_OVERHEAD_BYTES};
 use crate::store::sql::{FixedSizes, SHORT_ANSWER, WRITE_ANSWER, detail_of, fenced, parts_of, within};
-use crate::store::{ErrorKind, Row, StoreError, StoredSpan, TableName, WriteBatch};
+use crate::store::{ErrorKind, Row, StoreError, TableName, WriteBatch};
 
 /// Row counts of the prepared `INSERT`s. The largest is the default of `batch.maxRows`.
 const ROW_SIZES: [usize; 10] = [1000, 500, 200, 100, 50, 20, 10, 5, 2, 1];
@@ -199,38 +199,6 @@ impl MySqlStore {
             .map_err(store_error("cannot move the position"))?
             .rows_affected();
         if matched == 1 { Ok(()) } else { Err(fenced(batch.stream, batch.epoch)) }
-    }
-
-    pub(super) async fn read_trace(
-        &self,
-        conn: &mut MySqlConnection,
-        trace_id: &str,
-        limit: u32,
-    ) -> Result<Vec<StoredSpan>, StoreError> {
-        // The first comparison uses the index; the second is exact where an adopted column's collation is not.
-        let sql = format!(
-            "SELECT CAST(id AS SIGNED), CONVERT(trace_id USING utf8mb4), CONVERT(COALESCE(kind, '') USING utf8mb4), \
-             CONVERT(body USING utf8mb4), CAST(COALESCE(UNIX_TIMESTAMP(created_at), 0) * 1000 AS SIGNED) \
-             FROM {} WHERE trace_id = ? AND CAST(CONVERT(trace_id USING utf8mb4) AS BINARY) = CAST(? AS BINARY) \
-             ORDER BY id LIMIT ?",
-            self.options.table.backticked()
-        );
-        let query = sqlx::query_as::<_, (i64, String, String, String, i64)>(AssertSqlSafe(sql))
-            .bind(trace_id)
-            .bind(trace_id)
-            .bind(limit);
-        let rows =
-            within(SHORT_ANSWER, query.fetch_all(conn)).await.map_err(store_error("cannot read a trace"))?;
-        Ok(rows
-            .into_iter()
-            .map(|(id, trace_id, kind, body, created_at_ms)| StoredSpan {
-                id,
-                trace_id,
-                kind,
-                body,
-                created_at_ms,
-            })
-            .collect())
     }
 }
 

@@ -6,6 +6,11 @@ use super::streams::commit;
 use super::write::begin;
 use crate::store::sql::letter_queries::{Dialect, letter_store};
 
-const DIALECT: Dialect = Dialect { quote: '"', int8: "BIGINT", text: ("", "") };
+pub(super) const DIALECT: Dialect = Dialect {
+    quote: '"',
+    int8: "BIGINT",
+    text: ("", ""),
+    epoch_ms: ("CAST(EXTRACT(EPOCH FROM ", ") * 1000 AS BIGINT)"),
+};
 
 letter_store! { store: PostgresStore, database: sqlx::Postgres, dialect: DIALECT, marks: Purpose::Control }

@@ -11,7 +11,7 @@ use super::errors::store_error;
 use super::streams::signed;
 use super::unnest::{Ids, Texts, bytes_of};
 use crate::store::sql::{SHORT_ANSWER, WRITE_ANSWER, detail_of, fenced, parts_of, within};
-use crate::store::{DeadLetter, Row, StoreError, StoredSpan, TableName, WriteBatch};
+use crate::store::{DeadLetter, Row, StoreError, TableName, WriteBatch};
 
 const COPY_DEAD_LETTERS: &str = "COPY sluice_dead_letter (table_name, id, stream, topic, \"partition\", \
      \"offset\", span_index, message_time_ms, reason, detail) FROM STDIN (FORMAT binary)";
@@ -234,35 +234,6 @@ impl PostgresStore {
         };
         add_all().map_err(cannot_encode)?;
         Ok(arguments)
-    }
-
-    pub(super) async fn read_trace(
-        &self,
-        conn: &mut PgConnection,
-        trace_id: &str,
-        limit: u32,
-    ) -> Result<Vec<StoredSpan>, StoreError> {
-        let sql = format!(
-            "SELECT id, CAST(trace_id AS TEXT), CAST(COALESCE(kind, '') AS TEXT), CAST(body AS TEXT), \
-             CAST(COALESCE(EXTRACT(EPOCH FROM created_at), 0) * 1000 AS BIGINT) FROM {} \
-             WHERE trace_id = $1 ORDER BY id LIMIT $2",
-            self.options.table.double_quoted()
-        );
-        let query = sqlx::query_as::<_, (i64, String, String, String, i64)>(AssertSqlSafe(sql))
-            .bind(trace_id)
-            .bind(i64::from(limit));
-        let rows =
-            within(SHORT_ANSWER, query.fetch_all(conn)).await.map_err(store_error("cannot read a trace"))?;
-        Ok(rows
-            .into_iter()
-            .map(|(id, trace_id, kind, body, created_at_ms)| StoredSpan {
-                id,
-                trace_id,
-                kind,
-                body,
-                created_at_ms,
-            })
-            .collect())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Reading, marking, purging and redriving dead letters: the same statements on each backend, but for quotes,
 //! casts and the driver's types.
 
+use super::letters::SEALED;
 use crate::store::letter::{LetterSummary, StoredLetter};
 
 /// What differs between the backends' SQL.
@@ -11,13 +12,15 @@ pub struct Dialect {
     pub int8: &'static str,
     /// What makes text of a column of names: around it.
     pub text: (&'static str, &'static str),
+    /// What makes milliseconds since 1970 of a column of times: around it.
+    pub epoch_ms: (&'static str, &'static str),
 }
 
 impl Dialect {
     /// Everything of a [`LetterSummary`], in the order of [`SummaryRow`], from `sluice_dead_letter d` and
     /// `sluice_redrive r`; to be followed by conditions.
     pub fn select_summaries(&self) -> String {
-        let Self { quote: q, int8, text: (before, after) } = self;
+        let Self { quote: q, int8, text: (before, after), .. } = self;
         format!(
             "SELECT CAST(d.id AS {int8}), {before}d.topic{after}, CAST(d.{q}partition{q} AS {int8}), \
              CAST(d.{q}offset{q} AS {int8}), CAST(d.span_index AS {int8}), d.message_time_ms, d.reason, d.detail, \
@@ -51,7 +54,13 @@ pub fn summary_of(row: SummaryRow) -> LetterSummary {
 }
 
 /// Joins the chunks (part and bytes, in order) of a letter.
-pub fn assembled(summary: LetterSummary, chunks: Vec<(String, Vec<u8>)>) -> StoredLetter {
+pub fn assembled(summary: LetterSummary, mut chunks: Vec<(String, Vec<u8>)>) -> StoredLetter {
+    let mut sealed = false;
+    for (part, _) in &mut chunks {
+        if let Some(name) = part.strip_prefix(SEALED) {
+            (*part, sealed) = (name.to_owned(), true);
+        }
+    }
     let part = |name: &str| {
         let mut chunks = chunks.iter().filter(|(part, _)| part == name).peekable();
         chunks.peek()?;
@@ -62,8 +71,9 @@ pub fn assembled(summary: LetterSummary, chunks: Vec<(String, Vec<u8>)>) -> Stor
         trace_id: text("trace_id"),
         kind: text("kind"),
         key: part("key"),
-        headers: text("headers").unwrap_or_else(|| "[]".to_owned()),
+        headers: part("headers").unwrap_or_else(|| b"[]".to_vec()),
         bytes: part("value").unwrap_or_default(),
+        sealed,
         summary,
     }
 }

@@ -8,10 +8,13 @@ pub const LETTER_CHUNK_BYTES: usize = 256 * 1024;
 /// Most bytes of the reason in words: MySQL's `TEXT` has room for more.
 const DETAIL_BYTES: usize = 4096;
 
+/// What stands before the name of a part that is sealed. Not in the bytes, which may be any.
+pub const SEALED: &str = "sealed:";
+
 /// A chunk of what a dead letter consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LetterPart<'a> {
-    /// `value`, `key`, `headers`, `trace_id` or `kind`.
+    /// `value`, `key`, `headers`, `trace_id` or `kind`; the first three with [`SEALED`] before them where they are.
     pub part: &'static str,
     /// Position among the chunks of its part, from 0.
     pub seq: i32,
@@ -24,11 +27,16 @@ pub struct LetterPart<'a> {
 /// takes them.
 pub fn parts_of<'a>(letter: &DeadLetter<'a>) -> Vec<LetterPart<'a>> {
     let mut parts = Vec::new();
-    cut("value", letter.bytes, &mut parts);
+    let [value, key_name, headers] = if letter.sealed {
+        ["sealed:value", "sealed:key", "sealed:headers"]
+    } else {
+        ["value", "key", "headers"]
+    };
+    cut(value, letter.bytes, &mut parts);
     if let Some(key) = letter.key {
-        cut("key", key, &mut parts);
+        cut(key_name, key, &mut parts);
     }
-    cut("headers", letter.headers.as_bytes(), &mut parts);
+    cut(headers, letter.headers, &mut parts);
     if let Some(span) = letter.span {
         for (part, text) in [("trace_id", span.trace_id), ("kind", span.kind)] {
             if !text.is_empty() {
@@ -68,8 +76,9 @@ mod tests {
             reason: Reason::Undecodable,
             detail: "",
             key,
-            headers: "[]",
+            headers: b"[]",
             bytes,
+            sealed: false,
         }
     }
 

@@ -7,7 +7,7 @@ use super::SqliteStore;
 use super::errors::store_error;
 use super::streams::signed;
 use crate::store::sql::{FixedSizes, SHORT_ANSWER, WRITE_ANSWER, detail_of, fenced, parts_of, within};
-use crate::store::{Row, StoreError, StoredSpan, TableName, WriteBatch};
+use crate::store::{Row, StoreError, TableName, WriteBatch};
 
 /// Row counts of the prepared `INSERT`s: each statement is one trip to the connection's thread.
 const ROW_SIZES: [usize; 4] = [250, 50, 10, 1];
@@ -138,35 +138,6 @@ impl SqliteStore {
             .map_err(store_error("cannot move the position"))?
             .rows_affected();
         if matched == 1 { Ok(()) } else { Err(fenced(batch.stream, batch.epoch)) }
-    }
-
-    pub(super) async fn read_trace(
-        &self,
-        conn: &mut SqliteConnection,
-        trace_id: &str,
-        limit: u32,
-    ) -> Result<Vec<StoredSpan>, StoreError> {
-        let sql = format!(
-            "SELECT id, trace_id, COALESCE(kind, ''), body, \
-             COALESCE(CAST(ROUND(unixepoch(created_at, 'subsec') * 1000) AS INTEGER), 0) FROM {} \
-             WHERE trace_id = ? ORDER BY id LIMIT ?",
-            self.table.double_quoted()
-        );
-        let query = sqlx::query_as::<_, (i64, String, String, String, i64)>(AssertSqlSafe(sql))
-            .bind(trace_id)
-            .bind(limit);
-        let rows =
-            within(SHORT_ANSWER, query.fetch_all(conn)).await.map_err(store_error("cannot read a trace"))?;
-        Ok(rows
-            .into_iter()
-            .map(|(id, trace_id, kind, body, created_at_ms)| StoredSpan {
-                id,
-                trace_id,
-                kind,
-                body,
-                created_at_ms,
-            })
-            .collect())
     }
 }
 

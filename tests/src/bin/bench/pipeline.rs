@@ -13,6 +13,7 @@ use sluice_consumer::decode::Decoder;
 use sluice_consumer::live::{Applied, Origin};
 use sluice_consumer::meter::{ACTIVITIES, Identity, Meters};
 use sluice_consumer::pipeline::{self, Parts};
+use sluice_consumer::seal::Sealing;
 use sluice_consumer::source::kafka::{KafkaSource, limits};
 use sluice_consumer::span::SpanBuf;
 use sluice_consumer::store::Store;
@@ -61,6 +62,7 @@ pub async fn drain(
         table: "connectivity_trace".to_owned(),
         source: Arc::new(source),
         store: store.clone(),
+        sealing: Arc::new(Sealing::new("connectivity_trace", None)),
         decoder: decoder(format)?,
         max_rows: 1_000,
         max_delay: Duration::from_millis(200),

@@ -1,0 +1,181 @@
+//! `sluice keys`: what wraps the data keys, wrapping them anew, and whether everything can be read.
+//!
+//! Rotating re-wraps data keys and rewrites no row. Every command may be interrupted and repeated, while consumers run:
+//! a data key is replaced only where it still is what was read.
+
+mod print;
+mod verify;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressStyle};
+use sluice_crds::problem::chain;
+
+use crate::place::{Opened, Place};
+use crate::print::Output;
+use crate::seal::KeyRing;
+use crate::secrets::Secrets;
+use crate::store::Store;
+use crate::store::key::WrappedKey;
+
+/// Look after the keys of sealed bodies.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sluice keys status -f pipeline.yaml --secrets-dir /etc/sluice/secrets
+  sluice keys rotate -f pipeline.yaml
+  sluice keys verify -f pipeline.yaml --rows 100000
+  sluice keys verify --local sluice-data --output json
+
+To replace a key: add the new one to encryption.keys and name it in primaryKey; once all consumers run with that,
+`sluice keys rotate`; once `sluice keys status` shows no data key under the old one, remove it.")]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the keys of the pipeline, and how many data keys each wraps.
+    Status(Status),
+    /// Wrap every data key by the primary key. No row is rewritten.
+    Rotate(Rotate),
+    /// Open every data key, every dictionary, and rows.
+    Verify(verify::Verify),
+}
+
+/// See [`Command::Status`].
+#[derive(Debug, clap::Args)]
+pub struct Status {
+    #[command(flatten)]
+    place: Place,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// See [`Command::Rotate`].
+#[derive(Debug, clap::Args)]
+pub struct Rotate {
+    #[command(flatten)]
+    place: Place,
+    /// Only say how many it would be.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Runs the command; prints to standard output.
+///
+/// # Errors
+/// What a person must know; printed with its causes.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::Status(status) => status.run().await,
+        Command::Rotate(rotate) => rotate.run().await,
+        Command::Verify(verify) => verify.run().await,
+    }
+}
+
+const CANNOT_READ: &str =
+    "cannot read the keys; `sluice check --connect` tells whether database and rights are in order";
+
+/// The pipeline's ring, store and table.
+struct Keys {
+    ring: KeyRing,
+    store: Arc<dyn Store>,
+    table: String,
+}
+
+impl Keys {
+    fn open(place: &Place) -> anyhow::Result<Self> {
+        let config = place.config()?;
+        let encryption = config.encryption.as_ref();
+        let encryption = encryption.context(
+            "spec.encryption is not set: this pipeline seals nothing (keys that sealed older rows belong there, too)",
+        )?;
+        let ring = KeyRing::new(encryption, Secrets::new(place.secrets_dir.clone()));
+        let Opened { store, .. } = place.open()?;
+        Ok(Self { ring, store, table: config.sink.table })
+    }
+}
+
+impl Status {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        let Keys { ring, store, .. } = Keys::open(&self.place)?;
+        let wrapped = store.data_keys().await.context(CANNOT_READ)?;
+        let dictionaries = store.dictionaries().await.context(CANNOT_READ)?;
+        store.close().await;
+        let report = print::Report::new(&ring, &wrapped, &dictionaries);
+        match self.output {
+            Output::Table => print!("{}", report.table()),
+            Output::Json => println!("{}", serde_json::to_string_pretty(&report.json())?),
+        }
+        Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+impl Rotate {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        let keys = Keys::open(&self.place)?;
+        keys.ring.check(keys.ring.primary()).context("the primary key is of no use")?;
+        let wrapped = keys.store.data_keys().await.context(CANNOT_READ)?;
+        let old: Vec<&WrappedKey> =
+            wrapped.iter().filter(|key| key.wrapped_by != keys.ring.primary()).collect();
+        if self.dry_run {
+            println!(
+                "{} of {} data keys would be wrapped by {}",
+                old.len(),
+                wrapped.len(),
+                keys.ring.primary()
+            );
+            return Ok(ExitCode::SUCCESS);
+        }
+        let bar = progress(old.len() as u64, "data keys");
+        let (mut done, mut failed) = (0, 0);
+        for key in old {
+            match keys.rewrap(key).await {
+                Ok(swapped) => done += u32::from(swapped),
+                Err(error) => {
+                    failed += 1;
+                    bar.suspend(|| eprintln!("data key {}: {error:#}", key.id));
+                }
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        keys.store.close().await;
+        println!("{done} data keys wrapped by {}; no row was rewritten", keys.ring.primary());
+        ensure!(
+            failed == 0,
+            "{failed} data keys could not be wrapped anew: put back what is missing, and repeat"
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Keys {
+    /// False where somebody else has done it meanwhile.
+    async fn rewrap(&self, old: &WrappedKey) -> anyhow::Result<bool> {
+        let bytes = self.ring.unwrap(&self.table, old)?;
+        let new = self.ring.wrap(&self.table, old.id, &bytes)?;
+        // What cannot be opened again would be lost for good.
+        let again = self.ring.unwrap(&self.table, &new)?;
+        ensure!(*again == *bytes, "the wrapped key does not open to what it was");
+        self.store.rewrap(old, &new).await.map_err(|error| anyhow::anyhow!(chain(&error)))
+    }
+}
+
+fn progress(length: u64, what: &'static str) -> ProgressBar {
+    if !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(length).with_message(what);
+    match ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} {eta}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}

@@ -1,0 +1,122 @@
+//! What `sluice keys status` prints.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sluice_crds::problem::chain;
+
+use crate::seal::KeyRing;
+use crate::store::key::{SealedDictionary, WrappedKey};
+
+/// A key of the ring, or one that data keys need and the ring lacks.
+struct Line {
+    name: String,
+    primary: bool,
+    /// Why it is of no use.
+    problem: Option<String>,
+    data_keys: usize,
+    newest_ms: Option<i64>,
+}
+
+/// All that is shown.
+pub struct Report<'a> {
+    lines: Vec<Line>,
+    dictionaries: &'a [SealedDictionary],
+}
+
+impl<'a> Report<'a> {
+    /// What ring and tables hold.
+    pub fn new(ring: &KeyRing, wrapped: &[WrappedKey], dictionaries: &'a [SealedDictionary]) -> Self {
+        let mut by_name: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
+        for key in wrapped {
+            by_name.entry(&key.wrapped_by).or_default().push(key.created_at_ms);
+        }
+        let mut lines: Vec<Line> = ring
+            .names()
+            .map(|name| {
+                let times = by_name.remove(name).unwrap_or_default();
+                Line {
+                    name: name.to_owned(),
+                    primary: name == ring.primary(),
+                    problem: ring.check(name).err().map(|error| chain(&error)),
+                    data_keys: times.len(),
+                    newest_ms: times.into_iter().max(),
+                }
+            })
+            .collect();
+        lines.extend(by_name.into_iter().map(|(name, times)| Line {
+            name: name.to_owned(),
+            primary: false,
+            problem: Some(
+                "not in encryption.keys: put it back, or what these sealed cannot be read".to_owned(),
+            ),
+            data_keys: times.len(),
+            newest_ms: times.into_iter().max(),
+        }));
+        Self { lines, dictionaries }
+    }
+
+    /// Whether every key that is needed is there.
+    pub fn is_good(&self) -> bool {
+        self.lines.iter().all(|line| line.problem.is_none())
+    }
+
+    /// For people.
+    pub fn table(&self) -> String {
+        let mut out = String::new();
+        let width = self.lines.iter().map(|line| line.name.len()).max().unwrap_or_default().max(4);
+        let _ = writeln!(out, "{:<width$}  PRIMARY  DATA KEYS  NEWEST                STATE", "KEY");
+        for line in &self.lines {
+            let primary = if line.primary { "yes" } else { "" };
+            let newest = line.newest_ms.map(time).unwrap_or_default();
+            let state = line.problem.as_deref().unwrap_or("good");
+            let _ = writeln!(
+                out,
+                "{:<width$}  {primary:<7}  {:>9}  {newest:<20}  {state}",
+                line.name, line.data_keys
+            );
+        }
+        match self.dictionaries.last() {
+            None => out.push_str("no dictionary yet: bodies are compressed without one\n"),
+            Some(newest) => {
+                let count = self.dictionaries.len();
+                let percent = f64::from(newest.permille) / 10.0;
+                let since = time(newest.created_at_ms);
+                let _ = writeln!(
+                    out,
+                    "{count} dictionaries; the newest (of {since}) shrank bodies to {percent:.1} %"
+                );
+            }
+        }
+        out
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let keys: Vec<Value> = self
+            .lines
+            .iter()
+            .map(|line| {
+                json!({
+                    "name": line.name, "primary": line.primary, "dataKeys": line.data_keys,
+                    "newest": line.newest_ms.map(time), "problem": line.problem,
+                })
+            })
+            .collect();
+        let dictionaries: Vec<Value> = self
+            .dictionaries
+            .iter()
+            .map(
+                |one| json!({ "id": one.id, "permille": one.permille, "createdAt": time(one.created_at_ms) }),
+            )
+            .collect();
+        json!({ "keys": keys, "dictionaries": dictionaries })
+    }
+}
+
+fn time(ms: i64) -> String {
+    let whole_seconds = Timestamp::from_second(ms.div_euclid(1_000)).unwrap_or_default();
+    whole_seconds.to_string()
+}

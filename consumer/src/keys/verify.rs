@@ -1,0 +1,132 @@
+//! `sluice keys verify`: can everything be read that is needed, and what is it not?
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use serde_json::json;
+use sluice_crds::problem::chain;
+
+use super::{CANNOT_READ, Keys, progress};
+use crate::pipeline::id::EPOCH_MS;
+use crate::place::Place;
+use crate::print::{Output, moment};
+use crate::seal::Sealing;
+use crate::store::StoredSpan;
+
+/// Rows that are read in one go.
+const PAGE: u32 = 500;
+/// Problems that are told one by one.
+const TOLD: usize = 100;
+
+/// See [`super::Command::Verify`].
+#[derive(Debug, clap::Args)]
+pub struct Verify {
+    #[command(flatten)]
+    place: Place,
+    /// Most rows to open, oldest first; 0: only keys and dictionaries.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    rows: u64,
+    /// Rows from this time on: RFC 3339, or how long ago (90m, 2h, 30d).
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<Timestamp>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// What was looked at, and what cannot be read.
+#[derive(Default)]
+struct Found {
+    data_keys: usize,
+    dictionaries: usize,
+    sealed: u64,
+    plain: u64,
+    broken: u64,
+    problems: Vec<String>,
+}
+
+impl Found {
+    fn problem(&mut self, what: String) {
+        self.broken += 1;
+        if self.problems.len() < TOLD {
+            self.problems.push(what);
+        }
+    }
+}
+
+impl Verify {
+    pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+        let keys = Keys::open(&self.place)?;
+        let sealing = Sealing::new(&keys.table, Some(keys.ring.clone()));
+        let mut found = Found::default();
+        for wrapped in keys.store.data_keys().await.context(CANNOT_READ)? {
+            found.data_keys += 1;
+            if let Err(error) = keys.ring.unwrap(&keys.table, &wrapped) {
+                found.problem(format!("data key {}: {}", wrapped.id, chain(&error)));
+            }
+        }
+        for dictionary in keys.store.dictionaries().await.context(CANNOT_READ)? {
+            found.dictionaries += 1;
+            if let Err(error) = sealing.opened_dictionary(&*keys.store, &dictionary).await {
+                found.problem(format!("dictionary {}: {}", dictionary.id, chain(&error)));
+            }
+        }
+        self.verify_rows(&keys, &sealing, &mut found).await?;
+        keys.store.close().await;
+        self.print(&found);
+        Ok(if found.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    async fn verify_rows(&self, keys: &Keys, sealing: &Sealing, found: &mut Found) -> anyhow::Result<()> {
+        let since = self.since.map_or(0, |since| since.as_millisecond().saturating_sub(EPOCH_MS).max(0));
+        let mut after = since.saturating_mul(1 << 22) - 1;
+        let bar = progress(self.rows, "rows");
+        let mut left = self.rows;
+        while left > 0 {
+            let limit = left.min(u64::from(PAGE)) as u32;
+            let rows = keys.store.rows_after(after, limit).await.context("cannot read rows")?;
+            let Some(last) = rows.last() else { break };
+            after = last.id;
+            left -= rows.len() as u64;
+            bar.inc(rows.len() as u64);
+            let sealed: Vec<StoredSpan> = rows.into_iter().filter(|row| self.counts(row, found)).collect();
+            for opened in sealing.open_spans(&*keys.store, sealed).await.context("cannot read keys")? {
+                if let Some(error) = opened.error {
+                    found.problem(format!("row {}: {}", opened.span.id, chain(&error)));
+                }
+            }
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// Whether the row's body is sealed.
+    fn counts(&self, row: &StoredSpan, found: &mut Found) -> bool {
+        let sealed = crate::seal::is_sealed(&row.body);
+        *if sealed { &mut found.sealed } else { &mut found.plain } += 1;
+        sealed
+    }
+
+    fn print(&self, found: &Found) {
+        let Found { data_keys, dictionaries, sealed, plain, broken, problems } = found;
+        if self.output == Output::Json {
+            let report = json!({
+                "dataKeys": data_keys, "dictionaries": dictionaries, "sealedRows": sealed, "plainRows": plain,
+                "problems": broken, "details": problems,
+            });
+            println!("{report:#}");
+            return;
+        }
+        for problem in problems {
+            println!("{problem}");
+        }
+        if *broken > problems.len() as u64 {
+            println!("… and {} more", broken - problems.len() as u64);
+        }
+        println!(
+            "{data_keys} data keys, {dictionaries} dictionaries, {sealed} sealed and {plain} plain rows looked at: {}",
+            if *broken == 0 { "all can be read".to_owned() } else { format!("{broken} cannot be read") }
+        );
+    }
+}

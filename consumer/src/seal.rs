@@ -1,0 +1,298 @@
+//! Sealed bodies: compressed, then sealed with AES-256-GCM, before they reach the store.
+//!
+//! Guarantees: a data key is committed to `sluice_data_key`, wrapped by a key of the ring, before its first use, and
+//! a dictionary to `sluice_dictionary`, sealed. Every sealing takes a fresh nonce, a repeated one too. Table, id, trace id
+//! and kind are authenticated, so that bodies cannot be swapped. What cannot be opened is an error and never a body.
+//! Plain bodies stay readable: both kinds may lie in one table. Keys, and copies of bodies that are made here, are
+//! wiped when they are dropped; the buffers of the decoders and of client libraries are not.
+//!
+//! No I/O but through [`crate::store::key::KeyStore`] and, for the ring, [`crate::secrets`].
+
+mod cipher;
+mod compress;
+mod error;
+mod form;
+mod open;
+mod ring;
+mod sealed;
+mod training;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sluice_crds::problem::chain;
+
+use crate::store::Store;
+use crate::store::key::{KeyStore, SealedDictionary};
+use cipher::{DataKey, Place};
+use compress::{Dictionary, Shrinker};
+use form::{HEADER_BYTES, Header, NO_DICTIONARY, NOT_COMPRESSED};
+use training::{Samples, Training};
+
+pub use error::SealError;
+pub use open::OpenedSpan;
+pub use ring::KeyRing;
+pub use sealed::{SealedLetters, SealedRows};
+
+/// A data key seals no longer than this.
+const KEY_PERIOD: Duration = Duration::from_secs(24 * 3_600);
+/// Bodies that a data key seals at most, unless another number is given. Its counter has 48 bits; this bounds what a
+/// single key is worth.
+pub const BODIES_PER_KEY: u64 = 1 << 32;
+/// Random numbers of data keys that are tried until one is free.
+const ID_TRIES: u32 = 16;
+/// Data keys that are remembered for opening.
+const REMEMBERED_KEYS: usize = 4_096;
+
+/// Seals and opens for one table in one process.
+pub struct Sealing {
+    table: String,
+    ring: Option<KeyRing>,
+    bodies_per_key: u64,
+    /// What seals now.
+    current: Mutex<Option<Arc<DataKey>>>,
+    /// Held while a data key is made, so that lanes do not make one each.
+    making: tokio::sync::Mutex<()>,
+    /// What only opens, by number.
+    keys: Mutex<HashMap<u32, Arc<DataKey>>>,
+    dictionaries: Mutex<HashMap<u16, Arc<Dictionary>>>,
+    /// What compresses now.
+    dictionary: Mutex<Option<Arc<Dictionary>>>,
+    training: Mutex<Training>,
+    /// What was done so far.
+    pub counters: Arc<Counters>,
+}
+
+/// Counts of one process.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Bodies sealed, with repeated tries.
+    pub bodies: AtomicU64,
+    /// Their bytes before.
+    pub plain_bytes: AtomicU64,
+    /// Their bytes as they are stored.
+    pub sealed_bytes: AtomicU64,
+    /// Data keys made.
+    pub data_keys: AtomicU64,
+    /// Dictionaries trained and stored.
+    pub dictionaries: AtomicU64,
+}
+
+impl Sealing {
+    /// For a table; without a ring bodies are stored as they are, and sealed ones cannot be opened.
+    pub fn new(table: &str, ring: Option<KeyRing>) -> Self {
+        Self {
+            table: table.to_owned(),
+            ring,
+            bodies_per_key: BODIES_PER_KEY,
+            current: Mutex::default(),
+            making: tokio::sync::Mutex::default(),
+            keys: Mutex::default(),
+            dictionaries: Mutex::default(),
+            dictionary: Mutex::default(),
+            training: Mutex::new(Training::new()),
+            counters: Arc::default(),
+        }
+    }
+
+    /// Another number than [`BODIES_PER_KEY`].
+    #[must_use]
+    pub fn with_bodies_per_key(self, bodies_per_key: u64) -> Self {
+        Self { bodies_per_key: bodies_per_key.max(1), ..self }
+    }
+
+    /// Whether bodies are sealed.
+    pub fn seals(&self) -> bool {
+        self.ring.is_some()
+    }
+
+    /// Number of the dictionary in use.
+    pub fn dictionary_id(&self) -> Option<u16> {
+        lock(&self.dictionary).as_ref().map(|dictionary| dictionary.id)
+    }
+
+    /// Before the first batch: the ring's primary key must open what it wrapped before, a data key is made, and the
+    /// newest dictionary is read. Does nothing without a ring.
+    ///
+    /// # Errors
+    /// A Secret is missing or holds another key than before; the database cannot be asked.
+    pub async fn prepare(&self, store: &dyn KeyStore) -> Result<(), SealError> {
+        let Some(ring) = &self.ring else { return Ok(()) };
+        let keys = store.data_keys().await?;
+        let newest = keys.iter().filter(|key| key.wrapped_by == ring.primary());
+        if let Some(newest) = newest.max_by_key(|key| key.created_at_ms) {
+            ring.unwrap(&self.table, newest)?;
+        }
+        self.data_key(store).await?;
+        self.adopt_newest(store).await?;
+        Ok(())
+    }
+
+    /// What seals now; made where there is none, or the present one is old.
+    async fn data_key(&self, store: &dyn KeyStore) -> Result<Arc<DataKey>, SealError> {
+        if let Some(key) = self.usable() {
+            return Ok(key);
+        }
+        let _making = self.making.lock().await;
+        if let Some(key) = self.usable() {
+            return Ok(key);
+        }
+        let ring = self.ring.as_ref().ok_or(SealError::NoKeys)?;
+        let bytes = cipher::random_key()?;
+        for _ in 0..ID_TRIES {
+            let id = cipher::random_id()?;
+            let wrapped = ring.wrap(&self.table, id, &bytes)?;
+            if store.add_data_key(&wrapped).await? {
+                let key = Arc::new(DataKey::new(id, &bytes, self.bodies_per_key)?);
+                *lock(&self.current) = Some(key.clone());
+                self.counters.data_keys.fetch_add(1, Relaxed);
+                tracing::info!(id, wrapped_by = ring.primary(), "a new data key seals bodies");
+                return Ok(key);
+            }
+        }
+        Err(SealError::Library)
+    }
+
+    fn usable(&self) -> Option<Arc<DataKey>> {
+        lock(&self.current).clone().filter(|key| key.made_at().elapsed() < KEY_PERIOD)
+    }
+
+    /// A key, and nonces of it: at least one, at most `wanted`.
+    async fn nonces(
+        &self,
+        store: &dyn KeyStore,
+        wanted: u64,
+    ) -> Result<(Arc<DataKey>, Range<u64>), SealError> {
+        loop {
+            let key = self.data_key(store).await?;
+            let nonces = key.take_nonces(wanted);
+            if !nonces.is_empty() {
+                return Ok((key, nonces));
+            }
+            let mut current = lock(&self.current);
+            if current.as_ref().is_some_and(|current| current.id() == key.id()) {
+                *current = None;
+            }
+        }
+    }
+
+    /// Appends `content`, compressed and sealed, to the empty `sealed`; returns its bytes after compression.
+    fn seal_one(
+        &self,
+        key: &DataKey,
+        nonce: u64,
+        place: Place<'_>,
+        content: &[u8],
+        with: &mut Scratch<'_>,
+    ) -> Result<usize, SealError> {
+        let Scratch { shrinker, dictionary, sealed, data } = with;
+        sealed.clear();
+        sealed.resize(HEADER_BYTES, 0);
+        let dictionary = if shrinker.shrink(content, sealed)? {
+            *dictionary
+        } else {
+            sealed.extend_from_slice(content);
+            NOT_COMPRESSED
+        };
+        let shrunk = sealed.len() - HEADER_BYTES;
+        key.seal(&self.table, place, Header { key: key.id(), dictionary, nonce }, sealed, data)?;
+        Ok(shrunk)
+    }
+
+    /// Trains on `samples`, stores what pays and uses it. What fails is tried again with later bodies.
+    async fn train(self: Arc<Self>, store: Arc<dyn Store>, samples: Samples) {
+        match self.try_train(&*store, samples).await {
+            Ok(true) => {}
+            Ok(false) => lock(&self.training).give_up(),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "no new dictionary; bodies are sealed without it");
+                *lock(&self.training) = Training::new();
+            }
+        }
+    }
+
+    async fn try_train(&self, store: &dyn Store, samples: Samples) -> Result<bool, SealError> {
+        let before = self.dictionary_id();
+        // Another replica may have trained one meanwhile.
+        if self.adopt_newest(store).await? && self.dictionary_id() != before {
+            return Ok(true);
+        }
+        let current = lock(&self.dictionary).clone();
+        let training = tokio::task::spawn_blocking(move || training::train(samples, current.as_deref()));
+        let Some(trained) = training.await.map_err(|_| SealError::Library)?? else { return Ok(false) };
+        let id = self.dictionary_id().unwrap_or(NO_DICTIONARY) + 1;
+        if id == NOT_COMPRESSED {
+            return Ok(false);
+        }
+        let permille = (trained.ratio * 1_000.0).ceil() as u32;
+        let sealed = self.seal_dictionary(store, id, &trained.bytes).await?;
+        let row = SealedDictionary { id, sealed, permille, created_at_ms: 0 };
+        if !store.add_dictionary(&row).await? {
+            return self.adopt_newest(store).await;
+        }
+        self.counters.dictionaries.fetch_add(1, Relaxed);
+        tracing::info!(id, permille, "a new dictionary compresses bodies");
+        self.adopt(Arc::new(Dictionary::new(id, trained.bytes)), permille);
+        Ok(true)
+    }
+
+    async fn seal_dictionary(
+        &self,
+        store: &dyn KeyStore,
+        id: u16,
+        bytes: &[u8],
+    ) -> Result<Vec<u8>, SealError> {
+        let (key, nonces) = self.nonces(store, 1).await?;
+        let mut scratch = Scratch::new(None)?;
+        self.seal_one(&key, nonces.start, Place::Dictionary { id }, bytes, &mut scratch)?;
+        Ok(scratch.sealed)
+    }
+
+    /// Uses the newest dictionary of the table; false where there is none.
+    async fn adopt_newest(&self, store: &dyn KeyStore) -> Result<bool, SealError> {
+        let Some(newest) = store.dictionaries().await?.pop() else { return Ok(false) };
+        let dictionary = self.opened_dictionary(store, &newest).await?;
+        self.adopt(dictionary, newest.permille);
+        Ok(true)
+    }
+
+    fn adopt(&self, dictionary: Arc<Dictionary>, permille: u32) {
+        lock(&self.dictionaries).insert(dictionary.id, dictionary.clone());
+        *lock(&self.dictionary) = Some(dictionary);
+        lock(&self.training).settle(f64::from(permille) / 1_000.0);
+    }
+}
+
+/// What sealing one thing after the other needs.
+struct Scratch<'d> {
+    shrinker: Shrinker<'d>,
+    dictionary: u16,
+    sealed: Vec<u8>,
+    data: Vec<u8>,
+}
+
+impl<'d> Scratch<'d> {
+    fn new(dictionary: Option<&'d Dictionary>) -> Result<Self, SealError> {
+        Ok(Self {
+            shrinker: Shrinker::new(dictionary)?,
+            dictionary: dictionary.map_or(NO_DICTIONARY, |dictionary| dictionary.id),
+            sealed: Vec::new(),
+            data: Vec::new(),
+        })
+    }
+}
+
+/// Whether a stored body is a sealed one.
+pub fn is_sealed(body: &str) -> bool {
+    body.starts_with(form::PREFIX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

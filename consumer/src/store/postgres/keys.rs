@@ -1,0 +1,8 @@
+//! Data keys and dictionaries.
+
+use super::PostgresStore;
+use super::errors::store_error;
+use super::letters::DIALECT;
+use crate::store::sql::key_queries::key_store;
+
+key_store! { store: PostgresStore, database: sqlx::Postgres, dialect: DIALECT, writes: Purpose::Control }

@@ -1,0 +1,8 @@
+//! Data keys and dictionaries.
+
+use super::SqliteStore;
+use super::errors::store_error;
+use super::letters::DIALECT;
+use crate::store::sql::key_queries::key_store;
+
+key_store! { store: SqliteStore, database: sqlx::Sqlite, dialect: DIALECT, writes: Purpose::Write }
