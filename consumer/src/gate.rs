@@ -110,6 +110,12 @@ impl Gate {
                 let answer = state.bucket.ask(now, offer);
                 if let Answer::Release(most) = answer {
                     let (spans, taken) = cut(most);
+                    #[cfg(feature = "planted")]
+                    let spans = if crate::planted::is(crate::planted::Bug::DoubleRelease) {
+                        spans / 2
+                    } else {
+                        spans
+                    };
                     state.bucket.released(now, spans);
                     state.released += spans as u64;
                     state.saturated |= offer.more && spans < offer.available.min(offer.most);

@@ -17,6 +17,8 @@ pub mod meter;
 pub mod pipeline;
 pub mod place;
 pub mod print;
+#[cfg(feature = "planted")]
+mod planted;
 pub mod read;
 pub mod seal;
 pub mod secrets;

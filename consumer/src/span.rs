@@ -89,6 +89,11 @@ impl SpanBuf {
         kind: &str,
         write_body: impl FnOnce(&mut String),
     ) -> Result<(), SpanDefect> {
+        #[cfg(feature = "planted")]
+        let (trace_id, kind) = match crate::planted::is(crate::planted::Bug::Truncate) {
+            true => (cut(trace_id, MAX_TRACE_ID_CHARS), cut(kind, MAX_KIND_CHARS)),
+            false => (trace_id, kind),
+        };
         check(trace_id, kind)?;
         let start = self.text.len();
         self.text.push_str(trace_id);
@@ -181,6 +186,11 @@ fn check(trace_id: &str, kind: &str) -> Result<(), SpanDefect> {
         return Err(SpanDefect::NulCharacter);
     }
     Ok(())
+}
+
+#[cfg(feature = "planted")]
+fn cut(text: &str, characters: usize) -> &str {
+    text.char_indices().nth(characters).map_or(text, |(end, _)| &text[..end])
 }
 
 /// Bytes first: counting characters is only needed where bytes alone do not decide.

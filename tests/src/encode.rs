@@ -61,6 +61,23 @@ pub fn message(ledger: &Ledger, format: Format, message: u64) -> Vec<u8> {
     }
 }
 
+/// A message with one span in OTLP or Zipkin protobuf: start and end in nanoseconds there, start and duration in
+/// microseconds here.
+///
+/// # Panics
+/// Another format.
+pub fn message_at(format: Format, start: u64, other: u64) -> Vec<u8> {
+    let ids = |id_field| [bytes(1, &[1; 16]), bytes(id_field, &[2; 8])].concat();
+    match format {
+        Format::OtlpProto => {
+            let span = [ids(2), fixed64(7, start), fixed64(8, other)].concat();
+            bytes(1, &bytes(2, &bytes(2, &span)))
+        }
+        Format::ZipkinProto => bytes(1, &[ids(3), fixed64(6, start), integer(7, other)].concat()),
+        _ => panic!("no such message in {format:?}"),
+    }
+}
+
 fn otlp_json(number: u64, span: &LedgerSpan) -> String {
     let start = (START_MICROS + number) * 1_000;
     let mut text = format!(

@@ -29,6 +29,10 @@ const REQUEST: Duration = Duration::from_secs(20);
 /// Largest message that the broker takes.
 pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 
+/// Ids of clusters: 16 bytes in base64.
+const CLUSTER: &str = "AAAAAAAAAAAAAAAAAAAAAQ";
+const OTHER_CLUSTER: &str = "AAAAAAAAAAAAAAAAAAAAAg";
+
 /// Settings of the virtual machine: little memory, a quick start.
 const JVM: [&str; 5] =
     ["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"];
@@ -54,7 +58,17 @@ impl Kafka {
     /// # Errors
     /// The jars are missing, or it does not answer within a minute.
     pub async fn start() -> anyhow::Result<Self> {
-        Self::start_listening(None).await
+        Self::start_listening(None, CLUSTER).await
+    }
+
+    /// A broker of another cluster than [`Self::start`]'s.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; or all tests share a given broker.
+    pub async fn start_another() -> anyhow::Result<Self> {
+        let another = Self::start_listening(None, OTHER_CLUSTER).await?;
+        ensure!(another.own.is_some(), "this test needs a second broker; unset SLUICE_TEST_KAFKA");
+        Ok(another)
     }
 
     /// As [`Self::start`]; the broker listens on a second address too, for pods (`Cluster::host_address`).
@@ -62,10 +76,10 @@ impl Kafka {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_on(address: Ipv4Addr) -> anyhow::Result<Self> {
-        Self::start_listening(Some(address)).await
+        Self::start_listening(Some(address), CLUSTER).await
     }
 
-    async fn start_listening(pods: Option<Ipv4Addr>) -> anyhow::Result<Self> {
+    async fn start_listening(pods: Option<Ipv4Addr>, cluster: &str) -> anyhow::Result<Self> {
         if let Ok(bootstrap) = std::env::var("SLUICE_TEST_KAFKA") {
             return Ok(Self { bootstrap, pod_bootstrap: None, own: None });
         }
@@ -83,9 +97,7 @@ impl Kafka {
         std::fs::write(&properties, text)?;
 
         let mut format = java("kafka-format", &jars, &dir, &["kafka.tools.StorageTool", "format", "-t"])?;
-        format.arguments.extend(
-            ["AAAAAAAAAAAAAAAAAAAAAQ", "-c"].map(str::to_owned).into_iter().chain([path(&properties)]),
-        );
+        format.arguments.extend([cluster, "-c"].map(str::to_owned).into_iter().chain([path(&properties)]));
         let mut formatter = Component::start("Kafka's format", &format)?;
         let code = formatter.ended(START).await?;
         ensure!(code == 0, "Kafka's format ended with {code}:\n{}", formatter.log_tail(20));

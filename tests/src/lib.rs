@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod component;
+pub mod disk;
 pub mod encode;
 pub mod helm;
 pub mod kafka;

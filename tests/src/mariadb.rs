@@ -34,7 +34,15 @@ impl MariaDb {
     /// # Errors
     /// It is not installed, or does not answer within a minute.
     pub async fn start_with(options: &[&str]) -> anyhow::Result<Self> {
-        Self::start_listening(options, None).await
+        Self::start_listening(options, None, None).await
+    }
+
+    /// As [`Self::start_with`], on a disk of so many bytes.
+    ///
+    /// # Errors
+    /// As [`Self::start`], or no disk can be mounted.
+    pub async fn start_on_disk(bytes: u64, options: &[&str]) -> anyhow::Result<Self> {
+        Self::start_listening(options, None, Some(bytes)).await
     }
 
     /// As [`Self::start`]; the server listens on a second address too, for pods (`Cluster::host_address`).
@@ -42,7 +50,7 @@ impl MariaDb {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_on(address: Ipv4Addr) -> anyhow::Result<Self> {
-        let mariadb = Self::start_listening(&[], Some(address)).await?;
+        let mariadb = Self::start_listening(&[], Some(address), None).await?;
         if mariadb.own.is_some() {
             mariadb
                 .execute("CREATE USER 'pod'@'%'; GRANT ALL ON *.* TO 'pod'@'%' WITH GRANT OPTION")
@@ -52,7 +60,11 @@ impl MariaDb {
         Ok(mariadb)
     }
 
-    async fn start_listening(options: &[&str], pods: Option<Ipv4Addr>) -> anyhow::Result<Self> {
+    async fn start_listening(
+        options: &[&str],
+        pods: Option<Ipv4Addr>,
+        disk: Option<u64>,
+    ) -> anyhow::Result<Self> {
         if let Ok(url) = std::env::var("SLUICE_TEST_MYSQL_URL") {
             let base = url.rsplit_once('/').map_or(url.clone(), |(base, _)| base.to_owned());
             let base = format!("{base}/");
@@ -63,7 +75,7 @@ impl MariaDb {
         let listen = pods.map_or(loopback.to_string(), |address| format!("{loopback},{address}"));
         let daemon =
             program(["/usr/sbin/mariadbd", "/usr/bin/mariadbd"].map(PathBuf::from), "mariadb-server")?;
-        let own = Server::start("mariadb", "mysql", |dir| {
+        let own = Server::start("mariadb", "mysql", disk, |dir| {
             let initialise = [
                 "mariadb-install-db".to_owned(),
                 "--no-defaults".to_owned(),
@@ -109,7 +121,11 @@ impl MariaDb {
         format!("{}{database}", self.pod_base)
     }
 
-    async fn execute(&self, sql: &str) -> anyhow::Result<()> {
+    /// Runs statements as the user who may do everything.
+    ///
+    /// # Errors
+    /// The server refuses them.
+    pub async fn execute(&self, sql: &str) -> anyhow::Result<()> {
         let mut connection = MySqlConnection::connect(&self.base).await?;
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await?;
         Ok(connection.close().await?)

@@ -31,13 +31,25 @@ impl Postgres {
     /// # Errors
     /// It is not installed, or does not answer within a minute.
     pub async fn start_with(settings: &[&str]) -> anyhow::Result<Self> {
+        Self::start_having(settings, None).await
+    }
+
+    /// As [`Self::start_with`], on a disk of so many bytes.
+    ///
+    /// # Errors
+    /// As [`Self::start`], or no disk can be mounted.
+    pub async fn start_on_disk(bytes: u64, settings: &[&str]) -> anyhow::Result<Self> {
+        Self::start_having(settings, Some(bytes)).await
+    }
+
+    async fn start_having(settings: &[&str], disk: Option<u64>) -> anyhow::Result<Self> {
         if let Ok(url) = std::env::var("SLUICE_TEST_POSTGRES_URL") {
             let base = url.rsplit_once('/').map_or(url.clone(), |(base, _)| base.to_owned());
             return Ok(Self { base: format!("{base}/"), own: None });
         }
         let port = free_port()?;
         let (initdb, daemon) = (installed("initdb")?, installed("postgres")?);
-        let own = Server::start("postgres", "postgres", |dir| {
+        let own = Server::start("postgres", "postgres", disk, |dir| {
             let initialise =
                 format!("{initdb} -D {dir}/data -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync");
             let run = format!(

@@ -1,4 +1,5 @@
-//! A TCP proxy between a client and a server that keeps the server's answers to itself when it is told to.
+//! A TCP proxy between a client and a server. When it is told to, it keeps the server's answers to itself, delays
+//! them, or leads to another server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +23,8 @@ struct Shared {
     awaited: Mutex<Awaited>,
     holding: watch::Sender<bool>,
     cut: Notify,
+    route: watch::Sender<Option<SocketAddr>>,
+    delay: watch::Sender<Duration>,
 }
 
 /// What a client must say, one after the other, on one connection.
@@ -47,13 +50,14 @@ impl Proxy {
     pub async fn start(server: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let (address, shared) = (listener.local_addr()?, Arc::new(Shared::default()));
+        shared.route.send_replace(Some(server));
         let accepting = tokio::spawn({
             let shared = shared.clone();
             async move {
                 while let Ok((client, _)) = listener.accept().await {
                     let shared = shared.clone();
                     // However it ends, both ends see their connection closed.
-                    tokio::spawn(async move { drop(pass_on(client, server, &shared).await) });
+                    tokio::spawn(async move { drop(pass_on(client, &shared).await) });
                 }
             }
         });
@@ -82,6 +86,16 @@ impl Proxy {
         let mut holding = self.shared.holding.subscribe();
         let held = tokio::time::timeout(deadline, holding.wait_for(|holding| *holding)).await;
         held.context("nobody said the words")?.map(drop).context("the proxy has ended")
+    }
+
+    /// From now on leads to another server; connections to the former one are closed.
+    pub fn redirect(&self, server: SocketAddr) {
+        self.shared.route.send_replace(Some(server));
+    }
+
+    /// From now on keeps every answer back for so long.
+    pub fn delay(&self, delay: Duration) {
+        self.shared.delay.send_replace(delay);
     }
 
     /// Closes the connection whose answers are held back, without them.
@@ -117,7 +131,9 @@ impl Shared {
     }
 }
 
-async fn pass_on(mut client: TcpStream, server: SocketAddr, shared: &Shared) -> std::io::Result<()> {
+async fn pass_on(mut client: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    let mut route = shared.route.subscribe();
+    let Some(server) = *route.borrow_and_update() else { return Ok(()) };
     let mut server = TcpStream::connect(server).await?;
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
@@ -144,8 +160,11 @@ async fn pass_on(mut client: TcpStream, server: SocketAddr, shared: &Shared) -> 
                 if read == 0 {
                     return Ok(());
                 }
+                let delay = *shared.delay.borrow();
+                tokio::time::sleep(delay).await;
                 to_client.write_all(&answer[..read]).await?;
             }
+            _ = route.changed() => return Ok(()),
             () = &mut cut => {
                 if holding {
                     return Ok(());
@@ -198,5 +217,19 @@ mod tests {
         drop(client.read_to_end(&mut answer).await);
         assert_eq!(answer, b"");
         assert_eq!(says(&mut other, "still there").await, "still there");
+    }
+
+    #[tokio::test]
+    async fn another_server_is_led_to_and_answers_are_late() {
+        let proxy = Proxy::start(echo().await).await.unwrap();
+        let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(says(&mut client, "before").await, "before");
+        proxy.redirect(echo().await);
+        drop(client.read_to_end(&mut Vec::new()).await);
+        let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+        let (delay, asked) = (Duration::from_millis(100), std::time::Instant::now());
+        proxy.delay(delay);
+        assert_eq!(says(&mut client, "after").await, "after");
+        assert!(asked.elapsed() >= delay);
     }
 }

@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
 use crate::component::{Component, Launch, Scratch, family};
+use crate::disk::Disk;
 
 /// How long initialising or starting may take.
 pub const START: Duration = Duration::from_secs(60);
@@ -21,18 +22,22 @@ pub struct Server {
     launch: Launch,
     // Dropped in this order: the process first, then its files.
     component: Component,
+    disk: Option<Disk>,
     _dir: Scratch,
 }
 
 impl Server {
     /// Initialises and starts a server. Programs run as `user` where the test runs as root, as servers refuse
-    /// to be root; `commands` gives the program and arguments of both steps from the directory.
+    /// to be root; `commands` gives the program and arguments of both steps from the directory. With `disk`, all of
+    /// its files are on one of so many bytes.
     pub(crate) async fn start(
         name: &'static str,
         user: &str,
+        disk: Option<u64>,
         commands: impl FnOnce(&str) -> [Vec<String>; 2],
     ) -> anyhow::Result<Self> {
         let dir = Scratch::new(&format!("sluice-{name}-"))?;
+        let disk = disk.map(|bytes| Disk::mount(dir.path(), bytes)).transpose()?;
         let mut prefix = Vec::new();
         if Uid::effective().is_root() {
             let owned = std::process::Command::new("chown").arg(user).arg(dir.path()).status()?;
@@ -53,12 +58,20 @@ impl Server {
         ensure!(code == 0, "initialising {name} ended with {code}:\n{}", initialiser.log_tail(20));
         let launch = launch(run, "server.log");
         let component = Component::start(name, &launch)?;
-        Ok(Self { name, launch, component, _dir: dir })
+        Ok(Self { name, launch, component, disk, _dir: dir })
     }
 
     /// Its process.
     pub fn component(&mut self) -> &mut Component {
         &mut self.component
+    }
+
+    /// The disk of its own, where it has one.
+    ///
+    /// # Errors
+    /// It was started without.
+    pub fn disk(&self) -> anyhow::Result<&Disk> {
+        self.disk.as_ref().context("the server has no disk of its own")
     }
 
     /// Kills it at once (kill -9).

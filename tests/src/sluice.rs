@@ -185,6 +185,16 @@ impl Home {
         self.dir.path()
     }
 
+    /// Replaces the database's URL, as a rotated Secret does.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn save_url(&self, url: &str) -> anyhow::Result<()> {
+        let (new, secret) = (self.dir.path().join(".url.new"), self.dir.path().join("secrets").join(SECRET));
+        std::fs::write(&new, url)?;
+        Ok(std::fs::rename(new, secret.join("url"))?)
+    }
+
     /// Replaces the pipeline's file in one step, as editors do.
     ///
     /// # Errors
@@ -214,8 +224,16 @@ impl Sluice {
     /// # Errors
     /// The binary has not been built (`cargo build --workspace`).
     pub fn start(home: &Home, name: &str) -> anyhow::Result<Self> {
+        Self::start_with(home, name, &[])
+    }
+
+    /// As [`Self::start`], with variables besides the test's own.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(home: &Home, name: &str, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
         let file = home.path().join("pipeline.yaml").display().to_string();
-        Self::start_from(home, name, &["-f", &file], &[])
+        Self::start_from(home, name, &["-f", &file], variables)
     }
 
     /// As [`Self::start`], with the arguments that say where the pipeline comes from, and variables besides the

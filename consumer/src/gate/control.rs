@@ -198,6 +198,9 @@ impl RateControl {
             self.gate.forget_credit();
         }
         inputs.whole = whole;
+        #[cfg(feature = "planted")]
+        plant(&self.gate, rate, whole, inputs.lease_end);
+        #[cfg(not(feature = "planted"))]
         self.gate.set_rate(rate, inputs.lease_end);
         self.meters.set_rate(whole, rate, f64::from(share) / f64::from(WHOLE), inputs.live.suspend);
         let far = now + Duration::from_secs(3_600);
@@ -222,6 +225,20 @@ impl RateControl {
 
     fn lock(&self) -> MutexGuard<'_, Inputs> {
         self.inputs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sets the rate as a planted bug would.
+#[cfg(feature = "planted")]
+fn plant(gate: &Gate, rate: f64, whole: u32, lease_end: Instant) {
+    use crate::planted::{Bug, is};
+    let leased = Instant::now() < lease_end;
+    if !leased && is(Bug::UnlimitedLease) {
+        gate.set_rate(1e9, Instant::now() + Duration::from_secs(3_600));
+    } else if leased && is(Bug::KeepShare) {
+        gate.set_rate(f64::from(whole), lease_end);
+    } else {
+        gate.set_rate(rate, lease_end);
     }
 }
 

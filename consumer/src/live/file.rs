@@ -55,6 +55,10 @@ fn apply(content: &Content, settings: &Settings, sender: &watch::Sender<Applied>
 }
 
 fn refuse(applied: &mut Applied, error: LastError) {
+    #[cfg(feature = "planted")]
+    if crate::planted::is(crate::planted::Bug::UnlimitedDocument) {
+        applied.live.rate_limit_qps = 10_000_000;
+    }
     applied.refused = Some(error);
     applied.sources = vec![(Origin::File, false)];
 }

@@ -71,6 +71,10 @@ impl<'a> Batch<'a> {
         for span in spans {
             let content = segment.spans().get(span);
             if let Some(refusal) = refused.next_if(|refusal| refusal.span == span) {
+                #[cfg(feature = "planted")]
+                if crate::planted::is(crate::planted::Bug::SwallowRefused) {
+                    continue;
+                }
                 let (entry, index) = segment.entry_of_span(span);
                 letters.push(Letter {
                     id: take_id(),

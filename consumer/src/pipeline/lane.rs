@@ -4,6 +4,8 @@
 //! partition, and only then goes on. An error of the database holds the batch for as long as it takes; a
 //! fenced batch is dropped and its partition handed back to be claimed again.
 
+#[cfg(feature = "planted")]
+mod planted;
 mod redrive;
 
 use std::sync::Arc;
@@ -221,6 +223,8 @@ impl Lane {
         if let Some(trouble) = trouble {
             return Err(trouble);
         }
+        #[cfg(feature = "planted")]
+        planted::commit_early(&*self.source, stream);
         match end {
             Ok(ReadEnd::OffsetOutOfRange) => return Err(Trouble::OutOfRange),
             Ok(end) => {
@@ -281,6 +285,11 @@ impl Lane {
                 Written::Isolated(found) => {
                     refused.extend(found);
                     continue;
+                }
+                #[cfg(feature = "planted")]
+                Written::Held(ErrorKind::Unavailable) if planted::gives_up() => {
+                    refused = planted::every_span(current.segment.front_spans(released.messages));
+                    CONFLICT_PAUSE
                 }
                 Written::Held(ErrorKind::Conflict) => CONFLICT_PAUSE,
                 Written::Held(_) => {
@@ -408,6 +417,8 @@ impl Lane {
         let refusals = self.refusals(&current.segment, messages, refused);
         // Ids carry the time of the release, so that the rate can be checked by them afterwards.
         let database_time_ms = self.clock.at(at).unwrap_or(stream.claim.database_time_ms);
+        #[cfg(feature = "planted")]
+        let database_time_ms = planted::time_of_ids(database_time_ms);
         let batch = Batch::build(
             &stream.at,
             &stream.claim,
@@ -422,7 +433,11 @@ impl Lane {
         let plain_letters = batch.dead_letters();
         let sealed_letters = self.sealing.letters(&*self.store, &plain_letters).await?;
         let letters = sealed_letters.letters(&plain_letters);
-        match self.store.write(&batch.write(&rows, &letters)).await {
+        #[cfg(feature = "planted")]
+        let written = planted::write(&*self.store, batch.write(&rows, &letters)).await;
+        #[cfg(not(feature = "planted"))]
+        let written = self.store.write(&batch.write(&rows, &letters)).await;
+        match written {
             Ok(()) => {
                 let bytes = batch.rows().iter().map(|row| row.body.len() as u64).sum();
                 self.meters.committed(

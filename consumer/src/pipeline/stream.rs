@@ -60,6 +60,12 @@ pub struct Expected {
 }
 
 impl Expected {
+    /// The first offset that was not read yet.
+    #[cfg(feature = "planted")]
+    pub fn next_offset(&self) -> u64 {
+        self.next_offset
+    }
+
     /// Whether the message is to be stored; false for the last stored one, which is only read to compare.
     pub fn admit(&mut self, message: &Message<'_>) -> Result<bool, Trouble> {
         if message.offset >= self.next_offset {
@@ -69,6 +75,8 @@ impl Expected {
             return Ok(true);
         }
         match self.fingerprint {
+            #[cfg(feature = "planted")]
+            _ if crate::planted::is(crate::planted::Bug::IgnoreFingerprint) => Ok(false),
             Some(known) if message.offset + 1 == self.next_offset && known != fingerprint(message) => {
                 Err(Trouble::Recreated { stream: self.stream })
             }
@@ -87,6 +95,10 @@ struct Gap {
 impl Gap {
     /// How many of the stream's offsets in `from..to` were not counted yet.
     fn skip(&mut self, stream: u16, from: u64, to: u64) -> u64 {
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Bug::ForgetGap) {
+            return 0;
+        }
         let counted = if self.stream == stream { self.end } else { 0 };
         *self = Self { stream, end: to.max(counted) };
         to.saturating_sub(from.max(counted))

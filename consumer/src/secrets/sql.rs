@@ -139,6 +139,10 @@ fn from_url<O: FromStr<Err = sqlx::Error>>(
     let reference = &source.secret_key_ref;
     let unusable = |message: String| SecretError::Unusable { reference: reference.clone(), message };
     let url = secrets.resolve(reference)?;
+    #[cfg(feature = "planted")]
+    if crate::planted::is(crate::planted::Bug::TellPassword) {
+        tracing::debug!(url = url.expose(), "connecting");
+    }
     let scheme = url.expose().split_once("://").map(|(scheme, _)| scheme);
     if !scheme.is_some_and(|scheme| schemes.contains(&scheme)) {
         return Err(unusable(format!("must be a URL that begins with {}://", schemes.join(":// or "))));

@@ -193,6 +193,19 @@ impl MySqlStore {
             .bind(batch.epoch)
             .bind(batch.from.next_offset)
             .bind(batch.from.last_id);
+        #[cfg(feature = "planted")]
+        let query = match crate::planted::is(crate::planted::Bug::DropComparison) {
+            true => sqlx::query(
+                "UPDATE sluice_progress SET next_offset = ?, last_id = ?, fingerprint = ? \
+                 WHERE table_name = ? AND stream = ?",
+            )
+            .bind(batch.to.next_offset)
+            .bind(batch.to.last_id)
+            .bind(batch.fingerprint)
+            .bind(self.options.table.as_str())
+            .bind(batch.stream),
+            false => query,
+        };
         // Matching rows, not changed ones: sqlx connects with CLIENT_FOUND_ROWS.
         let matched = within(WRITE_ANSWER, query.execute(conn))
             .await

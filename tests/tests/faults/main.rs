@@ -1,0 +1,69 @@
+//! Faults that the end-to-end tests leave out, each with real processes and the oracle at its end. Which test shows
+//! which row of the list of faults is in `docs/reliability.md`, which [`map`] keeps true.
+//!
+//! What takes longer than about twenty seconds lies in a module `long`: `tests/run` leaves it out, and
+//! `tests/run --faults` does not.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
+
+mod canary;
+mod clock;
+mod clusters;
+mod database;
+mod disk;
+mod fleet;
+mod input;
+mod lease;
+mod map;
+#[path = "../end_to_end/world.rs"]
+#[allow(dead_code, reason = "shared with the end-to-end tests")]
+mod world;
+
+use std::time::Duration;
+
+use anyhow::bail;
+use serde_json::Value;
+use sluice_tests::eventually;
+use sluice_tests::sluice::Sink;
+use sqlx::{AssertSqlSafe, Connection};
+
+use world::now_ms;
+
+/// How long anything is waited for that has no bound of its own.
+const WAIT: Duration = Duration::from_secs(60);
+/// Kubernetes' `terminationGracePeriodSeconds`.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Runs statements in the database of a sink, as whoever its URL names.
+async fn execute(sink: &Sink, sql: &str) -> anyhow::Result<()> {
+    let sql = AssertSqlSafe(sql.to_owned());
+    match sink {
+        Sink::Mysql(url) => {
+            let mut connection = sqlx::MySqlConnection::connect(url).await?;
+            sqlx::raw_sql(sql).execute(&mut connection).await?;
+            Ok(connection.close().await?)
+        }
+        Sink::Postgres(url) => {
+            let mut connection = sqlx::PgConnection::connect(url).await?;
+            sqlx::raw_sql(sql).execute(&mut connection).await?;
+            Ok(connection.close().await?)
+        }
+        Sink::Sqlite(_) => bail!("no server"),
+    }
+}
+
+/// Waits for a time to pass: a fault has to last.
+async fn passes(duration: Duration) -> anyhow::Result<()> {
+    let end = now_ms() + duration.as_millis() as i64;
+    eventually("the time to pass", duration + WAIT, async || Ok((now_ms() >= end).then_some(()))).await
+}
+
+/// Whether `/status` tells of any trouble.
+fn is_degraded(status: &Value) -> bool {
+    status["lastError"].is_string()
+}
+
+/// How many partitions `/status` names.
+fn owned(status: &Value) -> usize {
+    status["partitions"].as_array().map_or(0, Vec::len)
+}
