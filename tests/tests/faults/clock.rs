@@ -1,7 +1,10 @@
 //! Wall clocks that are wrong, and that are set while replicas run: everything that counts takes the database's time
-//! or a monotonic one. libfaketime shows a replica another wall clock, and leaves its monotonic one alone.
+//! or a monotonic one. `tests/clock/clock.c` shows a replica another wall clock, and leaves its monotonic one alone.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -14,28 +17,40 @@ use crate::{GRACE, WAIT, owned, passes};
 
 const PARTITIONS: i32 = 6;
 const QPS: u32 = 2_000;
-const HOUR_MS: i64 = 3_600_000;
+/// In seconds.
+const HOUR: i64 = 3_600;
 
-/// Debian's folder has the machine's name in its path.
-fn library() -> anyhow::Result<PathBuf> {
-    let dirs = std::fs::read_dir("/usr/lib")?.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut files = dirs.map(|dir| dir.join("faketime/libfaketimeMT.so.1"));
-    files.find(|path| path.is_file()).context("libfaketime is not installed; run `tests/run --prepare`")
+/// Builds what shows a process another wall clock.
+fn library(case: &Case) -> anyhow::Result<PathBuf> {
+    let library = case.home.path().join("clock.so");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O2", "-o"])
+        .arg(&library)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/clock/clock.c"))
+        .args(["-ldl", "-lpthread"])
+        .status()
+        .context("cannot run cc")?;
+    ensure!(built.success(), "tests/clock/clock.c cannot be built");
+    Ok(library)
 }
 
-/// A replica whose wall clock is off by what a file says, such as `-1h`.
-fn replica(case: &Case, name: &str, offset: &str) -> anyhow::Result<(Sluice, PathBuf)> {
-    let file = case.home.path().join(format!("{name}.clock"));
-    std::fs::write(&file, offset)?;
-    let variables = [
-        ("LD_PRELOAD", library()?.display().to_string()),
-        ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-        // Whatever the file says now.
-        ("FAKETIME_NO_CACHE", "1".to_owned()),
-    ];
-    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
-    Ok((Sluice::start_with(&case.home, name, &variables)?, file))
+/// By how many seconds a replica's wall clock is off.
+struct Clock(File);
+
+impl Clock {
+    fn set(&self, seconds: i64) -> anyhow::Result<()> {
+        Ok(self.0.write_all_at(&seconds.to_ne_bytes(), 0)?)
+    }
+}
+
+/// A replica with a wall clock of its own.
+fn replica(case: &Case, library: &Path, name: &str, seconds: i64) -> anyhow::Result<(Sluice, Clock)> {
+    let path = case.home.path().join(format!("{name}.clock"));
+    let clock = Clock(File::create(&path)?);
+    clock.set(seconds)?;
+    let (library, path) = (library.display().to_string(), path.display().to_string());
+    let variables = [("LD_PRELOAD", &*library), ("SLUICE_TEST_CLOCK", &*path)];
+    Ok((Sluice::start_with(&case.home, name, &variables)?, clock))
 }
 
 /// How far its own log is off, by its newest line.
@@ -55,8 +70,9 @@ async fn wrong_clocks() -> anyhow::Result<()> {
     let messages = 12_000;
     ledger.produce(case.kafka, &case.topic, 0..messages, |message| (message % 6) as i32).await?;
     let began = now_ms();
-    let (slow, _) = replica(&case, "slow", "-1h")?;
-    let (jumping, clock) = replica(&case, "jumping", "+0")?;
+    let library = library(&case)?;
+    let (slow, _) = replica(&case, &library, "slow", -HOUR)?;
+    let (jumping, clock) = replica(&case, &library, "jumping", 0)?;
     let right = Sluice::start(&case.home, "right")?;
     let mut replicas = [slow, jumping, right];
     for replica in &mut replicas {
@@ -64,8 +80,8 @@ async fn wrong_clocks() -> anyhow::Result<()> {
         replica.status_where("two partitions", WAIT, |status| owned(status) == 2).await?;
     }
     passes(Duration::from_secs(3)).await?;
-    for offset in ["+1h", "-1h", "+1h"] {
-        std::fs::write(&clock, offset)?;
+    for seconds in [HOUR, -HOUR, HOUR] {
+        clock.set(seconds)?;
         passes(Duration::from_secs(4)).await?;
     }
     // Its end is a time of the database, whatever a replica takes for now.
@@ -82,7 +98,7 @@ async fn wrong_clocks() -> anyhow::Result<()> {
     }
     // The means of this test work at all.
     let off = [off_by(&replicas[0])?, off_by(&replicas[1])?];
-    let hour = HOUR_MS - 60_000..HOUR_MS + 60_000;
+    let hour = (HOUR - 60) * 1_000..(HOUR + 60) * 1_000;
     ensure!(hour.contains(&-off[0]) && hour.contains(&off[1]), "clocks are off by {off:?} ms only");
     ensure!(case.settled().await? < messages, "the backlog ended before the measurement");
 
@@ -110,7 +126,7 @@ async fn wrong_clocks() -> anyhow::Result<()> {
 
 mod long {
     #[tokio::test]
-    #[ignore = "needs Kafka, MariaDB and libfaketime"]
+    #[ignore = "needs Kafka, MariaDB and a C compiler"]
     async fn wall_clocks_that_are_wrong_by_an_hour_or_set_by_hours_change_nothing() {
         super::wrong_clocks().await.unwrap();
     }

@@ -18,7 +18,7 @@ const LANES: u32 = 2;
 async fn leases_out_of_reach() -> anyhow::Result<()> {
     let mut case = Case::new(Engine::Mysql, "unleased", 2, |pipeline| pipeline.rate = QPS).await?;
     let ledger = Ledger { seed: 91, shape: Shape::Json, spans_per_message: 10, padding: 0 };
-    let messages = 3_000;
+    let messages = 6_000;
     ledger.produce(case.kafka, &case.topic, 0..messages, |message| (message % 2) as i32).await?;
     let began = now_ms();
     let mut replicas = [case.replica("a").await?, case.replica("b").await?];
