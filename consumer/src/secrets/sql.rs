@@ -128,8 +128,8 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Parses a URL. The driver's own error is shown, which names a part and never the whole; its warning about
-/// unknown parameters would show their values, so that those are refused first.
+/// Parses a URL. Of what stands before its parameters the driver's own error is shown, which names a part and never
+/// the whole. Its errors and warnings about parameters would show their values: those are told of in other words.
 fn from_url<O: FromStr<Err = sqlx::Error>>(
     source: &SecretSource,
     secrets: &Secrets,
@@ -147,7 +147,11 @@ fn from_url<O: FromStr<Err = sqlx::Error>>(
     if !scheme.is_some_and(|scheme| schemes.contains(&scheme)) {
         return Err(unusable(format!("must be a URL that begins with {}://", schemes.join(":// or "))));
     }
-    let query = url.expose().split_once('?').map_or("", |(_, query)| query);
+    let (base, query) = url.expose().split_once('?').unwrap_or((url.expose(), ""));
+    base.parse::<O>().map_err(|error| match error {
+        sqlx::Error::Configuration(error) => unusable(format!("is not a usable URL: {error}")),
+        _ => unusable("is not a usable URL".into()),
+    })?;
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let name = pair.split('=').next().unwrap_or_default();
         if !parameters.contains(&name) {
@@ -156,9 +160,9 @@ fn from_url<O: FromStr<Err = sqlx::Error>>(
                 parameters.join(", ")
             )));
         }
+        if format!("{base}?{pair}").parse::<O>().is_err() {
+            return Err(unusable(format!("has a value in its URL that the parameter {name} cannot have")));
+        }
     }
-    url.expose().parse().map_err(|error: sqlx::Error| match error {
-        sqlx::Error::Configuration(error) => unusable(format!("is not a usable URL: {error}")),
-        _ => unusable("is not a usable URL".into()),
-    })
+    url.expose().parse().map_err(|_| unusable("is not a usable URL".into()))
 }

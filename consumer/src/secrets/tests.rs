@@ -127,6 +127,10 @@ fn no_error_about_a_url_shows_its_password() {
         "postgres://u:x@h/d?unknown=canary-4711",
         "mysql://u:canary-4711@h:99999999/d",
         "mysql://u:canary-4711@h/d?canary-4711",
+        "mysql://u:x@h/d?ssl-mode=canary-4711",
+        "postgres://u:x@h/d?sslmode=canary-4711",
+        // A password with characters that should have been escaped.
+        "postgres://u:x?sslmode=canary-4711@h/d",
         "://canary-4711",
     ];
     for url in hostile {
