@@ -63,8 +63,10 @@ async fn leases_out_of_reach() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs Kafka and MariaDB"]
-async fn two_replicas_keep_to_their_shares_and_release_nothing_once_their_leases_have_ended() {
-    leases_out_of_reach().await.unwrap();
+mod long {
+    #[tokio::test]
+    #[ignore = "needs Kafka and MariaDB"]
+    async fn two_replicas_keep_to_their_shares_and_release_nothing_once_their_leases_have_ended() {
+        super::leases_out_of_reach().await.unwrap();
+    }
 }

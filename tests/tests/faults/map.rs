@@ -43,8 +43,9 @@ fn table() -> BTreeMap<String, Vec<String>> {
     let end = text.find("<!-- end of faults -->").expect("the table's end");
     let rows = text[begin..end].lines().filter(|line| line.starts_with("| ")).skip(1);
     rows.map(|row| {
-        let number = row.split('|').nth(1).unwrap().trim().to_owned();
-        (number, row.split('`').skip(1).step_by(2).map(str::to_owned).collect())
+        let cells: Vec<&str> = row.split('|').collect();
+        let names = cells[3].split('`').skip(1).step_by(2).map(str::to_owned);
+        (cells[1].trim().to_owned(), names.collect())
     })
     .collect()
 }
