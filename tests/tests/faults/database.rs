@@ -7,6 +7,7 @@ use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::oracle::database::Database;
+use sluice_tests::postgres::Postgres;
 use sluice_tests::proxy::Proxy;
 use sluice_tests::sluice::{Sink, Sluice, tells};
 use sqlx::Connection;
@@ -90,6 +91,37 @@ async fn read_only_and_another_password() -> anyhow::Result<()> {
 #[ignore = "needs Kafka and MariaDB"]
 async fn a_read_only_database_and_a_rotated_password_are_waited_out_without_a_restart() {
     read_only_and_another_password().await.unwrap();
+}
+
+async fn read_only_postgres() -> anyhow::Result<()> {
+    let postgres = Postgres::start().await?;
+    let name = unique("readonly");
+    let url = postgres.database(&name).await?;
+    let administrator = Sink::Postgres(postgres.database(&format!("{name}_aside")).await?);
+    let case =
+        Case::with_sink(Sink::Postgres(url), &name, PARTITIONS, |pipeline| pipeline.rate = QPS).await?;
+    let (ledger, messages) = (ledger(105), 3_000);
+    ledger.produce(case.kafka, &case.topic, 0..messages, |message| (message % 2) as i32).await?;
+    let sluice = case.replica("only").await?;
+    case.wait_settled(100, WAIT).await?;
+    // Sessions that are open keep what they began with.
+    let ends = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+    let read_only = format!("ALTER DATABASE \"{name}\" SET default_transaction_read_only = on; {ends}");
+    execute(&administrator, &read_only).await?;
+    let stood = stands_still(&case, &sluice).await?;
+    execute(
+        &administrator,
+        &format!("ALTER DATABASE \"{name}\" RESET default_transaction_read_only; {ends}"),
+    )
+    .await?;
+    case.wait_settled(stood + 50, RECOVERY).await?;
+    finish(case, sluice, &ledger, messages).await.map(drop)
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka and PostgreSQL"]
+async fn a_read_only_postgres_is_waited_out_without_a_restart() {
+    read_only_postgres().await.unwrap();
 }
 
 async fn a_table_without_a_place_for_rows() -> anyhow::Result<()> {
