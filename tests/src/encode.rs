@@ -109,7 +109,7 @@ fn otlp(number: u64, span: &LedgerSpan) -> Vec<u8> {
 }
 
 /// `KeyValue` with a string `AnyValue`.
-fn attribute(key: &str, value: &str) -> Vec<u8> {
+pub(crate) fn attribute(key: &str, value: &str) -> Vec<u8> {
     [bytes(1, key.as_bytes()), bytes(2, &bytes(1, value.as_bytes()))].concat()
 }
 
@@ -159,7 +159,7 @@ fn jaeger(number: u64, span: &LedgerSpan) -> Vec<u8> {
     out
 }
 
-fn unhex(text: &str) -> Vec<u8> {
+pub(crate) fn unhex(text: &str) -> Vec<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or(0) as u8;
     text.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
 }
@@ -174,15 +174,15 @@ fn varint(mut value: u64) -> Vec<u8> {
     out
 }
 
-fn integer(field: u64, value: u64) -> Vec<u8> {
+pub(crate) fn integer(field: u64, value: u64) -> Vec<u8> {
     [varint(field << 3), varint(value)].concat()
 }
 
-fn fixed64(field: u64, value: u64) -> Vec<u8> {
+pub(crate) fn fixed64(field: u64, value: u64) -> Vec<u8> {
     [varint(field << 3 | 1), value.to_le_bytes().to_vec()].concat()
 }
 
-fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
+pub(crate) fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
     [varint(field << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
 }
 

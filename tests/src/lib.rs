@@ -19,6 +19,7 @@ pub mod proxy;
 pub mod rate;
 pub mod server;
 pub mod sluice;
+pub mod workload;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;

@@ -121,6 +121,11 @@ impl MariaDb {
         format!("{}{database}", self.pod_base)
     }
 
+    /// The URL of a database that exists.
+    pub fn url(&self, name: &str) -> String {
+        format!("{}{name}", self.base)
+    }
+
     /// Runs statements as the user who may do everything.
     ///
     /// # Errors

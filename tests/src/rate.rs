@@ -67,6 +67,11 @@ impl Releases {
         fullest
     }
 
+    /// How many releases lie in each sliding second within `[from, to)`, one second every `step` milliseconds.
+    pub fn seconds(&self, from: i64, to: i64, step: usize) -> Vec<usize> {
+        (from..to - 999).step_by(step).map(|start| self.between(start, start + 1_000).len()).collect()
+    }
+
     /// What was used of `qps` between two times: 1.0 is all of it.
     pub fn used(&self, from: i64, to: i64, qps: f64) -> f64 {
         let seconds = (to - from) as f64 / 1_000.0;
@@ -125,6 +130,12 @@ mod tests {
         times.extend(std::iter::repeat_n(4_900, 150).chain(std::iter::repeat_n(5_100, 150)));
         let fullest = Releases::from_times(times).fullest_second(0, 9_000);
         assert!(fullest.count as f64 > bound(2_000.0, 6, 10), "{fullest:?}");
+    }
+
+    #[test]
+    fn every_sliding_second_is_counted() {
+        let releases = Releases::from_times(steady(100, 2).into_iter().filter(|&time| time < 1_500));
+        assert_eq!(releases.seconds(0, 2_000, 250), [100, 100, 100, 75, 50]);
     }
 
     #[test]

@@ -293,17 +293,17 @@ impl Sluice {
         .await
     }
 
+    /// The administration port, to be asked while the process itself is in other hands.
+    pub fn admin(&self) -> Admin {
+        Admin(self.admin)
+    }
+
     /// Asks the administration port; returns status code and body.
     ///
     /// # Errors
     /// It does not answer.
     pub async fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-        let address = format!("http://127.0.0.1:{}{path}", self.admin).parse()?;
-        let answer = tokio::time::timeout(Duration::from_secs(5), client.get(address)).await??;
-        let code = answer.status().as_u16();
-        let body = answer.into_body().collect().await?.to_bytes();
-        Ok((code, String::from_utf8(body.to_vec())?))
+        self.admin().get(path).await
     }
 
     /// The document of `/status`.
@@ -311,9 +311,7 @@ impl Sluice {
     /// # Errors
     /// It does not answer.
     pub async fn status(&self) -> anyhow::Result<serde_json::Value> {
-        let (code, body) = self.get("/status").await?;
-        ensure!(code == 200, "/status answered {code}: {body}");
-        serde_json::from_str(&body).with_context(|| format!("/status is no JSON: {body}"))
+        self.admin().status().await
     }
 
     /// Waits until `/status` satisfies a condition.
@@ -367,6 +365,35 @@ impl Sluice {
     /// It has ended.
     pub fn thaw(&self) -> anyhow::Result<()> {
         self.component.signal(Signal::SIGCONT)
+    }
+}
+
+/// The administration port of a consumer.
+#[derive(Clone, Copy, Debug)]
+pub struct Admin(u16);
+
+impl Admin {
+    /// Asks it; returns status code and body.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+        let address = format!("http://127.0.0.1:{}{path}", self.0).parse()?;
+        let answer = tokio::time::timeout(Duration::from_secs(5), client.get(address)).await??;
+        let code = answer.status().as_u16();
+        let body = answer.into_body().collect().await?.to_bytes();
+        Ok((code, String::from_utf8(body.to_vec())?))
+    }
+
+    /// The document of `/status`.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn status(&self) -> anyhow::Result<serde_json::Value> {
+        let (code, body) = self.get("/status").await?;
+        ensure!(code == 200, "/status answered {code}: {body}");
+        serde_json::from_str(&body).with_context(|| format!("/status is no JSON: {body}"))
     }
 }
 

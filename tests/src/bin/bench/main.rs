@@ -1,14 +1,20 @@
 //! The driver of `tests/bench`.
 
+mod chart;
 mod figure;
+mod growth;
 mod operator;
+mod peers;
 mod pipeline;
+mod rate;
 mod raw;
 mod server_cpu;
 mod store;
 
 use anyhow::ensure;
 use clap::{Parser, Subcommand};
+
+use figure::Figures;
 
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
@@ -26,6 +32,15 @@ enum Command {
     Store(store::Args),
     /// Many pipelines on a real API server.
     Operator(operator::Args),
+    /// Sluice beside Zipkin and the OpenTelemetry Collector.
+    Peers(peers::Args),
+    /// A process that `peers` starts.
+    #[command(hide = true)]
+    DrainIntoNothing(peers::ChildArgs),
+    /// The limiter's error in every sliding second.
+    Rate(rate::Args),
+    /// The speed into tables that hold many rows already.
+    Growth(growth::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -34,6 +49,10 @@ fn main() -> anyhow::Result<()> {
         match cli.command {
             Command::Store(args) => store::run(args).await,
             Command::Operator(args) => operator::run(args).await,
+            Command::Peers(args) => peers::run(args).await,
+            Command::DrainIntoNothing(args) => peers::child(args).await.map(|()| Figures::default()),
+            Command::Rate(args) => rate::run(args).await,
+            Command::Growth(args) => growth::run(args).await,
         }
     };
     // As many workers as a replica with two cores has.

@@ -18,8 +18,26 @@ pub enum Way {
     Unnest,
 }
 
-/// Rows per second of prepared `INSERT`s of 1,000 rows over some connections side by side.
+/// The id of the row with this number.
+pub type IdOf = Arc<dyn Fn(usize) -> i64 + Send + Sync>;
+
+/// Rows per second of prepared `INSERT`s of 1,000 rows with ascending ids over some connections side by side.
 pub async fn mysql(url: &str, rows: &Arc<SpanBuf>, connections: usize) -> anyhow::Result<f64> {
+    mysql_with_ids(url, rows, connections, &ascending_from(FIRST_ID)).await
+}
+
+/// Ids one after the other.
+pub fn ascending_from(first: i64) -> IdOf {
+    Arc::new(move |index| first + index as i64)
+}
+
+/// As [`mysql`], with other ids.
+pub async fn mysql_with_ids(
+    url: &str,
+    rows: &Arc<SpanBuf>,
+    connections: usize,
+    id_of: &IdOf,
+) -> anyhow::Result<f64> {
     let values = vec!["(?,?,?,?)"; CHUNK].join(",");
     let statement = format!("INSERT INTO connectivity_trace (id,trace_id,kind,body) VALUES {values}");
     let mut open = Vec::new();
@@ -29,14 +47,13 @@ pub async fn mysql(url: &str, rows: &Arc<SpanBuf>, connections: usize) -> anyhow
     let began = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for (first, mut connection) in open.into_iter().enumerate() {
-        let (rows, statement) = (rows.clone(), statement.clone());
+        let (rows, statement, id_of) = (rows.clone(), statement.clone(), id_of.clone());
         tasks.spawn(async move {
             for chunk in (first..rows.len() / CHUNK).step_by(connections) {
                 let mut query = sqlx::query(AssertSqlSafe(statement.clone()));
                 for index in chunk * CHUNK..(chunk + 1) * CHUNK {
                     let row = rows.get(index);
-                    query =
-                        query.bind(FIRST_ID + index as i64).bind(row.trace_id).bind(row.kind).bind(row.body);
+                    query = query.bind(id_of(index)).bind(row.trace_id).bind(row.kind).bind(row.body);
                 }
                 query.execute(&mut connection).await?;
             }

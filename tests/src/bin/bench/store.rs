@@ -26,11 +26,13 @@ use crate::pipeline::{Run, bare, decoder, drain};
 use crate::raw::{self, Way};
 use crate::server_cpu::ServerCpu;
 
-const PARTITIONS: i32 = 6;
+/// Of every topic.
+pub const PARTITIONS: i32 = 6;
 const CONNECTIONS: [usize; 3] = [1, 2, 4];
 /// With the rest of a span, bodies of about 520 bytes.
-const PADDING: usize = 260;
-const SPANS_PER_MESSAGE: u64 = 10;
+pub const PADDING: usize = 260;
+/// In every message.
+pub const SPANS_PER_MESSAGE: u64 = 10;
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -104,13 +106,8 @@ impl Bench {
             }
             sender.flush()?;
         }
-        let (mut rows, mut rejected) = (SpanBuf::default(), Vec::new());
-        let json = decoder(Format::Json)?;
-        for number in 0..spans / SPANS_PER_MESSAGE {
-            json.decode(&message(&ledger, Format::Json, number), &mut rows, &mut rejected)?;
-        }
-        ensure!(rows.len() as u64 == spans, "the decoder found {} of {spans} spans", rows.len());
-        println!("# {spans} spans a turn, bodies of {} bytes on the average", rows.bytes() / rows.len() - 38);
+        let rows = rows(&ledger, spans)?;
+        println!("# {spans} spans a turn, bodies of {} bytes on the average", body_bytes(&rows));
         Ok(Self { kafka, spans, rows: Arc::new(rows), lanes: args.lanes, pipeline_only: args.pipeline_only })
     }
 
@@ -221,6 +218,22 @@ impl Bench {
     }
 }
 
+/// The first spans of a ledger as rows, decoded from its messages.
+pub fn rows(ledger: &Ledger, spans: u64) -> anyhow::Result<SpanBuf> {
+    let (mut rows, mut rejected) = (SpanBuf::default(), Vec::new());
+    let json = decoder(Format::Json)?;
+    for number in 0..spans / ledger.spans_per_message {
+        json.decode(&message(ledger, Format::Json, number), &mut rows, &mut rejected)?;
+    }
+    ensure!(rows.len() as u64 == spans, "the decoder found {} of {spans} spans", rows.len());
+    Ok(rows)
+}
+
+/// Bytes of a body on the average; a row has 38 bytes of trace id and kind besides.
+pub fn body_bytes(rows: &SpanBuf) -> usize {
+    rows.bytes() / rows.len() - 38
+}
+
 /// The pipeline against the arm whose median is best, round by round.
 fn compare(figures: &mut Figures, name: &str, raw_rates: &[Vec<f64>], runs: &[Run]) {
     let Some(best) = raw_rates.iter().max_by(|one, two| median(one).total_cmp(&median(two))) else { return };
@@ -250,7 +263,8 @@ fn table() -> anyhow::Result<TableName> {
     Ok(TableName::new("connectivity_trace")?)
 }
 
-fn mysql_store(url: &str, lanes: usize) -> anyhow::Result<Arc<dyn Store>> {
+/// A store in the database at `url`, which manages its schema.
+pub fn mysql_store(url: &str, lanes: usize) -> anyhow::Result<Arc<dyn Store>> {
     let options: sqlx::mysql::MySqlConnectOptions = url.parse()?;
     Ok(Arc::new(MySqlStore::new(MySqlOptions {
         connect: Arc::new(move || Ok(options.clone())),
@@ -272,7 +286,7 @@ fn postgres_store(url: &str, lanes: usize) -> anyhow::Result<Arc<dyn Store>> {
 
 /// Moves a database, with all of its processes and threads and their later children, to core 0. Those that it has
 /// started already, such as writers of logs and checkpoints, would else stay on the client's core.
-fn pin(pid: i32) -> anyhow::Result<()> {
+pub fn pin(pid: i32) -> anyhow::Result<()> {
     // Parents first: what one of them starts meanwhile is on core 0, or among its children.
     for member in family(pid)? {
         let output = Command::new("taskset")
