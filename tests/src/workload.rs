@@ -29,7 +29,8 @@ fn span(number: u64) -> Span {
     // The same for every caller, and unlike its neighbours.
     let mut random = fastrand::Rng::with_seed(number);
     let trace = fastrand::Rng::with_seed(number / SPANS_PER_TRACE | 1 << 63).u128(1 << 64..);
-    let service = SERVICES[random.usize(..SERVICES.len())];
+    // What one service has sent, as exporters batch it.
+    let service = SERVICES[(number / SPANS_PER_MESSAGE) as usize % SERVICES.len()];
     let method = METHODS[random.usize(..METHODS.len())];
     Span {
         trace_id: format!("{trace:032x}"),
@@ -82,16 +83,16 @@ pub fn zipkin_json(message: u64) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// A message of OTLP protobuf (`TracesData` of opentelemetry-proto 1.x): the same spans, a resource a span, as each
-/// has a service of its own.
+/// A message of OTLP protobuf (`TracesData` of opentelemetry-proto 1.x): the same spans, under one resource.
 pub fn otlp_proto(message: u64) -> Vec<u8> {
-    spans(message)
-        .flat_map(|span| {
-            let resource = bytes(1, &bytes(1, &attribute("service.name", span.service)));
-            let scope = bytes(1, &bytes(1, b"shop"));
-            bytes(1, &[resource, bytes(2, &[scope, bytes(2, &otlp_span(&span))].concat())].concat())
-        })
-        .collect()
+    let mut service = "";
+    let mut scope = bytes(1, &bytes(1, b"shop"));
+    for span in spans(message) {
+        service = span.service;
+        scope.extend(bytes(2, &otlp_span(&span)));
+    }
+    let resource = bytes(1, &bytes(1, &attribute("service.name", service)));
+    bytes(1, &[resource, bytes(2, &scope)].concat())
 }
 
 fn otlp_span(span: &Span) -> Vec<u8> {

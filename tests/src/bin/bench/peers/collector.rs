@@ -84,6 +84,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_version_is_that_of_the_builder() {
+        let module = include_str!("../../../../peers/collector/go.mod");
+        assert!(module.contains(&format!("go.opentelemetry.io/collector/cmd/builder {VERSION}")));
+    }
+
+    #[test]
     fn the_spans_of_the_receiver_are_found_among_its_metrics() {
         let text = "# TYPE otelcol_receiver_accepted_spans_total counter\n\
                     otelcol_receiver_accepted_spans_total{receiver=\"kafka\",transport=\"\"} 1.2e+06\n";
