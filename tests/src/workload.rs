@@ -28,7 +28,7 @@ struct Span {
 fn span(number: u64) -> Span {
     // The same for every caller, and unlike its neighbours.
     let mut random = fastrand::Rng::with_seed(number);
-    let trace = fastrand::Rng::with_seed(number / SPANS_PER_TRACE | 1 << 63).u128(1 << 64..);
+    let trace = fastrand::Rng::with_seed((number / SPANS_PER_TRACE) | (1 << 63)).u128(1 << 64..);
     // What one service has sent, as exporters batch it.
     let service = SERVICES[(number / SPANS_PER_MESSAGE) as usize % SERVICES.len()];
     let method = METHODS[random.usize(..METHODS.len())];

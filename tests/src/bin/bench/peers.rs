@@ -149,7 +149,7 @@ async fn into_nothing(kafka: &Kafka, args: &Args, summary: &mut Summary) -> anyh
 fn figures(summary: &Summary) -> Figures {
     let mut figures = Figures::default();
     summary.note(&mut figures);
-    let ratio = |name: &str, of: &str, value: fn(&turn::Turn) -> f64| summary.ratio(name, of, value);
+    let ratio = |name: &str, of: &str, value: turn::Value| summary.ratio(name, of, value);
     for (peer, goal) in [("zipkin", Some(FASTER)), ("zipkin_relaxed", None), ("zipkin_streams", None)] {
         if let Some(times) = ratio("sluice", peer, |turn| turn.spans) {
             let name = format!("peers/ratio/sluice_to_{peer}/spans");

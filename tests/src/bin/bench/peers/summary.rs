@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, ensure};
 
-use super::turn::Turn;
+use super::turn::{Turn, Value};
 use crate::chart::{Bar, Panel, svg};
 use crate::figure::{Figures, median};
 
@@ -13,7 +13,7 @@ use crate::figure::{Figures, median};
 pub struct Summary(Vec<(String, Vec<Turn>)>);
 
 /// Name, heading and unit of each value.
-type Column = (&'static str, &'static str, &'static str, fn(&Turn) -> f64);
+type Column = (&'static str, &'static str, &'static str, Value);
 
 const COLUMNS: [Column; 6] = [
     ("spans", "spans/s", "spans/s", |turn| turn.spans),
@@ -55,7 +55,7 @@ impl Summary {
     }
 
     /// The median over the rounds of one arm's value divided by another's of the same round.
-    pub fn ratio(&self, arm: &str, of: &str, value: fn(&Turn) -> f64) -> Option<f64> {
+    pub fn ratio(&self, arm: &str, of: &str, value: Value) -> Option<f64> {
         let pairs = self.turns(arm)?.iter().zip(self.turns(of)?);
         Some(median(&pairs.map(|(one, other)| value(one) / value(other)).collect::<Vec<_>>()))
     }

@@ -38,8 +38,11 @@ impl Turn {
     }
 }
 
-/// Of `cpu`, `server_cpu`, `bytes` and `peak`: less is better.
-pub const COSTS: [(&str, fn(&Turn) -> f64); 4] = [
+/// One of a turn's values.
+pub type Value = fn(&Turn) -> f64;
+
+/// Those of which less is better.
+pub const COSTS: [(&str, Value); 4] = [
     ("cpu", |turn| turn.cpu),
     ("server_cpu", |turn| turn.server_cpu),
     ("bytes", |turn| turn.bytes),
