@@ -129,6 +129,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         live,
         meters,
         // A person at a terminal is told at once; in a pod, /status tells the operator for as long as it takes.
+        side: None,
         patient: args.settings.is_some(),
     };
     let result = pipeline::run(parts, stop).await;

@@ -41,6 +41,8 @@ pub enum ErrorReason {
     StoreRefused,
     /// The table cannot be used as it is.
     StoreSchema,
+    /// Rows that are older than the retention cannot be removed; nothing else is held up.
+    RetentionFailed,
 }
 
 impl ErrorReason {
@@ -61,6 +63,7 @@ impl ErrorReason {
             Self::StoreDenied => "StoreDenied",
             Self::StoreRefused => "StoreRefused",
             Self::StoreSchema => "StoreSchema",
+            Self::RetentionFailed => "RetentionFailed",
         }
     }
 }

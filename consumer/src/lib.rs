@@ -21,6 +21,7 @@ pub mod print;
 mod planted;
 pub mod read;
 pub mod seal;
+pub mod replay;
 pub mod secrets;
 pub mod source;
 pub mod span;

@@ -229,6 +229,7 @@ fn parts(
         by_pattern: false,
         live,
         meters,
+        side: None,
         patient: false,
     })
 }

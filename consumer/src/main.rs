@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use sluice_consumer::{check, consume, dead_letters, keys, loadgen, local};
+use sluice_consumer::{check, consume, dead_letters, keys, loadgen, local, replay};
 
 /// Stores trace spans from a queue in the database you already run, at a rate that you change while it runs.
 #[derive(Debug, Parser)]
@@ -22,6 +22,7 @@ enum Command {
     Loadgen(loadgen::Args),
     DeadLetters(dead_letters::Args),
     Keys(keys::Args),
+    Replay(replay::Args),
 }
 
 /// How long threads that ask a broker or a disk are waited for once everything else has ended.
@@ -43,6 +44,7 @@ async fn run() -> anyhow::Result<ExitCode> {
         Command::Loadgen(args) => loadgen::run(args).await?,
         Command::DeadLetters(args) => return dead_letters::run(args).await,
         Command::Keys(args) => return keys::run(args).await,
+        Command::Replay(args) => return replay::run(args).await,
     }
     Ok(ExitCode::SUCCESS)
 }

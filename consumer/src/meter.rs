@@ -4,6 +4,7 @@
 //! somebody asks.
 
 mod lanes;
+mod retention;
 mod status;
 mod trouble;
 
@@ -24,6 +25,7 @@ use lanes::{LaneTime, Spent};
 use trouble::Troubles;
 
 pub use lanes::{ACTIVITIES, Activity, LaneMeter};
+pub use retention::{RetentionMeter, RetentionStatus};
 pub use status::{ErrorStatus, Identity, PartitionStatus, StatusDocument};
 
 /// Span over which the achieved rate is measured.
@@ -58,6 +60,8 @@ pub struct Meters {
     partitions: Mutex<BTreeMap<TopicPartition, PartitionMeter>>,
     troubles: Mutex<Troubles>,
     history: Mutex<VecDeque<Sample>>,
+    /// Old rows that are removed.
+    pub retention: RetentionMeter,
     /// For `/readyz`.
     pub preflight: Preflight,
 }
@@ -134,6 +138,7 @@ impl Default for Meters {
             partitions: Mutex::default(),
             troubles: Mutex::default(),
             history: Mutex::default(),
+            retention: RetentionMeter::default(),
             preflight: Preflight::default(),
         }
     }

@@ -16,6 +16,7 @@ pub mod id;
 mod isolate;
 mod lane;
 mod marks;
+mod retention;
 pub mod segment;
 mod stream;
 
@@ -41,6 +42,7 @@ use crate::source::{Source, SourceError, SourceEvent, TopicPartition};
 use crate::store::{ErrorKind, Store, StoreError};
 use lane::{Command, HandedBack, Lane};
 use marks::Marks;
+use retention::Retention;
 use stream::{OpenStream, Opener, Trouble};
 
 /// Most lanes of a replica: as many writers as any raw loop of `tests/bench store` gains from. Each costs a
@@ -78,8 +80,22 @@ pub struct Parts {
     pub live: watch::Receiver<Applied>,
     /// Counters that `/status` and `/metrics` read.
     pub meters: Arc<Meters>,
+    /// Set where this is no pipeline of its own; see [`Side`].
+    pub side: Option<Side>,
     /// Whether what needs a person, such as a foreign schema, is waited for; otherwise it ends the pipeline.
     pub patient: bool,
+}
+
+/// Work beside a pipeline, such as a replay. It takes its share of that pipeline's rate, and leaves to the pipeline what
+/// is done once for the table: redriving dead letters and removing old rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Side {
+    /// Consumer group of the pipeline whose rate it shares.
+    pub group: String,
+    /// That pipeline's table.
+    pub table: String,
+    /// Spans per second that it never exceeds, whatever its share.
+    pub limit: Option<u32>,
 }
 
 /// Why a pipeline ended.
@@ -107,7 +123,9 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineEr
     let clock = Arc::new(DatabaseClock::default());
     let sealed = parts.sealing.counters.clone();
     parts.meters.sealing.get_or_init(|| sealed);
-    let control = Arc::new(RateControl::new(gate.clone(), clock.clone(), parts.meters.clone(), live));
+    let control = RateControl::new(gate.clone(), clock.clone(), parts.meters.clone(), live);
+    let side = parts.side.clone();
+    let control = Arc::new(control.with_limit(side.as_ref().and_then(|side| side.limit)));
     // Lanes finish before the lease is given back: a release must not outlive it.
     let lanes_done = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -123,16 +141,29 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineEr
     // The live document is followed, and told of, while database and broker are waited for.
     let result = match start(&parts, &stop).await {
         Ok(Some(cluster_id)) => {
+            let (group, table) =
+                side.as_ref().map_or((&parts.group, &parts.table), |side| (&side.group, &side.table));
+            let pipeline = format!("{cluster_id}/{group}/{table}");
+            let marks = Arc::new(Marks::default());
+            if side.is_none() {
+                tasks.spawn({
+                    let (marks, store, stop) = (marks.clone(), parts.store.clone(), lanes_done.clone());
+                    async move { marks.watch(&*store, &stop).await }
+                });
+                let retention = Retention {
+                    store: parts.store.clone(),
+                    clock: clock.clone(),
+                    meters: parts.meters.clone(),
+                    pipeline: pipeline.clone(),
+                    holder: owner.clone(),
+                    own_time_ms: || jiff::Timestamp::now().as_millisecond(),
+                };
+                tasks.spawn(retention.run(parts.live.clone(), lanes_done.clone()));
+            }
             tasks.spawn({
                 let (store, stop) = (parts.store.clone(), lanes_done.clone());
-                let pipeline = format!("{cluster_id}/{}/{}", parts.group, parts.table);
                 let owner = owner.clone();
                 async move { control.renew(&*store, pipeline, owner, stop).await }
-            });
-            let marks = Arc::new(Marks::default());
-            tasks.spawn({
-                let (marks, store, stop) = (marks.clone(), parts.store.clone(), lanes_done.clone());
-                async move { marks.watch(&*store, &stop).await }
             });
             Driver::new(parts, cluster_id, owner, gate, clock, marks).run(stop).await
         }

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod mysql;
 pub mod null;
 pub mod postgres;
+pub mod retention;
 mod sql;
 pub mod sqlite;
 pub mod table;
@@ -27,6 +28,7 @@ pub use table::{TableName, TableNameError};
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
 use key::KeyStore;
 use letter::LetterStore;
+use retention::{Sweep, Swept};
 
 /// Most streams (rows of `sluice_progress`) that one table can have: 14 bits of the row id.
 pub const MAX_STREAMS: u16 = 1 << 14;
@@ -282,6 +284,13 @@ pub trait Store: LetterStore + KeyStore {
 
     /// Rows of a trace, oldest first, at most `limit`.
     async fn trace(&self, trace_id: &str, limit: u32) -> Result<Vec<StoredSpan>, StoreError>;
+
+    /// Where each stream of this cluster and group stands: the first offset that is not settled, of the newest
+    /// generation. Takes nothing over.
+    async fn positions(&self, cluster_id: &str, group: &str) -> Result<Vec<(StreamKey, u64)>, StoreError>;
+
+    /// Removes old rows, one short step; see [`retention`]. Locks no row that a lane needs.
+    async fn remove_older(&self, sweep: &Sweep) -> Result<Swept, StoreError>;
 
     /// Largest body, in bytes, that a single row may have here.
     fn max_body_bytes(&self) -> usize;

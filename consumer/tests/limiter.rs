@@ -104,7 +104,7 @@ async fn freezable(task: impl Future<Output = ()>, mut frozen: watch::Receiver<b
 }
 
 fn applied(rate: u32, revision: u64) -> Applied {
-    let live = Live { rate_limit_qps: rate, rate_override: None, suspend: false };
+    let live = Live { rate_limit_qps: rate, ..Live::closed() };
     Applied::new(live, revision, Origin::File)
 }
 

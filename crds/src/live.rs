@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::duration::Duration;
 use crate::v1alpha1::{RateOverride, TracePipelineSpec};
 use crate::wire::Document;
 
@@ -19,6 +20,9 @@ pub struct Live {
     /// Stops releases.
     #[serde(default)]
     pub suspend: bool,
+    /// How long rows stay; none: for ever. See [`crate::v1alpha1::Sink::retention`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Duration>,
 }
 
 impl Live {
@@ -28,12 +32,13 @@ impl Live {
             rate_limit_qps: spec.rate_limit_qps,
             rate_override: spec.rate_override.clone(),
             suspend: spec.suspend,
+            retention: spec.sink.retention,
         }
     }
 
-    /// Rate 0: what is in effect before the first document was read.
+    /// Rate 0, and nothing is removed: what is in effect before the first document was read.
     pub fn closed() -> Self {
-        Self { rate_limit_qps: 0, rate_override: None, suspend: false }
+        Self { rate_limit_qps: 0, rate_override: None, suspend: false, retention: None }
     }
 
     /// The rate of the whole pipeline at `now` (database time), in spans per second.

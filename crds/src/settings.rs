@@ -48,7 +48,8 @@ impl Settings {
             source: spec.source.clone(),
             format: spec.format,
             json: spec.json.clone(),
-            sink: spec.sink.clone(),
+            // Live, though it stands here.
+            sink: Sink { retention: None, ..spec.sink.clone() },
             encryption: spec.encryption.clone(),
         }
     }

@@ -23,6 +23,8 @@ use crate::v1alpha1::{
 
 /// Longest wait of a batch's first row.
 pub const MAX_BATCH_DELAY: Duration = Duration::from_millis(10_000);
+/// Shortest retention: whoever writes less has mistaken the unit, and what is removed is gone.
+pub const MIN_RETENTION: Duration = Duration::from_millis(60_000);
 /// Longest name of a pipeline: it becomes the value of a label.
 pub const MAX_PIPELINE_NAME: usize = 63;
 /// Most rows of a transaction.
@@ -70,6 +72,7 @@ pub fn validate_live(live: &Live) -> Vec<Problem> {
         check.rate("override.rateLimitQPS", rate_override.rate_limit_qps);
         check.time("override.until", rate_override.until);
     }
+    check.retention("retention", live.retention);
     check.problems
 }
 
@@ -293,6 +296,12 @@ impl Check {
         let expected = "a table name (a letter or '_', then letters, digits and '_', 63 at most, not beginning with sluice_ or sqlite_)";
         self.expect(is_table_name(&sink.table), format!("{path}.table"), expected, Quoted(&sink.table));
         self.batch(&format!("{path}.batch"), &sink.batch);
+        self.retention(&format!("{path}.retention"), sink.retention);
+    }
+
+    fn retention(&mut self, path: &str, retention: Option<Duration>) {
+        let Some(retention) = retention else { return };
+        self.expect(retention >= MIN_RETENTION, path.into(), &format!("at least {MIN_RETENTION}"), retention);
     }
 
     fn encryption(&mut self, path: &str, encryption: Option<&Encryption>) {

@@ -36,6 +36,7 @@ impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         self.counters(&mut encoder)?;
         self.gauges(&mut encoder)?;
+        self.retention(&mut encoder)?;
         self.partitions(&mut encoder)
     }
 }
@@ -95,6 +96,9 @@ impl Snapshot {
             None,
             renewals.metric_type(),
         )?)?;
+        let removed = ConstCounter::new(meters.retention.all_removed());
+        let help = "Rows removed because they were older than the retention";
+        removed.encode(encoder.encode_descriptor("rows_removed", help, None, removed.metric_type())?)?;
         let letters = Reason::ALL.map(|reason| (reason.as_str(), meters.dead_letters(reason)));
         labelled(encoder, "dead_letters", "Dead letters stored, by reason", None, "reason", &letters)?;
         let errors = meters.errors();
@@ -172,6 +176,18 @@ impl Snapshot {
             )?)?;
         }
         Ok(())
+    }
+
+    /// Only where this replica removes old rows.
+    fn retention(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let Some(seconds) = self.status.retention.as_ref().and_then(|retention| retention.behind_seconds)
+        else {
+            return Ok(());
+        };
+        let gauge = ConstGauge::new(seconds as f64);
+        let help = "How much longer than the retention the oldest row has stayed";
+        let unit = Some(&Unit::Seconds);
+        gauge.encode(encoder.encode_descriptor("retention_behind", help, unit, gauge.metric_type())?)
     }
 
     fn partitions(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {

@@ -18,7 +18,7 @@ async fn ready_is_what_was_reached_once_and_nothing_takes_it_back() {
         assert!(found.contains(text), "{found}");
     };
     waits_for("live document");
-    let live = Live { rate_limit_qps: 0, rate_override: None, suspend: true };
+    let live = Live { suspend: true, ..Live::closed() };
     admin.meters.set_applied(&Applied::new(live, 1, Origin::Api));
     waits_for("client of the source");
     let source = MemorySource::new("cluster", "traces", 1);
@@ -70,7 +70,7 @@ fn status_names_pipeline_version_and_the_class_of_the_error() {
 #[test]
 fn metrics_tell_where_the_live_document_can_be_read() {
     let admin = admin();
-    let live = Live { rate_limit_qps: 5, rate_override: None, suspend: false };
+    let live = Live { rate_limit_qps: 5, ..Live::closed() };
     let mut applied = Applied::new(live, 3, Origin::Directory);
     applied.sources = vec![(Origin::Api, false), (Origin::Directory, true)];
     admin.meters.set_applied(&applied);

@@ -68,18 +68,19 @@ async fn inspect(
 ) -> Result<Inspection, StoreError> {
     // Never used: nothing is created here.
     let manage_schema = false;
+    let has_retention = config.live.retention.is_some();
     match &config.sink.database {
         Database::Mysql(server) => {
             let connect = secrets::mysql(server, secrets);
             let store = MySqlStore::new(MySqlOptions { connect, table, lanes: 1, manage_schema });
-            let found = store.inspect().await;
+            let found = store.inspect(has_retention).await;
             store.close().await;
             found
         }
         Database::Postgres(server) => {
             let connect = secrets::postgres(server, secrets);
             let store = PostgresStore::new(PostgresOptions { connect, table, lanes: 1, manage_schema });
-            let found = store.inspect().await;
+            let found = store.inspect(has_retention).await;
             store.close().await;
             found
         }

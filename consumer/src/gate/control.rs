@@ -38,6 +38,8 @@ pub struct RateControl {
     meters: Arc<Meters>,
     inputs: Mutex<Inputs>,
     changed: Notify,
+    /// In spans per second; see [`Self::with_limit`].
+    limit: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -54,7 +56,13 @@ impl RateControl {
     /// Starts with rate 0: there is no lease yet.
     pub fn new(gate: Arc<Gate>, clock: Arc<DatabaseClock>, meters: Arc<Meters>, live: Live) -> Self {
         let inputs = Inputs { live, whole: 0, share: 0, lease_end: Instant::now() };
-        Self { gate, clock, meters, inputs: Mutex::new(inputs), changed: Notify::new() }
+        Self { gate, clock, meters, inputs: Mutex::new(inputs), changed: Notify::new(), limit: None }
+    }
+
+    /// Never more than `limit` spans per second, whatever the share; asks for no larger share than that.
+    #[must_use]
+    pub fn with_limit(self, limit: Option<u32>) -> Self {
+        Self { limit, ..self }
     }
 
     /// Follows the live document and the ends of lease and override until `stop`.
@@ -89,7 +97,7 @@ impl RateControl {
             let request = LeaseRequest {
                 pipeline: pipeline.clone(),
                 holder: holder.clone(),
-                demand: demand.measure(self.gate.take_usage(), self.whole_rate()),
+                demand: self.limited(demand.measure(self.gate.take_usage(), self.whole_rate())),
                 ttl: lease::TTL,
             };
             let begin = Instant::now();
@@ -194,6 +202,7 @@ impl RateControl {
         let whole = inputs.live.rate_at(time);
         let share = if leased { inputs.share } else { 0 };
         let rate = f64::from(whole) * f64::from(share) / f64::from(WHOLE);
+        let rate = self.limit.map_or(rate, |limit| rate.min(f64::from(limit)));
         if whole < inputs.whole {
             self.gate.forget_credit();
         }
@@ -206,6 +215,13 @@ impl RateControl {
         let far = now + Duration::from_secs(3_600);
         let lease_end = if leased { inputs.lease_end } else { far };
         lease_end.min(override_end(&inputs.live, now, time).unwrap_or(far))
+    }
+
+    /// The demand, as far as the limit allows to use it.
+    fn limited(&self, demand: u32) -> u32 {
+        let Some(limit) = self.limit else { return demand };
+        let usable = f64::from(limit) / f64::from(self.whole_rate().max(1)) * f64::from(WHOLE);
+        demand.min((usable.ceil() as u32).clamp(1, WHOLE))
     }
 
     fn share(&self) -> u32 {

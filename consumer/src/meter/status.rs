@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 
-use super::{Meters, lanes, lock};
+use super::{Meters, RetentionStatus, lanes, lock};
+use crate::last_error::LastError;
 use crate::live::Origin;
 
 /// Version of this program.
@@ -42,8 +43,10 @@ impl Meters {
             [troubles.store(), troubles.source(), rate.refused.as_ref(), troubles.lease.as_ref()]
                 .into_iter()
                 .flatten()
-                .map(|error| ErrorStatus { reason: error.reason.as_str(), message: error.message.clone() })
+                .cloned()
+                .map(as_status)
                 .collect();
+        let errors: Vec<_> = errors.into_iter().chain(self.retention.error().map(as_status)).collect();
         let lag = partitions.iter().try_fold(0, |sum, partition| Some(sum + partition.lag?));
         StatusDocument {
             pipeline: identity.pipeline.clone(),
@@ -65,6 +68,7 @@ impl Meters {
             last_error: errors.first().map(|error| error.message.clone()),
             last_error_reason: errors.first().map(|error| error.reason),
             errors,
+            retention: self.retention.status(),
             settings_hash: identity.settings_hash.clone(),
         }
     }
@@ -91,6 +95,10 @@ impl Meters {
         let rate = if achieved > 0.0 { achieved.min(effective) } else { effective };
         (rate > 0.0).then(|| (lag as f64 * spans_per_message / rate).ceil() as u64)
     }
+}
+
+fn as_status(error: LastError) -> ErrorStatus {
+    ErrorStatus { reason: error.reason.as_str(), message: error.message }
 }
 
 fn rounded(rate: f64) -> f64 {
@@ -143,6 +151,8 @@ pub struct StatusDocument {
     pub last_error_reason: Option<&'static str>,
     /// Everything that has not been followed by a success; the first one is `last_error`.
     pub errors: Vec<ErrorStatus>,
+    /// Rows that are removed when they are old; none where they stay for ever.
+    pub retention: Option<RetentionStatus>,
     /// Hash of the settings in effect.
     pub settings_hash: String,
 }

@@ -43,6 +43,11 @@ impl IdSequence {
     }
 }
 
+/// The smallest id that can be given out at a time, in milliseconds since 1970; 0 before the epoch of ids.
+pub fn first_at(database_time_ms: i64) -> i64 {
+    assemble(((database_time_ms - EPOCH_MS).max(0) << SEQUENCE_BITS) & TICK_MASK, 0)
+}
+
 /// When an id was given out, in milliseconds since 1970, of the database's clock.
 pub fn time_ms(id: i64) -> i64 {
     (tick(id) >> SEQUENCE_BITS) + EPOCH_MS
@@ -86,6 +91,15 @@ mod tests {
         let one: Vec<i64> = (0..600).scan(IdSequence::after(1, 0, NOW), |ids, _| Some(ids.take())).collect();
         let mut two = IdSequence::after(2, 0, NOW);
         assert!((0..600).all(|_| !one.contains(&two.take())));
+    }
+
+    #[test]
+    fn the_first_id_of_a_time_parts_what_was_before_from_what_was_not() {
+        let largest = (1 << 14) - 1;
+        let before = (0..256).scan(IdSequence::after(largest, 0, NOW - 1), |ids, _| Some(ids.take())).last();
+        assert!(before.unwrap() < first_at(NOW));
+        assert!(IdSequence::after(0, 0, NOW).take() >= first_at(NOW));
+        assert_eq!((first_at(EPOCH_MS - 1), time_ms(first_at(NOW))), (0, NOW));
     }
 
     #[test]

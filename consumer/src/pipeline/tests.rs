@@ -58,7 +58,7 @@ impl Replica {
         store: &Arc<MemoryStore>,
         start_from: StartFrom,
     ) -> Self {
-        let live = Live { rate_limit_qps: 100_000, rate_override: None, suspend: false };
+        let live = Live { rate_limit_qps: 100_000, ..Live::closed() };
         let live = watch::Sender::new(Applied::new(live, 1, Origin::File));
         let (meters, stop) = (Arc::new(Meters::default()), CancellationToken::new());
         let parts = Parts {
@@ -74,6 +74,7 @@ impl Replica {
             by_pattern: false,
             live: live.subscribe(),
             meters: meters.clone(),
+            side: None,
             patient: false,
         };
         let ended = tokio::spawn(run(parts, stop.clone()));

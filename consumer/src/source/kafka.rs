@@ -85,6 +85,23 @@ impl KafkaSource {
         topics: Topics,
         meters: Arc<Meters>,
     ) -> Result<Self, SourceError> {
+        let source = Self::onlooker(client, consumer_group, topics, meters)?;
+        source.spawn("kafka-topics", |consumer, group, topics, stop| {
+            topics::follow(&topics, &consumer, &group, &stop);
+        })?;
+        Ok(source)
+    }
+
+    /// As [`Self::start`], but joins no group: only asks, for partitions, bounds and offsets of a time.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn onlooker(
+        client: ClientConfig,
+        consumer_group: &str,
+        topics: Topics,
+        meters: Arc<Meters>,
+    ) -> Result<Self, SourceError> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let topics = Arc::new(topics);
         let group = Arc::new(Group::new(sender, meters, topics.clone()));
@@ -117,9 +134,6 @@ impl KafkaSource {
             confirm_after: heartbeat.map_or(HEARTBEAT, Duration::from_millis) + HEARTBEAT_ANSWER,
         };
         source.spawn("kafka-poll", |consumer, group, _, stop| poll(&consumer, &group, &stop))?;
-        source.spawn("kafka-topics", |consumer, group, topics, stop| {
-            topics::follow(&topics, &consumer, &group, &stop);
-        })?;
         Ok(source)
     }
 

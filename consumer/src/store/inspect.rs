@@ -39,7 +39,9 @@ pub(super) const OWN_TABLES: [(&str, &[&str]); 8] = [
     ("sluice_data_key", &["SELECT", "INSERT", "UPDATE"]),
     ("sluice_dictionary", &["SELECT", "INSERT"]),
 ];
-/// What the trace table needs.
-pub(super) const TRACE_RIGHTS: &[&str] = &["SELECT", "INSERT"];
+/// What the trace table needs, where old rows are removed or not.
+pub(super) fn trace_rights(has_retention: bool) -> &'static [&'static str] {
+    if has_retention { &["SELECT", "INSERT", "DELETE"] } else { &["SELECT", "INSERT"] }
+}
 /// What it needs of those who only write.
 pub(super) const WRITE_RIGHTS: &[&str] = &["INSERT"];

@@ -13,6 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+use super::retention::{Reached, Sweep, Swept};
 use super::{Claim, ErrorKind, Row, Store, StoreError, StoredSpan, StreamKey, WriteBatch};
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
 use state::State;
@@ -46,6 +47,10 @@ pub enum Call {
     EndLease,
     /// [`Store::trace`]
     Trace,
+    /// [`Store::positions`]
+    Positions,
+    /// [`Store::remove_older`]
+    RemoveOlder,
     /// [`LetterStore::marked`](super::letter::LetterStore::marked)
     Marked,
     /// [`LetterStore::redrive`](super::letter::LetterStore::redrive), before anything is stored.
@@ -258,6 +263,40 @@ impl Store for MemoryStore {
         let state = self.state();
         let found = state.rows.values().filter(|row| row.trace_id == trace_id);
         Ok(found.take(usize::try_from(limit).unwrap_or(usize::MAX)).cloned().collect())
+    }
+
+    async fn positions(&self, cluster_id: &str, group: &str) -> Result<Vec<(StreamKey, u64)>, StoreError> {
+        self.ask(Call::Positions)?;
+        let mut state = self.state();
+        let streams = state.streams(cluster_id, group);
+        let position = |key: StreamKey| {
+            let next_offset = state.newest(&key)?.position.next_offset;
+            Some((key, next_offset))
+        };
+        Ok(streams.into_iter().filter_map(position).collect())
+    }
+
+    async fn remove_older(&self, sweep: &Sweep) -> Result<Swept, StoreError> {
+        self.ask(Call::RemoveOlder)?;
+        let mut state = self.state();
+        let (after, before) = (sweep.after, sweep.before_id().max(sweep.after + 1));
+        let looked_at: Vec<(i64, i64)> = state
+            .rows
+            .range(after + 1..before)
+            .take(sweep.rows as usize)
+            .map(|(id, row)| (*id, row.created_at_ms))
+            .collect();
+        let old = |created_at_ms: i64| created_at_ms < sweep.created_before_ms(true);
+        let gone: Vec<i64> = looked_at.iter().filter(|row| old(row.1)).map(|row| row.0).collect();
+        for id in &gone {
+            state.rows.remove(id);
+        }
+        let last = looked_at.last().filter(|_| looked_at.len() == sweep.rows as usize);
+        Ok(Swept {
+            removed: gone.len() as u64,
+            reached: last.map(|(id, created_at_ms)| Reached { id: *id, created_at_ms: Some(*created_at_ms) }),
+            took: Duration::from_millis(1),
+        })
     }
 
     fn max_body_bytes(&self) -> usize {

@@ -13,6 +13,7 @@ mod keys;
 mod lease;
 mod letters;
 mod read;
+mod retention;
 mod schema;
 mod streams;
 mod write;
@@ -24,6 +25,7 @@ use async_trait::async_trait;
 use sqlx::MySql;
 use sqlx::mysql::MySqlConnectOptions;
 
+use super::retention::{Sweep, Swept};
 use super::sql::{ConnectWith, Purpose, Sessions, Widths};
 use super::{Claim, Row, Store, StoreError, StoredSpan, StreamKey, TableName, WriteBatch};
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
@@ -59,6 +61,8 @@ pub struct MySqlStore {
     max_packet: AtomicUsize,
     /// What the body column had room for when it was last looked at.
     max_column: AtomicUsize,
+    /// Whether `created_at` tells an instant; known once retention has looked.
+    tells_zone: OnceLock<bool>,
 }
 
 impl MySqlStore {
@@ -73,6 +77,7 @@ impl MySqlStore {
             // Until the server has told: the smallest that is met in practice.
             max_packet: AtomicUsize::new(1024 * 1024),
             max_column: AtomicUsize::new(usize::MAX),
+            tells_zone: OnceLock::new(),
             options,
         }
     }
@@ -142,6 +147,22 @@ impl Store for MySqlStore {
         let mut session = self.session(Purpose::Read).await?;
         let done = self.read_trace(&mut session, trace_id, limit).await;
         self.settle(session, done).await
+    }
+
+    async fn positions(&self, cluster_id: &str, group: &str) -> Result<Vec<(StreamKey, u64)>, StoreError> {
+        let mut session = self.session(Purpose::Control).await?;
+        let done = self.positions_of(&mut session, cluster_id, group).await;
+        self.settle(session, done).await
+    }
+
+    async fn remove_older(&self, sweep: &Sweep) -> Result<Swept, StoreError> {
+        let mut session = self.session(Purpose::Control).await?;
+        let done = self.sweep(&mut session, sweep).await;
+        // Whatever stands in the way of this concerns no other connection.
+        if done.is_ok() {
+            session.keep();
+        }
+        done
     }
 
     fn max_body_bytes(&self) -> usize {

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use super::key::{KeyStore, SealedDictionary, WrappedKey};
 use super::letter::{LetterFilter, LetterStore, LetterSummary, RedriveBatch, StoredLetter};
 use super::memory::MemoryStore;
+use super::retention::{Sweep, Swept};
 use super::{Claim, Row, Store, StoreError, StoredSpan, StreamKey, WriteBatch};
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
 
@@ -153,6 +154,14 @@ impl Store for NullStore {
 
     async fn trace(&self, _trace_id: &str, _limit: u32) -> Result<Vec<StoredSpan>, StoreError> {
         Ok(Vec::new())
+    }
+
+    async fn positions(&self, cluster_id: &str, group: &str) -> Result<Vec<(StreamKey, u64)>, StoreError> {
+        self.positions.positions(cluster_id, group).await
+    }
+
+    async fn remove_older(&self, sweep: &Sweep) -> Result<Swept, StoreError> {
+        self.positions.remove_older(sweep).await
     }
 
     fn max_body_bytes(&self) -> usize {

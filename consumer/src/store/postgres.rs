@@ -15,15 +15,19 @@ mod keys;
 mod lease;
 mod letters;
 mod read;
+mod retention;
 mod schema;
 mod streams;
 mod unnest;
 mod write;
 
+use std::sync::OnceLock;
+
 use async_trait::async_trait;
 use sqlx::Postgres;
 use sqlx::postgres::PgConnectOptions;
 
+use super::retention::{Sweep, Swept};
 use super::sql::{ConnectWith, Purpose, Sessions, Widths};
 use super::{Claim, Row, Store, StoreError, StoredSpan, StreamKey, TableName, WriteBatch};
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
@@ -53,6 +57,8 @@ pub struct PostgresStore {
     options: PostgresOptions,
     sessions: Sessions<Postgres>,
     statements: write::Statements,
+    /// Whether `created_at` tells an instant; known once retention has looked.
+    tells_zone: OnceLock<bool>,
 }
 
 impl PostgresStore {
@@ -60,7 +66,8 @@ impl PostgresStore {
     pub fn new(options: PostgresOptions) -> Self {
         let widths = Widths { write: options.lanes.max(1), control: CONTROL, lease: LEASE, read: READERS };
         let sessions = Sessions::new(PgConnectOptions::new_without_pgpass(), options.connect.clone(), widths);
-        Self { sessions, statements: write::Statements::new(&options.table), options }
+        let statements = write::Statements::new(&options.table);
+        Self { sessions, statements, tells_zone: OnceLock::new(), options }
     }
 
     fn table_name(&self) -> &str {
@@ -128,6 +135,22 @@ impl Store for PostgresStore {
         let mut session = self.session(Purpose::Read).await?;
         let done = self.read_trace(&mut session, trace_id, limit).await;
         self.settle(session, done).await
+    }
+
+    async fn positions(&self, cluster_id: &str, group: &str) -> Result<Vec<(StreamKey, u64)>, StoreError> {
+        let mut session = self.session(Purpose::Control).await?;
+        let done = self.positions_of(&mut session, cluster_id, group).await;
+        self.settle(session, done).await
+    }
+
+    async fn remove_older(&self, sweep: &Sweep) -> Result<Swept, StoreError> {
+        let mut session = self.session(Purpose::Control).await?;
+        let done = self.sweep(&mut session, sweep).await;
+        // Whatever stands in the way of this concerns no other connection.
+        if done.is_ok() {
+            session.keep();
+        }
+        done
     }
 
     fn max_body_bytes(&self) -> usize {

@@ -16,7 +16,7 @@ pub use sessions::ConnectWith;
 pub(super) use sessions::{Purpose, Session, Sessions, Widths, within};
 pub(super) use sizes::FixedSizes;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use super::{ErrorKind, MAX_STREAMS, StoreError, StoredSpan, StreamKey};
@@ -57,6 +57,23 @@ pub(super) fn number_missing<'a>(
         .zip(first_free..)
         .map(|((key, start), number)| Ok((stream_number(number)?, key, *start)))
         .collect()
+}
+
+/// The last position of each partition, from rows in the order of generations.
+pub(super) fn newest_positions(
+    cluster_id: &str,
+    group: &str,
+    rows: impl IntoIterator<Item = (String, i32, u64)>,
+) -> Vec<(StreamKey, u64)> {
+    let newest: BTreeMap<_, _> =
+        rows.into_iter().map(|(topic, partition, next_offset)| ((topic, partition), next_offset)).collect();
+    let key = |(topic, partition)| StreamKey {
+        cluster_id: cluster_id.to_owned(),
+        group: group.to_owned(),
+        topic,
+        partition,
+    };
+    newest.into_iter().map(|(at, next_offset)| (key(at), next_offset)).collect()
 }
 
 /// A free number as the number of a stream.

@@ -13,6 +13,7 @@ mod keys;
 mod lease;
 mod letters;
 mod read;
+mod retention;
 mod schema;
 mod streams;
 mod write;
@@ -24,6 +25,7 @@ use async_trait::async_trait;
 use sqlx::Sqlite;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 
+use super::retention::{Sweep, Swept};
 use super::sql::{Purpose, Sessions, Widths};
 use super::{Claim, Row, Store, StoreError, StoredSpan, StreamKey, TableName, WriteBatch};
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
@@ -143,6 +145,22 @@ impl Store for SqliteStore {
         let mut session = self.session(Purpose::Read).await?;
         let done = self.read_trace(&mut session, trace_id, limit).await;
         self.settle(session, done).await
+    }
+
+    async fn positions(&self, cluster_id: &str, group: &str) -> Result<Vec<(StreamKey, u64)>, StoreError> {
+        let mut session = self.session(Purpose::Read).await?;
+        let done = self.positions_of(&mut session, cluster_id, group).await;
+        self.settle(session, done).await
+    }
+
+    async fn remove_older(&self, sweep: &Sweep) -> Result<Swept, StoreError> {
+        let mut session = self.session(Purpose::Write).await?;
+        let done = self.sweep(&mut session, sweep).await;
+        // Whatever stands in the way of this concerns no other connection.
+        if done.is_ok() {
+            session.keep();
+        }
+        done
     }
 
     fn max_body_bytes(&self) -> usize {

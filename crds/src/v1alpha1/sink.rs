@@ -12,7 +12,10 @@ use crate::duration::Duration;
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("[has(self.mysql), has(self.postgres), has(self.sqlite)].exists_one(set, set)")
-        .message("exactly one kind of sink is needed: mysql, postgres or sqlite")
+        .message("exactly one kind of sink is needed: mysql, postgres or sqlite"),
+    validation = Rule::new("!has(self.retention) || duration(self.retention) >= duration('1m')")
+        .message("expected at least 1m")
+        .field_path(".retention")
 )]
 pub struct Sink {
     /// MySQL, MariaDB, TiDB or another database that speaks the MySQL protocol.
@@ -39,6 +42,11 @@ pub struct Sink {
     /// Whether tables are created and migrated; otherwise they are only verified. Default: true.
     #[serde(default = "default_true")]
     pub manage_schema: bool,
+    /// How long rows stay, at least 1m; older ones are removed a few at a time, without slowing the writers down.
+    /// Dead letters stay until they are purged. Default: rows stay for ever. Live: a change takes effect within a
+    /// second, without a restart; what it removes is gone for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Duration>,
 }
 
 /// A database server: either `urlFrom`, or `host`, `database`, `usernameFrom` and `passwordFrom`.

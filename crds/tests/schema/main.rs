@@ -275,6 +275,9 @@ fn bad_values() -> Vec<(&'static str, Value, &'static str)> {
     for delay in ["", "1", "-1s", "1.5s", "1 day", "11s", "10s1ms", "1h", "100000ms", "1us"] {
         cases.push(("/spec/sink/batch", json!({ "maxDelay": delay }), "spec.sink.batch.maxDelay"));
     }
+    for retention in ["", "30d", "720", "-1h", "0s", "59s", "59999ms", "1.5h"] {
+        cases.push(("/spec/sink/retention", json!(retention), "spec.sink.retention"));
+    }
     for name in ["", "Db", "other/db", "../db", "db_", "-db", "db.", "a..b"] {
         let path = "spec.sink.mysql.urlFrom.secretKeyRef.name";
         cases.push(("/spec/sink/mysql/urlFrom", secret(name, "url"), path));
@@ -335,7 +338,7 @@ fn unknown_fields_are_refused_everywhere() {
         ("/spec/ratelimitQPS", "spec.ratelimitQPS"),
         ("/spec/source/rocketmq", "spec.source.rocketmq"),
         ("/spec/source/kafka/topc", "spec.source.kafka.topc"),
-        ("/spec/sink/retention", "spec.sink.retention"),
+        ("/spec/sink/retain", "spec.sink.retain"),
         ("/spec/sink/mysql/password", "spec.sink.mysql.password"),
         ("/spec/sink/mysql/urlFrom/secretKeyRef/namespace", "spec.sink.mysql.urlFrom.secretKeyRef.namespace"),
     ] {
@@ -370,6 +373,8 @@ fn what_the_stored_positions_belong_to_cannot_be_changed() {
         ("/spec/source/kafka/topic", json!("other")),
         ("/spec/sink/table", json!("connectivity_trace")),
         ("/spec/sink/batch", json!({ "maxRows": 10 })),
+        ("/spec/sink/retention", json!("1m")),
+        ("/spec/sink/retention", json!("99999h99999h99999h99999h")),
     ] {
         assert_eq!(server.refuses(&changed(&base(), pointer, &value), Some(&base())), [], "{pointer}");
     }

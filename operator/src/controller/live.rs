@@ -66,7 +66,7 @@ mod tests {
     const UID: &str = "uid-1";
 
     fn live(rate_limit_qps: u32) -> Live {
-        Live { rate_limit_qps, rate_override: None, suspend: false }
+        Live { rate_limit_qps, ..Live::closed() }
     }
 
     fn map(text: &str) -> ConfigMap {

@@ -75,6 +75,11 @@ impl Bed {
         Ok(Self { place: Place::Postgres(server.database(&unique_name()).await?) })
     }
 
+    /// A database that exists already, as another user.
+    pub fn mariadb_at(url: &str) -> Self {
+        Self { place: Place::MySql(url.to_owned()) }
+    }
+
     /// The database's URL.
     pub fn url(&self) -> anyhow::Result<String> {
         match &self.place {

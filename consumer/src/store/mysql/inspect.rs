@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Executor};
 
 use super::MySqlStore;
 use super::errors::store_error;
-use crate::store::inspect::{Inspection, OWN_TABLES, TRACE_RIGHTS, TableState};
+use crate::store::inspect::{Inspection, OWN_TABLES, TableState, trace_rights};
 use crate::store::sql::{Purpose, SHORT_ANSWER, within};
 use crate::store::{ErrorKind, StoreError};
 
@@ -20,17 +20,17 @@ const DENIED: [u16; 4] = [1044, 1142, 1143, 1227];
 const DUPLICATE_COLUMN: u16 = 1060;
 
 impl MySqlStore {
-    /// What [`crate::store::Store::prepare`] would meet. Changes nothing.
+    /// What [`crate::store::Store::prepare`] would meet; with a retention, also whether rows may be removed. Changes nothing.
     ///
     /// # Errors
     /// The server cannot be reached or asked.
-    pub async fn inspect(&self) -> Result<Inspection, StoreError> {
+    pub async fn inspect(&self, has_retention: bool) -> Result<Inspection, StoreError> {
         let mut session = self.session(Purpose::Control).await?;
-        let done = self.look(&mut session).await;
+        let done = self.look(&mut session, has_retention).await;
         self.settle(session, done).await
     }
 
-    async fn look(&self, conn: &mut MySqlConnection) -> Result<Inspection, StoreError> {
+    async fn look(&self, conn: &mut MySqlConnection, has_retention: bool) -> Result<Inspection, StoreError> {
         const DOING: &str = "cannot look at the server";
         let (server, read_only): (String, i64) =
             within(SHORT_ANSWER, sqlx::query_as(SERVER).fetch_one(&mut *conn))
@@ -43,7 +43,7 @@ impl MySqlStore {
         let name = self.options.table.as_str();
         let table = if exists(name) { self.look_at_table(conn).await? } else { TableState::Missing };
 
-        let missing_rights = self.missing_rights(conn, TRACE_RIGHTS, &exists).await?;
+        let missing_rights = self.missing_rights(conn, trace_rights(has_retention), &exists).await?;
         let cannot_create = match within(SHORT_ANSWER, conn.execute(CREATE)).await {
             Err(error) if number(&error) == Some(DUPLICATE_COLUMN) => None,
             Err(error) => Some(error.to_string()),

@@ -8,11 +8,15 @@ use sqlx::mysql::MySqlConnection;
 use super::MySqlStore;
 use super::errors::store_error;
 use super::write::begin;
-use crate::store::sql::{SHORT_ANSWER, fenced, number_missing, stream_number, unknown_stream, within};
+use crate::store::sql::{
+    SHORT_ANSWER, fenced, newest_positions, number_missing, stream_number, unknown_stream, within,
+};
 use crate::store::{Claim, ErrorKind, Position, StoreError, StreamKey};
 
 const LIST: &str = "SELECT CONVERT(topic USING utf8mb4), `partition` FROM sluice_progress \
      WHERE cluster_id = ? AND consumer_group = ? AND table_name = ? GROUP BY topic, `partition`";
+const POSITIONS: &str = "SELECT CONVERT(topic USING utf8mb4), `partition`, next_offset FROM sluice_progress \
+     WHERE cluster_id = ? AND consumer_group = ? AND table_name = ? ORDER BY generation";
 const NEXT_STREAM: &str =
     "SELECT CAST(COALESCE(MAX(stream) + 1, 0) AS UNSIGNED) FROM sluice_progress WHERE table_name = ?";
 const CREATE: &str = "INSERT INTO sluice_progress (table_name, stream, cluster_id, consumer_group, topic, \
@@ -48,6 +52,25 @@ impl MySqlStore {
         let streams = self.list_streams(conn, cluster_id, group).await?;
         commit(conn).await?;
         Ok(streams)
+    }
+
+    /// See [`crate::store::Store::positions`]; in a transaction for the same reason.
+    pub(super) async fn positions_of(
+        &self,
+        conn: &mut MySqlConnection,
+        cluster_id: &str,
+        group: &str,
+    ) -> Result<Vec<(StreamKey, u64)>, StoreError> {
+        begin(conn).await?;
+        let query = sqlx::query_as::<_, (String, i32, u64)>(POSITIONS)
+            .bind(cluster_id)
+            .bind(group)
+            .bind(self.options.table.as_str());
+        let rows = within(SHORT_ANSWER, query.fetch_all(&mut *conn))
+            .await
+            .map_err(store_error("cannot read positions"))?;
+        commit(conn).await?;
+        Ok(newest_positions(cluster_id, group, rows))
     }
 
     async fn list_streams(

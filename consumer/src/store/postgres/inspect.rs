@@ -4,7 +4,7 @@ use sqlx::postgres::PgConnection;
 
 use super::PostgresStore;
 use super::errors::store_error;
-use crate::store::inspect::{Inspection, OWN_TABLES, TRACE_RIGHTS, TableState};
+use crate::store::inspect::{Inspection, OWN_TABLES, TableState, trace_rights};
 use crate::store::sql::{Purpose, SHORT_ANSWER, within};
 use crate::store::{ErrorKind, StoreError};
 
@@ -16,17 +16,17 @@ const EXISTS: &str = "SELECT to_regclass($1) IS NOT NULL";
 const RIGHT: &str = "SELECT has_table_privilege(CAST(to_regclass($1) AS OID), $2)";
 
 impl PostgresStore {
-    /// What [`crate::store::Store::prepare`] would meet. Changes nothing.
+    /// What [`crate::store::Store::prepare`] would meet; with a retention, also whether rows may be removed. Changes nothing.
     ///
     /// # Errors
     /// The server cannot be reached or asked.
-    pub async fn inspect(&self) -> Result<Inspection, StoreError> {
+    pub async fn inspect(&self, has_retention: bool) -> Result<Inspection, StoreError> {
         let mut session = self.session(Purpose::Control).await?;
-        let done = self.look(&mut session).await;
+        let done = self.look(&mut session, has_retention).await;
         self.settle(session, done).await
     }
 
-    async fn look(&self, conn: &mut PgConnection) -> Result<Inspection, StoreError> {
+    async fn look(&self, conn: &mut PgConnection, has_retention: bool) -> Result<Inspection, StoreError> {
         const DOING: &str = "cannot look at the server";
         let (server, read_only, schema, may_create): (String, bool, String, bool) =
             within(SHORT_ANSWER, sqlx::query_as(SERVER).fetch_one(&mut *conn))
@@ -44,7 +44,7 @@ impl PostgresStore {
                 missing_tables.push(own);
             }
         }
-        let missing_rights = self.missing_rights(conn, TRACE_RIGHTS).await?;
+        let missing_rights = self.missing_rights(conn, trace_rights(has_retention)).await?;
         let cannot_create = match (schema.as_str(), may_create) {
             ("", _) => Some("search_path names no schema that exists".to_owned()),
             (_, false) => Some(format!("no right to create in the schema {schema}")),

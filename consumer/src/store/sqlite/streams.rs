@@ -7,11 +7,15 @@ use sqlx::sqlite::SqliteConnection;
 use super::SqliteStore;
 use super::errors::store_error;
 use super::write::{begin, commit};
-use crate::store::sql::{SHORT_ANSWER, fenced, number_missing, stream_number, unknown_stream, within};
+use crate::store::sql::{
+    SHORT_ANSWER, fenced, newest_positions, number_missing, stream_number, unknown_stream, within,
+};
 use crate::store::{Claim, ErrorKind, Position, StoreError, StreamKey};
 
 const LIST: &str = "SELECT topic, \"partition\" FROM sluice_progress \
      WHERE cluster_id = ? AND consumer_group = ? AND table_name = ? GROUP BY topic, \"partition\"";
+const POSITIONS: &str = "SELECT topic, \"partition\", next_offset FROM sluice_progress \
+     WHERE cluster_id = ? AND consumer_group = ? AND table_name = ? ORDER BY generation";
 const NEXT_STREAM: &str = "SELECT COALESCE(MAX(stream) + 1, 0) FROM sluice_progress WHERE table_name = ?";
 const CREATE: &str = "INSERT INTO sluice_progress (table_name, stream, cluster_id, consumer_group, topic, \
      \"partition\", generation, owner_epoch, owner, next_offset, last_id) \
@@ -46,6 +50,27 @@ impl SqliteStore {
                 partition,
             })
             .collect())
+    }
+
+    /// See [`crate::store::Store::positions`].
+    pub(super) async fn positions_of(
+        &self,
+        conn: &mut SqliteConnection,
+        cluster_id: &str,
+        group: &str,
+    ) -> Result<Vec<(StreamKey, u64)>, StoreError> {
+        let query = sqlx::query_as::<_, (String, i32, i64)>(POSITIONS)
+            .bind(cluster_id)
+            .bind(group)
+            .bind(self.table.as_str());
+        let rows = within(SHORT_ANSWER, query.fetch_all(conn))
+            .await
+            .map_err(store_error("cannot read positions"))?;
+        let rows: Result<Vec<_>, StoreError> = rows
+            .into_iter()
+            .map(|(topic, partition, offset)| Ok((topic, partition, unsigned(offset, "next_offset")?)))
+            .collect();
+        Ok(newest_positions(cluster_id, group, rows?))
     }
 
     pub(super) async fn create_missing(

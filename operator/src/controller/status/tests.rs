@@ -75,7 +75,7 @@ impl Case {
     }
 
     fn status(&self) -> TracePipelineStatus {
-        let live = Live { rate_limit_qps: 500, rate_override: None, suspend: false };
+        let live = Live { rate_limit_qps: 500, ..Live::closed() };
         let document = LiveDocument { uid: "u".into(), revision: 4, live };
         status(&Facts {
             pipeline: &self.pipeline,

@@ -55,7 +55,7 @@ pub async fn drain(
     let meters = Arc::new(Meters::default());
     let group = format!("bench-{:08x}", fastrand::u32(..));
     let source = KafkaSource::start(kafka.client(), &group, Topics::Named(topic.to_owned()), meters.clone())?;
-    let live = Live { rate_limit_qps: UNLIMITED, rate_override: None, suspend: false };
+    let live = Live { rate_limit_qps: UNLIMITED, ..Live::closed() };
     let live = watch::Sender::new(Applied::new(live, 1, Origin::File));
     let parts = Parts {
         group,
@@ -70,6 +70,7 @@ pub async fn drain(
         by_pattern: false,
         live: live.subscribe(),
         meters: meters.clone(),
+        side: None,
         patient: false,
     };
     let stop = CancellationToken::new();

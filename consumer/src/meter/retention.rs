@@ -1,0 +1,107 @@
+//! What is known of removing old rows.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use serde::Serialize;
+use sluice_crds::problem::chain;
+
+use super::{Meters, lock};
+use crate::last_error::{ErrorReason, LastError};
+use crate::store::StoreError;
+
+/// Counters of retention.
+#[derive(Debug, Default)]
+pub struct RetentionMeter {
+    removed: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    kept: Option<Duration>,
+    /// None while another replica removes, and before the first step.
+    behind: Option<Duration>,
+    error: Option<LastError>,
+}
+
+/// Retention in `/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetentionStatus {
+    /// How long rows stay.
+    pub seconds: u64,
+    /// Rows removed by this replica since the start of the process.
+    pub removed: u64,
+    /// How much longer than that the oldest row has stayed; none where another replica removes.
+    pub behind_seconds: Option<u64>,
+}
+
+impl RetentionMeter {
+    /// How long rows stay from now on; none: for ever.
+    pub fn set(&self, kept: Option<Duration>) {
+        let mut state = lock(&self.state);
+        state.kept = kept;
+        if kept.is_none() {
+            (state.behind, state.error) = (None, None);
+        }
+    }
+
+    /// Counts rows that were removed.
+    pub fn removed(&self, rows: u64) {
+        self.removed.fetch_add(rows, Relaxed);
+    }
+
+    /// Rows removed since the start.
+    pub fn all_removed(&self) -> u64 {
+        self.removed.load(Relaxed)
+    }
+
+    /// How much too old the oldest row is.
+    pub fn set_behind(&self, behind: Duration) {
+        lock(&self.state).behind = Some(behind);
+    }
+
+    /// Another replica removes.
+    pub fn not_ours(&self) {
+        lock(&self.state).behind = None;
+    }
+
+    /// What `/status` says; none without a retention.
+    pub fn status(&self) -> Option<RetentionStatus> {
+        let state = lock(&self.state);
+        Some(RetentionStatus {
+            seconds: state.kept?.as_secs(),
+            removed: self.all_removed(),
+            behind_seconds: state.behind.map(|behind| behind.as_secs()),
+        })
+    }
+
+    /// An error that no step has followed yet.
+    pub fn error(&self) -> Option<LastError> {
+        lock(&self.state).error.clone()
+    }
+}
+
+impl Meters {
+    /// Counts an error that keeps old rows; the first of a spell is logged.
+    pub fn retention_failed(&self, error: &StoreError) {
+        self.store_refused(error);
+        let denied = LastError::from(error).reason == ErrorReason::StoreDenied;
+        let remedy = if denied { "; grant this user DELETE on the table" } else { "" };
+        let message = format!("rows older than the retention are not removed: {}{remedy}", chain(error));
+        let mut state = lock(&self.retention.state);
+        if state.error.is_none() {
+            tracing::warn!(error = %message, "old rows stay for now");
+        }
+        state.error = Some(LastError::new(ErrorReason::RetentionFailed, message));
+    }
+
+    /// A step was done, or another replica does it.
+    pub fn retention_works(&self) {
+        if lock(&self.retention.state).error.take().is_some() {
+            tracing::info!("old rows are removed again");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Removes rows that are older than the pipeline keeps them.
+//!
+//! Guarantees: a row goes only when the database's clock and this replica's both say that it is old (see also
+//! [`crate::store::retention`]); errors are waited out and never stop the pipeline; of several replicas one removes,
+//! as its turn is leased like a share of the rate, and if for a moment two do, they remove the same rows.
+//!
+//! How it yields: steps are short transactions of their own, as many rows as take [`pace::STEP`], and after each it
+//! pauses in proportion to the step's own time ([`pace`]). Inserts append at the other end of the table.
+
+mod pace;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::gate::clock::DatabaseClock;
+use crate::gate::lease::{Holder, LeaseRequest, WHOLE};
+use crate::live::Applied;
+use crate::meter::Meters;
+use crate::store::retention::Sweep;
+use crate::store::{Store, StoreError};
+use pace::{Moved, Pace};
+
+/// How long a turn lasts unless it is renewed.
+const TURN: Duration = Duration::from_secs(60);
+/// How often it is renewed, and how often a replica whose turn it is not asks again.
+const RENEW: Duration = Duration::from_secs(20);
+/// How often it begins again at the smallest id: for rows of an adopted table that were too young when it passed them.
+const AGAIN: Duration = Duration::from_secs(3_600);
+/// Longest pause once nothing is old any more.
+const ROUND: Duration = Duration::from_secs(10);
+/// First and longest pause after an error.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// What removing old rows needs.
+pub struct Retention {
+    /// The database.
+    pub store: Arc<dyn Store>,
+    /// Its time.
+    pub clock: Arc<DatabaseClock>,
+    /// Counters.
+    pub meters: Arc<Meters>,
+    /// The pipeline's name for its rate.
+    pub pipeline: String,
+    /// This replica.
+    pub holder: String,
+    /// This replica's own time, milliseconds since 1970.
+    pub own_time_ms: fn() -> i64,
+}
+
+/// Where a replica stands.
+struct Course {
+    /// The turn is ours until then.
+    turn_until: Option<Instant>,
+    asked_at: Option<Instant>,
+    /// Nothing old is left up to this id.
+    after: i64,
+    began_at: Instant,
+    /// Time of the last row that was looked at, and when.
+    last: Option<(i64, Instant)>,
+    pace: Pace,
+    backoff: Duration,
+}
+
+impl Course {
+    fn new() -> Self {
+        Self {
+            turn_until: None,
+            asked_at: None,
+            after: 0,
+            began_at: Instant::now(),
+            last: None,
+            pace: Pace::default(),
+            backoff: BACKOFF.0,
+        }
+    }
+}
+
+impl Retention {
+    /// Follows the live document until `stop`.
+    pub async fn run(self, mut live: watch::Receiver<Applied>, stop: CancellationToken) {
+        let mut course = Course::new();
+        loop {
+            let kept: Option<Duration> = live.borrow_and_update().live.retention.map(Into::into);
+            self.meters.retention.set(kept);
+            let next = async {
+                match kept {
+                    None => std::future::pending().await,
+                    Some(kept) => {
+                        let pause = self.proceed(&mut course, kept).await;
+                        tokio::time::sleep(pause).await;
+                    }
+                }
+            };
+            // A step that is dropped half-way is rolled back.
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = next => {}
+                changed = live.changed() => if changed.is_err() {
+                    // The watcher has ended with the process.
+                    break;
+                }
+            }
+        }
+        if course.turn_until.is_some()
+            && let Err(error) = self.store.end_lease(&self.turn(), &self.holder).await
+        {
+            tracing::debug!(%error, "the turn to remove old rows was not given back; it ends by itself");
+        }
+    }
+
+    /// One step, if it is our turn. Returns how long to pause.
+    async fn proceed(&self, course: &mut Course, kept: Duration) -> Duration {
+        match self.step(course, kept).await {
+            Ok(pause) => {
+                course.backoff = BACKOFF.0;
+                self.meters.retention_works();
+                pause
+            }
+            Err(error) => {
+                self.meters.retention_failed(&error);
+                let pause = course.backoff;
+                course.backoff = (course.backoff * 2).min(BACKOFF.1);
+                pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+            }
+        }
+    }
+
+    async fn step(&self, course: &mut Course, kept: Duration) -> Result<Duration, StoreError> {
+        if !self.is_our_turn(course).await? {
+            self.meters.retention.not_ours();
+            return Ok(RENEW);
+        }
+        if course.began_at.elapsed() >= AGAIN {
+            (course.after, course.began_at) = (0, Instant::now());
+        }
+        let before_ms = self.before_ms(kept);
+        let sweep = Sweep { after: course.after, before_ms, rows: course.pace.rows() };
+        let swept = self.store.remove_older(&sweep).await?;
+        self.meters.retention.removed(swept.removed);
+        let Some(reached) = swept.reached else {
+            course.last = None;
+            course.pace.caught_up(swept.took);
+            self.meters.retention.set_behind(Duration::ZERO);
+            return Ok((kept / 20).clamp(Duration::from_secs(1), ROUND));
+        };
+        course.after = reached.id;
+        let now = Instant::now();
+        let at_ms = reached.created_at_ms.unwrap_or_else(|| super::id::time_ms(reached.id));
+        let behind = milliseconds(before_ms - at_ms);
+        self.meters.retention.set_behind(behind);
+        let moved = course.last.replace((at_ms, now)).map(|(last_ms, last)| Moved {
+            over: milliseconds(at_ms - last_ms),
+            within: now.saturating_duration_since(last),
+        });
+        Ok(course.pace.stepped(swept.took, behind, kept, moved))
+    }
+
+    /// The time from before which rows are old, by whichever clock is behind: a clock that runs ahead, or that
+    /// somebody has set wrong, removes nothing.
+    fn before_ms(&self, kept: Duration) -> i64 {
+        let own = (self.own_time_ms)();
+        let database = self.clock.at(Instant::now()).unwrap_or_default();
+        let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
+        own.min(database).saturating_sub(kept)
+    }
+
+    /// Whether this replica removes; asks for its turn, or renews it, where that is due.
+    async fn is_our_turn(&self, course: &mut Course) -> Result<bool, StoreError> {
+        let now = Instant::now();
+        let ours = |course: &Course| course.turn_until.is_some_and(|until| now < until);
+        if course.asked_at.is_some_and(|asked| now.saturating_duration_since(asked) < RENEW) {
+            return Ok(ours(course));
+        }
+        let request =
+            LeaseRequest { pipeline: self.turn(), holder: self.holder.clone(), demand: WHOLE, ttl: TURN };
+        let mut free = |others: &[Holder]| {
+            if others.iter().all(|other| other.share == 0) { WHOLE } else { 0 }
+        };
+        let grant = self.store.lease(&request, &mut free).await?;
+        self.clock.read(now, grant.database_time_ms);
+        course.asked_at = Some(now);
+        course.turn_until = (grant.share == WHOLE).then(|| now + TURN);
+        Ok(ours(course))
+    }
+
+    fn turn(&self) -> String {
+        format!("retention of {}", self.pipeline)
+    }
+}
+
+fn milliseconds(milliseconds: i64) -> Duration {
+    Duration::from_millis(milliseconds.max(0).unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests;

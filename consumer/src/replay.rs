@@ -1,0 +1,405 @@
+//! `sluice replay`: reads a part of a topic once more, beside the pipeline.
+//!
+//! Guarantees:
+//!
+//! - within a replay every span is stored once, through kill -9 at any point: it has streams of its own in
+//!   `sluice_progress`, under the consumer group `GROUP.replay.NAME`, and the same fence as every pipeline. Its ends are
+//!   kept likewise, as streams that nobody moves, created in the transaction that creates its starts;
+//! - it shares the pipeline's rate: it leases from the same key, and never exceeds `--rate` besides;
+//! - it takes nothing from the pipeline: positions and consumer group of that stay as they are.
+//!
+//! It does *not* know which rows are there already. Whatever is still in the table is stored a second time, under new
+//! ids: so the pipeline's own table needs `--yes`.
+
+mod plan;
+mod quiet;
+mod range;
+mod show;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use clap::ValueEnum;
+use rdkafka::ClientConfig;
+use sluice_crds::v1alpha1::StartFrom;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Config};
+use crate::decode::Decoder;
+use crate::logging::{self, LogFormat};
+use crate::meter::{Identity, Meters};
+use crate::pipeline::{self, Parts, Side};
+use crate::secrets::Secrets;
+use crate::source::kafka::KafkaSource;
+use crate::source::kafka::config::client_config;
+use crate::source::{Source, TopicPartition};
+use crate::store::{Store, StreamKey};
+use crate::{consume, live, stop};
+use plan::{Point, Range, Wanted};
+use range::{Ends, RangeSource};
+use show::Progress;
+
+/// Between two looks at how far it is.
+const LOOK: Duration = Duration::from_millis(500);
+/// A partition that stands still for this long may hold nothing any more.
+const QUIET: Duration = Duration::from_secs(10);
+/// Longest consumer group: what a pipeline's own may have.
+const MAX_GROUP: usize = 249;
+
+/// Read a part of the topic once more, beside the pipeline and within its rate.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  How much would it be?
+    sluice replay -f pipeline.yaml --from 2030-01-31T06:00:00Z --to 2030-01-31T08:00:00Z --dry-run
+  The table was emptied: everything up to where the pipeline stands, at most 2000 spans a second
+    sluice replay -f pipeline.yaml --name lost-table --from earliest --rate 2000 --yes
+  The last two hours into another table
+    sluice replay -f pipeline.yaml --name look --from 2h --table connectivity_trace_copy
+  Some offsets of one partition
+    sluice replay -f pipeline.yaml --name piece --partition 3 --from 1200 --to 1300 --yes
+
+A replay does not know which spans are in the table: those that still are get a second row. Remove them first, or
+choose another --table. It ends where the pipeline stands, unless --to says otherwise, so what the pipeline has yet to
+store is not stored twice.
+
+Stopped or killed, it goes on where it was when the same command is run again: range and progress are kept in the
+database under --name. It shares the rate that the file sets, as one more replica; saving the file with another rate
+takes effect at once, and a suspended pipeline suspends its replay. In a cluster, take the file from the cluster:
+  kubectl get tracepipeline NAME -o yaml > pipeline.yaml")]
+pub struct Args {
+    /// The TracePipeline, as YAML.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Names the replay: the same name goes on with the same range.
+    #[arg(long, value_name = "NAME", value_parser = name, required_unless_present = "dry_run")]
+    pub name: Option<String>,
+    /// Where to begin: earliest, an offset (with --partition), a time in RFC 3339, or how long ago (90m, 2h, 30d).
+    #[arg(long, value_name = "POINT", value_parser = Point::from)]
+    pub from: Point,
+    /// Where to end, exclusive: latest, an offset, or a time. Default: where the pipeline stands.
+    #[arg(long, value_name = "POINT", value_parser = Point::to)]
+    pub to: Option<Point>,
+    /// Only this topic of the pipeline's.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// Only this partition.
+    #[arg(long, value_name = "N")]
+    pub partition: Option<i32>,
+    /// Store into this table of the same database, instead of the pipeline's; created where it does not exist.
+    #[arg(long, value_name = "TABLE")]
+    pub table: Option<String>,
+    /// Most spans a second, within the pipeline's rate. Default: the pipeline's rate alone.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+    /// Only say what would be read.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Really store into the pipeline's own table, where spans that are still there get a second row.
+    #[arg(long)]
+    pub yes: bool,
+    /// How to tell the progress.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Folder with one folder a Secret and one file a key.
+    #[arg(long, value_name = "DIR")]
+    pub secrets_dir: Option<PathBuf>,
+    /// Folder for SQLite databases: <DIR>/<claimName>/sluice.db.
+    #[arg(long, value_name = "DIR", default_value = "sluice-data")]
+    pub data_dir: PathBuf,
+}
+
+/// How to tell the progress.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON document a line, for programs.
+    Json,
+}
+
+fn name(text: &str) -> Result<String, String> {
+    let legal = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+    let good = (1..=32).contains(&text.len()) && text.chars().all(legal);
+    good.then(|| text.to_owned()).ok_or_else(|| "expected 1 to 32 letters, digits, '-' or '_'".to_owned())
+}
+
+/// Runs until everything is read, SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// What a person must know; printed with its causes.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    logging::start(LogFormat::Auto);
+    let replay = Replay::open(args).await?;
+    let done = replay.run().await;
+    replay.home.close().await;
+    replay.target.close().await;
+    done
+}
+
+struct Replay {
+    args: Args,
+    config: Config,
+    client: ClientConfig,
+    cluster_id: String,
+    /// Holds the pipeline's positions.
+    home: Arc<dyn Store>,
+    /// Takes the rows.
+    target: Arc<dyn Store>,
+    table: String,
+}
+
+impl Replay {
+    async fn open(args: Args) -> anyhow::Result<Self> {
+        let config = config::load(&args.file)?;
+        let secrets = Secrets::new(args.secrets_dir.clone());
+        let table = args.table.clone().unwrap_or_else(|| config.sink.table.clone());
+        let home = consume::open_store(&config, &secrets, &args.data_dir)?;
+        let mut other = config.clone();
+        other.sink.table.clone_from(&table);
+        let target = consume::open_store(&other, &secrets, &args.data_dir)?;
+        let client = client_config(&config.kafka, &secrets)?;
+        let source = onlooker(&client, &config)?;
+        let cluster_id = source.cluster_id().await;
+        source.shutdown().await;
+        Ok(Self { args, config, client, cluster_id: cluster_id?, home, target, table })
+    }
+
+    fn into_own_table(&self) -> bool {
+        self.table == self.config.sink.table
+    }
+
+    fn group(&self) -> String {
+        let name = self.args.name.as_deref().unwrap_or("dry-run");
+        format!("{}.replay.{name}", self.config.kafka.consumer_group)
+    }
+
+    /// The group of the streams that hold the ends. Names of replays have no dots: it is nobody else's.
+    fn end_group(&self) -> String {
+        format!("{}.end", self.group())
+    }
+
+    async fn run(&self) -> anyhow::Result<ExitCode> {
+        if self.args.dry_run {
+            println!("{}", show::plan(self.args.output, &self.plan().await?, &self.table));
+            return Ok(ExitCode::SUCCESS);
+        }
+        ensure!(
+            self.end_group().len() <= MAX_GROUP,
+            "the consumer group {} would be too long: choose a shorter --name",
+            self.group()
+        );
+        ensure!(
+            !self.into_own_table() || self.args.yes,
+            "{} is the pipeline's own table: spans that are still in it get a second row. See what would be read with \
+             --dry-run, remove those rows first or choose another --table, and say --yes to store into this one",
+            self.table
+        );
+        self.target.prepare().await.context("cannot make the table ready")?;
+        let mut ends = self.ends().await?;
+        if ends.is_empty() {
+            let ranges: Vec<_> =
+                self.plan().await?.into_iter().filter(|range| range.messages() > 0).collect();
+            println!("{}", show::plan(self.args.output, &ranges, &self.table));
+            if ranges.is_empty() {
+                eprintln!("nothing lies in this range");
+                return Ok(ExitCode::SUCCESS);
+            }
+            self.begin(&ranges).await?;
+            ends = self.ends().await?;
+        } else {
+            eprintln!("going on with the replay of this name, and with the range that it began with");
+        }
+        self.replay(ends).await
+    }
+
+    /// What is asked for, as ranges.
+    async fn plan(&self) -> anyhow::Result<Vec<Range>> {
+        let group = &self.config.kafka.consumer_group;
+        let known = self.home.positions(&self.cluster_id, group).await.context(
+            "cannot read where the pipeline stands; `sluice check --connect` tells what is wrong with the database",
+        )?;
+        let positions: BTreeMap<_, _> =
+            known.into_iter().map(|(key, offset)| ((key.topic, key.partition), offset)).collect();
+        ensure!(
+            !positions.is_empty() || (self.args.to.is_some() && !self.into_own_table()),
+            "the pipeline has not stored anything from this cluster for the group {group}: there is nothing that it would \
+             not store by itself"
+        );
+        let wanted = Wanted {
+            from: self.args.from,
+            to: self.args.to,
+            topic: self.args.topic.clone(),
+            partition: self.args.partition,
+            up_to_position: self.into_own_table(),
+        };
+        let source = onlooker(&self.client, &self.config)?;
+        let ranges = plan::ranges(&source, &wanted, &positions).await;
+        source.shutdown().await;
+        ranges
+    }
+
+    /// Commits starts and ends, all at once.
+    async fn begin(&self, ranges: &[Range]) -> anyhow::Result<()> {
+        let key = |group: String, at: &TopicPartition| StreamKey {
+            cluster_id: self.cluster_id.clone(),
+            group,
+            topic: at.topic.to_string(),
+            partition: at.partition,
+        };
+        let starts = ranges.iter().map(|range| (key(self.group(), &range.at), range.from));
+        let ends = ranges.iter().map(|range| (key(self.end_group(), &range.at), range.to));
+        let all: Vec<_> = starts.chain(ends).collect();
+        self.target.create_streams(&all).await.context("cannot begin the replay")
+    }
+
+    async fn ends(&self) -> anyhow::Result<Ends> {
+        self.offsets(&self.end_group()).await
+    }
+
+    async fn offsets(&self, group: &str) -> anyhow::Result<Ends> {
+        let found = self.target.positions(&self.cluster_id, group).await;
+        let found = found.context("cannot read how far the replay is")?;
+        let at = |key: StreamKey| TopicPartition { topic: key.topic.into(), partition: key.partition };
+        Ok(found.into_iter().map(|(key, offset)| (at(key), offset)).collect())
+    }
+
+    /// Runs a pipeline over the ranges until they are read.
+    async fn replay(&self, ends: Ends) -> anyhow::Result<ExitCode> {
+        let left = left(&ends, &self.offsets(&self.group()).await?);
+        if left == 0 {
+            eprintln!("the replay of this name was finished before; for another one choose another --name");
+            return Ok(ExitCode::SUCCESS);
+        }
+        let stop = stop::on_signal()?;
+        let meters = Arc::new(Meters::default());
+        let mut client = self.client.clone();
+        KafkaSource::share_prefetch(&mut client, &self.config.topics).await;
+        let kafka = KafkaSource::start(client, &self.group(), self.config.topics.clone(), meters.clone())?;
+        let ended = CancellationToken::new();
+        let parts = Parts {
+            group: self.group(),
+            table: self.table.clone(),
+            source: Arc::new(RangeSource::new(Arc::new(kafka), ends.clone())),
+            store: self.target.clone(),
+            decoder: Decoder::new(self.config.format, &self.config.json).map_err(anyhow::Error::msg)?,
+            max_rows: self.config.sink.max_rows,
+            max_delay: self.config.sink.max_delay,
+            // All streams exist.
+            start_from: StartFrom::Earliest,
+            by_pattern: true,
+            live: live::file::watch(self.args.file.clone(), &self.config, ended.clone()),
+            meters: meters.clone(),
+            side: Some(Side {
+                group: self.config.kafka.consumer_group.clone(),
+                table: self.config.sink.table.clone(),
+                limit: self.args.rate,
+            }),
+            patient: false,
+        };
+        let mut running = tokio::spawn(pipeline::run(parts, ended.clone()));
+        let mut progress = Progress::new(self.args.output, left);
+        let outcome = tokio::select! {
+            outcome = self.follow(&ends, &meters, &mut progress) => outcome.map(|()| "finished"),
+            () = stop.cancelled() => Ok("stopped"),
+            early = &mut running => {
+                early??;
+                bail!("the replay ended before everything was read");
+            }
+        };
+        ended.cancel();
+        running.await??;
+        let state = outcome?;
+        progress.end(state, &meters.status(&Identity::default()));
+        if state == "finished" {
+            return Ok(ExitCode::SUCCESS);
+        }
+        eprintln!("run the same command again to go on");
+        Ok(ExitCode::FAILURE)
+    }
+
+    /// Ends when everything is read, by this process or by others of the same name.
+    async fn follow(&self, ends: &Ends, meters: &Meters, progress: &mut Progress) -> anyhow::Result<()> {
+        let mut total = None;
+        let mut moved: BTreeMap<TopicPartition, (u64, Instant)> = BTreeMap::new();
+        let mut over = BTreeSet::new();
+        loop {
+            ensure!(
+                meters.recreated.load(Relaxed) == 0,
+                "the topic was deleted and created again: what this replay was to read is gone"
+            );
+            // A database that is away is waited for, and the pipeline tells of it.
+            if let Ok(positions) = self.offsets(&self.group()).await {
+                let now_left = left(ends, &positions);
+                let total = *total.get_or_insert(now_left);
+                progress.tell(total.saturating_sub(now_left), &meters.status(&Identity::default()));
+                let open = positions.into_iter().filter(|(at, offset)| {
+                    ends.get(at).is_some_and(|end| offset < end) && !over.contains(at)
+                });
+                let open: Vec<_> = open.collect();
+                if open.is_empty() {
+                    return Ok(());
+                }
+                for (at, offset) in open {
+                    let seen = moved.entry(at.clone()).or_insert((offset, Instant::now()));
+                    if seen.0 != offset {
+                        *seen = (offset, Instant::now());
+                    } else if seen.1.elapsed() >= QUIET {
+                        seen.1 = Instant::now();
+                        if self.nothing_left(&at, offset, ends).await {
+                            over.insert(at);
+                        }
+                    }
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn nothing_left(&self, at: &TopicPartition, from: u64, ends: &Ends) -> bool {
+        let (client, at, end) = (self.client.clone(), at.clone(), ends.get(at).copied().unwrap_or_default());
+        let looking = tokio::task::spawn_blocking(move || quiet::nothing_left(&client, &at, from, end));
+        looking.await.unwrap_or(false)
+    }
+}
+
+/// Messages between positions and ends.
+fn left(ends: &Ends, positions: &Ends) -> u64 {
+    let left = |(at, end): (&TopicPartition, &u64)| {
+        end.saturating_sub(positions.get(at).copied().unwrap_or_default())
+    };
+    ends.iter().map(left).sum()
+}
+
+/// A client that only asks.
+fn onlooker(client: &ClientConfig, config: &Config) -> anyhow::Result<KafkaSource> {
+    let meters = Arc::new(Meters::default());
+    Ok(KafkaSource::onlooker(client.clone(), &config.kafka.consumer_group, config.topics.clone(), meters)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_leave_room_for_what_is_made_of_them() {
+        assert_eq!(name("lost-table_2"), Ok("lost-table_2".to_owned()));
+        for wrong in ["", "a.end", "a b", "ü", &"a".repeat(33)] {
+            assert!(name(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_lies_between_positions_and_ends() {
+        let at = |partition| TopicPartition { topic: "t".into(), partition };
+        let ends = Ends::from([(at(0), 10), (at(1), 7), (at(2), 5)]);
+        let positions = Ends::from([(at(0), 4), (at(1), 9)]);
+        assert_eq!(left(&ends, &positions), 6 + 5);
+    }
+}

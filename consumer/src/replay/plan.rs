@@ -1,0 +1,203 @@
+//! What a replay reads: a range of offsets for each partition.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, ensure};
+use jiff::Timestamp;
+use sluice_crds::v1alpha1::StartFrom;
+
+use crate::dead_letters::moment;
+use crate::source::{Bounds, Source, TopicPartition};
+
+/// Where a range begins or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// The oldest message that the broker still has.
+    Earliest,
+    /// Behind the newest one.
+    Latest,
+    /// The first message from this time on, by the messages' timestamps.
+    Time(Timestamp),
+    /// An offset of one partition.
+    Offset(u64),
+}
+
+impl Point {
+    /// `earliest`, an offset, a time in RFC 3339, or how long ago.
+    pub fn from(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "earliest" => Ok(Self::Earliest),
+            Ok(offset) => Ok(Self::Offset(offset)),
+            Err(_) => moment(text).map(Self::Time).map_err(|why| format!("earliest, an offset, or: {why}")),
+        }
+    }
+
+    /// Likewise, with `latest`.
+    pub fn to(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "latest" => Ok(Self::Latest),
+            Ok(offset) => Ok(Self::Offset(offset)),
+            Err(_) => moment(text).map(Self::Time).map_err(|why| format!("latest, an offset, or: {why}")),
+        }
+    }
+
+    async fn resolve(self, source: &dyn Source, at: &TopicPartition, bounds: Bounds) -> anyhow::Result<u64> {
+        Ok(match self {
+            Self::Earliest => bounds.low,
+            Self::Latest => bounds.high,
+            Self::Offset(offset) => offset,
+            Self::Time(time) => source.resolve_start(at, &StartFrom::Timestamp(time)).await?,
+        })
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Where it begins.
+    pub from: Point,
+    /// Where it ends; none: where the pipeline stands.
+    pub to: Option<Point>,
+    /// Only this topic.
+    pub topic: Option<String>,
+    /// Only this partition.
+    pub partition: Option<i32>,
+    /// Whether it ends where the pipeline stands at the latest: what comes then, the pipeline itself stores.
+    pub up_to_position: bool,
+}
+
+/// The range of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Which partition.
+    pub at: TopicPartition,
+    /// First offset.
+    pub from: u64,
+    /// Offset behind the last.
+    pub to: u64,
+    /// Offsets of the range that the broker no longer has.
+    pub gone: u64,
+    /// Offsets of the range that the pipeline has not stored yet, and so are left to it.
+    pub left: u64,
+}
+
+impl Range {
+    /// Cuts what is wanted to what there is.
+    pub fn cut(at: TopicPartition, from: u64, to: u64, bounds: Bounds, most: Option<u64>) -> Self {
+        let end = most.map_or(to, |most| to.min(most));
+        let left = to.min(bounds.high).saturating_sub(end.max(from));
+        let to = end.min(bounds.high);
+        let first = from.max(bounds.low).min(to.max(from));
+        Self { at, from: first, to: to.max(first), gone: first - from, left }
+    }
+
+    /// Offsets in it.
+    pub fn messages(&self) -> u64 {
+        self.to - self.from
+    }
+}
+
+/// The ranges of all partitions that are wanted, also those that hold nothing.
+///
+/// # Errors
+/// The brokers do not answer, or what is wanted does not fit together.
+pub async fn ranges(
+    source: &dyn Source,
+    wanted: &Wanted,
+    positions: &BTreeMap<(String, i32), u64>,
+) -> anyhow::Result<Vec<Range>> {
+    let found = source.partitions().await.context("cannot find the topic's partitions")?;
+    let partitions: Vec<_> = found
+        .into_iter()
+        .filter(|at| wanted.topic.as_deref().is_none_or(|topic| *at.topic == *topic))
+        .filter(|at| wanted.partition.is_none_or(|partition| at.partition == partition))
+        .collect();
+    ensure!(!partitions.is_empty(), "the pipeline reads no such topic or partition");
+    let has_offset =
+        [Some(wanted.from), wanted.to].into_iter().any(|point| matches!(point, Some(Point::Offset(_))));
+    ensure!(
+        !has_offset || partitions.len() == 1,
+        "an offset means one partition, and {} are meant: say --partition{}, or a time",
+        partitions.len(),
+        if wanted.topic.is_none() { " (and --topic where there are several)" } else { "" }
+    );
+    let mut ranges = Vec::new();
+    for at in partitions {
+        let bounds = source.bounds(&at).await.with_context(|| format!("cannot look at {at}"))?;
+        let position = positions.get(&(at.topic.to_string(), at.partition)).copied().unwrap_or_default();
+        let from = wanted.from.resolve(source, &at, bounds).await?;
+        let to = match wanted.to {
+            Some(point) => point.resolve(source, &at, bounds).await?,
+            None => position,
+        };
+        let most = wanted.up_to_position.then_some(position);
+        ranges.push(Range::cut(at, from, to, bounds, most));
+    }
+    ranges.sort_by(|one, two| one.at.cmp(&two.at));
+    Ok(ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::memory::MemorySource;
+
+    fn at(partition: i32) -> TopicPartition {
+        TopicPartition { topic: "t".into(), partition }
+    }
+
+    fn cut(from: u64, to: u64, most: Option<u64>) -> (u64, u64, u64, u64) {
+        let range = Range::cut(at(0), from, to, Bounds { low: 10, high: 100 }, most);
+        (range.from, range.to, range.gone, range.left)
+    }
+
+    #[test]
+    fn ranges_are_cut_to_what_the_broker_has_and_the_pipeline_has_stored() {
+        assert_eq!(cut(20, 50, None), (20, 50, 0, 0));
+        assert_eq!(cut(0, 50, None), (10, 50, 10, 0));
+        assert_eq!(cut(20, 500, None), (20, 100, 0, 0));
+        assert_eq!(cut(20, 100, Some(60)), (20, 60, 0, 40));
+        assert_eq!(cut(20, 50, Some(60)), (20, 50, 0, 0));
+        // Nothing is left of these.
+        assert_eq!(cut(70, 90, Some(60)), (70, 70, 0, 20));
+        assert_eq!(cut(0, 5, None), (5, 5, 5, 0));
+        assert_eq!(cut(50, 40, None), (50, 50, 0, 0));
+        assert_eq!(cut(200, 300, None), (200, 200, 0, 0));
+    }
+
+    #[test]
+    fn points_are_offsets_times_or_words() {
+        assert_eq!(Point::from("earliest"), Ok(Point::Earliest));
+        assert_eq!(Point::from("17"), Ok(Point::Offset(17)));
+        assert!(matches!(Point::from("2030-01-31T06:00:00Z"), Ok(Point::Time(_))));
+        assert!(matches!(Point::to("2h"), Ok(Point::Time(_))));
+        assert_eq!(Point::to("latest"), Ok(Point::Latest));
+        for wrong in ["", "latest", "-1", "yesterday"] {
+            assert!(Point::from(wrong).is_err(), "{wrong}");
+        }
+        assert!(Point::to("earliest").is_err());
+    }
+
+    fn wanted(from: Point, to: Option<Point>) -> Wanted {
+        Wanted { from, to, topic: None, partition: None, up_to_position: true }
+    }
+
+    #[tokio::test]
+    async fn an_offset_needs_one_partition_and_no_end_means_where_the_pipeline_stands() {
+        let source = MemorySource::new("c", "t", 2);
+        for number in 0..10 {
+            source.push(&at(number % 2), b"x");
+        }
+        let positions = BTreeMap::from([(("t".to_owned(), 0), 4)]);
+        let offset = wanted(Point::Offset(1), None);
+        let error = ranges(&source, &offset, &positions).await.unwrap_err().to_string();
+        assert!(error.contains("--partition"), "{error}");
+        let one = Wanted { partition: Some(0), ..offset };
+        let found = ranges(&source, &one, &positions).await.unwrap();
+        assert_eq!((found.len(), found[0].from, found[0].to), (1, 1, 4));
+        let all = ranges(&source, &wanted(Point::Earliest, None), &positions).await.unwrap();
+        assert_eq!(all.iter().map(Range::messages).collect::<Vec<_>>(), [4, 0]);
+        let absent = Wanted { topic: Some("other".into()), ..wanted(Point::Earliest, None) };
+        assert!(ranges(&source, &absent, &positions).await.is_err());
+    }
+}

@@ -1,0 +1,51 @@
+//! Whether anything is left of a range whose end does not come.
+//!
+//! The last offsets of a range may hold no message: transactions end with a marker, and compaction removes. A reader then
+//! waits for a message that never comes. A client that is told of a partition's end knows.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::source::TopicPartition;
+
+/// How long the broker may take.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// Whether no message lies at `from` or behind it and before `end`; false where nobody knows. Blocks.
+pub fn nothing_left(client: &ClientConfig, at: &TopicPartition, from: u64, end: u64) -> bool {
+    match look(client, at, from, end) {
+        Ok(nothing) => nothing,
+        Err(error) => {
+            tracing::debug!(partition = %at, %error, "cannot tell whether the range is over");
+            false
+        }
+    }
+}
+
+fn look(client: &ClientConfig, at: &TopicPartition, from: u64, end: u64) -> Result<bool, KafkaError> {
+    let mut client = client.clone();
+    client
+        .set("group.id", "sluice-replay-looks")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error");
+    let consumer: BaseConsumer = client.create()?;
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&at.topic, at.partition, Offset::Offset(from as i64))?;
+    consumer.assign(&list)?;
+    let began = Instant::now();
+    while began.elapsed() < WITHIN {
+        match consumer.poll(Duration::from_millis(200)) {
+            None => {}
+            Some(Ok(message)) => return Ok(message.offset() >= end as i64),
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(true),
+            Some(Err(error)) => return Err(error),
+        }
+    }
+    Ok(false)
+}
