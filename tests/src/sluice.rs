@@ -55,6 +55,8 @@ pub struct Pipeline {
     pub sink: Sink,
     /// Most rows of a transaction.
     pub max_rows: u32,
+    /// As in the resource; none: rows stay for ever.
+    pub retention: Option<String>,
     /// Settings of librdkafka.
     pub properties: Vec<(String, String)>,
     /// What seals bodies; the last one is the primary key. None: they are stored as they are.
@@ -93,6 +95,7 @@ impl Pipeline {
             suspend: false,
             sink,
             max_rows: 1_000,
+            retention: None,
             properties: Vec::new(),
             ring: Vec::new(),
         }
@@ -118,6 +121,10 @@ impl Pipeline {
             format!("  override: {{ rateLimitQPS: {rate}, until: {until} }}\n")
         });
         let encryption = self.encryption();
+        let retention = self
+            .retention
+            .as_ref()
+            .map_or_else(String::new, |retention| format!("    retention: {retention}\n"));
         let properties: String =
             self.properties.iter().map(|(name, value)| format!("        {name}: {value:?}\n")).collect();
         let properties = if properties.is_empty() { "{}".to_owned() } else { format!("\n{properties}") };
@@ -139,7 +146,7 @@ spec:
   sink:
     {sink}
     batch: {{ maxRows: {} }}
-",
+{retention}",
             self.bootstrap, self.topic, self.group, self.format, self.rate, self.suspend, self.max_rows
         )
     }

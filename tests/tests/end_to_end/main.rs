@@ -11,6 +11,8 @@ mod memory;
 mod outage;
 mod rate;
 mod raw;
+mod replay;
+mod retention;
 mod sealing;
 mod settings;
 mod topics;

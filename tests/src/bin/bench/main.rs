@@ -8,6 +8,7 @@ mod peers;
 mod pipeline;
 mod rate;
 mod raw;
+mod retention;
 mod server_cpu;
 mod store;
 
@@ -41,6 +42,8 @@ enum Command {
     Rate(rate::Args),
     /// The speed into tables that hold many rows already.
     Growth(growth::Args),
+    /// From Kafka into each database while old rows are removed, against the same without.
+    Retention(retention::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -53,6 +56,7 @@ fn main() -> anyhow::Result<()> {
             Command::DrainIntoNothing(args) => peers::child(args).await.map(|()| Figures::default()),
             Command::Rate(args) => rate::run(args).await,
             Command::Growth(args) => growth::run(args).await,
+            Command::Retention(args) => retention::run(args).await,
         }
     };
     // As many workers as a replica with two cores has.

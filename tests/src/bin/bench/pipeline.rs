@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// So far above what a core does that the gate never waits.
-const UNLIMITED: u32 = 10_000_000;
+pub const UNLIMITED: u32 = 10_000_000;
 /// No arm takes this long.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -52,10 +52,22 @@ pub async fn drain(
     spans: u64,
     store: Arc<dyn Store>,
 ) -> anyhow::Result<Run> {
+    let live = Live { rate_limit_qps: UNLIMITED, ..Live::closed() };
+    Ok(drain_with(kafka, topic, format, spans, store, live).await?.0)
+}
+
+/// As [`drain`], with another live document; returns the meters, too.
+pub async fn drain_with(
+    kafka: &Kafka,
+    topic: &str,
+    format: Format,
+    spans: u64,
+    store: Arc<dyn Store>,
+    live: Live,
+) -> anyhow::Result<(Run, Arc<Meters>)> {
     let meters = Arc::new(Meters::default());
     let group = format!("bench-{:08x}", fastrand::u32(..));
     let source = KafkaSource::start(kafka.client(), &group, Topics::Named(topic.to_owned()), meters.clone())?;
-    let live = Live { rate_limit_qps: UNLIMITED, ..Live::closed() };
     let live = watch::Sender::new(Applied::new(live, 1, Origin::File));
     let parts = Parts {
         group,
@@ -81,11 +93,12 @@ pub async fn drain(
     running.await??;
     store.close().await;
     let counted = (ended.stored - began.stored) as f64;
-    Ok(Run {
+    let run = Run {
         rate: counted / (ended.at - began.at).as_secs_f64(),
         cpu_micros: (ended.cpu - began.cpu).as_secs_f64() * 1e6 / counted,
         activities: shares(began.busy, ended.busy),
-    })
+    };
+    Ok((run, meters))
 }
 
 struct Reached {

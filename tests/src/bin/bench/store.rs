@@ -274,7 +274,7 @@ pub fn mysql_store(url: &str, lanes: usize) -> anyhow::Result<Arc<dyn Store>> {
     })))
 }
 
-fn postgres_store(url: &str, lanes: usize) -> anyhow::Result<Arc<dyn Store>> {
+pub fn postgres_store(url: &str, lanes: usize) -> anyhow::Result<Arc<dyn Store>> {
     let options: sqlx::postgres::PgConnectOptions = url.parse()?;
     Ok(Arc::new(PostgresStore::new(PostgresOptions {
         connect: Arc::new(move || Ok(options.clone())),

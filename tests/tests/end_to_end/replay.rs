@@ -1,0 +1,172 @@
+//! A part of a topic once more: the real command, after rows were lost, through kill -9, at its own rate.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use sluice_tests::component::{Component, Launch};
+use sluice_tests::eventually;
+use sluice_tests::ledger::{Ledger, Shape};
+use sluice_tests::oracle::database::Database;
+use sluice_tests::rate::{Releases, bound};
+use sluice_tests::sluice::binary;
+
+use crate::world::{Case, Engine, now_ms};
+
+const MESSAGES: u64 = 900;
+const PARTITIONS: i32 = 3;
+const SPANS: u64 = MESSAGES * 10;
+const WAIT: Duration = Duration::from_secs(120);
+const RATE: u32 = 1_500;
+
+fn arguments(case: &Case, more: &[&str]) -> Vec<String> {
+    let path = |part: &str| case.home.path().join(part).display().to_string();
+    let place = [
+        ["-f".to_owned(), path("pipeline.yaml")],
+        ["--secrets-dir".to_owned(), path("secrets")],
+        ["--data-dir".to_owned(), path("data")],
+    ];
+    let more = more.iter().map(|text| (*text).to_owned());
+    ["replay".to_owned()].into_iter().chain(place.into_iter().flatten()).chain(more).collect()
+}
+
+/// Runs `sluice replay` to its end; returns whether it succeeded, and what it printed.
+fn replay(case: &Case, more: &[&str]) -> anyhow::Result<(bool, String)> {
+    let output = Command::new(binary()?).args(arguments(case, more)).output()?;
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Ok((output.status.success(), text.concat()))
+}
+
+fn start(case: &Case, name: &str, more: &[&str]) -> anyhow::Result<Component> {
+    let launch = Launch {
+        program: binary()?,
+        arguments: arguments(case, more),
+        environment: Vec::new(),
+        log: case.home.path().join(format!("{name}.log")),
+    };
+    Component::start(&format!("sluice replay {name}"), &launch)
+}
+
+async fn truncate(database: &Database) -> anyhow::Result<()> {
+    match database {
+        Database::Mysql(pool) => drop(sqlx::query("TRUNCATE TABLE connectivity_trace").execute(pool).await?),
+        Database::Postgres(pool) => {
+            drop(sqlx::query("TRUNCATE TABLE connectivity_trace").execute(pool).await?);
+        }
+        Database::Sqlite(_) => anyhow::bail!("the oracle only reads"),
+    }
+    Ok(())
+}
+
+async fn lost_rows_come_back(engine: Engine) -> anyhow::Result<()> {
+    let case = Case::new(engine, "replay", PARTITIONS, |pipeline| pipeline.notice_deaths_soon()).await?;
+    let ledger = Ledger::new(81, Shape::Json);
+    ledger.produce(case.kafka, &case.topic, 0..MESSAGES, |message| (message % 3) as i32).await?;
+    let mut pipeline = case.replica("pipeline").await?;
+    case.wait_stored(SPANS, WAIT).await?;
+    pipeline.component.stop(WAIT).await?;
+    let database = case.database().await?.clone();
+    let before = database.positions().await?;
+    truncate(&database).await?;
+    // What comes now, the pipeline stores itself.
+    ledger.produce(case.kafka, &case.topic, MESSAGES..MESSAGES + 30, |message| (message % 3) as i32).await?;
+
+    let all = ["--name", "lost", "--from", "earliest", "--rate", "1500"];
+    let (good, text) = replay(&case, &[&all[..], &["--dry-run"]].concat())?;
+    ensure!(good && text.contains("900 messages into the table connectivity_trace"), "{text}");
+    let (good, text) = replay(&case, &all)?;
+    ensure!(!good && text.contains("--yes"), "its own table needs a yes: {text}");
+    let (good, text) = replay(&case, &["--name", "lost", "--from", "5", "--yes"])?;
+    ensure!(!good && text.contains("--partition"), "{text}");
+    ensure!(database.positions().await? == before && database.count().await? == 0, "nothing has happened");
+
+    // Beside the running pipeline; killed in the middle, and run again with a larger end, which changes nothing.
+    let mut pipeline = case.replica("again").await?;
+    let yes = [&all[..], &["--yes"]].concat();
+    let began = now_ms();
+    let mut killed = start(&case, "killed", &yes)?;
+    case.wait_stored(SPANS / 4, WAIT).await?;
+    killed.kill().await?;
+    let stored = database.count().await?;
+    ensure!(stored < SPANS, "it was killed in the middle, at {stored}");
+    let (good, text) = replay(&case, &[&yes[..], &["--to", "latest", "-o", "json"]].concat())?;
+    ensure!(good && text.contains("going on with the replay"), "{text}");
+    let last: Value = serde_json::from_str(text.lines().rfind(|line| line.starts_with('{')).context("JSON")?)?;
+    ensure!(last["state"] == "finished", "{text}");
+    case.wait_stored(SPANS + 300, WAIT).await?;
+    case.audit(&ledger, SPANS + 300, &[]).await?;
+
+    // At its own rate, which is far below the pipeline's. (The pipeline's own 300 come on top.)
+    let releases = Releases::from_ids(database.ids().await?);
+    let fullest = releases.fullest_second(began, now_ms());
+    let most = bound(f64::from(RATE), 8, ledger.spans_per_message) + 300.0;
+    ensure!(fullest.count as f64 <= most, "{} released in one second, at most {most}", fullest.count);
+
+    // Finished is finished; and the same rows once more go where they are told to.
+    let (good, text) = replay(&case, &yes)?;
+    ensure!(good && text.contains("finished before"), "{text}");
+    let piece = ["--name", "piece", "--partition", "1", "--from", "10", "--to", "20", "--table", "copy"];
+    let (good, text) = replay(&case, &piece)?;
+    ensure!(good && text.contains("10 of 10 messages"), "{text}");
+    pipeline.component.stop(WAIT).await?;
+    case.audit(&ledger, SPANS + 300, &[]).await?;
+    let positions = database.positions().await?;
+    ensure!(positions.iter().any(|position| position.next_offset == 20), "{positions:?}");
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka and MariaDB"]
+async fn mariadb_rows_that_were_lost_come_back_exactly_once() {
+    lost_rows_come_back(Engine::Mysql).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka and PostgreSQL"]
+async fn postgres_rows_that_were_lost_come_back_exactly_once() {
+    lost_rows_come_back(Engine::Postgres).await.unwrap();
+}
+
+/// A replay shares the pipeline's rate, and a suspended pipeline suspends it.
+#[tokio::test]
+#[ignore = "needs Kafka and MariaDB"]
+async fn a_replay_stays_within_the_pipelines_rate_and_stops_with_it() {
+    const QPS: u32 = 1_000;
+    let mut case = Case::new(Engine::Mysql, "replay", PARTITIONS, |_| {}).await.unwrap();
+    let ledger = Ledger::new(82, Shape::Json);
+    ledger.produce(case.kafka, &case.topic, 0..MESSAGES, |message| (message % 3) as i32).await.unwrap();
+    let mut pipeline = case.replica("pipeline").await.unwrap();
+    case.wait_stored(SPANS, WAIT).await.unwrap();
+    let database = case.database().await.unwrap().clone();
+    truncate(&database).await.unwrap();
+    case.edit(|pipeline| pipeline.rate = QPS).unwrap();
+    // From now on both have work, and share the rate.
+    ledger
+        .produce(case.kafka, &case.topic, MESSAGES..2 * MESSAGES, |message| (message % 3) as i32)
+        .await
+        .unwrap();
+    let to = now_ms();
+    let all = ["--name", "shared", "--from", "earliest", "--to", "latest", "--yes", "-o", "json"];
+    let mut side = start(&case, "side", &all).unwrap();
+    case.wait_stored(u64::from(QPS) * 4, WAIT).await.unwrap();
+    case.edit(|pipeline| pipeline.suspend = true).unwrap();
+    let mut last = 0;
+    eventually("the suspended replay to stand still", WAIT, async || {
+        let now = database.count().await?;
+        let stands = now == last;
+        last = now;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok(stands.then_some(()))
+    })
+    .await
+    .unwrap();
+    assert!(side.is_running().unwrap(), "a suspended replay waits");
+    case.edit(|pipeline| pipeline.suspend = false).unwrap();
+    eventually("the replay to finish", WAIT, async || Ok((!side.is_running()?).then_some(()))).await.unwrap();
+    let releases = Releases::from_ids(database.ids().await.unwrap());
+    let fullest = releases.fullest_second(to, now_ms());
+    let most = bound(f64::from(QPS), 8, ledger.spans_per_message);
+    assert!(fullest.count as f64 <= most, "{} released in one second, at most {most}", fullest.count);
+    pipeline.component.stop(WAIT).await.unwrap();
+}
