@@ -63,6 +63,10 @@ fn unchanged(text: String) -> String {
     text
 }
 
+fn keeps_a_month(text: String) -> String {
+    text.replace("  sink:\n", "  sink:\n    retention: 720h\n")
+}
+
 fn with_user(url: &str, user: &str) -> String {
     let (_, address) = url.split_once('@').expect("a user");
     let (scheme, _) = url.split_once("://").expect("a scheme");
@@ -122,6 +126,9 @@ async fn kafka_and_mariadb_are_tried_and_left_as_they_were() {
         "spec.sink.manageSchema: sluice_lock, sluice_progress, sluice_dead_letter, sluice_dead_letter_chunk, sluice_redrive, sluice_data_key, sluice_dictionary cannot be created",
         "spec.sink.mysql: this user lacks INSERT on sluice_rate, UPDATE on sluice_rate, DELETE on sluice_rate, INSERT on connectivity_trace",
     ]);
+    assert!(!reader.text.contains("DELETE on connectivity_trace"), "{}", reader.text);
+    let reader = Checked::run(&pipeline(&with_user(&url, "reader")), keeps_a_month).unwrap();
+    assert!(reader.text.contains("INSERT on connectivity_trace, DELETE on connectivity_trace"), "{}", reader.text);
     let rows: i64 =
         sqlx::query_scalar("SELECT COUNT(*) FROM sluice_rate").fetch_one(&mut database).await.unwrap();
     assert_eq!(rows, 0);
@@ -161,6 +168,8 @@ async fn postgres_is_tried_and_a_broker_that_is_away_is_said() {
         "spec.sink.manageSchema: sluice_lock, sluice_progress, sluice_dead_letter, sluice_dead_letter_chunk, sluice_redrive, sluice_data_key, sluice_dictionary cannot be created",
         "spec.sink.postgres: this user lacks INSERT on sluice_rate, UPDATE on sluice_rate, DELETE on sluice_rate",
     ]);
+    let reader = Checked::run(&pipeline(&with_user(&url, "reader")), keeps_a_month).unwrap();
+    assert!(reader.text.contains("DELETE on sluice_rate, DELETE on connectivity_trace"), "{}", reader.text);
 }
 
 #[test]
