@@ -128,7 +128,11 @@ async fn kafka_and_mariadb_are_tried_and_left_as_they_were() {
     ]);
     assert!(!reader.text.contains("DELETE on connectivity_trace"), "{}", reader.text);
     let reader = Checked::run(&pipeline(&with_user(&url, "reader")), keeps_a_month).unwrap();
-    assert!(reader.text.contains("INSERT on connectivity_trace, DELETE on connectivity_trace"), "{}", reader.text);
+    assert!(
+        reader.text.contains("INSERT on connectivity_trace, DELETE on connectivity_trace"),
+        "{}",
+        reader.text
+    );
     let rows: i64 =
         sqlx::query_scalar("SELECT COUNT(*) FROM sluice_rate").fetch_one(&mut database).await.unwrap();
     assert_eq!(rows, 0);

@@ -11,6 +11,9 @@ use super::{Meters, lock};
 use crate::last_error::{ErrorReason, LastError};
 use crate::store::StoreError;
 
+/// So many errors in a row are trouble; fewer are a race that was lost, or a database that restarts.
+const LASTING: u32 = 3;
+
 /// Counters of retention.
 #[derive(Debug, Default)]
 pub struct RetentionMeter {
@@ -24,6 +27,8 @@ struct State {
     /// None while another replica removes, and before the first step.
     behind: Option<Duration>,
     error: Option<LastError>,
+    /// Errors without a success between.
+    failures: u32,
 }
 
 /// Retention in `/status`.
@@ -44,7 +49,7 @@ impl RetentionMeter {
         let mut state = lock(&self.state);
         state.kept = kept;
         if kept.is_none() {
-            (state.behind, state.error) = (None, None);
+            (state.behind, state.error, state.failures) = (None, None, 0);
         }
     }
 
@@ -78,20 +83,25 @@ impl RetentionMeter {
         })
     }
 
-    /// An error that no step has followed yet.
+    /// An error that lasts, and that no step has followed yet.
     pub fn error(&self) -> Option<LastError> {
         lock(&self.state).error.clone()
     }
 }
 
 impl Meters {
-    /// Counts an error that keeps old rows; the first of a spell is logged.
+    /// Counts an error that keeps old rows, and shows it once it lasts, or at once where waiting does not help; the first
+    /// that is shown is logged.
     pub fn retention_failed(&self, error: &StoreError) {
         self.store_refused(error);
         let denied = LastError::from(error).reason == ErrorReason::StoreDenied;
         let remedy = if denied { "; grant this user DELETE on the table" } else { "" };
         let message = format!("rows older than the retention are not removed: {}{remedy}", chain(error));
         let mut state = lock(&self.retention.state);
+        state.failures += 1;
+        if state.failures < LASTING && !denied {
+            return;
+        }
         if state.error.is_none() {
             tracing::warn!(error = %message, "old rows stay for now");
         }
@@ -100,7 +110,9 @@ impl Meters {
 
     /// A step was done, or another replica does it.
     pub fn retention_works(&self) {
-        if lock(&self.retention.state).error.take().is_some() {
+        let mut state = lock(&self.retention.state);
+        state.failures = 0;
+        if state.error.take().is_some() {
             tracing::info!("old rows are removed again");
         }
     }

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
 use sluice_tests::component::{Component, Launch};
 use sluice_tests::eventually;
@@ -81,8 +82,7 @@ async fn lost_rows_come_back(engine: Engine) -> anyhow::Result<()> {
     ensure!(!good && text.contains("--partition"), "{text}");
     ensure!(database.positions().await? == before && database.count().await? == 0, "nothing has happened");
 
-    // Beside the running pipeline; killed in the middle, and run again with a larger end, which changes nothing.
-    let mut pipeline = case.replica("again").await?;
+    // Killed in the middle, and run again beside the running pipeline, with a larger end, which changes nothing.
     let yes = [&all[..], &["--yes"]].concat();
     let began = now_ms();
     let mut killed = start(&case, "killed", &yes)?;
@@ -90,9 +90,11 @@ async fn lost_rows_come_back(engine: Engine) -> anyhow::Result<()> {
     killed.kill().await?;
     let stored = database.count().await?;
     ensure!(stored < SPANS, "it was killed in the middle, at {stored}");
+    let mut pipeline = case.replica("again").await?;
     let (good, text) = replay(&case, &[&yes[..], &["--to", "latest", "-o", "json"]].concat())?;
     ensure!(good && text.contains("going on with the replay"), "{text}");
-    let last: Value = serde_json::from_str(text.lines().rfind(|line| line.starts_with('{')).context("JSON")?)?;
+    let line = text.lines().rfind(|line| line.contains("\"state\"")).context("JSON")?;
+    let last: Value = serde_json::from_str(line)?;
     ensure!(last["state"] == "finished", "{text}");
     case.wait_stored(SPANS + 300, WAIT).await?;
     case.audit(&ledger, SPANS + 300, &[]).await?;
@@ -169,4 +171,32 @@ async fn a_replay_stays_within_the_pipelines_rate_and_stops_with_it() {
     let most = bound(f64::from(QPS), 8, ledger.spans_per_message);
     assert!(fullest.count as f64 <= most, "{} released in one second, at most {most}", fullest.count);
     pipeline.component.stop(WAIT).await.unwrap();
+}
+
+/// A transaction ends with a marker, which takes an offset and is no message: the range's end never comes.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Kafka and MariaDB"]
+async fn a_range_that_ends_in_a_transactions_marker_is_over() {
+    let case = Case::new(Engine::Mysql, "replay", 1, |_| {}).await.unwrap();
+    let ledger = Ledger::new(83, Shape::Json);
+    let (mut client, topic) = (case.kafka.client(), case.topic.clone());
+    client.set("transactional.id", &topic);
+    let messages: Vec<_> = (0..20).map(|number| ledger.message(number)).collect();
+    let sent = tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
+        let producer: BaseProducer = client.create()?;
+        producer.init_transactions(WAIT)?;
+        producer.begin_transaction()?;
+        for message in &messages {
+            let record = BaseRecord::<(), _>::to(&topic).partition(0).payload(message);
+            producer.send(record).map_err(|(error, _)| error)?;
+        }
+        Ok(producer.commit_transaction(WAIT)?)
+    });
+    sent.await.unwrap().unwrap();
+    let mut pipeline = case.replica("pipeline").await.unwrap();
+    case.wait_stored(200, WAIT).await.unwrap();
+    pipeline.component.stop(WAIT).await.unwrap();
+    let arguments = ["--name", "marker", "--from", "earliest", "--to", "latest", "--table", "copy"];
+    let (good, text) = replay(&case, &arguments).unwrap();
+    assert!(good && text.contains("at most 21 messages") && text.contains("200 rows"), "{text}");
 }

@@ -70,6 +70,7 @@ fn candidates(name: &str, schema: &Value) -> Vec<Value> {
         "properties" => vec![json!({ "client.id": "other" })],
         "startFrom" => vec![json!("Latest"), json!("2026-11-01T00:00:00Z")],
         "maxDelay" => vec![json!("1s"), json!("0s")],
+        "retention" => vec![json!("720h")],
         "labels" | "annotations" | "nodeSelector" => vec![json!({ "example.com/a": "b" })],
         "affinity" => vec![json!({ "nodeAffinity": {} })],
         "tolerations" => vec![json!([{ "key": "a", "operator": "Exists" }])],

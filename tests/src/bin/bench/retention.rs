@@ -152,9 +152,8 @@ impl Arms {
 /// Rows of two days ago, one for each millisecond, with ids of that time in stream 7.
 async fn insert_old(database: &Database, rows: u64) -> anyhow::Result<()> {
     const HEAD: &str = "INSERT INTO connectivity_trace (id, trace_id, kind, body, created_at)";
-    let id = |now: &str, number: &str| {
-        format!("((({now}) - 1704067200000 - 172800000 + {number}) << 22) + 1792")
-    };
+    let id =
+        |now: &str, number: &str| format!("((({now}) - 1704067200000 - 172800000 + {number}) << 22) + 1792");
     match database {
         Database::Mysql(pool) => {
             let id = id("CAST(UNIX_TIMESTAMP() * 1000 AS SIGNED)", "seq");
