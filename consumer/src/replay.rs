@@ -171,7 +171,7 @@ impl Replay {
         Ok(Self { args, config, client, cluster_id: cluster_id?, home, target, table })
     }
 
-    fn into_own_table(&self) -> bool {
+    fn stores_into_own(&self) -> bool {
         self.table == self.config.sink.table
     }
 
@@ -196,7 +196,7 @@ impl Replay {
             self.group()
         );
         ensure!(
-            !self.into_own_table() || self.args.yes,
+            !self.stores_into_own() || self.args.yes,
             "{} is the pipeline's own table: spans that are still in it get a second row. See what would be read with \
              --dry-run, remove those rows first or choose another --table, and say --yes to store into this one",
             self.table
@@ -228,7 +228,7 @@ impl Replay {
         let positions: BTreeMap<_, _> =
             known.into_iter().map(|(key, offset)| ((key.topic, key.partition), offset)).collect();
         ensure!(
-            !positions.is_empty() || (self.args.to.is_some() && !self.into_own_table()),
+            !positions.is_empty() || (self.args.to.is_some() && !self.stores_into_own()),
             "the pipeline has not stored anything from this cluster for the group {group}: there is nothing that it would \
              not store by itself"
         );
@@ -237,7 +237,7 @@ impl Replay {
             to: self.args.to,
             topic: self.args.topic.clone(),
             partition: self.args.partition,
-            up_to_position: self.into_own_table(),
+            up_to_position: self.stores_into_own(),
         };
         let source = onlooker(&self.client, &self.config)?;
         let ranges = plan::ranges(&source, &wanted, &positions).await;

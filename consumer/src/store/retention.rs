@@ -46,8 +46,15 @@ pub struct Swept {
     pub removed: u64,
     /// The last row that was looked at; none where the end was reached.
     pub reached: Option<Reached>,
-    /// How long the database was busy, without waiting for a connection.
+    /// How long the database was at work, without waiting for a connection or, as far as that can be told, for answers to
+    /// travel; see [`work`].
     pub took: Duration,
+}
+
+/// The work of a removal, in which the answer to a mere look took `look` and that to the removal itself `removal`: what
+/// both have in common is the way there and back. Otherwise a server far away would look like a slow one.
+pub fn work(look: Duration, removal: Duration) -> Duration {
+    removal.saturating_sub(look).max(Duration::from_millis(1))
 }
 
 /// Where a step ended.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 /// How long a step should take: what a lane, or another writer of the disk, waits for it at most.
 pub const STEP: Duration = Duration::from_millis(20);
-/// Rows of the first step, and the fewest and the most.
-const ROWS: (u32, u32, u32) = (200, 20, 10_000);
+/// Rows of the first step, and the fewest and the most. Fewer than these would cost more in commits than in rows.
+const ROWS: (u32, u32, u32) = (500, 500, 10_000);
 /// The part of the time that removing takes.
 const GENTLE: f64 = 0.1;
 /// The largest part.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::MySqlStore;
 use super::errors::store_error;
 use crate::store::StoreError;
-use crate::store::retention::{Reached, Sweep, Swept};
+use crate::store::retention::{Reached, Sweep, Swept, work};
 use crate::store::sql::{SHORT_ANSWER, WRITE_ANSWER, within};
 
 /// A `datetime` has no zone; our sessions write UTC into it, others perhaps not.
@@ -32,7 +32,9 @@ impl MySqlStore {
             .await
             .map_err(store_error("cannot look for old rows"))?
             .map(|(id, created_at_ms)| Reached { id, created_at_ms });
+        let look = began.elapsed();
         let tells_zone = self.tells_zone(conn).await?;
+        let began = Instant::now();
         // `+ INTERVAL 0`: along the primary key, not along the index on created_at, whose oldest entries are those that
         // were removed and not purged yet.
         let sql = format!(
@@ -47,7 +49,7 @@ impl MySqlStore {
             .await
             .map_err(store_error("cannot remove old rows"))?
             .rows_affected();
-        Ok(Swept { removed, reached, took: began.elapsed() })
+        Ok(Swept { removed, reached, took: work(look, began.elapsed()) })
     }
 
     async fn tells_zone(&self, conn: &mut MySqlConnection) -> Result<bool, StoreError> {
