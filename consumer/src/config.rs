@@ -304,6 +304,9 @@ spec:
     fn the_hash_tells_settings_apart_and_ignores_live_fields() {
         let hash = |text: &str| parse(text).unwrap().settings_hash;
         assert_eq!(hash(PATTERN), hash(&PATTERN.replace("QPS: 7", "QPS: 8\n  suspend: true")));
+        let keeps = PATTERN.replace("batch:", "retention: 720h, batch:");
+        assert_eq!(hash(PATTERN), hash(&keeps));
+        assert_eq!(parse(&keeps).unwrap().live.retention, Some("720h".parse().unwrap()));
         assert_ne!(hash(PATTERN), hash(&PATTERN.replace("1s500ms", "1s")));
     }
 
