@@ -50,11 +50,10 @@ fn start(case: &Case, name: &str, more: &[&str]) -> anyhow::Result<Component> {
 }
 
 async fn truncate(database: &Database) -> anyhow::Result<()> {
+    const SQL: &str = "TRUNCATE TABLE connectivity_trace";
     match database {
-        Database::Mysql(pool) => drop(sqlx::query("TRUNCATE TABLE connectivity_trace").execute(pool).await?),
-        Database::Postgres(pool) => {
-            drop(sqlx::query("TRUNCATE TABLE connectivity_trace").execute(pool).await?);
-        }
+        Database::Mysql(pool) => sqlx::query(SQL).execute(pool).await.map(|_| ())?,
+        Database::Postgres(pool) => sqlx::query(SQL).execute(pool).await.map(|_| ())?,
         Database::Sqlite(_) => anyhow::bail!("the oracle only reads"),
     }
     Ok(())

@@ -17,9 +17,10 @@ const OLD: u64 = 5_000;
 const WAIT: Duration = Duration::from_secs(90);
 
 async fn execute(database: &Database, sql: String) -> anyhow::Result<()> {
+    let sql = AssertSqlSafe(sql);
     match database {
-        Database::Mysql(pool) => drop(sqlx::query(AssertSqlSafe(sql)).execute(pool).await?),
-        Database::Postgres(pool) => drop(sqlx::query(AssertSqlSafe(sql)).execute(pool).await?),
+        Database::Mysql(pool) => sqlx::query(sql).execute(pool).await.map(|_| ())?,
+        Database::Postgres(pool) => sqlx::query(sql).execute(pool).await.map(|_| ())?,
         Database::Sqlite(_) => anyhow::bail!("the oracle only reads"),
     }
     Ok(())

@@ -115,7 +115,7 @@ impl Arms {
         store.prepare().await?;
         let database = Database::connect(url).await?;
         insert_old(&database, args.old).await?;
-        let removes = (turn % 2 == 0) == (turn / 2 % 2 == 0);
+        let removes = turn % 2 != turn / 2 % 2;
         let retention = removes.then(|| "24h".parse()).transpose()?;
         let live = Live { rate_limit_qps: UNLIMITED, retention, ..Live::closed() };
         let (Run { rate, .. }, meters) =
