@@ -4,6 +4,7 @@
 
 pub mod controller;
 pub mod events;
+pub mod lead;
 pub mod metrics;
 pub mod options;
 pub mod run;

@@ -1,5 +1,7 @@
 //! The `sluice-operator` command.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use sluice_operator::options::Options;
 use sluice_operator::run::run;
@@ -8,7 +10,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 // It waits most of its time: more threads would only hold more memory.
 #[tokio::main(worker_threads = 2)]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     let options = Options::parse();
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     tracing_subscriber::fmt()
@@ -19,5 +21,12 @@ async fn main() -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
-    run(options).await
+    match run(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line of the log like every other one, for whatever reads it.
+            tracing::error!(error = format!("{error:#}"), "ended");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -11,16 +11,16 @@ use kube::Client;
 use kube::runtime::controller::{Config, applier};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
-use kube_lease_manager::LeaseManagerBuilder;
 use sluice_crds::v1alpha1::TracePipeline;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::controller::autoscale::Autoscaler;
 use crate::controller::probe::Prober;
 use crate::controller::{self, Context, apply};
+use crate::lead::Candidate;
 use crate::metrics::{self, Metrics};
 use crate::options::Options;
 use crate::watch::{Change, Trigger, World};
@@ -29,19 +29,12 @@ use crate::watch::{Change, Trigger, World};
 const CONCURRENCY: u16 = 32;
 /// Edits on their way to a live document at once, beside those reconciles.
 const EDITS_AT_ONCE: usize = 16;
-/// How long the lead lasts without a renewal. A frozen leader is followed after that; what it writes when it
-/// thaws changes nothing, because every write is idempotent or names the version that it replaces.
-const LEASE_SECONDS: u64 = 15;
 /// An answer that stays away for longer counts as none; without this a dead connection would be waited for until TCP
-/// gives up, and a leader would not notice that it lost the lead. Longer than a watch is silent.
+/// gives up. Longer than a watch is silent.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How long before its end the lead is renewed.
-const LEASE_GRACE_SECONDS: u64 = 5;
-/// Longest wait for reconciles under way when the process stops.
-const GRACE: Duration = Duration::from_secs(10);
 
-/// Runs until SIGTERM or Ctrl-C, or until the lead is lost: then the process ends, and its supervisor starts a
-/// new one that waits for the lead again.
+/// Runs until SIGTERM or Ctrl-C, or until the lead is lost: then everything that acts is dropped at once and the
+/// process ends; its supervisor starts a new one that waits for the lead again.
 ///
 /// # Errors
 /// What a person must know.
@@ -63,44 +56,33 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     metrics.set_ready(true);
 
     let lease = format!("sluice-operator-{}", options.installation);
-    let manager = LeaseManagerBuilder::new(client.clone(), lease)
-        .with_namespace(&options.namespace)
-        .with_identity(&options.identity)
-        .with_duration(LEASE_SECONDS)
-        .with_grace(LEASE_GRACE_SECONDS)
-        .build()
-        .await
-        .context("cannot take part in the leader election")?;
-    let (mut leads, election) = manager.watch().await;
+    let candidate = Candidate::new(client.clone(), &options.namespace, lease, options.identity.clone());
     tracing::info!("waiting for the lead");
-    let elected = tokio::select! {
-        elected = leads.wait_for(|leads| *leads) => elected.is_ok(),
-        () = stop.cancelled() => false,
+    let lead = tokio::select! {
+        lead = candidate.win() => Some(lead),
+        () = stop.cancelled() => None,
     };
     let mut result = Ok(());
-    if elected {
+    if let Some(mut lead) = lead {
         tracing::info!("leading");
         metrics.set_leader(true);
-        let lead_ends = async {
-            // An error means that the election has ended, which is a loss as well.
-            let _ = leads.wait_for(|leads| !*leads).await;
-        };
         tokio::select! {
-            reconciled = reconcile_all(client, options, metrics.clone(), stop.clone()) => result = reconciled,
-            () = lead_ends => result = Err(anyhow::anyhow!("the lead was lost")),
+            // First, so that a process that thaws does not go on with what it was about to do.
+            biased;
+            lost = lead.keep() => result = Err(lost.into()),
+            reconciled = reconcile_all(client, options, metrics.clone(), stop.clone()) => {
+                result = reconciled;
+                lead.give_back().await;
+            }
         }
         metrics.set_leader(false);
-    }
-    // The election ends, and gives the lead back, when nobody listens any more.
-    drop(leads);
-    if tokio::time::timeout(GRACE, election).await.is_err() {
-        tracing::warn!("the lead was not given back in time");
     }
     stop.cancel();
     tracing::info!("stopped");
     result
 }
 
+/// Ends with `stop`; whoever drops it ends everything that it has begun.
 async fn reconcile_all(
     client: Client,
     options: Options,
@@ -124,7 +106,7 @@ async fn reconcile_all(
         conflicts: controller::Conflicts::default(),
         pod_monitors: controller::PodMonitors::default(),
     });
-    let asking = Asking::start(&context);
+    let (changed, changes) = mpsc::unbounded_channel();
     let mut queues = Queues::default();
     let appliers: Vec<_> = context
         .world
@@ -143,7 +125,11 @@ async fn reconcile_all(
             .boxed()
         })
         .collect();
-    let feeding = tokio::spawn(feed(triggers, asking.changes, queues, context.clone()));
+    let mut tasks = JoinSet::new();
+    let known = context.clone();
+    let exists = move |pipeline: &ObjectRef<TracePipeline>| known.exists(pipeline);
+    tasks.spawn(context.prober.clone().run(changed, exists));
+    tasks.spawn(feed(triggers, changes, queues, context.clone()));
     // Nothing is judged before everything was listed once: what is not there yet may only be unknown.
     tokio::select! {
         ready = context.world.ready() => anyhow::ensure!(ready, "watching has ended"),
@@ -152,24 +138,7 @@ async fn reconcile_all(
     tracing::info!(pipelines = context.world.pipelines.count(), "everything is listed");
     // Results were counted and logged where they arose.
     select_all(appliers).for_each(|_| std::future::ready(())).await;
-    asking.task.abort();
-    feeding.abort();
     Ok(())
-}
-
-/// The task that asks consumers, and what it has found.
-struct Asking {
-    task: JoinHandle<()>,
-    changes: mpsc::UnboundedReceiver<ObjectRef<TracePipeline>>,
-}
-
-impl Asking {
-    fn start(context: &Arc<Context>) -> Self {
-        let (changed, changes) = mpsc::unbounded_channel();
-        let known = context.clone();
-        let exists = move |pipeline: &ObjectRef<TracePipeline>| known.exists(pipeline);
-        Self { task: tokio::spawn(context.prober.clone().run(changed, exists)), changes }
-    }
 }
 
 /// Which applier works on which namespace.
@@ -201,7 +170,7 @@ async fn feed(
     queues: Queues,
     context: Arc<Context>,
 ) {
-    let edits = Edits::default();
+    let mut edits = Edits::default();
     let (hurried, mut edited) = mpsc::unbounded_channel();
     loop {
         tokio::select! {
@@ -227,28 +196,33 @@ async fn feed(
 }
 
 /// The way of edits to live documents, past the queue of reconciles.
-struct Edits(Arc<Semaphore>);
+struct Edits {
+    permits: Arc<Semaphore>,
+    /// They end with it.
+    under_way: JoinSet<()>,
+}
 
 impl Default for Edits {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(EDITS_AT_ONCE)))
+        Self { permits: Arc::new(Semaphore::new(EDITS_AT_ONCE)), under_way: JoinSet::new() }
     }
 }
 
 impl Edits {
     /// Hurries an edit, then passes the pipeline on. Before everything is listed nothing can be judged.
     fn hurry(
-        &self,
+        &mut self,
         pipeline: ObjectRef<TracePipeline>,
         context: &Arc<Context>,
         then: mpsc::UnboundedSender<ObjectRef<TracePipeline>>,
     ) {
-        let (permits, context) = (self.0.clone(), context.clone());
+        let (permits, context) = (self.permits.clone(), context.clone());
         if !context.world.is_listed() || !context.exists(&pipeline) {
             let _ = then.send(pipeline);
             return;
         }
-        tokio::spawn(async move {
+        while self.under_way.try_join_next().is_some() {}
+        self.under_way.spawn(async move {
             let _permit = permits.acquire_owned().await;
             controller::hurry(&pipeline, &context).await;
             // Nobody listens any more where the operator stops.
