@@ -14,33 +14,31 @@ pub mod status;
 pub mod validate;
 
 mod memory;
+mod tell;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
-use serde_json::{Value, json};
 use sluice_crds::live::{Live, LiveDocument};
-use sluice_crds::v1alpha1::{TracePipeline, TracePipelineStatus};
+use sluice_crds::v1alpha1::TracePipeline;
 use sluice_crds::validate::validate_live;
 
-use crate::events;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::watch::{World, unreadable};
-use apply::{ApplyError, FIELD_MANAGER, Outcome, Rollout, Rollouts};
+use apply::{ApplyError, Outcome, Rollout, Rollouts};
 use autoscale::Autoscaler;
 use dead_letters::DeadLetters;
 use dereference::{Found, dereference};
 pub use memory::{Backoffs, Conflicts, PodMonitors};
 use probe::{PodReport, Prober, Target};
-use status::{CONFLICT, Facts, conflict};
+use status::Facts;
+use tell::{say_conflict, write_status};
 use validate::{Refusal, Valid, validate};
 
 /// Everything is looked at again this often, even if nothing has changed.
@@ -55,9 +53,6 @@ const RETRY_FAILURE: Duration = Duration::from_millis(500);
 const ORDINARY_CONFLICTS: u32 = 6;
 /// Longest time of a reconcile: requests to a dead connection have no end of their own.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Name of the operator as the owner of the condition `Conflict`, which installations write to pipelines that are
-/// not theirs.
-const CONFLICT_MANAGER: &str = "sluice-operator-conflict";
 
 /// What every reconcile shares.
 pub struct Context {
@@ -203,12 +198,12 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
     };
     let status = status::status(&facts);
     context.metrics.judged(&name, &status.conditions);
-    write_status(context, pipeline, status).await?;
+    let untold = write_status(context, pipeline, status).await?;
     match outcome {
         Some(Outcome { error: Some(error), .. }) => Err(error.into()),
         outcome => {
             let next = next_look(pipeline, valid.err().as_ref(), outcome.as_ref());
-            Ok(Action::requeue(growing.map_or(next, |left| next.min(left))))
+            Ok(Action::requeue([growing, untold].into_iter().flatten().fold(next, Duration::min)))
         }
     }
 }
@@ -309,87 +304,6 @@ fn replicas(
     let current = found.deployment.as_ref().and_then(|deployment| deployment.spec.replicas);
     let current = current.and_then(|current| u32::try_from(current).ok());
     context.autoscaler.decide(name, bounds, current, reports, Instant::now())
-}
-
-async fn write_status(
-    context: &Context,
-    pipeline: &TracePipeline,
-    status: TracePipelineStatus,
-) -> Result<(), ReconcileError> {
-    let name = ObjectRef::from_obj(pipeline);
-    let mut old = pipeline.status.clone().unwrap_or_default();
-    let conflict = old.conditions.iter().position(|condition| condition.type_ == CONFLICT);
-    if let Some(position) = conflict {
-        // Of an operator that may be gone; one that is not says it again.
-        if context.conflicts.is_first_look(&name) {
-            write_conflict(context, pipeline, None).await?;
-        }
-        old.conditions.remove(position);
-    }
-    if old == status && pipeline.status.is_some() {
-        context.prober.told(&name, false);
-        return Ok(());
-    }
-    let at_once = pipeline.status.is_none() || status::differs_at_once(&old, &status);
-    if !at_once && !context.prober.may_tell_numbers(&name) {
-        return Ok(());
-    }
-    if !apply_status(context, pipeline, FIELD_MANAGER, json!(status)).await? {
-        return Ok(());
-    }
-    context.prober.told(&name, true);
-    context.metrics.status_written(at_once);
-    events::publish(context, pipeline, &old, &status).await;
-    Ok(())
-}
-
-/// Applied: what is not said any more goes away. False where the pipeline was deleted meanwhile.
-async fn apply_status(
-    context: &Context,
-    pipeline: &TracePipeline,
-    manager: &str,
-    status: Value,
-) -> Result<bool, ReconcileError> {
-    let namespace = pipeline.namespace().unwrap_or_default();
-    // Sent and taken without types: what the API server has may be what this program cannot read.
-    let kind = ApiResource::erase::<TracePipeline>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &kind);
-    let patch = json!({ "apiVersion": kind.api_version, "kind": kind.kind, "status": status });
-    let parameters = PatchParams::apply(manager).force();
-    match api.patch_status(&pipeline.name_any(), &parameters, &Patch::Apply(&patch)).await {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(refused)) if refused.code == 404 => Ok(false),
-        Err(error) => Err(ReconcileError::Status(Box::new(error))),
-    }
-}
-
-/// Says that the pipeline is another installation's, in a condition of its own: all others are the owner's.
-async fn say_conflict(
-    context: &Context,
-    pipeline: &TracePipeline,
-    refusal: &Refusal,
-) -> Result<Action, ReconcileError> {
-    let last = pipeline.status.clone().unwrap_or_default();
-    let condition = conflict(&last.conditions, refusal, Timestamp::now());
-    context.metrics.judged(&ObjectRef::from_obj(pipeline), std::slice::from_ref(&condition));
-    if !last.conditions.contains(&condition) {
-        write_conflict(context, pipeline, Some(&condition)).await?;
-        let new = TracePipelineStatus { conditions: vec![condition], ..TracePipelineStatus::default() };
-        events::publish(context, pipeline, &last, &new).await;
-    }
-    Ok(Action::requeue(RETRY_SOON))
-}
-
-async fn write_conflict(
-    context: &Context,
-    pipeline: &TracePipeline,
-    condition: Option<&Condition>,
-) -> Result<(), ReconcileError> {
-    let status = condition.map_or_else(|| json!({}), |condition| json!({ "conditions": [condition] }));
-    if apply_status(context, pipeline, CONFLICT_MANAGER, status).await? {
-        context.metrics.status_written(true);
-    }
-    Ok(())
 }
 
 /// When to look again though nothing happens: at the end of an override, for instance.

@@ -48,7 +48,9 @@ const MAX_URGENT: usize = 32;
 const MAX_ROUTINE: usize = 32;
 /// How often the numbers of one pipeline may lead to a status write.
 const NUMBERS_EVERY: Duration = Duration::from_secs(30);
-/// How often those of any pipeline may: eight a second is what an API server does not notice.
+/// For how long after a write the words of a condition wait for others to join them.
+const WORDS_EVERY: Duration = Duration::from_secs(10);
+/// How often the numbers of any pipeline may: eight a second is what an API server does not notice.
 const TURN_EVERY: Duration = Duration::from_millis(125);
 /// For how long a pod is not asked after it was silent once; it doubles.
 const FIRST_SILENCE: Duration = Duration::from_secs(2);
@@ -76,8 +78,8 @@ struct Entry {
     given: Option<Told>,
     /// What the status tells of the reports.
     told: Option<Told>,
-    /// When numbers may be told again.
-    numbers_due: Instant,
+    /// When the status was written.
+    written: Option<Instant>,
     /// Whether it waits for its turn to tell numbers.
     waits: bool,
     /// Whether it has its turn.
@@ -95,7 +97,7 @@ impl Entry {
             silent: HashMap::new(),
             given: None,
             told: None,
-            numbers_due: now,
+            written: None,
             waits: false,
             has_turn: false,
         }
@@ -184,13 +186,19 @@ impl Prober {
         entry.told = Some(given.unwrap_or_else(|| Told::of(&entry.reports)));
         entry.has_turn = false;
         if written {
-            entry.numbers_due = Instant::now() + NUMBERS_EVERY;
+            entry.written = Some(Instant::now());
         }
     }
 
     /// Whether numbers alone may be written now.
     pub fn may_tell_numbers(&self, pipeline: &ObjectRef<TracePipeline>) -> bool {
         self.entries().get(pipeline).is_some_and(|entry| entry.has_turn)
+    }
+
+    /// For how long words alone are not written yet.
+    pub fn words_wait(&self, pipeline: &ObjectRef<TracePipeline>) -> Duration {
+        let written = self.entries().get(pipeline).and_then(|entry| entry.written);
+        written.map_or(Duration::ZERO, |written| WORDS_EVERY.saturating_sub(written.elapsed()))
     }
 
     /// The pipeline is gone.
@@ -348,7 +356,8 @@ impl Prober {
         entry.reports = reports;
         // Compared with what was written, not with the last answer: the last number of a series is told, too.
         let differs = entry.told.as_ref() != Some(&Told::of(&entry.reports));
-        if !at_once && differs && !entry.waits && now >= entry.numbers_due {
+        let is_due = entry.written.is_none_or(|written| now >= written + NUMBERS_EVERY);
+        if !at_once && differs && !entry.waits && is_due {
             entry.waits = true;
             self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(pipeline.clone());
         }

@@ -150,22 +150,60 @@ pub fn status(facts: &Facts<'_>) -> TracePipelineStatus {
     }
 }
 
-/// Whether two statuses differ in more than numbers. Being throttled is one of them: a pipeline whose backlog
-/// is near zero comes and goes with every answer.
-pub fn differs_at_once(old: &TracePipelineStatus, new: &TracePipelineStatus) -> bool {
-    let lasting = |status: &TracePipelineStatus| {
-        status.conditions.iter().filter(|condition| condition.type_ != "Throttled").cloned().collect()
-    };
-    let without_numbers = |status: &TracePipelineStatus| TracePipelineStatus {
-        conditions: lasting(status),
+/// How a status differs from the one before, and with that, when it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Not at all.
+    Nothing,
+    /// In numbers of the consumers' reports, or in whether anything waits for the rate: a pipeline whose backlog is near
+    /// zero comes and goes with every answer. Written when it is the pipeline's turn.
+    Numbers,
+    /// In what conditions say to people, or in how many pods are ready on the way to all of them. Many of these come at
+    /// once while pods start; some seconds later one of them is left.
+    Words,
+    /// In something that somebody may wait for.
+    AtOnce,
+}
+
+impl Change {
+    /// Compares.
+    pub fn between(old: &TracePipelineStatus, new: &TracePipelineStatus) -> Self {
+        if old == new {
+            Self::Nothing
+        } else if awaited(old) != awaited(new) {
+            Self::AtOnce
+        } else if without_numbers(old) != without_numbers(new) {
+            Self::Words
+        } else {
+            Self::Numbers
+        }
+    }
+}
+
+fn without_numbers(status: &TracePipelineStatus) -> TracePipelineStatus {
+    let lasting = status.conditions.iter().filter(|condition| condition.type_ != "Throttled");
+    TracePipelineStatus {
+        conditions: lasting.cloned().collect(),
         throughput: None,
         lag: None,
         drain_seconds: None,
         dead_letters: None,
         rate: RateStatus { effective: None, ..status.rate.clone() },
         ..status.clone()
-    };
-    without_numbers(old) != without_numbers(new)
+    }
+}
+
+/// What `kubectl wait`, autoscalers and programs look at.
+fn awaited(status: &TracePipelineStatus) -> TracePipelineStatus {
+    let mut awaited = TracePipelineStatus { ready_replicas: 0, ..without_numbers(status) };
+    for condition in &mut awaited.conditions {
+        condition.message.clear();
+        // Nobody has answered yet, for one reason after the other.
+        if condition.type_ == "RateConfirmed" && condition.status == "Unknown" {
+            condition.reason.clear();
+        }
+    }
+    awaited
 }
 
 #[cfg(test)]

@@ -150,12 +150,7 @@ fn degraded(facts: &Facts<'_>, pods: &Pods) -> Verdict {
     if pods.stalled {
         return verdict(TRUE, "RolloutStalled", "see `kubectl describe` of the Deployment's pods");
     }
-    let expiring = facts.reports.iter().find_map(|report| {
-        let answer = report.answer.as_ref().ok()?;
-        let (drain, retention) = (answer.drain_seconds?, answer.retention_seconds?);
-        (drain > retention).then_some((&report.pod, retention))
-    });
-    if let Some((pod, retention)) = expiring {
+    if let Some((pod, retention)) = expiring(facts.reports) {
         let message = format!(
             "{pod}: the backlog takes longer to drain than the topic's retention of {retention} s: messages will \
              expire unread; raise the rate or the retention"
@@ -163,6 +158,15 @@ fn degraded(facts: &Facts<'_>, pods: &Pods) -> Verdict {
         return verdict(TRUE, "DrainExceedsRetention", message);
     }
     verdict(FALSE, "AsExpected", "no consumer reports an error")
+}
+
+/// A consumer whose messages expire before it comes to them, and after how many seconds they do.
+pub fn expiring(reports: &[PodReport]) -> Option<(&str, u64)> {
+    reports.iter().find_map(|report| {
+        let answer = report.answer.as_ref().ok()?;
+        let (drain, retention) = (answer.drain_seconds?, answer.retention_seconds?);
+        (drain > retention).then_some((report.pod.as_str(), retention))
+    })
 }
 
 /// What kstatus reads as a failure: trying again changes nothing before somebody has acted.

@@ -282,11 +282,34 @@ fn an_unchanged_status_is_equal_and_transition_times_stay() {
     assert_eq!(case.status(), first);
     case.reports[0].answer.as_mut().expect("an answer").partitions[0].lag = Some(9_000);
     let later = case.status();
-    assert!(later != first && !differs_at_once(&first, &later));
+    assert_eq!(Change::between(&first, &later), Change::Numbers);
     case.reports[0].answer.as_mut().expect("an answer").revision = 3;
     let later = case.status();
-    assert!(differs_at_once(&first, &later));
+    assert_eq!(Change::between(&first, &later), Change::AtOnce);
     let times: Vec<_> =
         later.conditions.iter().filter(|now| now.last_transition_time.0 == case.now).collect();
     assert_eq!(times.len(), 1, "only RateConfirmed has flipped");
+}
+
+#[test]
+fn what_pods_that_start_go_through_is_words_until_they_have_started() {
+    let mut case = Case::new();
+    let mut last = None;
+    let mut step = |ready: i32, answers: Vec<Result<Report, String>>| {
+        let deployment = case.deployment.as_mut().expect("a deployment");
+        let status = deployment.status.as_mut().expect("a status");
+        status.ready_replicas = Some(ready);
+        case.reports = pods(answers);
+        let new = case.status();
+        case.pipeline.status = Some(new.clone());
+        last.replace(new.clone()).map(|old| Change::between(&old, &new))
+    };
+    let silent = |why: &str| Err(why.to_owned());
+    step(0, vec![silent("not asked yet"), silent("not asked yet")]);
+    let address = "has no address yet";
+    assert_eq!(step(0, vec![silent(address), silent(address)]), Some(Change::Words));
+    assert_eq!(step(1, vec![Ok(answer(4, 500)), silent("cannot connect")]), Some(Change::Words));
+    assert_eq!(step(1, vec![Ok(answer(4, 500)), silent("cannot connect")]), Some(Change::Nothing));
+    assert_eq!(step(1, vec![Ok(answer(4, 500)), Ok(answer(4, 500))]), Some(Change::AtOnce), "confirmed");
+    assert_eq!(step(2, vec![Ok(answer(4, 500)), Ok(answer(4, 500))]), Some(Change::AtOnce), "ready");
 }

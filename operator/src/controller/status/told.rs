@@ -1,6 +1,6 @@
 //! What a status tells of the consumers' reports, beside what it tells at once.
 
-use super::conditions::waits_for_the_rate;
+use super::conditions::{expiring, waits_for_the_rate};
 use super::numbers::{Numbers, numbers};
 use crate::controller::probe::PodReport;
 
@@ -9,6 +9,7 @@ use crate::controller::probe::PodReport;
 pub struct Told {
     numbers: Numbers,
     throttled: bool,
+    expiring: Option<(String, u64)>,
     errors: Vec<Option<String>>,
 }
 
@@ -22,7 +23,24 @@ impl Told {
         Self {
             numbers: numbers(reports),
             throttled: waits_for_the_rate(reports),
+            expiring: expiring(reports).map(|(pod, retention)| (pod.to_owned(), retention)),
             errors: reports.iter().map(error).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::probe::Report;
+
+    #[test]
+    fn a_retention_that_arrives_late_is_something_else_to_tell() {
+        let told = |retention_seconds| {
+            let answer = Report { drain_seconds: Some(90), retention_seconds, ..Report::default() };
+            Told::of(&[PodReport { pod: "a".to_owned(), answer: Ok(answer) }])
+        };
+        assert!(told(None) != told(Some(60)));
+        assert!(told(None) == told(Some(120)), "it is long enough");
     }
 }
