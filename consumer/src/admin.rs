@@ -9,7 +9,8 @@ mod metrics;
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -19,8 +20,12 @@ use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::http::{self, Limits};
 use crate::meter::{Identity, Meters};
 use crate::source::Source;
+
+/// The operator, Prometheus, the kubelet and a person or two ask at once.
+const LIMITS: Limits = Limits { connections: 64, patience: Duration::from_secs(30) };
 
 /// What the endpoints read.
 pub struct Admin {
@@ -28,8 +33,24 @@ pub struct Admin {
     pub identity: Identity,
     /// Counters.
     pub meters: Arc<Meters>,
-    /// Tells whether the group was joined. Set when the source could be started.
-    pub source: Arc<OnceLock<Arc<dyn Source>>>,
+    /// Tells where partitions end.
+    pub source: CurrentSource,
+}
+
+/// The source that is read now: none before it could be started, and another one after credentials were replaced.
+#[derive(Clone, Default)]
+pub struct CurrentSource(Arc<RwLock<Option<Arc<dyn Source>>>>);
+
+impl CurrentSource {
+    /// From now on this one is read.
+    pub fn set(&self, source: Arc<dyn Source>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+    }
+
+    /// The one that is read now.
+    pub fn get(&self) -> Option<Arc<dyn Source>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Admin {
@@ -47,10 +68,7 @@ impl Admin {
             (self.source.get().is_some(), "the client of the source could not be started yet"),
             (preflight.store_prepared.load(Relaxed), "the database has not been prepared yet"),
             (preflight.source_reached.load(Relaxed), "brokers and topic have not been reached yet"),
-            (
-                self.source.get().is_some_and(|source| source.joined()),
-                "the consumer group has not been joined yet",
-            ),
+            (preflight.group_joined.load(Relaxed), "the consumer group has not been joined yet"),
         ];
         steps.into_iter().find_map(|(done, text)| (!done).then_some(text))
     }
@@ -74,12 +92,7 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/status", get(status))
         .with_state(Arc::new(admin));
-    tokio::spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the admin endpoints have stopped");
-        }
-    });
+    tokio::spawn(http::serve(listener, router, LIMITS, stop));
     Ok(bound)
 }
 

@@ -4,37 +4,34 @@
 //! and the live document beside it). The admin endpoints come first, so that whatever is still missing, such as a
 //! Secret, can be asked for there; nothing that may come later ends the process.
 
+mod connection;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::pin::pin;
+use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, CurrentSource};
 use crate::config::{self, Config, Database};
 use crate::decode::Decoder;
-use crate::last_error::LastError;
 use crate::live::api::Timing;
 use crate::live::cluster::{ConfigMapName, Places};
 use crate::live::{self, Applied};
 use crate::logging::{self, LogFormat};
 use crate::meter::Meters;
 use crate::pipeline::{self, MAX_LANES, Parts};
-use crate::seal::BODIES_PER_KEY;
+use crate::seal::{BODIES_PER_KEY, Sealing};
 use crate::secrets::{self, Secrets};
-use crate::source::kafka::KafkaSource;
-use crate::source::kafka::config::{ClientConfigError, client_config};
 use crate::stop;
 use crate::store::mysql::{MySqlOptions, MySqlStore};
 use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Store, TableName};
-
-/// Pause before missing credentials are looked for again.
-const SECRETS_PAUSE: Duration = Duration::from_secs(1);
+use connection::Connection;
 
 /// Store spans from Kafka in a database, at the rate that the pipeline sets.
 ///
@@ -95,7 +92,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let secrets = Secrets::new(args.secrets_dir.clone());
     let meters = Arc::new(Meters::default());
     let stop = stop::on_signal()?;
-    let source = Arc::new(OnceLock::new());
+    let source = CurrentSource::default();
     let admin = Admin { identity: config.identity(), meters: meters.clone(), source: source.clone() };
     // Of its own: it serves until the last transaction is finished.
     let admin_stop = CancellationToken::new();
@@ -105,38 +102,72 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let store = open_store(&config, &secrets, &args.data_dir)?;
     let live = watch_live(&args, &config, stop.clone());
     tracing::info!(pipeline = %config.pipeline, settings = %config.settings_hash, "started");
-    let connected = tokio::select! {
-        connected = connect(&config, &secrets, &meters) => Some(connected?),
-        () = show(live.clone(), &meters) => None,
-        () = stop.cancelled() => None,
-    };
-    let Some(connected) = connected else { return Ok(()) };
-    let connected = Arc::new(connected);
-    if source.set(connected.clone()).is_err() {
-        tracing::debug!("the source was set before");
-    }
-    let parts = Parts {
-        group: config.kafka.consumer_group.clone(),
-        table: config.sink.table.clone(),
-        source: connected,
-        store: store.clone(),
-        sealing: Arc::new(config.sealing(&secrets).with_bodies_per_key(args.bodies_per_data_key)),
-        decoder: Decoder::new(config.format, &config.json).map_err(anyhow::Error::msg)?,
-        max_rows: config.sink.max_rows,
-        max_delay: config.sink.max_delay,
-        start_from: config.kafka.start_from.clone(),
-        by_pattern: matches!(config.topics, config::Topics::Matching { .. }),
-        live,
-        meters,
-        // A person at a terminal is told at once; in a pod, /status tells the operator for as long as it takes.
-        side: None,
-        patient: args.settings.is_some(),
-    };
-    let result = pipeline::run(parts, stop).await;
-    store.close().await;
+    let sealing = Arc::new(config.sealing(&secrets).with_bodies_per_key(args.bodies_per_data_key));
+    let consumer = Consumer { args: &args, config: &config, secrets: &secrets, store, sealing, live, meters, source };
+    let result = consumer.run(stop).await;
+    consumer.store.close().await;
     admin_stop.cancel();
     tracing::info!("stopped");
-    result.map_err(Into::into)
+    result
+}
+
+/// What stays while clients of Kafka come and go.
+struct Consumer<'a> {
+    args: &'a Args,
+    config: &'a Config,
+    secrets: &'a Secrets,
+    store: Arc<dyn Store>,
+    sealing: Arc<Sealing>,
+    live: watch::Receiver<Applied>,
+    meters: Arc<Meters>,
+    source: CurrentSource,
+}
+
+impl Consumer<'_> {
+    /// Runs pipelines, one after the other: another one where brokers refuse the credentials that the client was made
+    /// with, and others are there.
+    async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            let connection = tokio::select! {
+                connection = Connection::start(self.config, self.secrets, &self.meters) => connection?,
+                () = show(self.live.clone(), &self.meters) => return Ok(()),
+                () = stop.cancelled() => return Ok(()),
+            };
+            self.source.set(connection.source.clone());
+            let until = stop.child_token();
+            let mut running = pin!(pipeline::run(self.parts(&connection)?, until.clone()));
+            tokio::select! {
+                ended = &mut running => return Ok(ended?),
+                () = connection.outdated(&self.config.kafka, self.secrets) => {}
+            }
+            tracing::info!(
+                "brokers refuse the credentials of the Kafka client, and others are there: connecting anew"
+            );
+            until.cancel();
+            running.await?;
+        }
+    }
+
+    fn parts(&self, connection: &Connection) -> anyhow::Result<Parts> {
+        let config = self.config;
+        Ok(Parts {
+            group: config.kafka.consumer_group.clone(),
+            table: config.sink.table.clone(),
+            source: connection.source.clone(),
+            store: self.store.clone(),
+            sealing: self.sealing.clone(),
+            decoder: Decoder::new(config.format, &config.json).map_err(anyhow::Error::msg)?,
+            max_rows: config.sink.max_rows,
+            max_delay: config.sink.max_delay,
+            start_from: config.kafka.start_from.clone(),
+            by_pattern: matches!(config.topics, config::Topics::Matching { .. }),
+            live: self.live.clone(),
+            meters: self.meters.clone(),
+            side: None,
+            // A person at a terminal is told at once; in a pod, /status tells the operator for as long as it takes.
+            patient: self.args.settings.is_some(),
+        })
+    }
 }
 
 fn load(args: &Args) -> anyhow::Result<Config> {
@@ -158,35 +189,6 @@ fn watch_live(args: &Args, config: &Config, stop: CancellationToken) -> watch::R
         timing: Timing::default(),
     };
     live::cluster::watch(config.settings.uid.as_deref().unwrap_or_default(), places, stop)
-}
-
-/// Starts Kafka's client; waits for credentials that are missing or of no use, as somebody may replace them.
-///
-/// # Errors
-/// What no credential can mend.
-async fn connect(config: &Config, secrets: &Secrets, meters: &Arc<Meters>) -> anyhow::Result<KafkaSource> {
-    let kafka = &config.kafka;
-    let needs_credentials = kafka.tls.is_some() || kafka.sasl.is_some();
-    loop {
-        let last_error = match client_config(kafka, secrets) {
-            Ok(mut client) => {
-                let topics = config.topics.clone();
-                KafkaSource::share_prefetch(&mut client, &topics).await;
-                match KafkaSource::start(client, &kafka.consumer_group, topics, meters.clone()) {
-                    Ok(source) => {
-                        meters.source_works();
-                        return Ok(source);
-                    }
-                    Err(error) if needs_credentials => LastError::from(&error),
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            Err(ClientConfigError::Secret(error)) => LastError::from(&error),
-            Err(error @ ClientConfigError::Refused(_)) => return Err(error.into()),
-        };
-        meters.source_failed(last_error);
-        tokio::time::sleep(SECRETS_PAUSE).await;
-    }
 }
 
 /// Shows the live document in `/status` while nothing runs that could apply it: the rate in effect is 0. Ends

@@ -7,6 +7,7 @@ pub mod consume;
 pub mod dead_letters;
 pub mod decode;
 pub mod gate;
+pub mod http;
 pub mod keys;
 pub mod last_error;
 pub mod live;

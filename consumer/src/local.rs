@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -28,16 +28,16 @@ use self::demo::Demo;
 use self::ingest::Ingest;
 use self::panel::Screen;
 use self::query::Traces;
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, CurrentSource};
 use crate::config::{self, Config, Topics};
 use crate::decode::Decoder;
+use crate::http::{self, Limits};
 use crate::live;
 use crate::logging::{self, LogFormat};
 use crate::meter::Meters;
 use crate::pipeline::{self, Parts};
 use crate::seal::Sealing;
 use crate::secrets::Secrets;
-use crate::source::Source;
 use crate::source::queue::{DEFAULT_MAX_BYTES, DEFAULT_PARTITIONS, Queue, QueueOptions};
 use crate::stop;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
@@ -47,6 +47,8 @@ use crate::store::{Store, TableName};
 const FIRST_PIPELINE: &str = include_str!("local/pipeline.yaml");
 /// The topic of a pipeline that reads a pattern.
 const TOPIC: &str = "spans";
+/// As many as the usual limit of a process's open files allows. Their bodies have limits of their own: see [`body`].
+const LIMITS: Limits = Limits { connections: 512, patience: Duration::from_secs(10) };
 /// How long requests under way may take when the process stops.
 const REQUESTS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -117,11 +119,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let decoder = Decoder::new(config.format, &config.json).map_err(anyhow::Error::msg)?;
     let ingest = Arc::new(Ingest::new(queue.clone(), config.format, decoder));
     let admin_stop = CancellationToken::new();
-    let admin = Admin {
-        identity: config.identity(),
-        meters: meters.clone(),
-        source: Arc::new(OnceLock::from(Arc::new(queue.clone()) as Arc<dyn Source>)),
-    };
+    let source = CurrentSource::default();
+    source.set(Arc::new(queue.clone()));
+    let admin = Admin { identity: config.identity(), meters: meters.clone(), source };
     admin::serve(args.admin, admin, admin_stop.clone())
         .await
         .with_context(|| in_use("--admin", args.admin))?;
@@ -255,15 +255,13 @@ async fn serve(
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     let serving = tokio::spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let served = http::serve(listener, router, LIMITS, stop.clone());
         let late = async {
             stop.cancelled().await;
             tokio::time::sleep(REQUESTS_WITHIN).await;
         };
         tokio::select! {
-            result = served.into_future() => if let Err(error) = result {
-                tracing::error!(%error, "HTTP has stopped");
-            },
+            () = served => {}
             () = late => tracing::warn!("requests under way were not finished within {REQUESTS_WITHIN:?}"),
         }
     });

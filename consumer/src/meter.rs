@@ -58,6 +58,7 @@ pub struct Meters {
     lease_renewals: AtomicU64,
     rate: Mutex<Rate>,
     partitions: Mutex<BTreeMap<TopicPartition, PartitionMeter>>,
+    retention: Mutex<Option<Duration>>,
     troubles: Mutex<Troubles>,
     history: Mutex<VecDeque<Sample>>,
     /// Old rows that are removed.
@@ -106,6 +107,8 @@ pub struct Preflight {
     pub store_prepared: AtomicBool,
     /// Brokers answered, and they have the topic.
     pub source_reached: AtomicBool,
+    /// An assignment, even an empty one, arrived.
+    pub group_joined: AtomicBool,
 }
 
 /// Position and end of a partition that this replica owns.
@@ -136,6 +139,7 @@ impl Default for Meters {
             lease_renewals: zeros(),
             rate: Mutex::default(),
             partitions: Mutex::default(),
+            retention: Mutex::default(),
             troubles: Mutex::default(),
             history: Mutex::default(),
             retention: RetentionMeter::default(),
@@ -311,6 +315,12 @@ impl Meters {
     pub fn remove_partition(&self, at: &TopicPartition) {
         lock(&self.partitions).remove(at);
         lock(&self.troubles).remove(at);
+    }
+
+    /// The shortest time for which the broker keeps messages of the owned partitions; none where that is unknown or
+    /// without end.
+    pub fn set_retention(&self, retention: Option<Duration>) {
+        *lock(&self.retention) = retention;
     }
 
     /// Owned partitions.

@@ -334,6 +334,7 @@ impl Driver {
                 () = stop.cancelled() => break,
                 event = self.source.next_event() => match event {
                     Ok(SourceEvent::Assigned(partitions)) => {
+                        self.meters.preflight.group_joined.store(true, Relaxed);
                         for at in partitions {
                             self.open(at, None);
                         }
@@ -433,13 +434,16 @@ impl Driver {
             }
             Ok(())
         };
-        match tokio::time::timeout(STOP_WITHIN, all).await {
+        let finished = match tokio::time::timeout(STOP_WITHIN, all).await {
             Ok(result) => result,
             Err(_) => {
                 tracing::warn!("transactions were not finished within {STOP_WITHIN:?}; they roll back");
                 Ok(())
             }
-        }
+        };
+        // The process may go on with another pipeline.
+        self.owned.keys().for_each(|at| self.meters.remove_partition(at));
+        finished
     }
 }
 

@@ -153,9 +153,6 @@ pub trait Source: Send + Sync {
     /// The newest known end of a partition, for lag; none before the first contact.
     fn known_end(&self, at: &TopicPartition) -> Option<u64>;
 
-    /// Whether the group has been joined (an assignment, even an empty one, has arrived).
-    fn joined(&self) -> bool;
-
     /// Leaves the group and closes connections; nothing may be called afterwards.
     async fn shutdown(&self);
 }

@@ -32,6 +32,10 @@ pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 /// Ids of clusters: 16 bytes in base64.
 const CLUSTER: &str = "AAAAAAAAAAAAAAAAAAAAAQ";
 const OTHER_CLUSTER: &str = "AAAAAAAAAAAAAAAAAAAAAg";
+/// Who may use the listener that asks for a password, and the password at the start.
+pub const USER: (&str, &str) = ("sluice", "canary-first-password");
+/// The setting that holds the password; a broker reads it when it starts.
+const PASSWORD: &str = "listener.name.password.plain.sasl.jaas.config";
 
 /// Settings of the virtual machine: little memory, a quick start.
 const JVM: [&str; 5] =
@@ -47,6 +51,7 @@ pub struct Kafka {
 struct Own {
     jars: PathBuf,
     heap: String,
+    protected: String,
     // Dropped in this order: the process first, then its files.
     component: Component,
     dir: Scratch,
@@ -93,7 +98,8 @@ impl Kafka {
         let pod_bootstrap = pods.map(|address| Ok::<_, anyhow::Error>(format!("{address}:{}", free_port()?)));
         let pod_bootstrap = pod_bootstrap.transpose()?;
         let data = data.display().to_string();
-        let text = server_properties(port, controller_port, pod_bootstrap.as_deref(), &data);
+        let protected = format!("127.0.0.1:{}", free_port()?);
+        let text = server_properties(port, controller_port, pod_bootstrap.as_deref(), &protected, &data);
         std::fs::write(&properties, text)?;
 
         let mut format = java("kafka-format", &jars, &dir, &["kafka.tools.StorageTool", "format", "-t"])?;
@@ -104,7 +110,7 @@ impl Kafka {
 
         let heap = std::env::var("SLUICE_TEST_KAFKA_HEAP").unwrap_or_default();
         let component = Component::start("Kafka", &broker(&jars, &dir, &heap)?)?;
-        let own = Some(Own { jars, dir, component, heap });
+        let own = Some(Own { jars, dir, component, heap, protected });
         let mut kafka = Self { bootstrap: format!("127.0.0.1:{port}"), pod_bootstrap, own };
         kafka.answers().await?;
         Ok(kafka)
@@ -118,6 +124,26 @@ impl Kafka {
     /// `host:port` for pods, where the broker was started with [`Self::start_on`]; a given broker's own.
     pub fn pod_bootstrap(&self) -> &str {
         self.pod_bootstrap.as_deref().unwrap_or(&self.bootstrap)
+    }
+
+    /// `host:port` of the listener that asks for the password of [`USER`], by SASL PLAIN.
+    ///
+    /// # Errors
+    /// The broker is not ours.
+    pub fn protected_bootstrap(&mut self) -> anyhow::Result<String> {
+        Ok(self.own()?.protected.clone())
+    }
+
+    /// From its next start on the broker takes this password, and no other one.
+    ///
+    /// # Errors
+    /// The broker is not ours.
+    pub fn set_password(&mut self, password: &str) -> anyhow::Result<()> {
+        let file = self.own()?.dir.path().join("server.properties");
+        let text = std::fs::read_to_string(&file)?;
+        let kept: String =
+            text.lines().filter(|line| !line.starts_with(PASSWORD)).map(|line| format!("{line}\n")).collect();
+        Ok(std::fs::write(file, kept + &password_property(password))?)
     }
 
     fn own(&mut self) -> anyhow::Result<&mut Own> {
@@ -385,7 +411,18 @@ fn broker(jars: &std::path::Path, dir: &Scratch, heap: &str) -> anyhow::Result<L
     Ok(launch)
 }
 
-fn server_properties(port: u16, controller_port: u16, pods: Option<&str>, data: &str) -> String {
+fn password_property(password: &str) -> String {
+    let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
+    format!("{PASSWORD}={module} required user_{}=\"{password}\";\n", USER.0)
+}
+
+fn server_properties(
+    port: u16,
+    controller_port: u16,
+    pods: Option<&str>,
+    protected: &str,
+    data: &str,
+) -> String {
     // A client is told the address of the listener that it came through.
     let pods = pods.map_or_else(String::new, |address| format!(",PODS://{address}"));
     format!(
@@ -393,9 +430,11 @@ fn server_properties(port: u16, controller_port: u16, pods: Option<&str>, data: 
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}{pods}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}{pods}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PODS:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port},PASSWORD://{protected}{pods}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},PASSWORD://{protected}{pods}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PODS:PLAINTEXT,PASSWORD:SASL_PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+listener.name.password.sasl.enabled.mechanisms=PLAIN
 log.dirs={data}
 auto.create.topics.enable=false
 message.max.bytes={MAX_MESSAGE_BYTES}
@@ -411,7 +450,8 @@ group.consumer.min.session.timeout.ms=1000
 group.consumer.session.timeout.ms=6000
 group.consumer.min.heartbeat.interval.ms=500
 group.consumer.heartbeat.interval.ms=1000
-"
+{}",
+        password_property(USER.1)
     )
 }
 

@@ -60,6 +60,7 @@ impl Meters {
             suspended: rate.suspended,
             leased_fraction: (rate.fraction * 1e3).round() / 1e3,
             bottleneck,
+            retention_seconds: lock(&self.retention).map(|retention| retention.as_secs()),
             drain_seconds: lag.and_then(|lag| self.drain_seconds(lag, rate.effective, achieved)),
             partitions,
             stored: self.stored.load(Relaxed),
@@ -145,6 +146,9 @@ pub struct StatusDocument {
     pub skipped_offsets: u64,
     /// Seconds until the backlog is drained at the current rate; none while it is unknown or the rate is 0.
     pub drain_seconds: Option<u64>,
+    /// Seconds after which the broker deletes messages of the topics read here, the shortest of them; none where that is
+    /// unknown or where it never does.
+    pub retention_seconds: Option<u64>,
     /// An error that has not been followed by a success, for people.
     pub last_error: Option<String>,
     /// The same for programs; see [`crate::last_error::ErrorReason`].

@@ -16,6 +16,7 @@ mod headers;
 pub mod limits;
 mod opening;
 mod reader;
+mod retention;
 mod statistics;
 mod topics;
 mod trouble;
@@ -39,6 +40,7 @@ use crate::config::Topics;
 use crate::last_error::{ErrorReason, LastError};
 use crate::meter::Meters;
 use group::{Group, GroupContext};
+use retention::Retention;
 
 /// How long a question to the broker may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,7 +75,8 @@ pub struct KafkaSource {
 }
 
 impl KafkaSource {
-    /// Creates the client and joins the group as soon as a broker answers; does not wait for it.
+    /// Creates the client and joins the group as soon as a broker answers; does not wait for it. Must be called within a
+    /// runtime.
     ///
     /// `client` holds how brokers are reached; what the guarantees need is set here, on top of it.
     ///
@@ -85,9 +88,10 @@ impl KafkaSource {
         topics: Topics,
         meters: Arc<Meters>,
     ) -> Result<Self, SourceError> {
+        let retention = Retention::new(client.clone());
         let source = Self::onlooker(client, consumer_group, topics, meters)?;
         source.spawn("kafka-topics", |consumer, group, topics, stop| {
-            topics::follow(&topics, &consumer, &group, &stop);
+            topics::follow(&topics, &consumer, &group, retention, &stop);
         })?;
         Ok(source)
     }
@@ -135,6 +139,12 @@ impl KafkaSource {
         };
         source.spawn("kafka-poll", |consumer, group, _, stop| poll(&consumer, &group, &stop))?;
         Ok(source)
+    }
+
+    /// Whether brokers have refused a connection since the client was made, maybe because its credentials are old ones:
+    /// it goes on with them for as long as it lives.
+    pub fn is_refused(&self) -> bool {
+        self.group.refused.load(Relaxed)
     }
 
     /// Divides the prefetch that `client` may hold among the partitions that there are now. Waits for a broker a few
@@ -306,12 +316,9 @@ impl Source for KafkaSource {
         self.group.end(at)
     }
 
-    fn joined(&self) -> bool {
-        self.group.joined.load(Relaxed)
-    }
-
     async fn shutdown(&self) {
         self.stop.cancel();
+        self.group.fall_silent();
         let threads = std::mem::take(&mut *lock(&self.threads));
         let consumer = lock(&self.consumer).take();
         let (ended, end) = tokio::sync::oneshot::channel();

@@ -33,7 +33,6 @@ struct Shared {
 struct State {
     partitions: BTreeMap<TopicPartition, Partition>,
     events: VecDeque<SourceEvent>,
-    joined: bool,
 }
 
 #[derive(Default)]
@@ -195,12 +194,9 @@ impl Source for MemorySource {
         let mut changes = self.shared.changes.subscribe();
         loop {
             changes.mark_unchanged();
-            {
-                let mut state = self.shared.state();
-                if let Some(event) = state.events.pop_front() {
-                    state.joined = true;
-                    return Ok(event);
-                }
+            let event = self.shared.state().events.pop_front();
+            if let Some(event) = event {
+                return Ok(event);
             }
             if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -264,10 +260,6 @@ impl Source for MemorySource {
 
     fn known_end(&self, at: &TopicPartition) -> Option<u64> {
         self.bounds_of(at).ok().map(|bounds| bounds.high)
-    }
-
-    fn joined(&self) -> bool {
-        self.shared.state().joined
     }
 
     async fn shutdown(&self) {

@@ -332,10 +332,6 @@ impl Source for Queue {
         self.partition(at).ok().map(|partition| *partition.next.borrow())
     }
 
-    fn joined(&self) -> bool {
-        self.shared.announced.load(Relaxed)
-    }
-
     async fn shutdown(&self) {
         for partition in &self.shared.partitions {
             if let Some(window) = lock(&partition.open).take() {

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use serde_json::Value;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::oracle::{Problem, report};
+use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice};
 
-use crate::world::{Case, Engine, unique};
+use crate::world::{Case, Engine, kafka, unique};
 
 const WAIT: Duration = Duration::from_secs(40);
 const GRACE: Duration = Duration::from_secs(20);
@@ -135,4 +137,36 @@ async fn retention_gap() -> anyhow::Result<()> {
 #[ignore = "needs Kafka"]
 async fn messages_that_expired_before_their_turn_are_counted() {
     retention_gap().await.unwrap();
+}
+
+/// The shortest retention of what is read, as the operator compares it with the time to drain.
+async fn retention_is_told() -> anyhow::Result<()> {
+    let (kafka, name) = (kafka().await?, unique("kept"));
+    for (topic, settings) in [
+        ("long", ("retention.ms", "7200000")),
+        ("short", ("retention.ms", "3600500")),
+        ("compacted", ("cleanup.policy", "compact")),
+    ] {
+        kafka.create_topic(&format!("{name}-{topic}"), 1, &[settings]).await?;
+    }
+    let told = async |pattern: &str, expected: u64| {
+        let mut pipeline =
+            Pipeline::new(kafka.bootstrap(), &format!("{name}-{pattern}"), Sink::Sqlite("t".into()));
+        (pipeline.pattern, pipeline.group) = (true, format!("{name}-{pattern}"));
+        let home = Home::new(&pipeline)?;
+        let mut sluice = Sluice::ready(&home, "only").await?;
+        let what = format!("a retention of {expected} s");
+        let is_told = |status: &Value| status["retentionSeconds"] == expected;
+        sluice.status_where(&what, WAIT, is_told).await?;
+        sluice.component.stop(GRACE).await.map(drop)
+    };
+    // A topic that is only compacted has none, and says nothing of the others.
+    told("(long|short|compacted)", 3_600).await?;
+    told("long", 7_200).await
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
+async fn the_shortest_retention_of_the_topics_is_told() {
+    retention_is_told().await.unwrap();
 }

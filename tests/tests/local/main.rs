@@ -1,5 +1,7 @@
 //! `sluice local` from outside: the built binary, its HTTP, its files, its death. Needs nothing but cargo.
 
+mod slow;
+
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

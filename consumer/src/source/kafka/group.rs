@@ -6,10 +6,10 @@
 //! Order of locks: `state`, an [`Opening`], `troubles`. A reader holds its opening while librdkafka calls back
 //! with an error.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use super::opening::Opening;
 use super::statistics::Statistics;
-use super::trouble::{Troubles, is_of_a_partition};
+use super::trouble::{Troubles, is_of_a_partition, may_be_credentials};
 use super::{GroupConsumer, lock};
 use crate::config::Topics;
 use crate::last_error::LastError;
@@ -32,10 +32,12 @@ use crate::source::{SourceEvent, TopicPartition};
 pub struct Group {
     /// Polls that have ended.
     pub polls: AtomicU64,
-    /// Whether an assignment has arrived.
-    pub joined: AtomicBool,
     /// Commits that were begun and not answered.
     pub commits: AtomicU64,
+    /// Whether brokers have refused a connection, maybe for its credentials.
+    pub refused: AtomicBool,
+    /// Whether the client is being stopped: what it says then concerns nobody.
+    silent: AtomicBool,
     state: Mutex<State>,
     troubles: Mutex<Troubles>,
     /// Whether trouble was told, so that its end is told once.
@@ -61,8 +63,9 @@ impl Group {
     pub fn new(events: mpsc::UnboundedSender<SourceEvent>, meters: Arc<Meters>, topics: Arc<Topics>) -> Self {
         Self {
             polls: AtomicU64::new(0),
-            joined: AtomicBool::new(false),
             commits: AtomicU64::new(0),
+            refused: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             state: Mutex::default(),
             troubles: Mutex::default(),
             told: AtomicBool::new(false),
@@ -108,6 +111,9 @@ impl Group {
     /// An error of the client; `message` says more than it.
     pub fn failed(&self, error: &KafkaError, message: &str) {
         let code = error.rdkafka_error_code();
+        if may_be_credentials(code) {
+            self.refused.store(true, Relaxed);
+        }
         let message = match (code, &*self.topics) {
             (
                 Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic),
@@ -129,6 +135,9 @@ impl Group {
     /// Shows what is wrong, again and again: whoever else has reached a broker ends what it shows, and cannot
     /// know whether other trouble goes on.
     pub fn tell(&self) {
+        if self.silent.load(Relaxed) {
+            return;
+        }
         let current = lock(&self.troubles).current().cloned();
         match current {
             Some(error) => {
@@ -141,6 +150,21 @@ impl Group {
                 }
             }
         }
+    }
+
+    /// Tells nothing any more.
+    pub fn fall_silent(&self) {
+        self.silent.store(true, Relaxed);
+    }
+
+    /// Topics of the partitions that are ours.
+    pub fn topics(&self) -> BTreeSet<String> {
+        self.lock().owned.iter().map(|at| at.topic.to_string()).collect()
+    }
+
+    /// The shortest time for which the broker keeps what is ours, where that is known.
+    pub fn set_retention(&self, retention: Option<Duration>) {
+        self.meters.set_retention(retention);
     }
 
     /// Runs `change` with the set of open partitions while no rebalance can change it. `change` gets none where
@@ -184,7 +208,6 @@ impl Group {
             tracing::warn!(%error, "an assignment was not accepted by the client");
         }
         self.lock().owned.extend(partitions.iter().cloned());
-        self.joined.store(true, Relaxed);
         self.troubles(Troubles::assigned);
         self.send(SourceEvent::Assigned(partitions));
     }

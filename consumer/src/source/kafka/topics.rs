@@ -11,6 +11,7 @@ use rdkafka::{ClientConfig, ClientContext};
 use tokio_util::sync::CancellationToken;
 
 use super::group::Group;
+use super::retention::Retention;
 use super::trouble::Troubles;
 use super::{GroupConsumer, QUERY_TIMEOUT};
 use crate::config::Topics;
@@ -60,8 +61,14 @@ fn partitions_within<C: ConsumerContext>(
         .collect())
 }
 
-/// Subscribes, and follows new and deleted topics until `stop`.
-pub fn follow(topics: &Topics, consumer: &GroupConsumer, group: &Group, stop: &CancellationToken) {
+/// Subscribes, and follows new and deleted topics and the retention of those that are read until `stop`.
+pub fn follow(
+    topics: &Topics,
+    consumer: &GroupConsumer,
+    group: &Group,
+    mut retention: Retention,
+    stop: &CancellationToken,
+) {
     if let Topics::Named(name) = topics {
         subscribe(consumer, group, &BTreeSet::from([name.clone()]));
     }
@@ -80,6 +87,7 @@ pub fn follow(topics: &Topics, consumer: &GroupConsumer, group: &Group, stop: &C
                 Err(error) => group.failed(&error, &error.to_string()),
             }
         }
+        group.set_retention(retention.of(group.topics()));
         let begin = std::time::Instant::now();
         while begin.elapsed() < LOOK_EVERY && !stop.is_cancelled() {
             std::thread::park_timeout(STEP);
@@ -115,8 +123,8 @@ pub fn count(client: &ClientConfig, topics: &Topics) -> Option<usize> {
     partitions_within(topics, &consumer, COUNT_WITHIN).ok().map(|partitions| partitions.len())
 }
 
-/// What goes wrong is told by the client that is made next.
-struct Silent;
+/// Of a client for one question: what goes wrong is told by whoever asks.
+pub struct Silent;
 
 impl ClientContext for Silent {
     fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}

@@ -159,6 +159,14 @@ pub fn is_of_a_partition(code: Option<Code>) -> bool {
     )
 }
 
+/// Whether other credentials might mend an error. A broker that does not like a certificate may just hang up.
+pub fn may_be_credentials(code: Option<Code>) -> bool {
+    matches!(
+        code,
+        Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL | Code::AllBrokersDown)
+    )
+}
+
 /// What an error of the client library means.
 pub fn reason(code: Option<Code>) -> ErrorReason {
     match code {

@@ -1,0 +1,176 @@
+//! Serves HTTP within bounds of connections and of patience.
+//!
+//! Guarantees: no more than [`Limits::connections`] are served at once, and whoever comes besides is told 503 or closed;
+//! a client that sends the head of its request slowly, or is idle between two requests, is closed after
+//! [`Limits::patience`], and so is one that takes nothing of its answer for as long. A connection holds at most
+//! [`BUFFER`] of what was sent before it is a body. How long a body may take is its reader's matter.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Longest head of a request, and what of a body is read ahead.
+const BUFFER: usize = 64 << 10;
+/// How many are told at once that there are too many.
+const TURNED_AWAY: usize = 64;
+/// How long it is tried to tell one of them.
+const TELL_WITHIN: Duration = Duration::from_secs(1);
+/// Pause after an error that other connections share, such as no handle left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
+    Content-Type: text/plain\r\nContent-Length: 21\r\n\r\ntoo many connections\n";
+
+/// What a server puts up with.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections served at once.
+    pub connections: usize,
+    /// Longest wait for the head of a request, and for a client that reads nothing.
+    pub patience: Duration,
+}
+
+/// Serves until `stop`; then requests under way are finished, for as long as that takes.
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let refusals = Arc::new(Semaphore::new(TURNED_AWAY));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        while connections.try_join_next().is_some() {}
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "a connection was not accepted");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if let Ok(place) = places.clone().try_acquire_owned() {
+            let (router, stop) = (router.clone(), stop.clone());
+            connections.spawn(async move {
+                connection(stream, router, limits, stop).await;
+                drop(place);
+            });
+        } else if let Ok(refusal) = refusals.clone().try_acquire_owned() {
+            connections.spawn(async move {
+                // A client that has gone, or does not listen, is as good as told.
+                let _ = timeout(TELL_WITHIN, turn_away(stream)).await;
+                drop(refusal);
+            });
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn connection(stream: TcpStream, router: Router, limits: Limits, stop: CancellationToken) {
+    // Answers are small; without this the kernel may hold one back.
+    let _ = stream.set_nodelay(true);
+    let stream = TokioIo::new(Impatient::new(stream, limits.patience));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.patience).max_buf_size(BUFFER);
+    let mut served = pin!(builder.serve_connection(stream, TowerToHyperService::new(router)));
+    let ended = tokio::select! {
+        ended = &mut served => ended,
+        () = stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(BUSY).await?;
+    stream.shutdown().await?;
+    // What was sent and not read would make the kernel reset the connection, answer and all.
+    let mut sent = [0; 4096];
+    while stream.read(&mut sent).await? > 0 {}
+    Ok(())
+}
+
+/// A stream that gives up where nothing of what is written is taken for a while.
+struct Impatient<S> {
+    stream: S,
+    patience: Duration,
+    /// Set while a write waits.
+    waits: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Impatient<S> {
+    fn new(stream: S, patience: Duration) -> Self {
+        Self { stream, patience, waits: None }
+    }
+
+    fn bounded<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.waits = None;
+            return polled;
+        }
+        let until = Instant::now() + self.patience;
+        let waits = self.waits.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        ready!(waits.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing of its answer")))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.bounded(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.bounded(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.bounded(cx, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.bounded(cx, polled)
+    }
+}
+
+#[cfg(test)]
+mod tests;
