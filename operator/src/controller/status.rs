@@ -198,8 +198,10 @@ fn awaited(status: &TracePipelineStatus) -> TracePipelineStatus {
     let mut awaited = TracePipelineStatus { ready_replicas: 0, ..without_numbers(status) };
     for condition in &mut awaited.conditions {
         condition.message.clear();
-        // Nobody has answered yet, for one reason after the other.
-        if condition.type_ == "RateConfirmed" && condition.status == "Unknown" {
+        // Pods are on their way: not ready, and nobody has answered, for one reason after the other.
+        if let ("RateConfirmed", "Unknown", _) | ("Ready", "False", "Starting" | "ConsumersNotReady") =
+            (&*condition.type_, &*condition.status, &*condition.reason)
+        {
             condition.reason.clear();
         }
     }

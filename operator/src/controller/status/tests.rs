@@ -297,14 +297,20 @@ fn what_pods_that_start_go_through_is_words_until_they_have_started() {
     let mut last = None;
     let mut step = |ready: i32, answers: Vec<Result<Report, String>>| {
         let deployment = case.deployment.as_mut().expect("a deployment");
+        deployment.metadata.generation = Some(1);
         let status = deployment.status.as_mut().expect("a status");
-        status.ready_replicas = Some(ready);
+        // Its controller has not looked at it yet.
+        status.observed_generation = (ready >= 0).then_some(1);
+        status.ready_replicas = Some(ready.max(0));
         case.reports = pods(answers);
         let new = case.status();
         case.pipeline.status = Some(new.clone());
         last.replace(new.clone()).map(|old| Change::between(&old, &new))
     };
     let silent = |why: &str| Err(why.to_owned());
+    step(-1, vec![silent("not asked yet"), silent("not asked yet")]);
+    let change = step(0, vec![silent("not asked yet"), silent("not asked yet")]);
+    assert_eq!(change, Some(Change::Words), "the Deployment is there");
     step(0, vec![silent("not asked yet"), silent("not asked yet")]);
     let address = "has no address yet";
     assert_eq!(step(0, vec![silent(address), silent(address)]), Some(Change::Words));
