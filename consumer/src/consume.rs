@@ -103,7 +103,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let live = watch_live(&args, &config, stop.clone());
     tracing::info!(pipeline = %config.pipeline, settings = %config.settings_hash, "started");
     let sealing = Arc::new(config.sealing(&secrets).with_bodies_per_key(args.bodies_per_data_key));
-    let consumer = Consumer { args: &args, config: &config, secrets: &secrets, store, sealing, live, meters, source };
+    let consumer =
+        Consumer { args: &args, config: &config, secrets: &secrets, store, sealing, live, meters, source };
     let result = consumer.run(stop).await;
     consumer.store.close().await;
     admin_stop.cancel();

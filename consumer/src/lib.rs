@@ -17,12 +17,12 @@ pub mod logging;
 pub mod meter;
 pub mod pipeline;
 pub mod place;
-pub mod print;
 #[cfg(feature = "planted")]
 mod planted;
+pub mod print;
 pub mod read;
-pub mod seal;
 pub mod replay;
+pub mod seal;
 pub mod secrets;
 pub mod source;
 pub mod span;

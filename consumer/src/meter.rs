@@ -58,7 +58,7 @@ pub struct Meters {
     lease_renewals: AtomicU64,
     rate: Mutex<Rate>,
     partitions: Mutex<BTreeMap<TopicPartition, PartitionMeter>>,
-    retention: Mutex<Option<Duration>>,
+    topic_retention: Mutex<Option<Duration>>,
     troubles: Mutex<Troubles>,
     history: Mutex<VecDeque<Sample>>,
     /// Old rows that are removed.
@@ -139,7 +139,7 @@ impl Default for Meters {
             lease_renewals: zeros(),
             rate: Mutex::default(),
             partitions: Mutex::default(),
-            retention: Mutex::default(),
+            topic_retention: Mutex::default(),
             troubles: Mutex::default(),
             history: Mutex::default(),
             retention: RetentionMeter::default(),
@@ -319,8 +319,8 @@ impl Meters {
 
     /// The shortest time for which the broker keeps messages of the owned partitions; none where that is unknown or
     /// without end.
-    pub fn set_retention(&self, retention: Option<Duration>) {
-        *lock(&self.retention) = retention;
+    pub fn set_topic_retention(&self, retention: Option<Duration>) {
+        *lock(&self.topic_retention) = retention;
     }
 
     /// Owned partitions.

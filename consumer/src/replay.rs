@@ -35,6 +35,7 @@ use crate::decode::Decoder;
 use crate::logging::{self, LogFormat};
 use crate::meter::{Identity, Meters};
 use crate::pipeline::{self, Parts, Side};
+use crate::seal::Sealing;
 use crate::secrets::Secrets;
 use crate::source::kafka::KafkaSource;
 use crate::source::kafka::config::client_config;
@@ -152,6 +153,7 @@ struct Replay {
     home: Arc<dyn Store>,
     /// Takes the rows.
     target: Arc<dyn Store>,
+    sealing: Arc<Sealing>,
     table: String,
 }
 
@@ -164,11 +166,12 @@ impl Replay {
         let mut other = config.clone();
         other.sink.table.clone_from(&table);
         let target = consume::open_store(&other, &secrets, &args.data_dir)?;
+        let sealing = Arc::new(other.sealing(&secrets));
         let client = client_config(&config.kafka, &secrets)?;
         let source = onlooker(&client, &config)?;
         let cluster_id = source.cluster_id().await;
         source.shutdown().await;
-        Ok(Self { args, config, client, cluster_id: cluster_id?, home, target, table })
+        Ok(Self { args, config, client, cluster_id: cluster_id?, home, target, sealing, table })
     }
 
     fn stores_into_own(&self) -> bool {
@@ -288,6 +291,7 @@ impl Replay {
             table: self.table.clone(),
             source: Arc::new(RangeSource::new(Arc::new(kafka), ends.clone())),
             store: self.target.clone(),
+            sealing: self.sealing.clone(),
             decoder: Decoder::new(self.config.format, &self.config.json).map_err(anyhow::Error::msg)?,
             max_rows: self.config.sink.max_rows,
             max_delay: self.config.sink.max_delay,

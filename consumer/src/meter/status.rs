@@ -60,7 +60,7 @@ impl Meters {
             suspended: rate.suspended,
             leased_fraction: (rate.fraction * 1e3).round() / 1e3,
             bottleneck,
-            retention_seconds: lock(&self.retention).map(|retention| retention.as_secs()),
+            retention_seconds: lock(&self.topic_retention).map(|retention| retention.as_secs()),
             drain_seconds: lag.and_then(|lag| self.drain_seconds(lag, rate.effective, achieved)),
             partitions,
             stored: self.stored.load(Relaxed),

@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use jiff::Timestamp;
 use sluice_crds::v1alpha1::StartFrom;
 
-use crate::dead_letters::moment;
+use crate::print::moment;
 use crate::source::{Bounds, Source, TopicPartition};
 
 /// Where a range begins or ends.

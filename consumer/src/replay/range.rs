@@ -77,10 +77,6 @@ impl Source for RangeSource {
         self.ends.get(at).copied()
     }
 
-    fn joined(&self) -> bool {
-        self.inner.joined()
-    }
-
     async fn shutdown(&self) {
         self.inner.shutdown().await;
     }

@@ -164,7 +164,7 @@ impl Group {
 
     /// The shortest time for which the broker keeps what is ours, where that is known.
     pub fn set_retention(&self, retention: Option<Duration>) {
-        self.meters.set_retention(retention);
+        self.meters.set_topic_retention(retention);
     }
 
     /// Runs `change` with the set of open partitions while no rebalance can change it. `change` gets none where
