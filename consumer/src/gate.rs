@@ -1,13 +1,16 @@
 //! The gate: no span is released faster than the rate, and none of the rate is left unused.
 //!
 //! [`bucket`] is the arithmetic of one replica on a virtual clock, [`lease`] that of dividing the rate between
-//! replicas, [`clock`] tells the database's time, [`control`] brings them together with the live document. [`Gate`] is what lanes wait at: they
+//! replicas, [`clock`] tells the database's time, [`control`] brings them together with the live document. [`guard`] and
+//! [`ramp`] lower the rate while the database suffers and after it was away. [`Gate`] is what lanes wait at: they
 //! take turns, first come first served, so that a lane with a skewed partition gets what the others leave.
 
 pub mod bucket;
 pub mod clock;
 pub mod control;
+pub mod guard;
 pub mod lease;
+pub mod ramp;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +19,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use bucket::{Answer, Bucket, Offer};
+use guard::{Guard, Outcome};
+use ramp::Ramp;
 
 /// A lane that waits longer than this shows that the share is too small for the demand.
 const HUNGRY_AFTER: Duration = Duration::from_millis(100);
@@ -29,6 +34,15 @@ pub struct Gate {
     turn: tokio::sync::Mutex<()>,
     rate_changed: Notify,
     hungry: Notify,
+    health: Mutex<Health>,
+    recovered: Notify,
+}
+
+/// How the database fares, by the writes of this replica.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    pub(crate) guard: Guard,
+    pub(crate) ramp: Ramp,
 }
 
 #[derive(Debug)]
@@ -70,6 +84,8 @@ impl Gate {
             turn: tokio::sync::Mutex::new(()),
             rate_changed: Notify::new(),
             hungry: Notify::new(),
+            health: Mutex::default(),
+            recovered: Notify::new(),
         }
     }
 
@@ -149,6 +165,28 @@ impl Gate {
         Usage { released: std::mem::take(&mut state.released), waiting: state.waiting, saturated }
     }
 
+    /// Begins to watch a transaction of the database. Dropped without an outcome it tells nothing.
+    pub fn watch_write(&self) -> WatchedWrite<'_> {
+        let write = self.health(|health, now| health.guard.began(now));
+        WatchedWrite { gate: self, write, outcome: Outcome::Unclear }
+    }
+
+    /// Waits until a write ends an outage. Safe to cancel.
+    pub async fn recovered(&self) {
+        self.recovered.notified().await;
+    }
+
+    /// How the database fares, and the gate's time.
+    pub(crate) fn health<T>(&self, with: impl FnOnce(&mut Health, Duration) -> T) -> T {
+        let now = self.now();
+        with(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner), now)
+    }
+
+    /// The instant of a time that [`Self::health`] knows.
+    pub(crate) fn instant(&self, time: Duration) -> Instant {
+        self.origin + time
+    }
+
     /// See [`Bucket::is_ahead`].
     pub fn is_ahead(&self) -> bool {
         let now = self.now();
@@ -172,6 +210,40 @@ impl Gate {
 impl Default for Gate {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// A transaction under way.
+#[derive(Debug)]
+pub struct WatchedWrite<'a> {
+    gate: &'a Gate,
+    write: u64,
+    outcome: Outcome,
+}
+
+impl WatchedWrite<'_> {
+    /// It has ended.
+    pub fn ended(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for WatchedWrite<'_> {
+    fn drop(&mut self) {
+        let recovered = self.gate.health(|health, now| {
+            health.guard.ended(now, self.write, self.outcome);
+            match self.outcome {
+                Outcome::Committed => health.ramp.worked(now),
+                Outcome::Failed => {
+                    health.ramp.failed(now);
+                    false
+                }
+                Outcome::Unclear => false,
+            }
+        });
+        if recovered {
+            self.gate.recovered.notify_one();
+        }
     }
 }
 

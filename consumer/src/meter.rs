@@ -55,6 +55,7 @@ pub struct Meters {
     /// Rows and dead letters that the settled messages became, without those of redriven dead letters.
     settled_spans: AtomicU64,
     lanes: Mutex<Vec<LaneTime>>,
+    guard_lowered: AtomicU64,
     lease_renewals: AtomicU64,
     rate: Mutex<Rate>,
     partitions: Mutex<BTreeMap<TopicPartition, PartitionMeter>>,
@@ -85,6 +86,8 @@ struct Rate {
     effective: f64,
     fraction: f64,
     suspended: bool,
+    /// What the guard holds the whole rate down to.
+    guard: Option<f64>,
     revision: u64,
     origin: Option<Origin>,
     refused: Option<LastError>,
@@ -136,6 +139,7 @@ impl Default for Meters {
             errors: std::array::from_fn(|_| zeros()),
             settled_spans: zeros(),
             lanes: Mutex::default(),
+            guard_lowered: zeros(),
             lease_renewals: zeros(),
             rate: Mutex::default(),
             partitions: Mutex::default(),
@@ -294,6 +298,22 @@ impl Meters {
         (rate.whole, rate.effective, rate.fraction, rate.suspended) = (whole, effective, fraction, suspended);
     }
 
+    /// The rate that the guard holds the pipeline's down to, if it does, and how often it has lowered it.
+    pub fn set_guard(&self, held: Option<f64>, lowered: u64) {
+        self.guard_lowered.store(lowered, Relaxed);
+        let before = std::mem::replace(&mut lock(&self.rate).guard, held);
+        match (before, held) {
+            (None, Some(held)) => {
+                tracing::info!(
+                    spans_per_second = held.round(),
+                    "the database suffers; the guard lowers the rate"
+                );
+            }
+            (Some(_), None) => tracing::info!("the guard holds nothing back any more"),
+            _ => {}
+        }
+    }
+
     /// Position and end of an owned partition.
     pub fn set_partition(&self, at: &TopicPartition, meter: PartitionMeter) {
         lock(&self.partitions).insert(at.clone(), meter);
@@ -347,6 +367,11 @@ impl Meters {
     pub fn busy_nanoseconds(&self) -> [u64; ACTIVITIES.len()] {
         let lanes = lock(&self.lanes);
         std::array::from_fn(|index| lanes.iter().map(|lane| lane.spent()[index].as_nanos() as u64).sum())
+    }
+
+    /// Times that the guard has lowered the rate since the start.
+    pub fn guard_lowered(&self) -> u64 {
+        self.guard_lowered.load(Relaxed)
     }
 
     /// Renewals of the lease since the start.

@@ -1,5 +1,5 @@
 //! The limiter on a virtual clock: gates, leases and the real code between them, with replicas that join, die,
-//! leave, stand still and go on, with edits of the rate, and a database that is away or refuses batches.
+//! leave, stand still and go on, with edits of the rate, and a database that is away, slow, or refuses batches.
 //!
 //! `PROPTEST_CASES=5000 SEED=7 cargo test --test limiter` runs more schedules, and other ones.
 #![expect(clippy::unwrap_used, reason = "helpers of a test fail it")]
@@ -13,11 +13,13 @@ use sluice_consumer::gate::Gate;
 use sluice_consumer::gate::bucket::{Offer, QUANTUM};
 use sluice_consumer::gate::clock::DatabaseClock;
 use sluice_consumer::gate::control::RateControl;
+use sluice_consumer::gate::guard::Outcome;
 use sluice_consumer::live::{Applied, Origin};
 use sluice_consumer::meter::Meters;
 use sluice_consumer::store::memory::{Call, MemoryStore};
 use sluice_consumer::store::{ErrorKind, StoreError};
 use sluice_crds::live::Live;
+use sluice_crds::v1alpha1::{Guard, ScheduleWindow};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -32,6 +34,8 @@ const LEAST_USED: f64 = 0.98;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// How long an edit may take to arrive; on the virtual clock that is the moment in which it happens.
 const EDIT_TAKES: Duration = Duration::from_millis(5);
+/// How long the guard may take to give back all of the rate, whatever it was edited to meanwhile.
+const GUARD_RECOVERS: Duration = Duration::from_secs(90);
 const PIPELINE: &str = "cluster/group/table";
 
 type Releases = Arc<Mutex<Vec<(Duration, usize)>>>;
@@ -53,6 +57,8 @@ enum Event {
     Freeze(usize, Duration),
     /// The database takes no batch for this long; lanes try theirs again.
     WritesFail(Duration),
+    /// From now on a batch takes this long.
+    Commits(Duration),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +78,7 @@ struct Bench {
     releases: Releases,
     began: Instant,
     message: usize,
-    commit: Duration,
+    commit: Arc<Mutex<Duration>>,
     /// No batch is taken before.
     taken_from: Arc<Mutex<Instant>>,
 }
@@ -104,7 +110,7 @@ async fn freezable(task: impl Future<Output = ()>, mut frozen: watch::Receiver<b
 }
 
 fn applied(rate: u32, revision: u64) -> Applied {
-    let live = Live { rate_limit_qps: rate, ..Live::closed() };
+    let live = Live::of_rate(rate);
     Applied::new(live, revision, Origin::File)
 }
 
@@ -118,7 +124,7 @@ impl Bench {
             releases: Releases::default(),
             began: Instant::now(),
             message,
-            commit,
+            commit: Arc::new(Mutex::new(commit)),
             taken_from: Arc::new(Mutex::new(Instant::now())),
         }
     }
@@ -143,7 +149,7 @@ impl Bench {
                 releases: self.releases.clone(),
                 began: self.began,
                 message: self.message,
-                commit: self.commit,
+                commit: self.commit.clone(),
                 taken_from: self.taken_from.clone(),
                 backlog,
             };
@@ -208,10 +214,16 @@ impl Bench {
                         .then(|| StoreError::new(ErrorKind::Unavailable, "the database is away"))
                 });
             }
-            Event::Edit(rate) => {
-                self.live.send_modify(|current| *current = applied(rate, current.revision + 1));
-            }
+            Event::Commits(length) => *self.commit.lock().unwrap() = length,
+            Event::Edit(rate) => self.edit(|live| live.rate_limit_qps = rate),
         }
+    }
+
+    fn edit(&self, change: impl FnOnce(&mut Live)) {
+        self.live.send_modify(|current| {
+            change(&mut current.live);
+            current.revision += 1;
+        });
     }
 
     fn releases(&self) -> Vec<(Duration, usize)> {
@@ -230,7 +242,7 @@ struct Lane {
     releases: Releases,
     began: Instant,
     message: usize,
-    commit: Duration,
+    commit: Arc<Mutex<Duration>>,
     taken_from: Arc<Mutex<Instant>>,
     backlog: Backlog,
 }
@@ -257,8 +269,12 @@ impl Lane {
                     self.releases.lock().unwrap().push((at - self.began, spans));
                 }
             }
-            tokio::time::sleep(self.commit).await;
-            if Instant::now() >= *self.taken_from.lock().unwrap() {
+            let commit = *self.commit.lock().unwrap();
+            let write = self.gate.watch_write();
+            tokio::time::sleep(commit).await;
+            let is_taken = Instant::now() >= *self.taken_from.lock().unwrap();
+            write.ended(if is_taken { Outcome::Committed } else { Outcome::Failed });
+            if is_taken {
                 backoff = BACKOFF.0;
                 continue;
             }
@@ -307,6 +323,16 @@ fn check_bound(bench: &Bench, rates: &[(Duration, u32)]) -> Result<(), TestCaseE
     Ok(())
 }
 
+/// As [`events`], with a database that is slow at times.
+fn slow_events() -> impl Strategy<Value = Vec<(u64, Event)>> {
+    let commits = (0u64..1_500).prop_map(|ms| Event::Commits(Duration::from_millis(ms)));
+    let slow = prop::collection::vec((0u64..3_000, commits), 1..5);
+    (events(), slow).prop_map(|(events, slow)| {
+        let both = events.into_iter().zip(slow.iter().cloned().cycle());
+        both.flat_map(|(event, slow)| [slow, event]).collect()
+    })
+}
+
 fn events() -> impl Strategy<Value = Vec<(u64, Event)>> {
     let backlog = prop_oneof![
         3 => Just(Backlog::Endless),
@@ -335,8 +361,11 @@ async fn run_schedule(
     message: usize,
     commit: Duration,
     events: Vec<(u64, Event)>,
+    guard: Option<Guard>,
 ) -> Result<(), TestCaseError> {
     let mut bench = Bench::new(rate, message, commit);
+    let recovery = if guard.is_some() { GUARD_RECOVERS } else { Duration::ZERO };
+    bench.edit(|live| live.guard = guard);
     let mut rates = vec![(Duration::ZERO, rate)];
     let mut thawed = Duration::ZERO;
     bench.join(Backlog::Endless);
@@ -357,9 +386,10 @@ async fn run_schedule(
         bench.apply(event).await;
     }
     let last_rate = f64::from(rates[rates.len() - 1].1);
+    bench.apply(Event::Commits(commit)).await;
     bench.join(Backlog::Endless);
     // The longest outage, freeze or backoff, and the five seconds after the last change.
-    tokio::time::sleep(Duration::from_secs(6 + 5)).await;
+    tokio::time::sleep(Duration::from_secs(6 + 5) + recovery).await;
     let begin = bench.began.elapsed();
     let measured = 20.0f64.max(50.0 * message as f64 / last_rate.max(1.0)).min(400.0);
     tokio::time::sleep(Duration::from_secs_f64(measured)).await;
@@ -394,8 +424,121 @@ proptest! {
         commit_ms in 0u64..40,
         events in events(),
     ) {
-        run(run_schedule(rate, message, Duration::from_millis(commit_ms), events))?;
+        run(run_schedule(rate, message, Duration::from_millis(commit_ms), events, None))?;
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: ProptestConfig::default().cases.max(200),
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(seed()),
+        ..ProptestConfig::default()
+    })]
+
+    /// A guard exceeds the bound in no schedule either; and when the database is well again, all of the rate is used.
+    #[test]
+    fn no_schedule_with_a_guard_exceeds_the_rate_and_all_of_it_comes_back(
+        rate in 20u32..4_000,
+        message in 1usize..60,
+        commit_ms in 0u64..40,
+        min_qps in 1u32..6_000,
+        events in slow_events(),
+    ) {
+        let guard = Guard { min_qps, ..Guard::default() };
+        run(run_schedule(rate, message, Duration::from_millis(commit_ms), events, Some(guard)))?;
+    }
+}
+
+#[test]
+fn a_guard_lowers_the_rate_while_the_database_is_slow_and_gives_it_back() {
+    run(async {
+        let mut bench = Bench::new(4_000, 1, Duration::from_millis(5));
+        bench.edit(|live| live.guard = Some(Guard::default()));
+        for _ in 0..3 {
+            bench.join(Backlog::Endless);
+        }
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        let fast = bench.released_between(Duration::from_secs(5), Duration::from_secs(15));
+        assert!(fast as f64 >= LEAST_USED * 40_000.0, "{fast} released by a fast database");
+        bench.apply(Event::Commits(Duration::from_millis(200))).await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        // The least that the guard goes down to, of all replicas together.
+        let slow = bench.released_between(Duration::from_secs(25), Duration::from_secs(35));
+        assert!((900..=1_100).contains(&slow), "{slow} released in 10 s by a slow database");
+        bench.apply(Event::Commits(Duration::from_millis(5))).await;
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        let again = bench.released_between(Duration::from_secs(75), Duration::from_secs(85));
+        assert!(again as f64 >= LEAST_USED * 40_000.0, "{again} released forty seconds later");
+        check_bound(&bench, &[(Duration::ZERO, 4_000)]).unwrap();
+    });
+}
+
+#[test]
+fn after_a_suspension_the_rate_comes_back_slowly_and_is_used_five_seconds_later() {
+    run(async {
+        let mut bench = Bench::new(2_000, 1, Duration::from_millis(5));
+        bench.join(Backlog::Endless);
+        bench.join(Backlog::Endless);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let first = bench.released_between(Duration::ZERO, Duration::from_secs(1));
+        assert!(first > 1_500, "{first}: a start is no stop");
+        bench.edit(|live| live.suspend = true);
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        bench.edit(|live| live.suspend = false);
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        let second = |at: u64| bench.released_between(Duration::from_secs(at), Duration::from_secs(at + 1));
+        assert_eq!(second(5), 0);
+        assert!((200..=400).contains(&second(10)), "{} in the first second", second(10));
+        assert!((400..=800).contains(&second(11)), "{} in the second one", second(11));
+        let used = bench.released_between(Duration::from_secs(15), Duration::from_secs(25));
+        assert!(used as f64 >= LEAST_USED * 20_000.0, "{used}");
+        check_bound(&bench, &[(Duration::ZERO, 2_000)]).unwrap();
+    });
+}
+
+#[test]
+fn a_database_that_took_no_batch_for_a_while_is_not_met_with_the_whole_rate() {
+    run(async {
+        let mut bench = Bench::new(2_000, 1, Duration::from_millis(5));
+        bench.join(Backlog::Endless);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        // Shorter than a lease.
+        bench.apply(Event::WritesFail(Duration::from_millis(2_000))).await;
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        // Lanes try again at latest 1.6 s after it.
+        let back = bench.released_between(Duration::from_secs(7), Duration::from_secs(9));
+        assert!(back < 2_000, "{back} in two seconds");
+        let used = bench.released_between(Duration::from_secs(14), Duration::from_secs(20));
+        assert!(used as f64 >= LEAST_USED * 12_000.0, "{used}");
+    });
+}
+
+#[test]
+fn windows_begin_and_end_on_time_and_an_edit_of_them_counts_at_once() {
+    run(async {
+        let mut bench = Bench::new(2_000, 1, Duration::from_millis(5));
+        bench.join(Backlog::Endless);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        // By the database's clock, which is not the machine's: open since the full hour, until ten seconds from now.
+        let since_hour = u64::try_from(bench.store.now_ms() % 3_600_000).unwrap();
+        let window = ScheduleWindow {
+            cron: "0 * * * *".to_owned(),
+            duration: sluice_crds::duration::Duration::from_millis(since_hour + 10_000),
+            time_zone: "UTC".to_owned(),
+            rate_limit_qps: 500,
+        };
+        bench.edit(|live| live.schedule.push(window));
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let second = |at: u64| bench.released_between(Duration::from_secs(at), Duration::from_secs(at + 1));
+        for at in [5, 10, 14] {
+            assert!((480..=520).contains(&second(at)), "{} in second {at}", second(at));
+        }
+        for at in [15, 20, 23] {
+            assert!((1_900..=2_060).contains(&second(at)), "{} in second {at}", second(at));
+        }
+        check_bound(&bench, &[(Duration::ZERO, 2_000)]).unwrap();
+    });
 }
 
 #[test]
@@ -456,7 +599,9 @@ fn without_the_database_nothing_is_released_and_recovery_starts_empty() {
         tokio::time::sleep(Duration::from_secs(70)).await;
         let dark = bench.released_between(Duration::from_secs(9), Duration::from_secs(65));
         assert_eq!(dark, 0, "the lease has ended");
-        assert!(bench.released_between(Duration::from_secs(66), Duration::from_secs(70)) > 3_000);
+        // Slowly at first.
+        assert!(bench.released_between(Duration::from_secs(65), Duration::from_secs(66)) < 250);
+        assert!(bench.released_between(Duration::from_secs(66), Duration::from_secs(70)) > 2_000);
         check_bound(&bench, &[(Duration::ZERO, 1_000)]).unwrap();
     });
 }

@@ -58,7 +58,11 @@ fn typed(schema: &Value, mut value: Value, problems: &mut Vec<Problem>) -> Resul
             Err(error) => error,
         };
         let path: Vec<String> = error.path().iter().map(ToString::to_string).collect();
-        problems.push(Problem::new(path.join("."), error.inner().to_string()));
+        let problem = Problem::new(error.path().to_string(), error.inner().to_string());
+        // What is missing has been reported, and the text in its place is ours.
+        if !problems.iter().any(|known| known.path == problem.path) {
+            problems.push(problem);
+        }
         if !structure::reset(schema, &mut value, &path) {
             break;
         }

@@ -6,6 +6,9 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+/// What a text must match.
+pub const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+
 /// A span of time, at least 0, in whole milliseconds.
 ///
 /// As text: one to four numbers of at most five digits, each with its unit `h`, `m`, `s` or `ms`
@@ -103,7 +106,7 @@ impl JsonSchema for Duration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "maxLength": 32, "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$" })
+        json_schema!({ "type": "string", "maxLength": 32, "pattern": PATTERN })
     }
 }
 

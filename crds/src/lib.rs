@@ -10,6 +10,7 @@ pub mod live;
 pub mod names;
 pub mod problem;
 pub mod reference;
+pub mod schedule;
 pub mod settings;
 pub mod v1alpha1;
 pub mod validate;

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::duration::Duration;
-use crate::v1alpha1::{RateOverride, TracePipelineSpec};
+use crate::schedule::RatePlan;
+use crate::v1alpha1::{Guard, RateOverride, ScheduleWindow, TracePipelineSpec};
 use crate::wire::Document;
 
 /// What a consumer applies without a restart.
@@ -20,6 +21,13 @@ pub struct Live {
     /// Stops releases.
     #[serde(default)]
     pub suspend: bool,
+    /// Replaces the rate while a window is open.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedule: Vec<ScheduleWindow>,
+    /// Lowers the rate while the database suffers. What it does depends on the database; [`Self::rate_at`] does not
+    /// count it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
     /// How long rows stay; none: for ever. See [`crate::v1alpha1::Sink::retention`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Duration>,
@@ -32,22 +40,26 @@ impl Live {
             rate_limit_qps: spec.rate_limit_qps,
             rate_override: spec.rate_override.clone(),
             suspend: spec.suspend,
+            schedule: spec.schedule.clone(),
+            guard: spec.guard.clone(),
             retention: spec.sink.retention,
         }
     }
 
     /// Rate 0, and nothing is removed: what is in effect before the first document was read.
     pub fn closed() -> Self {
-        Self { rate_limit_qps: 0, rate_override: None, suspend: false, retention: None }
+        Self::of_rate(0)
     }
 
-    /// The rate of the whole pipeline at `now` (database time), in spans per second.
+    /// This rate, and nothing else.
+    pub fn of_rate(rate_limit_qps: u32) -> Self {
+        Self { rate_limit_qps, rate_override: None, suspend: false, schedule: Vec::new(), guard: None, retention: None }
+    }
+
+    /// The rate of the whole pipeline at `now` (database time), in spans per second. See [`RatePlan`], which reads the
+    /// windows only once.
     pub fn rate_at(&self, now: Timestamp) -> u32 {
-        match &self.rate_override {
-            _ if self.suspend => 0,
-            Some(active) if now < active.until => active.rate_limit_qps,
-            _ => self.rate_limit_qps,
-        }
+        RatePlan::new(self.clone()).at(now).rate
     }
 }
 

@@ -4,6 +4,7 @@
 //! and the API server's strict mode are what refuses unknown fields. Every rule of the schema has its twin in
 //! [`crate::validate`], because a schema can be edited or skipped.
 
+mod control;
 mod encryption;
 mod kafka;
 mod properties;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::validate::MAX_PIPELINE_NAME;
 
+pub use control::{Guard, MAX_WINDOWS, ScheduleWindow, TARGET_LATENCY, WINDOW_LENGTH};
 pub use encryption::{Encryption, EncryptionKey, MAX_ENCRYPTION_KEYS};
 pub use kafka::{KafkaSasl, KafkaSource, KafkaTls, SaslMechanism, Source, StartFrom};
 pub use properties::{KAFKA_PROPERTIES, KafkaProperty, PropertyValue};
@@ -105,6 +107,15 @@ pub struct TracePipelineSpec {
     /// Stops storing without leaving the consumer group. Default: false. Live.
     #[serde(default)]
     pub suspend: bool,
+    /// Windows of time in which another rate replaces `rateLimitQPS`, 32 at most, by the clock of the database. Of several
+    /// that are open the first in the list counts; an active `override` counts before them. Default: none. Live.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_WINDOWS))]
+    pub schedule: Vec<ScheduleWindow>,
+    /// Lowers the rate, never below `minQPS`, while the database is slower than a target or refuses to work. Default:
+    /// it does not. Live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
     /// Where spans are stored; exactly one kind of database.
     pub sink: Sink,
     /// How bodies are sealed. Default: they are stored as they are.

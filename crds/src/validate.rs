@@ -4,6 +4,7 @@
 //! independently of it, because files never meet an API server, and because a schema can be older than the
 //! program or edited. The order of the checks is that of the fields.
 
+mod control;
 mod workload;
 
 use std::fmt::Display;
@@ -35,11 +36,7 @@ pub fn validate(spec: &TracePipelineSpec) -> Vec<Problem> {
     let mut check = Check::default();
     check.source("spec.source", &spec.source);
     check.json("spec.json", &spec.json);
-    check.rate("spec.rateLimitQPS", spec.rate_limit_qps);
-    if let Some(rate_override) = &spec.rate_override {
-        check.rate("spec.override.rateLimitQPS", rate_override.rate_limit_qps);
-        check.time("spec.override.until", rate_override.until);
-    }
+    check.live("spec.", &Live::of(spec));
     check.sink("spec.sink", &spec.sink);
     check.encryption("spec.encryption", spec.encryption.as_ref());
     check.workload("spec", spec);
@@ -67,11 +64,7 @@ pub fn validate_settings(settings: &Settings) -> Vec<Problem> {
 /// Everything that is wrong with the content of a live document, by the same rules as a spec.
 pub fn validate_live(live: &Live) -> Vec<Problem> {
     let mut check = Check::default();
-    check.rate("rateLimitQPS", live.rate_limit_qps);
-    if let Some(rate_override) = &live.rate_override {
-        check.rate("override.rateLimitQPS", rate_override.rate_limit_qps);
-        check.time("override.until", rate_override.until);
-    }
+    check.live("", live);
     check.retention("retention", live.retention);
     check.problems
 }

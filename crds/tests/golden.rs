@@ -1,5 +1,5 @@
-//! Documents of the neighbouring versions, in `crds/golden/`: `*-1.json` is what this version writes,
-//! `*-next.json` what a later one adds without a change of meaning, `*-too-new.json` what only later ones
+//! Documents of the neighbouring versions, in `crds/golden/`: `*-1.json` is what the first version writes, and this
+//! one where nothing newer is used; `live-2.json` has what came since; `*-next.json` what a later one adds without a change of meaning, `*-too-new.json` what only later ones
 //! understand.
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
@@ -34,10 +34,16 @@ fn live() -> LiveDocument {
     LiveDocument { uid: UID.to_owned(), revision: 7, live: Live::of(&example("postgres-tls-sasl.yaml").spec) }
 }
 
+/// With a schedule and a guard.
+fn controlled() -> LiveDocument {
+    LiveDocument { uid: UID.to_owned(), revision: 7, live: Live::of(&example("production.yaml").spec) }
+}
+
 #[test]
 fn what_is_written_today_is_the_golden_document() {
     same_json(&write(&settings()).unwrap(), &golden("settings-1.json"));
     same_json(&write(&live()).unwrap(), &golden("live-1.json"));
+    same_json(&write(&controlled()).unwrap(), &golden("live-2.json"));
 }
 
 #[test]
@@ -55,8 +61,9 @@ fn documents_of_this_and_the_next_version_mean_the_same_to_this_reader() {
     for name in ["settings-1.json", "settings-next.json"] {
         assert_eq!(read::<Settings>(&golden(name)).unwrap(), settings(), "{name}");
     }
-    for name in ["live-1.json", "live-next.json"] {
-        assert_eq!(read::<LiveDocument>(&golden(name)).unwrap(), live(), "{name}");
+    assert_eq!(read::<LiveDocument>(&golden("live-1.json")).unwrap(), live());
+    for name in ["live-2.json", "live-next.json"] {
+        assert_eq!(read::<LiveDocument>(&golden(name)).unwrap(), controlled(), "{name}");
     }
 }
 
@@ -131,4 +138,7 @@ fn a_reader_checks_documents_by_the_rules_of_a_spec() {
     let mut fast = live().live;
     fast.rate_limit_qps = u32::MAX;
     assert_eq!(validate_live(&fast)[0].path, "rateLimitQPS");
+    let mut odd = controlled().live;
+    odd.schedule[1].cron = "never".to_owned();
+    assert_eq!(validate_live(&odd)[0].path, "schedule[1].cron");
 }

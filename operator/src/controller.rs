@@ -25,6 +25,7 @@ use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use sluice_crds::live::{Live, LiveDocument};
+use sluice_crds::schedule::RatePlan;
 use sluice_crds::v1alpha1::TracePipeline;
 use sluice_crds::validate::validate_live;
 
@@ -306,17 +307,18 @@ fn replicas(
     context.autoscaler.decide(name, bounds, current, reports, Instant::now())
 }
 
-/// When to look again though nothing happens: at the end of an override, for instance.
+/// When to look again though nothing happens: at the end of an override, or when a window begins.
 fn next_look(pipeline: &TracePipeline, refusal: Option<&Refusal>, outcome: Option<&Outcome>) -> Duration {
     if refusal.is_some() || outcome.is_some_and(|outcome| outcome.rollout != Rollout::Free) {
         return RETRY_SOON;
     }
-    let until_override_ends = pipeline.spec.rate_override.as_ref().and_then(|active| {
-        let left = active.until.duration_since(Timestamp::now());
+    let now = Timestamp::now();
+    let until_change = RatePlan::new(Live::of(&pipeline.spec)).at(now).until.and_then(|until| {
+        let left = until.duration_since(now);
         Duration::try_from(left).ok().filter(|left| !left.is_zero())
     });
     let resync = if pipeline.spec.autoscaling.is_some() { autoscale::GROW_AFTER } else { RESYNC };
-    until_override_ends.map_or(resync, |left| resync.min(left + RETRY_CONFLICT))
+    until_change.map_or(resync, |left| resync.min(left + RETRY_CONFLICT))
 }
 
 /// How soon after a failure, by the number of failures in a row.

@@ -51,6 +51,8 @@ pub struct Pipeline {
     pub rate_override: Option<(u32, String)>,
     /// As in the resource.
     pub suspend: bool,
+    /// Further lines of the spec, each indented by two spaces.
+    pub controls: String,
     /// Database.
     pub sink: Sink,
     /// Most rows of a transaction.
@@ -93,6 +95,7 @@ impl Pipeline {
             rate: 10_000_000,
             rate_override: None,
             suspend: false,
+            controls: String::new(),
             sink,
             max_rows: 1_000,
             retention: None,
@@ -142,12 +145,19 @@ spec:
   format: {}
   rateLimitQPS: {}
   replicas: 1
-{encryption}{rate_override}  suspend: {}
+{encryption}{rate_override}{}  suspend: {}
   sink:
     {sink}
     batch: {{ maxRows: {} }}
 {retention}",
-            self.bootstrap, self.topic, self.group, self.format, self.rate, self.suspend, self.max_rows
+            self.bootstrap,
+            self.topic,
+            self.group,
+            self.format,
+            self.rate,
+            self.controls,
+            self.suspend,
+            self.max_rows
         )
     }
 }

@@ -99,6 +99,13 @@ impl Snapshot {
         let removed = ConstCounter::new(meters.retention.all_removed());
         let help = "Rows removed because they were older than the retention";
         removed.encode(encoder.encode_descriptor("rows_removed", help, None, removed.metric_type())?)?;
+        let lowered = ConstCounter::new(meters.guard_lowered());
+        lowered.encode(encoder.encode_descriptor(
+            "guard_decreases",
+            "Times that the guard has lowered the rate",
+            None,
+            lowered.metric_type(),
+        )?)?;
         let letters = Reason::ALL.map(|reason| (reason.as_str(), meters.dead_letters(reason)));
         labelled(encoder, "dead_letters", "Dead letters stored, by reason", None, "reason", &letters)?;
         let errors = meters.errors();
@@ -164,6 +171,16 @@ impl Snapshot {
         for (origin, is_good) in self.meters.live_sources() {
             let gauge = ConstGauge::new(f64::from(u8::from(is_good)));
             gauge.encode(sources.encode_family(&[("source", origin.as_str())])?)?;
+        }
+        if let Some(held) = status.guard_qps {
+            let gauge = ConstGauge::new(held);
+            let help = "Rate that the guard holds the whole pipeline's down to, as this replica sees it";
+            gauge.encode(encoder.encode_descriptor(
+                "rate_guard_spans_per_second",
+                help,
+                None,
+                gauge.metric_type(),
+            )?)?;
         }
         if let Some(seconds) = status.drain_seconds {
             let gauge = ConstGauge::new(seconds as f64);

@@ -18,7 +18,7 @@ async fn ready_is_what_was_reached_once_and_nothing_takes_it_back() {
         assert!(found.contains(text), "{found}");
     };
     waits_for("live document");
-    let live = Live { suspend: true, ..Live::closed() };
+    let live = Live { suspend: true, ..Live::of_rate(0) };
     admin.meters.set_applied(&Applied::new(live, 1, Origin::Api));
     waits_for("client of the source");
     let source = MemorySource::new("cluster", "traces", 1);
@@ -68,7 +68,7 @@ fn status_names_pipeline_version_and_the_class_of_the_error() {
 #[test]
 fn metrics_tell_where_the_live_document_can_be_read() {
     let admin = admin();
-    let live = Live { rate_limit_qps: 5, ..Live::closed() };
+    let live = Live::of_rate(5);
     let mut applied = Applied::new(live, 3, Origin::Directory);
     applied.sources = vec![(Origin::Api, false), (Origin::Directory, true)];
     admin.meters.set_applied(&applied);

@@ -1,7 +1,8 @@
-//! Sets the gate's rate: live document × leased share, in the database's time.
+//! Sets the gate's rate: live document × leased share, in the database's time; less while the guard holds it down
+//! or after a stop.
 //!
-//! Guarantee: the gate's rate is never above share × rate of the last good live document. Without a lease that
-//! has not ended it is 0; it is never unlimited. A smaller share is in effect before the transaction commits
+//! Guarantee: the gate's rate is never above share × rate of the last good live document, whatever guard and slow
+//! start say. Without a lease that has not ended it is 0; it is never unlimited. A smaller share is in effect before the transaction commits
 //! that frees it for others.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sluice_crds::live::Live;
+use sluice_crds::schedule::{RatePlan, Step};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::Gate;
 use super::bucket::WINDOW;
 use super::clock::DatabaseClock;
+use super::guard::Aim;
 use super::lease::{self, LeaseRequest, WHOLE};
 use crate::live::Applied;
 use crate::meter::Meters;
@@ -44,18 +47,45 @@ pub struct RateControl {
 
 #[derive(Debug)]
 struct Inputs {
-    live: Live,
-    /// The whole rate that was set last.
-    whole: u32,
+    plan: RatePlan,
+    /// What the plan said last, and from when on.
+    step: Option<(Timestamp, Step)>,
+    /// Whether there was a document yet: that the rate is 0 before the first one is no stop.
+    told: bool,
+    /// The whole rate of a document that was set last.
+    whole: Option<u32>,
     /// In millionths; counts until `lease_end`.
     share: u32,
     lease_end: Instant,
+    /// A renewal has failed, and none succeeded since.
+    unrenewed: bool,
+}
+
+impl Inputs {
+    fn step(&mut self, time: Timestamp) -> Step {
+        match self.step {
+            Some((from, step)) if from <= time && step.until.is_none_or(|until| time < until) => step,
+            _ => {
+                let step = self.plan.at(time);
+                self.step = Some((time, step));
+                step
+            }
+        }
+    }
 }
 
 impl RateControl {
     /// Starts with rate 0: there is no lease yet.
     pub fn new(gate: Arc<Gate>, clock: Arc<DatabaseClock>, meters: Arc<Meters>, live: Live) -> Self {
-        let inputs = Inputs { live, whole: 0, share: 0, lease_end: Instant::now() };
+        let inputs = Inputs {
+            plan: RatePlan::new(live),
+            step: None,
+            told: false,
+            whole: None,
+            share: 0,
+            lease_end: Instant::now(),
+            unrenewed: false,
+        };
         Self { gate, clock, meters, inputs: Mutex::new(inputs), changed: Notify::new(), limit: None }
     }
 
@@ -65,12 +95,11 @@ impl RateControl {
         Self { limit, ..self }
     }
 
-    /// Follows the live document and the ends of lease and override until `stop`.
+    /// Follows the live document, the ends of lease, override and windows, the guard and the slow start until `stop`.
     pub async fn follow(&self, mut live: watch::Receiver<Applied>, stop: CancellationToken) {
         loop {
             let applied = live.borrow_and_update().clone();
-            self.lock().live = applied.live.clone();
-            self.meters.set_applied(&applied);
+            self.follow_document(&applied);
             loop {
                 let next_change = self.apply();
                 tokio::select! {
@@ -84,10 +113,27 @@ impl RateControl {
                         break;
                     }
                     () = self.changed.notified() => {}
+                    () = self.gate.recovered() => {}
                     () = tokio::time::sleep_until(next_change) => {}
                 }
             }
         }
+    }
+
+    fn follow_document(&self, applied: &Applied) {
+        {
+            let mut inputs = self.lock();
+            inputs.plan = RatePlan::new(applied.live.clone());
+            inputs.step = None;
+            inputs.told = applied.origin.is_some();
+        }
+        let aim = applied
+            .live
+            .guard
+            .as_ref()
+            .map(|guard| Aim { target: guard.target_write_latency.into(), least: f64::from(guard.min_qps) });
+        self.gate.health(|health, now| health.guard.set_aim(now, aim));
+        self.meters.set_applied(applied);
     }
 
     /// Renews the lease until `stop`, then gives it back.
@@ -105,10 +151,12 @@ impl RateControl {
             {
                 Ok(Ok(starved)) => starved,
                 Ok(Err(error)) => {
+                    self.lock().unrenewed = true;
                     self.meters.lease_failed(&error);
                     true
                 }
                 Err(_) => {
+                    self.lock().unrenewed = true;
                     self.meters.lease_failed(&StoreError::new(
                         crate::store::ErrorKind::Unavailable,
                         format!("no answer to a renewal of the rate's lease within {RENEWAL_TIMEOUT:?}"),
@@ -172,6 +220,10 @@ impl RateControl {
         self.clock.read(asked_at, grant.database_time_ms);
         {
             let mut inputs = self.lock();
+            // Idle leases lapse, too; only where the database did not answer was it away.
+            if std::mem::take(&mut inputs.unrenewed) && inputs.lease_end < asked_at {
+                self.gate.health(|health, now| health.ramp.begin(now));
+            }
             inputs.share = grant.share;
             inputs.lease_end = asked_at + request.ttl;
         }
@@ -199,22 +251,36 @@ impl RateControl {
         let now = Instant::now();
         let leased = now < inputs.lease_end;
         let time = self.database_time(now);
-        let whole = inputs.live.rate_at(time);
-        let share = if leased { inputs.share } else { 0 };
-        let rate = f64::from(whole) * f64::from(share) / f64::from(WHOLE);
+        let step = inputs.step(time);
+        let whole = step.rate;
+        let share = f64::from(if leased { inputs.share } else { 0 }) / f64::from(WHOLE);
+        let before = inputs.whole;
+        inputs.whole = inputs.told.then_some(whole);
+        let (held, part, lowered, next_look) = self.gate.health(|health, now| {
+            if before == Some(0) && whole > 0 {
+                health.ramp.begin(now);
+            }
+            let held = health.guard.limit(now, f64::from(whole));
+            let part = health.ramp.part(now);
+            let next_look = health.guard.next_look().into_iter().chain(health.ramp.next_step(now)).min();
+            (held, part, health.guard.lowered(), next_look)
+        });
+        let rate = held.unwrap_or(f64::MAX).min(f64::from(whole)) * share * part;
         let rate = self.limit.map_or(rate, |limit| rate.min(f64::from(limit)));
-        if whole < inputs.whole {
+        if before.is_some_and(|before| whole < before) {
             self.gate.forget_credit();
         }
-        inputs.whole = whole;
         #[cfg(feature = "planted")]
         plant(&self.gate, rate, whole, inputs.lease_end);
         #[cfg(not(feature = "planted"))]
         self.gate.set_rate(rate, inputs.lease_end);
-        self.meters.set_rate(whole, rate, f64::from(share) / f64::from(WHOLE), inputs.live.suspend);
+        self.meters.set_rate(whole, rate, share, inputs.plan.live().suspend);
+        self.meters.set_guard(held, lowered);
+        let lease_end = leased.then_some(inputs.lease_end);
+        let next_look = next_look.map(|at| self.gate.instant(at));
+        let next_step = step.until.map(|until| at_database_time(until, now, time));
         let far = now + Duration::from_secs(3_600);
-        let lease_end = if leased { inputs.lease_end } else { far };
-        lease_end.min(override_end(&inputs.live, now, time).unwrap_or(far))
+        [lease_end, next_look, next_step].into_iter().flatten().fold(far, Instant::min)
     }
 
     /// The demand, as far as the limit allows to use it.
@@ -230,7 +296,8 @@ impl RateControl {
     }
 
     fn whole_rate(&self) -> u32 {
-        self.lock().live.rate_at(self.database_time(Instant::now()))
+        let time = self.database_time(Instant::now());
+        self.lock().step(time).rate
     }
 
     /// The database's time; ours until the database has told its own.
@@ -258,11 +325,11 @@ fn plant(gate: &Gate, rate: f64, whole: u32, lease_end: Instant) {
     }
 }
 
-/// When an active override ends. A millisecond late rather than early: at the end it must be over.
-fn override_end(live: &Live, now: Instant, database_time: Timestamp) -> Option<Instant> {
-    let until = live.rate_override.as_ref()?.until;
-    let left = until.as_millisecond().saturating_sub(database_time.as_millisecond());
-    (left > 0).then(|| now + Duration::from_millis(left.min(3_600_000) as u64 + 1))
+/// Our instant of a later time of the database; an hour from now at most. A millisecond late rather than early: what
+/// ends then must be over.
+fn at_database_time(later: Timestamp, now: Instant, database_time: Timestamp) -> Instant {
+    let left = later.as_millisecond().saturating_sub(database_time.as_millisecond());
+    now + Duration::from_millis(left.clamp(0, 3_600_000) as u64 + 1)
 }
 
 /// What the replica could use, in millionths of the whole rate.

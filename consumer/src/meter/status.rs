@@ -38,6 +38,10 @@ impl Meters {
             .collect();
         let troubles = lock(&self.troubles);
         let rate = lock(&self.rate);
+        let bottleneck = match rate.guard {
+            Some(_) if bottleneck == "Limiter" => "Guard",
+            _ => bottleneck,
+        };
         // What stops rows comes first; a live document that was refused stops nothing.
         let errors: Vec<_> =
             [troubles.store(), troubles.source(), rate.refused.as_ref(), troubles.lease.as_ref()]
@@ -58,6 +62,7 @@ impl Meters {
             effective_qps: rounded(rate.effective),
             achieved_qps: rounded(achieved),
             suspended: rate.suspended,
+            guard_qps: rate.guard.map(rounded),
             leased_fraction: (rate.fraction * 1e3).round() / 1e3,
             bottleneck,
             retention_seconds: lock(&self.topic_retention).map(|retention| retention.as_secs()),
@@ -120,7 +125,7 @@ pub struct StatusDocument {
     pub revision: u64,
     /// Where it can be read now: `api`, `directory` or `file`; none before the first one.
     pub live_source: Option<&'static str>,
-    /// Spans per second set for the whole pipeline, override and suspension applied.
+    /// Spans per second set for the whole pipeline, override, schedule and suspension applied.
     #[serde(rename = "rateLimitQPS")]
     pub rate_limit_qps: u32,
     /// Spans per second that this replica may release.
@@ -131,10 +136,13 @@ pub struct StatusDocument {
     pub achieved_qps: f64,
     /// Whether releases are suspended.
     pub suspended: bool,
+    /// Spans per second that this replica's guard holds the whole pipeline's rate down to; none while it does not.
+    #[serde(rename = "guardQPS")]
+    pub guard_qps: Option<f64>,
     /// This replica's share of the rate.
     pub leased_fraction: f64,
-    /// What busy lanes spent most of the last five seconds with: `Cpu`, `Limiter` or `Store`; `Idle` where no lane was
-    /// busy for half of them.
+    /// What busy lanes spent most of the last five seconds with: `Cpu`, `Limiter` or `Store`; `Guard` where that is the
+    /// limiter, and the guard holds its rate down; `Idle` where no lane was busy for half of them.
     pub bottleneck: &'static str,
     /// The partitions of this replica.
     pub partitions: Vec<PartitionStatus>,

@@ -25,6 +25,7 @@ use crate::decode::Decoder;
 use crate::gate::Gate;
 use crate::gate::bucket::Offer;
 use crate::gate::clock::DatabaseClock;
+use crate::gate::guard::Outcome;
 use crate::last_error::LastError;
 use crate::meter::{Activity, LaneMeter, Meters};
 use crate::seal::Sealing;
@@ -434,9 +435,9 @@ impl Lane {
         let sealed_letters = self.sealing.letters(&*self.store, &plain_letters).await?;
         let letters = sealed_letters.letters(&plain_letters);
         #[cfg(feature = "planted")]
-        let written = planted::write(&*self.store, batch.write(&rows, &letters)).await;
+        let written = self.watched(planted::write(&*self.store, batch.write(&rows, &letters))).await;
         #[cfg(not(feature = "planted"))]
-        let written = self.store.write(&batch.write(&rows, &letters)).await;
+        let written = self.watched(self.store.write(&batch.write(&rows, &letters))).await;
         match written {
             Ok(()) => {
                 let bytes = batch.rows().iter().map(|row| row.body.len() as u64).sum();
@@ -463,6 +464,23 @@ impl Lane {
             },
             Err(error) => Err(error),
         }
+    }
+
+    /// A transaction whose time and outcome the gate learns.
+    async fn watched(
+        &self,
+        transaction: impl Future<Output = Result<(), StoreError>>,
+    ) -> Result<(), StoreError> {
+        let watched = self.gate.watch_write();
+        let written = transaction.await;
+        watched.ended(match &written {
+            Ok(()) => Outcome::Committed,
+            Err(error) if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Conflict) => {
+                Outcome::Failed
+            }
+            Err(_) => Outcome::Unclear,
+        });
+        written
     }
 
     /// The rows that made the database refuse a batch; `rows` as they were written.

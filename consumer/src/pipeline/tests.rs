@@ -58,7 +58,7 @@ impl Replica {
         store: &Arc<MemoryStore>,
         start_from: StartFrom,
     ) -> Self {
-        let live = Live { rate_limit_qps: 100_000, ..Live::closed() };
+        let live = Live::of_rate(100_000);
         let live = watch::Sender::new(Applied::new(live, 1, Origin::File));
         let (meters, stop) = (Arc::new(Meters::default()), CancellationToken::new());
         let parts = Parts {

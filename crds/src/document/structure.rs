@@ -41,6 +41,11 @@ pub(super) fn repair(schema: &Value, value: &mut Value) -> Vec<Problem> {
 /// Replaces the value at `path`, or takes it away where it is optional. False where there is nothing to do.
 pub(super) fn reset(schema: &Value, value: &mut Value, path: &[String]) -> bool {
     let Some((field, rest)) = path.split_first() else { return false };
+    if let Some(items) = value.as_array_mut() {
+        let index = field.trim_matches(['[', ']']).parse::<usize>().ok();
+        let Some(item) = index.and_then(|index| items.get_mut(index)) else { return false };
+        return reset(&schema["items"], item, rest);
+    }
     let Some(members) = value.as_object_mut() else { return false };
     let Some(inner) = members.get_mut(field) else { return false };
     let inner_schema = member_schema(schema, field);
@@ -220,6 +225,7 @@ fn placeholder(schema: &Value) -> Value {
     }
     match schema["type"].as_str() {
         Some("string") if schema["format"] == "date-time" => "1970-01-01T00:00:00Z".into(),
+        Some("string") if schema["pattern"] == crate::duration::PATTERN => "0s".into(),
         Some("string") => schema.get("default").cloned().unwrap_or_else(|| "".into()),
         Some("boolean") => false.into(),
         Some("integer") => (schema["minimum"].as_f64().unwrap_or_default() as i64).into(),

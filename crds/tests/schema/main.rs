@@ -112,6 +112,51 @@ fn is_near(found: &str, expected: &str) -> bool {
 
 const CONSUMER_PRIORITY: &str = "spec.template.consumer.priorityClassName";
 
+fn open_window() -> Value {
+    json!({ "cron": "* * * * *", "duration": "1h", "timeZone": "Europe/Berlin", "rateLimitQPS": 1 })
+}
+
+/// One window with one other field.
+fn window_with(field: &str, value: Value) -> Value {
+    let mut window = open_window();
+    window[field] = value;
+    json!([window])
+}
+
+#[test]
+fn what_only_the_code_can_read_of_a_window_is_refused_with_its_path() {
+    let server = ApiServer::new();
+    let schedule = json!([open_window(), open_window()]);
+    let good = changed(&base(), "/spec/schedule", &schedule);
+    assert_eq!((server.refuses(&good, None), code_refuses(&good)), (vec![], vec![]));
+    for (field, value, found) in [
+        ("cron", "61 * * * *", "61 * * * *"),
+        ("cron", "0 0 30 2 *", "it never comes"),
+        ("cron", "0 0 * * * *", "five fields"),
+        ("timeZone", "Europe/Entenhausen", "Europe/Entenhausen"),
+    ] {
+        let mut bad = good.clone();
+        bad["spec"]["schedule"][1][field] = value.into();
+        let problems = document::read(&sluice_crds::yaml::to_string(&bad).unwrap()).unwrap_err().0;
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        assert_eq!(problem.path, format!("spec.schedule[1].{field}"));
+        assert!(problem.message.contains(found), "{problem:?}");
+        assert_eq!(code_refuses(&bad), problems);
+    }
+}
+
+#[test]
+fn everything_wrong_with_a_window_is_told_once_each() {
+    let windows = json!([{ "cron": "x", "rateLimitQPS": 1 }, { "duration": "1d", "timeZone": 7 }]);
+    let bad = changed(&base(), "/spec/schedule", &windows);
+    let problems = document::read(&sluice_crds::yaml::to_string(&bad).unwrap()).unwrap_err().0;
+    let mut found: Vec<_> = paths(&problems).collect();
+    found.sort_unstable();
+    let expected =
+        ["[0].cron", "[0].duration", "[1].cron", "[1].duration", "[1].rateLimitQPS", "[1].timeZone"];
+    assert_eq!(found, expected.map(|path| format!("spec.schedule{path}")));
+}
+
 fn bad_values() -> Vec<(&'static str, Value, &'static str)> {
     let long = |length: usize| Value::from("a".repeat(length));
     let secret = |name: &str, key: &str| json!({ "secretKeyRef": { "name": name, "key": key } });
@@ -170,6 +215,25 @@ fn bad_values() -> Vec<(&'static str, Value, &'static str)> {
             "spec.override.until",
         ),
         ("/spec/suspend", json!("yes"), "spec.suspend"),
+        ("/spec/schedule", json!(vec![open_window(); 33]), "spec.schedule"),
+        ("/spec/schedule", json!([{ "duration": "1h", "rateLimitQPS": 1 }]), "spec.schedule[0].cron"),
+        ("/spec/schedule", json!([{ "cron": "* * * * *", "rateLimitQPS": 1 }]), "spec.schedule[0].duration"),
+        ("/spec/schedule", window_with("cron", json!("")), "spec.schedule[0].cron"),
+        ("/spec/schedule", window_with("cron", json!("* * * * *;")), "spec.schedule[0].cron"),
+        ("/spec/schedule", window_with("cron", json!("* * * * *".repeat(20))), "spec.schedule[0].cron"),
+        ("/spec/schedule", window_with("duration", json!("999ms")), "spec.schedule[0].duration"),
+        ("/spec/schedule", window_with("duration", json!("8785h")), "spec.schedule[0].duration"),
+        ("/spec/schedule", window_with("duration", json!("1d")), "spec.schedule[0].duration"),
+        ("/spec/schedule", window_with("timeZone", json!("")), "spec.schedule[0].timeZone"),
+        ("/spec/schedule", window_with("timeZone", json!("../etc/passwd")), "spec.schedule[0].timeZone"),
+        ("/spec/schedule", window_with("timeZone", long(65)), "spec.schedule[0].timeZone"),
+        ("/spec/schedule", window_with("rateLimitQPS", json!(-1)), "spec.schedule[0].rateLimitQPS"),
+        ("/spec/schedule", window_with("rateLimitQPS", json!(10_000_001)), "spec.schedule[0].rateLimitQPS"),
+        ("/spec/guard", json!({ "targetWriteLatency": "0s" }), "spec.guard.targetWriteLatency"),
+        ("/spec/guard", json!({ "targetWriteLatency": "61s" }), "spec.guard.targetWriteLatency"),
+        ("/spec/guard", json!({ "targetWriteLatency": 50 }), "spec.guard.targetWriteLatency"),
+        ("/spec/guard", json!({ "minQPS": 0 }), "spec.guard.minQPS"),
+        ("/spec/guard", json!({ "minQPS": 10_000_001 }), "spec.guard.minQPS"),
         ("/spec/replicas", json!(-1), "spec.replicas"),
         ("/spec/replicas", json!(1001), "spec.replicas"),
         ("/spec/autoscaling", json!({}), "spec.autoscaling.max"),

@@ -61,12 +61,16 @@ pub fn plan(actual: Option<&ConfigMap>, uid: &str, wanted: &Live, seen: u64) -> 
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use sluice_crds::settings::Settings;
+    use sluice_crds::v1alpha1::{Guard, TracePipelineSpec};
+
     use super::*;
 
     const UID: &str = "uid-1";
 
     fn live(rate_limit_qps: u32) -> Live {
-        Live { rate_limit_qps, ..Live::closed() }
+        Live::of_rate(rate_limit_qps)
     }
 
     fn map(text: &str) -> ConfigMap {
@@ -94,6 +98,34 @@ mod tests {
     #[test]
     fn an_edit_moves_the_revision_by_one() {
         assert_eq!(plan(Some(&written(UID, 7, 5)), UID, &live(6), 7), Plan::Write(document(8, 6)));
+    }
+
+    #[test]
+    fn a_schedule_and_a_guard_are_live_they_move_the_revision_and_leave_the_settings_alone() {
+        let spec: TracePipelineSpec = serde_json::from_value(json!({
+            "source": { "kafka": { "bootstrapServers": "k:9092", "topic": "t", "consumerGroup": "g" } },
+            "rateLimitQPS": 5,
+            "sink": { "mysql": { "urlFrom": { "secretKeyRef": { "name": "db", "key": "url" } } } },
+        }))
+        .expect("a spec");
+        let window = json!({ "cron": "0 22 * * *", "duration": "8h", "rateLimitQPS": 9 });
+        let mut changed = spec.clone();
+        changed.schedule = vec![serde_json::from_value(window).expect("a window")];
+        let scheduled = Live::of(&changed);
+        changed.guard = Some(Guard::default());
+        let guarded = Live::of(&changed);
+
+        let hash = |spec: &TracePipelineSpec| Settings::of("shop/traces", spec).hash().expect("a hash");
+        assert_eq!(hash(&changed), hash(&spec));
+        let actual = written(UID, 7, 5);
+        let Plan::Write(document) = plan(Some(&actual), UID, &scheduled, 7) else {
+            panic!("nothing to write")
+        };
+        assert_eq!((document.revision, &document.live), (8, &scheduled));
+        let actual = map(&wire::write(&document).expect("a document"));
+        assert_eq!(plan(Some(&actual), UID, &scheduled, 8), Plan::Keep(document));
+        let Plan::Write(document) = plan(Some(&actual), UID, &guarded, 8) else { panic!("nothing to write") };
+        assert_eq!((document.revision, &document.live), (9, &guarded));
     }
 
     #[test]

@@ -62,6 +62,12 @@ fn candidates(name: &str, schema: &Value) -> Vec<Value> {
     let known = match name {
         name if name.ends_with("From") && name != "startFrom" => vec![secret],
         "override" => vec![json!({ "rateLimitQPS": 9, "until": "2099-01-01T00:00:00Z" })],
+        "schedule" => {
+            vec![
+                json!([{ "cron": "0 22 * * *", "duration": "8h", "timeZone": "Europe/Berlin", "rateLimitQPS": 9 }]),
+            ]
+        }
+        "targetWriteLatency" => vec![json!("80ms")],
         "autoscaling" => vec![json!({ "min": 2, "max": 3 })],
         "tls" => vec![json!({}), json!({ "caFrom": secret })],
         "sasl" => vec![json!({ "mechanism": "PLAIN", "usernameFrom": secret, "passwordFrom": secret })],

@@ -167,7 +167,7 @@ impl Lane {
         let mut write = batch.write(&rows, &letters_again);
         write.to = to;
         let redrive = RedriveBatch { write, settled: &settled, histories: &histories };
-        match self.store.redrive(&redrive).await {
+        match self.watched(self.store.redrive(&redrive)).await {
             Ok(()) => {
                 let (rows, bytes) =
                     (batch.rows().len(), batch.rows().iter().map(|row| row.body.len()).sum::<usize>());

@@ -21,6 +21,9 @@ pub struct Report {
     pub achieved_qps: f64,
     /// What limits it.
     pub bottleneck: String,
+    /// Spans per second that its guard holds the pipeline's rate down to.
+    #[serde(rename = "guardQPS")]
+    pub guard_qps: Option<f64>,
     /// Its partitions.
     pub partitions: Vec<PartitionReport>,
     /// Dead letters since its start.

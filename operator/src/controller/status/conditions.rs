@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use super::numbers::rounded;
 use super::{Facts, Pods};
 use crate::controller::apply::Rollout;
 use crate::controller::probe::{PodReport, Report};
@@ -195,6 +196,16 @@ fn dead_letters_growing(facts: &Facts<'_>) -> Verdict {
 
 fn throttled(facts: &Facts<'_>) -> Verdict {
     if waits_for_the_rate(facts.reports) && facts.desired() > 0 {
+        let held = facts.answers().filter(|answer| answer.bottleneck == "Guard");
+        if let Some(held) = held.filter_map(|answer| answer.guard_qps).reduce(f64::min) {
+            // Not negative and at most the rate.
+            let held = rounded(held.round() as u64);
+            let message = format!(
+                "the database suffers: the guard lets about {held} of {} spans per second pass",
+                facts.desired()
+            );
+            return verdict(TRUE, "Guard", message);
+        }
         let message = format!("messages wait for the rate of {} spans per second", facts.desired());
         return verdict(TRUE, "RateLimit", message);
     }
@@ -204,7 +215,7 @@ fn throttled(facts: &Facts<'_>) -> Verdict {
 /// Whether consumers have messages and no leave to store them.
 pub fn waits_for_the_rate(reports: &[PodReport]) -> bool {
     let answers = || reports.iter().filter_map(|report| report.answer.as_ref().ok());
-    answers().any(|answer| answer.bottleneck == "Limiter")
+    answers().any(|answer| matches!(answer.bottleneck.as_str(), "Limiter" | "Guard"))
         && answers().flat_map(|answer| &answer.partitions).any(|partition| partition.lag > Some(0))
 }
 
@@ -240,10 +251,11 @@ fn rate_confirmed(facts: &Facts<'_>) -> Verdict {
     }
     match facts.confirmed() {
         Some(rate) if rate != facts.desired() => {
-            let message = format!("consumers apply {rate} spans per second: an override begins or ends");
+            let message =
+                format!("consumers apply {rate} spans per second: an override or a window begins or ends");
             verdict(FALSE, "Applying", message)
         }
         Some(rate) => verdict(TRUE, "Confirmed", format!("every consumer applies {rate} spans per second")),
-        None => verdict(FALSE, "Applying", "consumers differ: an override begins or ends"),
+        None => verdict(FALSE, "Applying", "consumers differ: an override or a window begins or ends"),
     }
 }

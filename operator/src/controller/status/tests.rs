@@ -75,7 +75,7 @@ impl Case {
     }
 
     fn status(&self) -> TracePipelineStatus {
-        let live = Live { rate_limit_qps: 500, ..Live::closed() };
+        let live = Live::of_rate(500);
         let document = LiveDocument { uid: "u".into(), revision: 4, live };
         status(&Facts {
             pipeline: &self.pipeline,
@@ -258,6 +258,32 @@ fn children_that_cannot_be_written_are_told() {
     assert_eq!(case.condition("Ready"), is("False", "NotApplied"));
     assert_eq!(case.condition("Degraded"), is("True", "NameTaken"));
     assert_eq!(case.condition("Stalled"), is("True", "NameTaken"));
+}
+
+#[test]
+fn a_guard_that_holds_the_rate_down_is_the_reason_of_throttled() {
+    let mut case = Case::new();
+    let held = |qps: f64| Report { bottleneck: "Guard".into(), guard_qps: Some(qps), ..answer(4, 500) };
+    case.reports = pods(vec![Ok(held(331.0)), Ok(held(287.4))]);
+    assert_eq!(case.condition("Throttled"), is("True", "Guard"));
+    assert_eq!(case.condition("RateConfirmed"), is("True", "Confirmed"), "the rate is what was asked for");
+    let message = case.status().conditions.swap_remove(3).message;
+    assert_eq!(message, "the database suffers: the guard lets about 290 of 500 spans per second pass");
+    for report in &mut case.reports {
+        report.answer.as_mut().expect("an answer").partitions[0].lag = Some(0);
+    }
+    assert_eq!(case.condition("Throttled"), is("False", "NotLimited"), "nothing waits");
+}
+
+#[test]
+fn a_window_counts_while_it_is_open() {
+    let mut case = Case::new();
+    let window =
+        json!({ "cron": "30 12 * * *", "duration": "1h", "timeZone": "Europe/Berlin", "rateLimitQPS": 70 });
+    case.pipeline.spec.schedule = vec![serde_json::from_value(window).expect("a window")];
+    assert_eq!(case.status().rate.desired, 70, "it is 13:00 in Berlin");
+    case.now += SignedDuration::from_mins(30);
+    assert_eq!(case.status().rate.desired, 500);
 }
 
 #[test]

@@ -1,0 +1,119 @@
+//! Slow start: after a stop the rate does not come back at once.
+//!
+//! A database that was away has cold caches, and others who come back to it, too. So after a suspension, a rate of 0
+//! or an outage the rate begins at a tenth and doubles with every second: after 3.3 seconds it is whole, within the
+//! five after which guarantee 2 counts its use. Every other change of the rate takes effect at once, and the first
+//! start of a process is no stop.
+//!
+//! Times are durations since an origin that the caller chooses, and must not go back.
+
+use std::time::Duration;
+
+/// The part of the rate that it begins with.
+const FIRST: f64 = 0.1;
+/// How soon it is twice as much.
+const DOUBLES_IN: Duration = Duration::from_secs(1);
+/// How often it rises.
+const STEP: Duration = Duration::from_millis(250);
+/// For how long no write must have succeeded while some failed: anything shorter is a hiccup.
+pub const OUTAGE: Duration = Duration::from_secs(1);
+
+/// The slow start of one replica.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ramp {
+    began: Option<Duration>,
+    failing_since: Option<Duration>,
+}
+
+impl Ramp {
+    /// A stop is over.
+    pub fn begin(&mut self, now: Duration) {
+        self.began = Some(now);
+        self.failing_since = None;
+    }
+
+    /// The database did not take a write.
+    pub fn failed(&mut self, now: Duration) {
+        self.failing_since.get_or_insert(now);
+    }
+
+    /// The database took a write. Whether that ended an outage.
+    pub fn worked(&mut self, now: Duration) -> bool {
+        let since = self.failing_since.take();
+        let was_away = since.is_some_and(|since| now.saturating_sub(since) >= OUTAGE);
+        if was_away {
+            self.begin(now);
+        }
+        was_away
+    }
+
+    /// The part of the rate that may be used: 1 unless a stop has just ended.
+    pub fn part(&mut self, now: Duration) -> f64 {
+        let Some(began) = self.began else { return 1.0 };
+        let steps = now.saturating_sub(began).as_millis() / STEP.as_millis();
+        let doublings = steps as f64 * STEP.as_secs_f64() / DOUBLES_IN.as_secs_f64();
+        let part = FIRST * doublings.exp2();
+        if part >= 1.0 {
+            self.began = None;
+            return 1.0;
+        }
+        part
+    }
+
+    /// When [`Self::part`] says something else.
+    pub fn next_step(&self, now: Duration) -> Option<Duration> {
+        let began = self.began?;
+        let steps = now.saturating_sub(began).as_millis() / STEP.as_millis() + 1;
+        Some(began + STEP * u32::try_from(steps).unwrap_or(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn it_begins_at_a_tenth_doubles_each_second_and_is_whole_before_five_have_passed() {
+        let mut ramp = Ramp::default();
+        assert_eq!((ramp.part(ms(0)), ramp.next_step(ms(0))), (1.0, None));
+        ramp.begin(ms(700));
+        let mut now = ms(700);
+        let mut parts = vec![ramp.part(now)];
+        while let Some(next) = ramp.next_step(now) {
+            assert!(next > now);
+            now = next;
+            parts.push(ramp.part(now));
+        }
+        assert!(parts.is_sorted(), "{parts:?}");
+        assert_eq!((parts[0], parts[4], parts[8]), (0.1, 0.2, 0.4));
+        assert_eq!(parts.last(), Some(&1.0));
+        assert!(now - ms(700) <= ms(3_500), "{now:?}");
+    }
+
+    #[test]
+    fn an_outage_ends_with_a_slow_start_and_a_hiccup_does_not() {
+        let mut ramp = Ramp::default();
+        ramp.failed(ms(0));
+        ramp.failed(ms(900));
+        assert!(!ramp.worked(ms(999)));
+        assert_eq!(ramp.part(ms(999)), 1.0);
+        ramp.failed(ms(2_000));
+        ramp.failed(ms(2_990));
+        assert!(ramp.worked(ms(3_000)));
+        assert_eq!(ramp.part(ms(3_000)), 0.1);
+        assert!(!ramp.worked(ms(3_001)), "it ends once");
+    }
+
+    #[test]
+    fn a_write_that_fails_beside_others_that_do_not_is_no_outage() {
+        let mut ramp = Ramp::default();
+        for second in 0..10 {
+            ramp.failed(ms(second * 1_000));
+            assert!(!ramp.worked(ms(second * 1_000 + 10)));
+        }
+    }
+}
