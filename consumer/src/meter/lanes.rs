@@ -133,6 +133,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_guard_is_the_bottleneck_only_where_lanes_wait_at_the_gate() {
+        let meters = Arc::new(Meters::default());
+        let lane = LaneMeter::new(meters.clone());
+        meters.set_guard(Some(700.0), 1);
+        lane.enter(Activity::Store);
+        assert_eq!(window(&meters).await, "Store");
+        lane.enter(Activity::Gate);
+        assert_eq!(window(&meters).await, "Guard");
+        let status = meters.status(&Identity::default());
+        assert_eq!(status.guard_qps, Some(700.0));
+        meters.set_guard(None, 1);
+        assert_eq!(window(&meters).await, "Limiter");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn idle_lanes_do_not_outvote_the_one_with_the_backlog() {
         let meters = Arc::new(Meters::default());
         let lanes: Vec<_> = (0..4).map(|_| LaneMeter::new(meters.clone())).collect();

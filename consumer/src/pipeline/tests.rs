@@ -5,7 +5,7 @@ mod redrive;
 use std::collections::BTreeSet;
 
 use sluice_crds::live::Live;
-use sluice_crds::v1alpha1::{Format, JsonPaths};
+use sluice_crds::v1alpha1::{Format, Guard, JsonPaths};
 use tokio::time::Instant;
 
 use super::*;
@@ -20,7 +20,7 @@ struct Replica {
     meters: Arc<Meters>,
     stop: CancellationToken,
     ended: tokio::task::JoinHandle<Result<(), PipelineError>>,
-    _live: watch::Sender<Applied>,
+    live: watch::Sender<Applied>,
 }
 
 fn at(partition: i32) -> TopicPartition {
@@ -78,7 +78,7 @@ impl Replica {
             patient: false,
         };
         let ended = tokio::spawn(run(parts, stop.clone()));
-        Self { meters, stop, ended, _live: live }
+        Self { meters, stop, ended, live }
     }
 
     async fn stop(self) {
@@ -278,6 +278,31 @@ async fn the_search_for_refused_rows_keeps_to_the_rate() {
         .iter()
         .map(|from| tries.iter().filter(|at| (*from..*from + Duration::from_secs(1)).contains(*at)).count());
     assert!(most.max().unwrap() <= 104, "rows in some second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_hears_of_a_database_that_fails_and_not_of_waits_at_the_gate() {
+    let (source, store) = (queue(2, 3_000), store());
+    let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    store.on_call({
+        let fails = fails.clone();
+        move |call| (call == Call::Write && fails.load(Relaxed)).then(unavailable)
+    });
+    let replica = Replica::start(&source, &store);
+    replica.live.send_modify(|applied| {
+        applied.live = Live { guard: Some(Guard::default()), ..Live::of_rate(200) };
+        applied.revision += 1;
+    });
+    source.assign(&[at(0), at(1)]);
+    // Each batch waits at the gate for longer than the target.
+    until("rows at the rate", || store.row_count() >= 1_000).await;
+    assert_eq!(replica.meters.guard_lowered(), 0);
+    fails.store(true, Relaxed);
+    until("the guard", || replica.meters.guard_lowered() >= 2).await;
+    fails.store(false, Relaxed);
+    until("all rows", || store.row_count() == 3_000).await;
+    assert_eq!(stored(&store), produced(3_000));
+    replica.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 //!
 //! Run by `tests/run`; one after the other, because several measure rates and memory.
 
+mod controls;
 mod credentials;
 mod dead_letters;
 mod exactly_once;
