@@ -61,6 +61,7 @@ fn rows(schema: &Value, path: &str, page: &mut String) {
         let _ = writeln!(page, "| {shown} | {} | {default} | {} |", type_of(field), text.replace('|', "\\|"));
         if !is_secret(field) {
             rows(field, &path, page);
+            rows(&field["items"], &format!("{path}[]"), page);
         }
     }
 }
@@ -99,5 +100,6 @@ fn rules(schema: &Value, path: &str, page: &mut String) {
     }
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         rules(field, &format!("{path}.{name}"), page);
+        rules(&field["items"], &format!("{path}.{name}[]"), page);
     }
 }

@@ -127,7 +127,8 @@ fn dotted(pointer: &str, missing: Option<&str>) -> String {
     let mut path = String::new();
     for part in parts {
         let in_map = [".properties", ".requests", ".limits"].iter().any(|map| path.ends_with(map));
-        if in_map {
+        let is_index = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if in_map || is_index {
             path += &format!("[{part}]");
         } else {
             if !path.is_empty() {
