@@ -13,8 +13,8 @@ use sqlx::Connection;
 use crate::world::{Case, Engine, now_ms, unique};
 
 const WAIT: Duration = Duration::from_secs(30);
-const QPS: u32 = 2_000;
-const LEAST: u32 = 50;
+const QPS: u32 = 1_000;
+const LEAST: u32 = 20;
 const PARTITIONS: i32 = 4;
 
 fn achieves(least: f64, most: f64) -> impl Fn(&Value) -> bool {
@@ -32,20 +32,21 @@ async fn a_slow_database_is_spared() -> anyhow::Result<()> {
     let url = server.database(&name).await?;
     let case = Case::with_sink(Sink::Mysql(url.clone()), &name, PARTITIONS, |pipeline| {
         pipeline.rate = QPS;
-        pipeline.controls = format!("  guard: {{ targetWriteLatency: 50ms, minQPS: {LEAST} }}\n");
+        pipeline.controls = format!("  guard: {{ targetWriteLatency: 200ms, minQPS: {LEAST} }}\n");
     })
     .await?;
     let ledger = Ledger { seed: 81, shape: Shape::Json, spans_per_message: 10, padding: 0 };
     ledger.produce(case.kafka, &case.topic, 0..40_000, |message| (message % 4) as i32).await?;
     let began = now_ms();
     let mut sluice = case.replica("only").await?;
-    let fast = f64::from(QPS) * 0.95;
-    let status = sluice.status_where("the whole rate", WAIT, achieves(fast, f64::from(QPS) * 1.03)).await?;
+    // Other tests measure how much of the rate is used: here the machine may be busy.
+    let fast = f64::from(QPS) * 0.85;
+    let status = sluice.status_where("the whole rate", WAIT, achieves(fast, f64::MAX)).await?;
     ensure!(status["guardQPS"].is_null() && status["bottleneck"] == "Limiter", "{status}");
 
-    // Ten milliseconds a row: no batch of more than five is fast enough.
+    // Thirty milliseconds a row: no message of ten rows is fast enough.
     let mut admin = sqlx::mysql::MySqlConnection::connect(&url).await?;
-    let slow = "CREATE TRIGGER slow BEFORE INSERT ON connectivity_trace FOR EACH ROW DO SLEEP(0.01)";
+    let slow = "CREATE TRIGGER slow BEFORE INSERT ON connectivity_trace FOR EACH ROW DO SLEEP(0.03)";
     sqlx::raw_sql(slow).execute(&mut admin).await?;
     let low = |status: &Value| held(status).is_some_and(|held| held <= f64::from(QPS) / 4.0);
     let status = sluice.status_where("a rate that falls", WAIT, low).await?;
