@@ -41,10 +41,17 @@ pub fn full_name(pipeline: &TracePipeline) -> String {
 
 /// What the field at a problem's path is for, from the schema; none for a field that does not exist.
 pub fn describe(path: &str) -> Option<String> {
-    let mut schema = &*structure::SCHEMA;
-    // A key in brackets belongs to a map, whose own text explains it.
-    for field in path.split('[').next()?.split('.') {
-        schema = schema["properties"].get(field)?;
+    let (mut schema, mut rest) = (&*structure::SCHEMA, path);
+    while !rest.is_empty() {
+        let end = rest.find(['.', '[']).unwrap_or(rest.len());
+        schema = schema["properties"].get(&rest[..end])?;
+        rest = &rest[end..];
+        if rest.starts_with('[') {
+            // A key in brackets belongs to a map, whose own text explains it; an index to a list.
+            let (true, Some((_, inner))) = (schema["items"].is_object(), rest.split_once(']')) else { break };
+            (schema, rest) = (&schema["items"], inner);
+        }
+        rest = rest.strip_prefix('.').unwrap_or(rest);
     }
     Some(schema["description"].as_str()?.split_whitespace().collect::<Vec<_>>().join(" "))
 }

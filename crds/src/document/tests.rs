@@ -72,6 +72,21 @@ fn a_missing_part_is_reported_once_not_with_all_that_it_would_hold() {
 }
 
 #[test]
+fn every_path_of_a_problem_leads_to_what_the_field_is_for() {
+    for (path, begins) in [
+        ("spec.rateLimitQPS", "Spans per second"),
+        ("spec.schedule", "Windows of time"),
+        ("spec.schedule[3].cron", "When it begins"),
+        ("spec.schedule[0]", "A time that comes again"),
+        ("spec.source.kafka.properties[client.id]", "Settings of the client"),
+    ] {
+        let text = describe(path).expect(path);
+        assert!(text.starts_with(begins), "{path}: {text}");
+    }
+    assert_eq!(describe("spec.schedule[0].corn"), None);
+}
+
+#[test]
 fn a_null_counts_as_absent() {
     let text = GOOD.replace("rateLimitQPS: 5000", "rateLimitQPS: 5000\n  suspend: null\n  override: null");
     assert!(!read(&text).unwrap().spec.suspend);
