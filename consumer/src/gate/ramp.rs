@@ -15,32 +15,34 @@ const FIRST: f64 = 0.1;
 const DOUBLES_IN: Duration = Duration::from_secs(1);
 /// How often it rises.
 const STEP: Duration = Duration::from_millis(250);
-/// For how long no write must have succeeded while some failed: anything shorter is a hiccup.
+/// For how long writes must have failed, from the first to the last, with none that succeeded between: anything
+/// shorter is a hiccup. How long the next try waits at the gate does not matter.
 pub const OUTAGE: Duration = Duration::from_secs(1);
 
 /// The slow start of one replica.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ramp {
     began: Option<Duration>,
-    failing_since: Option<Duration>,
+    /// The first and the last of the writes that failed since one succeeded.
+    failures: Option<(Duration, Duration)>,
 }
 
 impl Ramp {
     /// A stop is over.
     pub fn begin(&mut self, now: Duration) {
         self.began = Some(now);
-        self.failing_since = None;
+        self.failures = None;
     }
 
     /// The database did not take a write.
     pub fn failed(&mut self, now: Duration) {
-        self.failing_since.get_or_insert(now);
+        self.failures.get_or_insert((now, now)).1 = now;
     }
 
     /// The database took a write. Whether that ended an outage.
     pub fn worked(&mut self, now: Duration) -> bool {
-        let since = self.failing_since.take();
-        let was_away = since.is_some_and(|since| now.saturating_sub(since) >= OUTAGE);
+        let failures = self.failures.take();
+        let was_away = failures.is_some_and(|(first, last)| last.saturating_sub(first) >= OUTAGE);
         if was_away {
             self.begin(now);
         }
@@ -102,10 +104,17 @@ mod tests {
         assert!(!ramp.worked(ms(999)));
         assert_eq!(ramp.part(ms(999)), 1.0);
         ramp.failed(ms(2_000));
-        ramp.failed(ms(2_990));
-        assert!(ramp.worked(ms(3_000)));
-        assert_eq!(ramp.part(ms(3_000)), 0.1);
-        assert!(!ramp.worked(ms(3_001)), "it ends once");
+        ramp.failed(ms(3_000));
+        assert!(ramp.worked(ms(4_000)));
+        assert_eq!(ramp.part(ms(4_000)), 0.1);
+        assert!(!ramp.worked(ms(4_001)), "it ends once");
+    }
+
+    #[test]
+    fn one_write_that_failed_and_then_waited_long_at_the_gate_is_no_outage() {
+        let mut ramp = Ramp::default();
+        ramp.failed(ms(0));
+        assert!(!ramp.worked(ms(16_000)));
     }
 
     #[test]
