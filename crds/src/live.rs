@@ -53,7 +53,14 @@ impl Live {
 
     /// This rate, and nothing else.
     pub fn of_rate(rate_limit_qps: u32) -> Self {
-        Self { rate_limit_qps, rate_override: None, suspend: false, schedule: Vec::new(), guard: None, retention: None }
+        Self {
+            rate_limit_qps,
+            rate_override: None,
+            suspend: false,
+            schedule: Vec::new(),
+            guard: None,
+            retention: None,
+        }
     }
 
     /// The rate of the whole pipeline at `now` (database time), in spans per second. See [`RatePlan`], which reads the

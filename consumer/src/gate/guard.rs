@@ -7,7 +7,7 @@
 //! How: twice a second it looks at the writes since. Where they took longer than the target on average, or one failed,
 //! the rate falls by 30 %. Otherwise it rises by a twentieth of the rate at which the last trouble was seen, and
 //! that step doubles with every five seconds without trouble: a rate that is just too high is found again carefully,
-//! one that was left long ago comes back within half a minute. See `docs/adr/0008-guard-and-slow-start.md`.
+//! one that was left long ago comes back within half a minute. See `docs/adr/0011-guard-and-slow-start.md`.
 //!
 //! Times are durations since an origin that the caller chooses, and must not go back.
 
