@@ -48,10 +48,12 @@ pub enum Bug {
     TellPassword,
     /// Ids take their time from this machine's clock, not from the database's.
     OwnClock,
+    /// A data key's nonces begin anew with every batch.
+    ReuseNonce,
 }
 
 /// Every bug with the name that wakes it.
-const NAMES: [(&str, Bug); 15] = [
+const NAMES: [(&str, Bug); 16] = [
     ("position-first", Bug::PositionFirst),
     ("commit-early", Bug::CommitEarly),
     ("drop-comparison", Bug::DropComparison),
@@ -67,6 +69,7 @@ const NAMES: [(&str, Bug); 15] = [
     ("ignore-fingerprint", Bug::IgnoreFingerprint),
     ("tell-password", Bug::TellPassword),
     ("own-clock", Bug::OwnClock),
+    ("reuse-nonce", Bug::ReuseNonce),
 ];
 
 /// Whether this bug is awake.

@@ -109,6 +109,10 @@ impl DataKey {
 
     /// Up to `wanted` nonces that nobody else gets; none once the budget is used up.
     pub fn take_nonces(&self, wanted: u64) -> Range<u64> {
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Bug::ReuseNonce) {
+            return 0..wanted.min(self.budget);
+        }
         let take = |next: u64| Some(next.saturating_add(wanted).min(self.budget));
         // The closure never refuses.
         let first = self.next_nonce.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
