@@ -132,7 +132,7 @@ impl Gate {
                     } else {
                         spans
                     };
-                    state.bucket.released(now, spans);
+                    state.bucket.released(now, spans, offer.first);
                     state.released += spans as u64;
                     state.saturated |= offer.more && spans < offer.available.min(offer.most);
                     return (taken, self.origin + now);

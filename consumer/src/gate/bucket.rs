@@ -77,6 +77,8 @@ struct Sample {
     allowed: f64,
     /// Spans released up to `at`, inclusive.
     released: f64,
+    /// Spans of the message that went out at `at`, where one did.
+    message: f64,
     /// Rate from `at` on.
     rate: f64,
 }
@@ -98,7 +100,7 @@ pub struct Bucket {
 impl Bucket {
     /// An empty bucket with rate 0.
     pub fn new(now: Duration) -> Self {
-        let origin = Sample { at: now, allowed: 0.0, released: 0.0, rate: 0.0 };
+        let origin = Sample { at: now, allowed: 0.0, released: 0.0, message: 0.0, rate: 0.0 };
         Self {
             rate: 0.0,
             end: Duration::MAX,
@@ -179,30 +181,33 @@ impl Bucket {
         Answer::Wait(now + wait.max(Duration::from_micros(100)))
     }
 
-    /// Takes what an [`Answer::Release`] allowed. `spans` is counted as at least 1.
-    pub fn released(&mut self, now: Duration, spans: usize) {
+    /// Takes what an [`Answer::Release`] allowed, to a first message of `first` spans. `spans` is counted as at least 1.
+    pub fn released(&mut self, now: Duration, spans: usize, first: usize) {
         self.fill(now);
         let spans = spans.max(1) as f64;
         self.tokens -= spans;
         self.burst -= spans;
         let mut sample = self.advance(self.newest(), now);
         sample.released += spans;
+        sample.message = first as f64;
         self.samples.push_back(sample);
         self.prune(now);
     }
 
     /// Whether, within the last window, more than a quantum went out ahead of the rate: what was saved before. A
-    /// smaller rate cannot take that back.
+    /// smaller rate cannot take that back. A quantum is at least a message, which is always released before its time:
+    /// counted as ahead, it would keep a share from being handed over for as long as large messages come.
     pub fn is_ahead(&self, now: Duration) -> bool {
         let begin = now.saturating_sub(WINDOW);
         let (newest, mut before) = (self.newest(), self.samples[0].released);
-        let mut ahead = 0.0f64;
+        let (mut ahead, mut quantum) = (0.0f64, self.quantum());
         for sample in self.samples.iter().filter(|sample| sample.at > begin) {
             let due = self.rate * now.saturating_sub(sample.at).as_secs_f64();
             ahead = ahead.max(newest.released - before - due);
             before = sample.released;
+            quantum = quantum.max(sample.message);
         }
-        ahead > self.quantum() + 1.0
+        ahead > quantum + 1.0
     }
 
     /// [`QUANTUM`] of the rate, in spans; below 1 at rates under 50.
@@ -264,7 +269,12 @@ impl Bucket {
 
     fn advance(&self, from: Sample, to: Duration) -> Sample {
         let elapsed = to.saturating_sub(from.at).as_secs_f64();
-        Sample { at: to.max(from.at), allowed: from.allowed + from.rate * ALLOWANCE * elapsed, ..from }
+        Sample {
+            at: to.max(from.at),
+            allowed: from.allowed + from.rate * ALLOWANCE * elapsed,
+            message: 0.0,
+            ..from
+        }
     }
 
     fn prune(&mut self, now: Duration) {

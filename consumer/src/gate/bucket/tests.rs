@@ -25,7 +25,7 @@ fn drain(
         match bucket.ask(now, Offer { first: message, available: 1_000_000, most: 1000, more: true }) {
             Answer::Release(most) => {
                 let spans = (most / message).max(1) * message;
-                bucket.released(now, spans);
+                bucket.released(now, spans, 1);
                 releases.push((now, spans));
                 now += stall;
             }
@@ -93,7 +93,7 @@ fn a_debt_outlives_a_change_of_the_rate() {
         bucket.ask(ms(20), Offer { first: 500, available: 500, most: 1000, more: true }),
         Answer::Release(500)
     ));
-    bucket.released(ms(20), 500);
+    bucket.released(ms(20), 500, 500);
     bucket.set_rate(ms(20), 50.0);
     let Answer::Wait(until) = bucket.ask(ms(20), offer(1)) else { panic!("must wait for the debt") };
     assert!(until > ms(9_900), "498 spans at 50 a second: {until:?}");
@@ -214,4 +214,22 @@ proptest! {
         let allowed = largest * 1.02 + message as f64;
         prop_assert!(fullest <= allowed, "{fullest} in a second, {allowed} allowed");
     }
+}
+
+#[test]
+fn a_message_larger_than_the_quantum_is_not_ahead_of_the_rate_and_a_burst_is() {
+    let mut bucket = Bucket::new(ms(0));
+    bucket.set_end(ms(0), Duration::from_secs(3_600));
+    bucket.set_rate(ms(0), 250.0);
+    bucket.released(ms(400), 100, 100);
+    assert!(!bucket.is_ahead(ms(401)), "its place in the queue is its own");
+    bucket.released(ms(800), 100, 100);
+    assert!(!bucket.is_ahead(ms(801)));
+    bucket.released(ms(810), 100, 100);
+    assert!(bucket.is_ahead(ms(811)), "two at once are");
+    let mut small = Bucket::new(ms(0));
+    small.set_end(ms(0), Duration::from_secs(3_600));
+    small.set_rate(ms(0), 250.0);
+    small.released(ms(400), 100, 1);
+    assert!(small.is_ahead(ms(401)), "so are a hundred small ones");
 }
