@@ -29,7 +29,7 @@ use crate::store::Store;
 use crate::store::key::{KeyStore, SealedDictionary};
 use cipher::{DataKey, Place};
 use compress::{Dictionary, Shrinker};
-use form::{HEADER_BYTES, Header, NO_DICTIONARY, NOT_COMPRESSED};
+use form::{Content, HEADER_BYTES, Header, NO_DICTIONARY, NOT_COMPRESSED};
 use training::{Samples, Training};
 
 pub use error::SealError;
@@ -179,16 +179,17 @@ impl Sealing {
         }
     }
 
-    /// Appends `content`, compressed and sealed, to the empty `sealed`; returns its bytes after compression.
+    /// Makes `content`, compressed and sealed, the scratch's `sealed`; returns its bytes after compression.
     fn seal_one(
         &self,
         key: &DataKey,
         nonce: u64,
         place: Place<'_>,
-        content: &[u8],
+        content: Content<'_>,
         with: &mut Scratch<'_>,
     ) -> Result<usize, SealError> {
         let Scratch { shrinker, dictionary, sealed, data } = with;
+        let Content { bytes: content, left_out } = content;
         sealed.clear();
         sealed.resize(HEADER_BYTES, 0);
         let dictionary = if shrinker.shrink(content, sealed)? {
@@ -198,7 +199,8 @@ impl Sealing {
             NOT_COMPRESSED
         };
         let shrunk = sealed.len() - HEADER_BYTES;
-        key.seal(&self.table, place, Header { key: key.id(), dictionary, nonce }, sealed, data)?;
+        let header = Header { key: key.id(), dictionary, left_out, nonce };
+        key.seal(&self.table, place, header, sealed, data)?;
         Ok(shrunk)
     }
 
@@ -247,7 +249,7 @@ impl Sealing {
     ) -> Result<Vec<u8>, SealError> {
         let (key, nonces) = self.nonces(store, 1).await?;
         let mut scratch = Scratch::new(None)?;
-        self.seal_one(&key, nonces.start, Place::Dictionary { id }, bytes, &mut scratch)?;
+        self.seal_one(&key, nonces.start, Place::Dictionary { id }, Content::whole(bytes), &mut scratch)?;
         Ok(scratch.sealed)
     }
 

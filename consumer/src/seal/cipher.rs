@@ -270,7 +270,7 @@ mod tests {
     }
 
     fn sealed(key: &DataKey, place: Place<'_>, nonce: u64) -> (Header, Vec<u8>) {
-        let header = Header { key: 9, dictionary: 0, nonce };
+        let header = Header { key: 9, dictionary: 0, left_out: false, nonce };
         let mut sealed = [&[0; HEADER_BYTES][..], b"content"].concat();
         key.seal(TABLE, place, header, &mut sealed, &mut Vec::new()).unwrap();
         (header, sealed)

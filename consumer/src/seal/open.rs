@@ -120,11 +120,15 @@ impl Sealing {
         let (header, rest) = Header::split(sealed)?;
         let content =
             self.key_for_opening(store, header.key).await?.open(&self.table, place, header, rest)?;
-        match header.dictionary {
-            NOT_COMPRESSED => Ok(content),
-            NO_DICTIONARY => compress::inflate(&content, None),
-            id => compress::inflate(&content, Some(&*self.known_dictionary(store, id).await?)),
-        }
+        let content = match header.dictionary {
+            NOT_COMPRESSED => content,
+            NO_DICTIONARY => compress::inflate(&content, None)?,
+            id => compress::inflate(&content, Some(&*self.known_dictionary(store, id).await?))?,
+        };
+        Ok(match place {
+            Place::Body { trace_id, .. } if header.left_out => form::put_back(trace_id, &content),
+            _ => content,
+        })
     }
 
     async fn known_dictionary(&self, store: &dyn KeyStore, id: u16) -> Result<Arc<Dictionary>, SealError> {

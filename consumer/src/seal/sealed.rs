@@ -4,7 +4,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use zeroize::Zeroizing;
+
 use super::cipher::Place;
+use super::form::Content;
 use super::{Scratch, SealError, Sealing, form, lock};
 use crate::store::{DeadLetter, Row, Store};
 
@@ -71,6 +74,7 @@ impl Sealing {
         let dictionary = lock(&self.dictionary).clone();
         let mut scratch = Scratch::new(dictionary.as_deref())?;
         let plain: usize = rows.iter().map(|row| row.body.len()).sum();
+        let (mut short, mut short_bytes) = (Zeroizing::default(), 0);
         let mut bodies =
             Bodies { text: String::with_capacity(plain / 2), ends: Vec::with_capacity(rows.len()) };
         let (mut rest, mut shrunk) = (rows, 0);
@@ -80,7 +84,9 @@ impl Sealing {
             (lot, rest) = rest.split_at((nonces.end - nonces.start) as usize);
             for (row, nonce) in lot.iter().zip(nonces) {
                 let place = Place::Body { id: row.id, trace_id: row.trace_id, kind: row.kind };
-                shrunk += self.seal_one(&key, nonce, place, row.body.as_bytes(), &mut scratch)?;
+                let content = form::leave_out(row.trace_id, row.body, &mut short);
+                short_bytes += content.bytes.len();
+                shrunk += self.seal_one(&key, nonce, place, content, &mut scratch)?;
                 form::push_text(&scratch.sealed, &mut bodies.text);
                 bodies.ends.push(bodies.text.len());
             }
@@ -88,8 +94,12 @@ impl Sealing {
         self.counters.bodies.fetch_add(rows.len() as u64, Relaxed);
         self.counters.plain_bytes.fetch_add(plain as u64, Relaxed);
         self.counters.sealed_bytes.fetch_add(bodies.text.len() as u64, Relaxed);
-        let samples = rows.iter().map(|row| row.body.as_bytes());
-        if let Some(samples) = lock(&self.training).observe(samples, plain as u64, shrunk as u64) {
+        let sample = |row: &Row<'_>| {
+            let mut short = Zeroizing::default();
+            Zeroizing::new(form::leave_out(row.trace_id, row.body, &mut short).bytes.to_vec())
+        };
+        let samples = lock(&self.training).observe(rows, sample, short_bytes as u64, shrunk as u64);
+        if let Some(samples) = samples {
             tokio::spawn(Self::train(self.clone(), store.clone(), samples));
         }
         Ok(SealedRows(Some(bodies)))
@@ -114,7 +124,7 @@ impl Sealing {
             let mut part = async |part, content: &[u8]| {
                 let (key, nonces) = self.nonces(store, 1).await?;
                 let place = Place::Letter { id: letter.id, part };
-                self.seal_one(&key, nonces.start, place, content, &mut scratch)?;
+                self.seal_one(&key, nonces.start, place, Content::whole(content), &mut scratch)?;
                 Ok::<_, SealError>(scratch.sealed.clone())
             };
             let key = match letter.key {

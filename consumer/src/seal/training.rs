@@ -57,19 +57,22 @@ impl Training {
         *self = Self { samples: None, ..Self::new() };
     }
 
-    /// Takes note of a batch's bodies and of what they were shrunk to; gives the samples once there are enough.
-    pub fn observe<'b>(
+    /// Takes note of a batch, of the bytes of its bodies as they were compressed, and of those that they were shrunk to;
+    /// gives the samples once there are enough. `body_of` gives a row's body as it was compressed.
+    pub fn observe<R>(
         &mut self,
-        bodies: impl ExactSizeIterator<Item = &'b [u8]>,
+        rows: &[R],
+        body_of: impl Fn(&R) -> Zeroizing<Vec<u8>>,
         plain: u64,
         shrunk: u64,
     ) -> Option<Samples> {
-        let count = bodies.len();
+        let count = rows.len();
         if let Some(samples) = &mut self.samples {
             let step = count.div_ceil(OF_A_BATCH).max(1);
-            for body in bodies.step_by(step).filter(|body| !body.is_empty() && body.len() <= LARGEST_SAMPLE) {
+            let bodies = rows.iter().step_by(step).map(body_of);
+            for body in bodies.filter(|body| !body.is_empty() && body.len() <= LARGEST_SAMPLE) {
                 self.sample_bytes += body.len();
-                samples.push(Zeroizing::new(body.to_vec()));
+                samples.push(body);
             }
             let enough =
                 samples.len() >= SAMPLES || (self.sample_bytes >= SAMPLE_BYTES && samples.len() >= FEWEST);
@@ -153,8 +156,7 @@ mod tests {
 
     fn observe(training: &mut Training, bodies: &Samples, ratio: f64) -> Option<Samples> {
         let plain: usize = bodies.iter().map(|body| body.len()).sum();
-        let slices: Vec<&[u8]> = bodies.iter().map(|body| body.as_slice()).collect();
-        training.observe(slices.into_iter(), plain as u64, (plain as f64 * ratio) as u64)
+        training.observe(bodies, Clone::clone, plain as u64, (plain as f64 * ratio) as u64)
     }
 
     #[test]
