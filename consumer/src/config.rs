@@ -75,6 +75,8 @@ pub struct Config {
     pub sink: SinkConfig,
     /// How bodies are sealed; none where they are not.
     pub encryption: Option<Encryption>,
+    /// Topic that copies of dead letters go to; none where there is none.
+    pub dead_letter_topic: Option<String>,
 }
 
 impl Config {
@@ -105,6 +107,8 @@ pub enum Topics {
         include: Regex,
         /// `excludePattern`.
         exclude: Option<Regex>,
+        /// `deadLetter.topic`: what is sent there must not come back.
+        dead_letters: Option<String>,
     },
 }
 
@@ -113,9 +117,11 @@ impl Topics {
     pub fn contains(&self, topic: &str) -> bool {
         match self {
             Self::Named(name) => name == topic,
-            Self::Matching { include, exclude } => {
+            Self::Matching { include, exclude, dead_letters } => {
                 let is_match = |pattern: &Regex| pattern.is_match(topic.as_bytes());
-                is_match(include) && !exclude.as_ref().is_some_and(is_match)
+                is_match(include)
+                    && !exclude.as_ref().is_some_and(is_match)
+                    && dead_letters.as_deref() != Some(topic)
             }
         }
     }
@@ -216,7 +222,8 @@ pub fn parse_settings(text: &str) -> Result<Config, Problems> {
 
 /// From checked settings to what runs.
 fn assemble(settings: Settings, settings_hash: String, live: Live) -> Result<Config, Problems> {
-    let Settings { pipeline, source, format, json, sink, encryption, .. } = settings.clone();
+    let Settings { pipeline, source, format, json, sink, encryption, dead_letter, .. } = settings.clone();
+    let dead_letter_topic = dead_letter.map(|letters| letters.topic).filter(|topic| !topic.is_empty());
     let no_source = || Problem::new("spec.source", "exactly one kind of source is needed: kafka");
     let kafka = source.kafka.ok_or_else(no_source)?;
     let database = match (sink.mysql, sink.postgres, sink.sqlite) {
@@ -230,7 +237,7 @@ fn assemble(settings: Settings, settings_hash: String, live: Live) -> Result<Con
         settings,
         settings_hash,
         live,
-        topics: topics(&kafka)?,
+        topics: topics(&kafka, dead_letter_topic.as_ref())?,
         kafka,
         format,
         json,
@@ -242,10 +249,11 @@ fn assemble(settings: Settings, settings_hash: String, live: Live) -> Result<Con
             manage_schema: sink.manage_schema,
         },
         encryption,
+        dead_letter_topic,
     })
 }
 
-fn topics(kafka: &KafkaSource) -> Result<Topics, Problems> {
+fn topics(kafka: &KafkaSource, dead_letters: Option<&String>) -> Result<Topics, Problems> {
     const PATH: &str = "spec.source.kafka";
     let compile = |field: &str, pattern: &String| {
         topic_regex(pattern).map_err(|message| Problem::new(format!("{PATH}.{field}"), message))
@@ -259,6 +267,7 @@ fn topics(kafka: &KafkaSource) -> Result<Topics, Problems> {
                 .as_ref()
                 .map(|exclude| compile("excludePattern", exclude))
                 .transpose()?,
+            dead_letters: dead_letters.cloned(),
         }),
         _ => Err(Problem::new(PATH, "exactly one of topic and topicPattern is needed").into()),
     }
@@ -288,6 +297,17 @@ spec:
         {
             assert_eq!(config.topics.contains(topic), read, "{topic}");
         }
+    }
+
+    #[test]
+    fn a_pattern_does_not_match_the_topic_of_dead_letters() {
+        let text = format!("{PATTERN}  deadLetter: {{ topic: profile-dead }}\n");
+        let config = parse(&text).unwrap();
+        assert_eq!(config.dead_letter_topic.as_deref(), Some("profile-dead"));
+        assert!(!config.topics.contains("profile-dead"));
+        assert!(config.topics.contains("profile-dead-too"));
+        let none = parse(&format!("{PATTERN}  deadLetter: {{ topic: '' }}\n")).unwrap();
+        assert_eq!((none.dead_letter_topic, none.settings), (None, parse(PATTERN).unwrap().settings));
     }
 
     #[test]
@@ -333,7 +353,7 @@ spec:
         for path in ["source.kafka.topicPattern", "sink.table", "uid"] {
             assert!(text.contains(path), "{text}");
         }
-        let too_new = without_uid.replace("\"minReader\":1", "\"minReader\":3");
+        let too_new = without_uid.replace("\"minReader\":1", "\"minReader\":4");
         assert!(wrong(&too_new).contains("upgrade the consumers"));
         assert!(wrong("{").contains("cannot read the settings document"));
     }

@@ -5,6 +5,7 @@
 //! Secret, can be asked for there; nothing that may come later ends the process.
 
 mod connection;
+mod dead_letter_topic;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use crate::live::cluster::{ConfigMapName, Places};
 use crate::live::{self, Applied};
 use crate::logging::{self, LogFormat};
 use crate::meter::Meters;
-use crate::pipeline::{self, MAX_LANES, Parts};
+use crate::pipeline::{self, DeadLetterTopic, MAX_LANES, Parts};
 use crate::seal::{BODIES_PER_KEY, Sealing};
 use crate::secrets::{self, Secrets};
 use crate::stop;
@@ -32,6 +33,7 @@ use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Store, TableName};
 use connection::Connection;
+use dead_letter_topic::KafkaDeadLetterTopic;
 
 /// Store spans from Kafka in a database, at the rate that the pipeline sets.
 ///
@@ -157,6 +159,9 @@ impl Consumer<'_> {
             source: connection.source.clone(),
             store: self.store.clone(),
             sealing: self.sealing.clone(),
+            dead_letter_topic: config.dead_letter_topic.as_ref().map(|topic| -> Arc<dyn DeadLetterTopic> {
+                Arc::new(KafkaDeadLetterTopic::new(config.kafka.clone(), self.secrets.clone(), topic.clone()))
+            }),
             decoder: Decoder::new(config.format, &config.json).map_err(anyhow::Error::msg)?,
             max_rows: config.sink.max_rows,
             max_delay: config.sink.max_delay,

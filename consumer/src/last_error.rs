@@ -43,6 +43,8 @@ pub enum ErrorReason {
     StoreSchema,
     /// Rows that are older than the retention cannot be removed; nothing else is held up.
     RetentionFailed,
+    /// Copies of dead letters do not reach their topic; nothing else is held up.
+    DeadLetterTopicFailed,
 }
 
 impl ErrorReason {
@@ -64,6 +66,7 @@ impl ErrorReason {
             Self::StoreRefused => "StoreRefused",
             Self::StoreSchema => "StoreSchema",
             Self::RetentionFailed => "RetentionFailed",
+            Self::DeadLetterTopicFailed => "DeadLetterTopicFailed",
         }
     }
 }

@@ -110,6 +110,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             file.display()
         );
     }
+    if let Some(topic) = &config.dead_letter_topic {
+        tracing::warn!(
+            topic,
+            "deadLetter.topic is not fed here; `sluice dead-letters list --local` shows what it would get"
+        );
+    }
     let stop = stop::on_signal()?;
     let queue = Queue::open(data_dir, queue_options(&config)).await?;
     let database = database(data_dir);
@@ -222,6 +228,8 @@ fn parts(
         source: Arc::new(queue),
         store,
         sealing,
+        // It has no brokers.
+        dead_letter_topic: None,
         decoder: Decoder::new(config.format, &config.json).map_err(anyhow::Error::msg)?,
         max_rows: config.sink.max_rows,
         max_delay: config.sink.max_delay,

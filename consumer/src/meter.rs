@@ -3,6 +3,7 @@
 //! Writers of the data path touch atomics and short locks; what is derived (rates, time to drain) is computed when
 //! somebody asks.
 
+mod dead_letter_topic;
 mod lanes;
 mod retention;
 mod status;
@@ -24,6 +25,7 @@ use crate::store::{ErrorKind, Reason, StoreError};
 use lanes::{LaneTime, Spent};
 use trouble::Troubles;
 
+pub use dead_letter_topic::{DeadLetterTopicMeter, DeadLetterTopicStatus};
 pub use lanes::{ACTIVITIES, Activity, LaneMeter};
 pub use retention::{RetentionMeter, RetentionStatus};
 pub use status::{ErrorStatus, Identity, PartitionStatus, StatusDocument};
@@ -64,6 +66,8 @@ pub struct Meters {
     history: Mutex<VecDeque<Sample>>,
     /// Old rows that are removed.
     pub retention: RetentionMeter,
+    /// Copies of dead letters.
+    pub dead_letter_topic: DeadLetterTopicMeter,
     /// For `/readyz`.
     pub preflight: Preflight,
 }
@@ -147,6 +151,7 @@ impl Default for Meters {
             troubles: Mutex::default(),
             history: Mutex::default(),
             retention: RetentionMeter::default(),
+            dead_letter_topic: DeadLetterTopicMeter::default(),
             preflight: Preflight::default(),
         }
     }

@@ -12,6 +12,7 @@
 //! that what belongs to an earlier opening is recognised and dropped.
 
 pub mod batch;
+mod dead_letter_topic;
 pub mod id;
 mod isolate;
 mod lane;
@@ -19,6 +20,7 @@ mod marks;
 mod retention;
 pub mod segment;
 mod stream;
+mod turn;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,10 +42,14 @@ use crate::meter::{LaneMeter, Meters};
 use crate::seal::Sealing;
 use crate::source::{Source, SourceError, SourceEvent, TopicPartition};
 use crate::store::{ErrorKind, Store, StoreError};
+use dead_letter_topic::DeadLetterSender;
 use lane::{Command, HandedBack, Lane};
 use marks::Marks;
 use retention::Retention;
 use stream::{OpenStream, Opener, Trouble};
+use turn::Turn;
+
+pub use dead_letter_topic::{DeadLetterTopic, NotSent};
 
 /// Most lanes of a replica: as many writers as any raw loop of `tests/bench store` gains from. Each costs a
 /// connection and its read-ahead.
@@ -65,6 +71,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// What bodies are sealed with.
     pub sealing: Arc<Sealing>,
+    /// Where copies of dead letters go; none: nowhere.
+    pub dead_letter_topic: Option<Arc<dyn DeadLetterTopic>>,
     /// Bytes to spans.
     pub decoder: Decoder,
     /// Most rows in a transaction.
@@ -87,7 +95,7 @@ pub struct Parts {
 }
 
 /// Work beside a pipeline, such as a replay. It takes its share of that pipeline's rate, and leaves to the pipeline what
-/// is done once for the table: redriving dead letters and removing old rows.
+/// is done once for the table: redriving dead letters, sending copies of them, and removing old rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Side {
     /// Consumer group of the pipeline whose rate it shares.
@@ -159,6 +167,19 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineEr
                     own_time_ms: || jiff::Timestamp::now().as_millisecond(),
                 };
                 tasks.spawn(retention.run(parts.live.clone(), lanes_done.clone()));
+                if let Some(topic) = parts.dead_letter_topic.clone() {
+                    let name = format!("dead letters of {pipeline}");
+                    let sender = DeadLetterSender {
+                        store: parts.store.clone(),
+                        sealing: parts.sealing.clone(),
+                        topic,
+                        meters: parts.meters.clone(),
+                        cluster_id: cluster_id.clone(),
+                        group: parts.group.clone(),
+                        turn: Turn::new(parts.store.clone(), clock.clone(), name, owner.clone()),
+                    };
+                    tasks.spawn(sender.run(lanes_done.clone()));
+                }
             }
             tasks.spawn({
                 let (store, stop) = (parts.store.clone(), lanes_done.clone());
@@ -295,6 +316,7 @@ impl Driver {
                     marks: marks.clone(),
                     meters: parts.meters.clone(),
                     time: LaneMeter::new(parts.meters.clone()),
+                    to_topic: parts.dead_letter_topic.is_some(),
                     max_rows: parts.max_rows,
                     max_delay: parts.max_delay,
                     handed_back: hand_back.clone(),

@@ -292,6 +292,8 @@ impl Replay {
             source: Arc::new(RangeSource::new(Arc::new(kafka), ends.clone())),
             store: self.target.clone(),
             sealing: self.sealing.clone(),
+            // Letters of messages that are read again are in the topic already, or wait for it.
+            dead_letter_topic: None,
             decoder: Decoder::new(self.config.format, &self.config.json).map_err(anyhow::Error::msg)?,
             max_rows: self.config.sink.max_rows,
             max_delay: self.config.sink.max_delay,

@@ -5,15 +5,14 @@
 //! on. So a batch is stored once or not at all, however often it is tried and by whomever.
 //!
 //! This module knows no driver. Each backend classifies its own errors by named codes ([`ErrorKind`]) and
-//! passes the same test suite (`tests/tests/store.rs`); [`memory::MemoryStore`] is the twin for tests,
-//! [`null::NullStore`] the floor for benchmarks.
+//! passes the same test suite (`tests/tests/store.rs`); [`memory::MemoryStore`] is the twin for tests, and without
+//! rows the floor for benchmarks.
 
 pub mod inspect;
 pub mod key;
 pub mod letter;
 pub mod memory;
 pub mod mysql;
-pub mod null;
 pub mod postgres;
 pub mod retention;
 mod sql;
@@ -172,6 +171,8 @@ pub struct WriteBatch<'a> {
     pub rows: &'a [Row<'a>],
     /// Ids ascend.
     pub dead_letters: &'a [DeadLetter<'a>],
+    /// Whether its dead letters wait to be sent to a topic; see [`letter::LetterStore::unsent`].
+    pub to_topic: bool,
 }
 
 /// A row as a reader gets it.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::v1alpha1::{Encryption, Format, JsonPaths, Sink, Source, TracePipelineSpec};
+use crate::v1alpha1::{DeadLetter, Encryption, Format, JsonPaths, Sink, Source, TracePipelineSpec};
 use crate::wire::{Document, DocumentError, hash};
 
 /// What a consumer needs to start.
@@ -27,15 +27,23 @@ pub struct Settings {
     /// See [`TracePipelineSpec::encryption`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
+    /// See [`TracePipelineSpec::dead_letter`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<DeadLetter>,
 }
 
 impl Document for Settings {
     const NAME: &'static str = "settings";
-    const READER: u32 = 2;
+    const READER: u32 = 3;
 
-    /// A reader of version 1 knows nothing of `encryption`: it would store bodies as they are.
+    /// A reader of version 1 knows nothing of `encryption`: it would store bodies as they are. One of version 2 knows
+    /// nothing of `deadLetter`: what it could not store would never reach the topic.
     fn min_reader(&self) -> u32 {
-        if self.encryption.is_some() { 2 } else { 1 }
+        match (&self.dead_letter, &self.encryption) {
+            (Some(_), _) => 3,
+            (None, Some(_)) => 2,
+            (None, None) => 1,
+        }
     }
 }
 
@@ -51,6 +59,7 @@ impl Settings {
             // Live, though it stands here.
             sink: Sink { retention: None, ..spec.sink.clone() },
             encryption: spec.encryption.clone(),
+            dead_letter: spec.dead_letter.clone().filter(|letters| !letters.topic.is_empty()),
         }
     }
 

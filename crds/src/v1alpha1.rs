@@ -5,6 +5,7 @@
 //! [`crate::validate`], because a schema can be edited or skipped.
 
 mod control;
+mod dead_letter;
 mod encryption;
 mod kafka;
 mod properties;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::validate::MAX_PIPELINE_NAME;
 
 pub use control::{Guard, MAX_WINDOWS, ScheduleWindow, TARGET_LATENCY, WINDOW_LENGTH};
+pub use dead_letter::DeadLetter;
 pub use encryption::{Encryption, EncryptionKey, MAX_ENCRYPTION_KEYS};
 pub use kafka::{KafkaSasl, KafkaSource, KafkaTls, SaslMechanism, Source, StartFrom};
 pub use properties::{KAFKA_PROPERTIES, KafkaProperty, PropertyValue};
@@ -83,7 +85,12 @@ pub const MAX_TIME: jiff::Timestamp = jiff::Timestamp::constant(253_402_128_000,
         .field_path(".replicas"),
     validation = Rule::new("!has(self.sink.sqlite) || !has(self.autoscaling)")
         .message("a SQLite file has one writer: it cannot be scaled")
-        .field_path(".autoscaling")
+        .field_path(".autoscaling"),
+    validation = Rule::new(
+        "!has(self.deadLetter) || !has(self.source.kafka) || !has(self.source.kafka.topic) || self.deadLetter.topic != self.source.kafka.topic"
+    )
+    .message("expected another topic than the one that is read: dead letters would come back for ever")
+    .field_path(".deadLetter.topic")
 )]
 pub struct TracePipelineSpec {
     /// Where messages come from; exactly one kind of source.
@@ -121,6 +128,9 @@ pub struct TracePipelineSpec {
     /// How bodies are sealed. Default: they are stored as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
+    /// Where dead letters go besides the database. Default: nowhere else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<DeadLetter>,
     /// Pods that share the work, 0 to 1000; for sqlite it must be 1 (or 0). `kubectl scale` and autoscalers set
     /// it. Ignored where `autoscaling` is set, and outside a cluster. Default: 2.
     #[serde(default = "default_replicas")]

@@ -17,7 +17,7 @@ use crate::live::Live;
 use crate::problem::{Problem, without_credentials};
 use crate::settings::Settings;
 use crate::v1alpha1::{
-    Batch, Encryption, JsonPaths, KAFKA_PROPERTIES, KafkaSource, KafkaTls, MAX_ENCRYPTION_KEYS,
+    Batch, DeadLetter, Encryption, JsonPaths, KAFKA_PROPERTIES, KafkaSource, KafkaTls, MAX_ENCRYPTION_KEYS,
     MAX_RATE_LIMIT_QPS, MAX_TIME, SecretKeyRef, SecretSource, Sink, Source, SqlServer, StartFrom,
     TracePipelineSpec,
 };
@@ -39,6 +39,7 @@ pub fn validate(spec: &TracePipelineSpec) -> Vec<Problem> {
     check.live("spec.", &Live::of(spec));
     check.sink("spec.sink", &spec.sink);
     check.encryption("spec.encryption", spec.encryption.as_ref());
+    check.dead_letter("spec.deadLetter", spec.dead_letter.as_ref(), &spec.source);
     check.workload("spec", spec);
     check.problems
 }
@@ -58,6 +59,7 @@ pub fn validate_settings(settings: &Settings) -> Vec<Problem> {
     check.json("json", &settings.json);
     check.sink("sink", &settings.sink);
     check.encryption("encryption", settings.encryption.as_ref());
+    check.dead_letter("deadLetter", settings.dead_letter.as_ref(), &settings.source);
     check.problems
 }
 
@@ -164,15 +166,7 @@ impl Check {
             self.report(path.into(), "exactly one of topic and topicPattern is needed");
         }
         if let Some(topic) = &kafka.topic {
-            let legal = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
-            let expected = "a topic name (letters, digits, '.', '_', '-')";
-            self.text(format!("{path}.topic"), topic, 249, legal, expected);
-            self.expect(
-                !matches!(topic.as_str(), "." | ".."),
-                format!("{path}.topic"),
-                expected,
-                Quoted(topic),
-            );
+            self.topic(&format!("{path}.topic"), topic);
         }
         self.pattern(format!("{path}.topicPattern"), kafka.topic_pattern.as_deref());
         self.pattern(format!("{path}.excludePattern"), kafka.exclude_pattern.as_deref());
@@ -195,6 +189,24 @@ impl Check {
             self.secret(&format!("{path}.sasl.passwordFrom"), Some(&sasl.password_from));
         }
         self.properties(&format!("{path}.properties"), kafka);
+    }
+
+    fn topic(&mut self, path: &str, topic: &str) {
+        let legal = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
+        let expected = "a topic name (letters, digits, '.', '_', '-')";
+        self.text(path.into(), topic, 249, legal, expected);
+        self.expect(!matches!(topic, "." | ".."), path.into(), expected, Quoted(topic));
+    }
+
+    fn dead_letter(&mut self, path: &str, dead_letter: Option<&DeadLetter>, source: &Source) {
+        let Some(DeadLetter { topic }) = dead_letter.filter(|letters| !letters.topic.is_empty()) else {
+            return;
+        };
+        let path = format!("{path}.topic");
+        self.topic(&path, topic);
+        let read = source.kafka.as_ref().and_then(|kafka| kafka.topic.as_ref());
+        let expected = "another topic than the one that is read (dead letters would come back for ever)";
+        self.expect(read != Some(topic), path, expected, Quoted(topic));
     }
 
     fn brokers(&mut self, path: String, brokers: &str) {

@@ -57,6 +57,14 @@ fn settings_that_seal_need_a_reader_that_knows_it() {
 }
 
 #[test]
+fn settings_with_a_topic_for_dead_letters_need_a_reader_that_feeds_it() {
+    let pipeline = example("topic-pattern.yaml");
+    let settings = Settings::of(&document::full_name(&pipeline), &pipeline.spec).with_uid(UID);
+    same_json(&write(&settings).unwrap(), &golden("settings-3.json"));
+    assert_eq!(read::<Settings>(&golden("settings-3.json")).unwrap(), settings);
+}
+
+#[test]
 fn documents_of_this_and_the_next_version_mean_the_same_to_this_reader() {
     for name in ["settings-1.json", "settings-next.json"] {
         assert_eq!(read::<Settings>(&golden(name)).unwrap(), settings(), "{name}");
@@ -81,7 +89,7 @@ fn a_document_of_another_meaning_is_refused_with_a_clear_message() {
     }
     assert!(
         refused::<Settings>("settings-too-new.json")
-            .contains("settings document needs a reader of version 3")
+            .contains("settings document needs a reader of version 4")
     );
     assert!(
         refused::<LiveDocument>("live-too-new.json").contains("live document needs a reader of version 2")

@@ -14,7 +14,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::OwnedHeaders;
+use rdkafka::message::{OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
@@ -334,6 +334,40 @@ impl Kafka {
             .set("message.max.bytes", MAX_MESSAGE_BYTES.to_string())
             .create()?;
         Ok(Sender { producer })
+    }
+
+    /// A reader of all partitions of a topic.
+    ///
+    /// # Errors
+    /// The client library refuses its settings.
+    pub fn reader(&self, topic: &str, partitions: i32) -> anyhow::Result<Reader> {
+        let consumer: BaseConsumer =
+            self.client().set("group.id", "reader").set("enable.auto.commit", "false").create()?;
+        let mut assignment = TopicPartitionList::new();
+        for partition in 0..partitions {
+            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+        }
+        consumer.assign(&assignment)?;
+        Ok(Reader { consumer })
+    }
+}
+
+/// Reads a topic from its beginning, without a group.
+pub struct Reader {
+    consumer: BaseConsumer,
+}
+
+impl Reader {
+    /// The messages that come until none has come for a while.
+    ///
+    /// # Errors
+    /// The broker or the client library reports one.
+    pub fn drain(&self, quiet: Duration) -> anyhow::Result<Vec<OwnedMessage>> {
+        let mut messages = Vec::new();
+        while let Some(message) = self.consumer.poll(quiet) {
+            messages.push(message?.detach());
+        }
+        Ok(messages)
     }
 }
 

@@ -123,7 +123,7 @@ async fn kafka_and_mariadb_are_tried_and_left_as_they_were() {
     let reader = Checked::run(&pipeline(&with_user(&url, "reader")), unchanged).unwrap();
     reader.expect_failed(&[
         "spec.sink.table: cannot use the table connectivity_trace: its column id is AUTO_INCREMENT",
-        "spec.sink.manageSchema: sluice_lock, sluice_progress, sluice_dead_letter, sluice_dead_letter_chunk, sluice_redrive, sluice_data_key, sluice_dictionary cannot be created",
+        "spec.sink.manageSchema: sluice_lock, sluice_progress, sluice_dead_letter, sluice_dead_letter_chunk, sluice_redrive, sluice_dead_letter_unsent, sluice_data_key, sluice_dictionary cannot be created",
         "spec.sink.mysql: this user lacks INSERT on sluice_rate, UPDATE on sluice_rate, DELETE on sluice_rate, INSERT on connectivity_trace",
     ]);
     assert!(!reader.text.contains("DELETE on connectivity_trace"), "{}", reader.text);
@@ -169,7 +169,7 @@ async fn postgres_is_tried_and_a_broker_that_is_away_is_said() {
     Checked::run(&pipeline(&with_user(&url, "reader")), unchanged).unwrap().expect_failed(&[
         AWAY,
         "spec.sink.table: cannot use the table connectivity_trace: ",
-        "spec.sink.manageSchema: sluice_lock, sluice_progress, sluice_dead_letter, sluice_dead_letter_chunk, sluice_redrive, sluice_data_key, sluice_dictionary cannot be created",
+        "spec.sink.manageSchema: sluice_lock, sluice_progress, sluice_dead_letter, sluice_dead_letter_chunk, sluice_redrive, sluice_dead_letter_unsent, sluice_data_key, sluice_dictionary cannot be created",
         "spec.sink.postgres: this user lacks INSERT on sluice_rate, UPDATE on sluice_rate, DELETE on sluice_rate",
     ]);
     let reader = Checked::run(&pipeline(&with_user(&url, "reader")), keeps_a_month).unwrap();

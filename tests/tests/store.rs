@@ -90,6 +90,7 @@ on_every_store! {
     marks_are_counted_once_and_tell_the_partitions,
     a_redriven_letter_is_rows_or_a_letter_with_its_history,
     a_letter_that_was_purged_meanwhile_is_not_stored,
+    dead_letters_for_a_topic_wait_until_it_has_taken_them,
     rows_are_removed_step_by_step_where_they_are_old,
     an_id_that_is_not_old_keeps_its_row_whatever_created_at_says,
     positions_are_those_of_the_newest_generation_and_take_nothing_over,

@@ -37,6 +37,7 @@ impl Collector for Snapshot {
         self.counters(&mut encoder)?;
         self.gauges(&mut encoder)?;
         self.retention(&mut encoder)?;
+        self.dead_letter_topic(&mut encoder)?;
         self.partitions(&mut encoder)
     }
 }
@@ -99,6 +100,9 @@ impl Snapshot {
         let removed = ConstCounter::new(meters.retention.all_removed());
         let help = "Rows removed because they were older than the retention";
         removed.encode(encoder.encode_descriptor("rows_removed", help, None, removed.metric_type())?)?;
+        let sent = ConstCounter::new(meters.dead_letter_topic.all_sent());
+        let help = "Dead letters that the topic for them has taken";
+        sent.encode(encoder.encode_descriptor("dead_letters_sent", help, None, sent.metric_type())?)?;
         let lowered = ConstCounter::new(meters.guard_lowered());
         lowered.encode(encoder.encode_descriptor(
             "guard_decreases",
@@ -205,6 +209,14 @@ impl Snapshot {
         let help = "How much longer than the retention the oldest row has stayed";
         let unit = Some(&Unit::Seconds);
         gauge.encode(encoder.encode_descriptor("retention_behind", help, unit, gauge.metric_type())?)
+    }
+
+    /// Only where this replica sends copies of dead letters.
+    fn dead_letter_topic(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let Some(waiting) = self.meters.dead_letter_topic.waiting() else { return Ok(()) };
+        let gauge = ConstGauge::new(waiting as f64);
+        let help = "Dead letters that wait for their topic";
+        gauge.encode(encoder.encode_descriptor("dead_letters_unsent", help, None, gauge.metric_type())?)
     }
 
     fn partitions(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {

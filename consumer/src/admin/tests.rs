@@ -129,6 +129,7 @@ fn the_documented_metrics_are_those_that_are_served() {
     admin.meters.set_partition(&at, crate::meter::PartitionMeter { position: 1, end: Some(3) });
     admin.meters.retention.set(Some(std::time::Duration::from_secs(60)));
     admin.meters.retention.set_behind(std::time::Duration::ZERO);
+    admin.meters.dead_letter_topic.set_ours(true);
     let text = metrics::encode(&admin).unwrap();
     let mut served: Vec<(String, String)> = text
         .lines()

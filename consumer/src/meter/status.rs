@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 
-use super::{Meters, RetentionStatus, lanes, lock};
+use super::{DeadLetterTopicStatus, Meters, RetentionStatus, lanes, lock};
 use crate::last_error::LastError;
 use crate::live::Origin;
 
@@ -50,7 +50,8 @@ impl Meters {
                 .cloned()
                 .map(as_status)
                 .collect();
-        let errors: Vec<_> = errors.into_iter().chain(self.retention.error().map(as_status)).collect();
+        let beside = [self.retention.error(), self.dead_letter_topic.error()];
+        let errors: Vec<_> = errors.into_iter().chain(beside.into_iter().flatten().map(as_status)).collect();
         let lag = partitions.iter().try_fold(0, |sum, partition| Some(sum + partition.lag?));
         StatusDocument {
             pipeline: identity.pipeline.clone(),
@@ -75,6 +76,7 @@ impl Meters {
             last_error_reason: errors.first().map(|error| error.reason),
             errors,
             retention: self.retention.status(),
+            dead_letter_topic: self.dead_letter_topic.status(),
             settings_hash: identity.settings_hash.clone(),
         }
     }
@@ -165,6 +167,8 @@ pub struct StatusDocument {
     pub errors: Vec<ErrorStatus>,
     /// Rows that are removed when they are old; none where they stay for ever.
     pub retention: Option<RetentionStatus>,
+    /// Copies of dead letters; none where there is no topic for them, or where another replica sends them.
+    pub dead_letter_topic: Option<DeadLetterTopicStatus>,
     /// Hash of the settings in effect.
     pub settings_hash: String,
 }

@@ -175,6 +175,7 @@ impl<'a> Batch<'a> {
             fingerprint: Some(self.fingerprint),
             rows,
             dead_letters,
+            to_topic: false,
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::last_error::LastError;
 use crate::meter::{Activity, LaneMeter, Meters};
 use crate::seal::Sealing;
 use crate::source::{ReadEnd, Source, TopicPartition};
-use crate::store::{ErrorKind, Position, Reason, Row, Store, StoreError};
+use crate::store::{ErrorKind, Position, Reason, Row, Store, StoreError, WriteBatch};
 
 /// Bytes that a lane decodes ahead, over all of its partitions; one more segment at most.
 const LANE_BYTES: usize = 4 << 20;
@@ -82,6 +82,8 @@ pub struct Lane {
     pub meters: Arc<Meters>,
     /// What it counts its time in.
     pub time: LaneMeter,
+    /// Whether dead letters wait to be sent to a topic.
+    pub to_topic: bool,
     /// Most rows in a transaction.
     pub max_rows: usize,
     /// Longest wait for more rows.
@@ -434,10 +436,11 @@ impl Lane {
         let plain_letters = batch.dead_letters();
         let sealed_letters = self.sealing.letters(&*self.store, &plain_letters).await?;
         let letters = sealed_letters.letters(&plain_letters);
+        let write = WriteBatch { to_topic: self.to_topic, ..batch.write(&rows, &letters) };
         #[cfg(feature = "planted")]
-        let written = self.watched(planted::write(&*self.store, batch.write(&rows, &letters))).await;
+        let written = self.watched(planted::write(&*self.store, write)).await;
         #[cfg(not(feature = "planted"))]
-        let written = self.watched(self.store.write(&batch.write(&rows, &letters))).await;
+        let written = self.watched(self.store.write(&write)).await;
         match written {
             Ok(()) => {
                 let bytes = batch.rows().iter().map(|row| row.body.len() as u64).sum();

@@ -16,18 +16,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::turn::{self, Turn};
 use crate::gate::clock::DatabaseClock;
-use crate::gate::lease::{Holder, LeaseRequest, WHOLE};
 use crate::live::Applied;
 use crate::meter::Meters;
 use crate::store::retention::Sweep;
 use crate::store::{Store, StoreError};
 use pace::{Moved, Pace};
 
-/// How long a turn lasts unless it is renewed.
-const TURN: Duration = Duration::from_secs(60);
-/// How often it is renewed, and how often a replica whose turn it is not asks again.
-const RENEW: Duration = Duration::from_secs(20);
 /// How often it begins again at the smallest id: for rows of an adopted table that were too young when it passed them.
 const AGAIN: Duration = Duration::from_secs(3_600);
 /// Longest pause once nothing is old any more.
@@ -53,9 +49,7 @@ pub struct Retention {
 
 /// Where a replica stands.
 struct Course {
-    /// The turn is ours until then.
-    turn_until: Option<Instant>,
-    asked_at: Option<Instant>,
+    turn: Turn,
     /// Nothing old is left up to this id.
     after: i64,
     began_at: Instant,
@@ -66,10 +60,9 @@ struct Course {
 }
 
 impl Course {
-    fn new() -> Self {
+    fn new(turn: Turn) -> Self {
         Self {
-            turn_until: None,
-            asked_at: None,
+            turn,
             after: 0,
             began_at: Instant::now(),
             last: None,
@@ -82,7 +75,9 @@ impl Course {
 impl Retention {
     /// Follows the live document until `stop`.
     pub async fn run(self, mut live: watch::Receiver<Applied>, stop: CancellationToken) {
-        let mut course = Course::new();
+        let name = format!("retention of {}", self.pipeline);
+        let mut course =
+            Course::new(Turn::new(self.store.clone(), self.clock.clone(), name, self.holder.clone()));
         loop {
             let kept: Option<Duration> = live.borrow_and_update().live.retention.map(Into::into);
             self.meters.retention.set(kept);
@@ -105,11 +100,7 @@ impl Retention {
                 }
             }
         }
-        if course.turn_until.is_some()
-            && let Err(error) = self.store.end_lease(&self.turn(), &self.holder).await
-        {
-            tracing::debug!(%error, "the turn to remove old rows was not given back; it ends by itself");
-        }
+        course.turn.end().await;
     }
 
     /// One step, if it is our turn. Returns how long to pause.
@@ -130,9 +121,9 @@ impl Retention {
     }
 
     async fn step(&self, course: &mut Course, kept: Duration) -> Result<Duration, StoreError> {
-        if !self.is_our_turn(course).await? {
+        if !course.turn.is_ours().await? {
             self.meters.retention.not_ours();
-            return Ok(RENEW);
+            return Ok(turn::RENEW);
         }
         if course.began_at.elapsed() >= AGAIN {
             (course.after, course.began_at) = (0, Instant::now());
@@ -166,29 +157,6 @@ impl Retention {
         let database = self.clock.at(Instant::now()).unwrap_or_default();
         let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
         own.min(database).saturating_sub(kept)
-    }
-
-    /// Whether this replica removes; asks for its turn, or renews it, where that is due.
-    async fn is_our_turn(&self, course: &mut Course) -> Result<bool, StoreError> {
-        let now = Instant::now();
-        let ours = |course: &Course| course.turn_until.is_some_and(|until| now < until);
-        if course.asked_at.is_some_and(|asked| now.saturating_duration_since(asked) < RENEW) {
-            return Ok(ours(course));
-        }
-        let request =
-            LeaseRequest { pipeline: self.turn(), holder: self.holder.clone(), demand: WHOLE, ttl: TURN };
-        let mut free = |others: &[Holder]| {
-            if others.iter().all(|other| other.share == 0) { WHOLE } else { 0 }
-        };
-        let grant = self.store.lease(&request, &mut free).await?;
-        self.clock.read(now, grant.database_time_ms);
-        course.asked_at = Some(now);
-        course.turn_until = (grant.share == WHOLE).then(|| now + TURN);
-        Ok(ours(course))
-    }
-
-    fn turn(&self) -> String {
-        format!("retention of {}", self.pipeline)
     }
 }
 

@@ -259,6 +259,7 @@ impl Opener {
             fingerprint: None,
             rows: &[],
             dead_letters: &[],
+            to_topic: false,
         };
         self.store.write(&batch).await?;
         Ok(to)

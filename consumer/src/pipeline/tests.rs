@@ -67,6 +67,7 @@ impl Replica {
             source: Arc::new(source.clone()),
             store: store.clone(),
             sealing: Arc::new(Sealing::new("connectivity_trace", None)),
+            dead_letter_topic: None,
             decoder: Decoder::new(format, &JsonPaths::default()).unwrap(),
             max_rows: 100,
             max_delay: Duration::from_millis(20),

@@ -29,13 +29,14 @@ pub enum TableState {
 }
 
 /// Sluice's own tables, with the rights that the statements on each need.
-pub(super) const OWN_TABLES: [(&str, &[&str]); 8] = [
+pub(super) const OWN_TABLES: [(&str, &[&str]); 9] = [
     ("sluice_lock", &["SELECT", "INSERT", "UPDATE"]),
     ("sluice_progress", &["SELECT", "INSERT", "UPDATE"]),
     ("sluice_rate", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("sluice_dead_letter", &["SELECT", "INSERT", "DELETE"]),
     ("sluice_dead_letter_chunk", &["SELECT", "INSERT", "DELETE"]),
     ("sluice_redrive", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("sluice_dead_letter_unsent", &["SELECT", "INSERT", "DELETE"]),
     ("sluice_data_key", &["SELECT", "INSERT", "UPDATE"]),
     ("sluice_dictionary", &["SELECT", "INSERT"]),
 ];

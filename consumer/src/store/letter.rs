@@ -6,6 +6,8 @@
 //! once, and at the pipeline's rate. What fails again is a new letter that carries the history of the old one.
 
 use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::{Reason, StoreError, WriteBatch};
@@ -83,6 +85,23 @@ pub struct StoredLetter {
     pub sealed: bool,
 }
 
+/// The headers of a letter's message, by name, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LetterHeaders(pub Vec<(String, Option<Vec<u8>>)>);
+
+impl LetterHeaders {
+    /// From [`StoredLetter::headers`].
+    pub fn read(json: &[u8]) -> Self {
+        let list: Vec<serde_json::Value> = serde_json::from_slice(json).unwrap_or_default();
+        let header = |one: &serde_json::Value| {
+            let name = one["name"].as_str()?.to_owned();
+            let value = one["value"].as_str().and_then(|text| BASE64.decode(text).ok());
+            Some((name, value))
+        };
+        Self(list.iter().filter_map(header).collect())
+    }
+}
+
 /// An earlier failure of a letter that was redriven.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -140,6 +159,22 @@ pub trait LetterStore: Send + Sync {
 
     /// Removes letters for good; returns how many there were.
     async fn purge(&self, ids: &[i64]) -> Result<u64, StoreError>;
+
+    /// Letters of the group's streams that no topic has taken yet ([`WriteBatch::to_topic`]), in the order of their
+    /// ids, those after `after` (0: from the first), at most `limit`.
+    async fn unsent(
+        &self,
+        cluster_id: &str,
+        group: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<i64>, StoreError>;
+
+    /// How many those are.
+    async fn count_unsent(&self, cluster_id: &str, group: &str) -> Result<u64, StoreError>;
+
+    /// A topic has taken these letters.
+    async fn sent(&self, ids: &[i64]) -> Result<(), StoreError>;
 
     /// Topics and partitions with letters that wait to be redriven.
     async fn marked(&self) -> Result<Vec<(String, i32)>, StoreError>;

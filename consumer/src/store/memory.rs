@@ -1,4 +1,5 @@
-//! The stores' twin in memory, for tests: the same contract, and hooks to look inside and to make it fail.
+//! The stores' twin in memory, for tests: the same contract, and hooks to look inside and to make it fail. Without rows
+//! it is the floor for benchmarks: it accepts everything and keeps nothing but positions.
 //!
 //! Guarantees: as [`super::Store`], but nothing outlives the process. Its clock is tokio's, so it stands
 //! still and jumps with a paused runtime.
@@ -53,6 +54,8 @@ pub enum Call {
     RemoveOlder,
     /// [`LetterStore::marked`](super::letter::LetterStore::marked)
     Marked,
+    /// [`LetterStore::sent`](super::letter::LetterStore::sent)
+    Sent,
     /// [`LetterStore::redrive`](super::letter::LetterStore::redrive), before anything is stored.
     Redrive,
     /// Likewise, after the commit.
@@ -77,6 +80,7 @@ pub struct MemoryStore {
     hooks: Mutex<Hooks>,
     lanes: usize,
     max_body_bytes: usize,
+    keeps_rows: bool,
     started: Instant,
 }
 
@@ -88,8 +92,14 @@ impl MemoryStore {
             hooks: Mutex::default(),
             lanes,
             max_body_bytes,
+            keeps_rows: true,
             started: Instant::now(),
         }
+    }
+
+    /// One that forgets rows and dead letters at once.
+    pub fn without_rows(lanes: usize) -> Self {
+        Self { keeps_rows: false, ..Self::new(lanes, usize::MAX) }
     }
 
     /// `hook` is asked at every call; what it returns is the call's error.
@@ -233,6 +243,9 @@ impl Store for MemoryStore {
         let latency = self.hooks().write_latency;
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
+        }
+        if !self.keeps_rows {
+            return self.state().write(&WriteBatch { rows: &[], dead_letters: &[], ..*batch }, 0);
         }
         self.check_rows(batch.rows)?;
         let now = self.now_ms();

@@ -276,6 +276,10 @@ fn bad_values() -> Vec<(&'static str, Value, &'static str)> {
     let values = ["", ".", "..", "a b", "a/b", "über", "a\n"];
     bad(&mut cases, "/spec/source/kafka/topic", "spec.source.kafka.topic", values.map(Value::from).to_vec());
     bad(&mut cases, "/spec/source/kafka/topic", "spec.source.kafka.topic", vec![long(250)]);
+    // The last one is the topic that is read.
+    let values = [".", "..", "a b", "a/b", "t"].map(|topic| json!({ "topic": topic })).to_vec();
+    bad(&mut cases, "/spec/deadLetter", "spec.deadLetter.topic", values);
+    bad(&mut cases, "/spec/deadLetter", "spec.deadLetter.topic", vec![json!({ "topic": long(250) })]);
     let values = ["", "(", "a)(b", "[z-a]", "*"].map(Value::from).into_iter().chain([long(513)]).collect();
     bad(&mut cases, "/spec/source/kafka/topicPattern", "spec.source.kafka.topicPattern", values);
     let values = ["", "a b", "ü", "a\n"].map(Value::from).into_iter().chain([long(250)]).collect();

@@ -124,6 +124,15 @@ impl Database {
         Ok(rows.into_iter().map(|(id, trace_id, kind, body)| FoundRow { id, trace_id, kind, body }).collect())
     }
 
+    /// Every id of a dead letter, ascending.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn dead_letter_ids(&self) -> anyhow::Result<Vec<i64>> {
+        let sql = format!("SELECT {} FROM sluice_dead_letter ORDER BY id", self.int("id"));
+        Ok(rows!(self, sql, (i64,))?.into_iter().map(|row| row.0).collect())
+    }
+
     /// Every dead letter with its bytes.
     ///
     /// # Errors

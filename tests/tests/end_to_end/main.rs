@@ -4,6 +4,7 @@
 
 mod controls;
 mod credentials;
+mod dead_letter_topic;
 mod dead_letters;
 mod exactly_once;
 mod handover;

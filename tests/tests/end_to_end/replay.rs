@@ -9,11 +9,10 @@ use serde_json::Value;
 use sluice_tests::component::{Component, Launch};
 use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
-use sluice_tests::oracle::database::Database;
 use sluice_tests::rate::{Releases, bound};
 use sluice_tests::sluice::binary;
 
-use crate::world::{Case, Engine, now_ms};
+use crate::world::{Case, Engine, execute, now_ms};
 
 const MESSAGES: u64 = 900;
 const PARTITIONS: i32 = 3;
@@ -49,16 +48,6 @@ fn start(case: &Case, name: &str, more: &[&str]) -> anyhow::Result<Component> {
     Component::start(&format!("sluice replay {name}"), &launch)
 }
 
-async fn truncate(database: &Database) -> anyhow::Result<()> {
-    const SQL: &str = "TRUNCATE TABLE connectivity_trace";
-    match database {
-        Database::Mysql(pool) => sqlx::query(SQL).execute(pool).await.map(|_| ())?,
-        Database::Postgres(pool) => sqlx::query(SQL).execute(pool).await.map(|_| ())?,
-        Database::Sqlite(_) => anyhow::bail!("the oracle only reads"),
-    }
-    Ok(())
-}
-
 async fn lost_rows_come_back(engine: Engine) -> anyhow::Result<()> {
     let case = Case::new(engine, "replay", PARTITIONS, |pipeline| pipeline.notice_deaths_soon()).await?;
     let ledger = Ledger::new(81, Shape::Json);
@@ -68,7 +57,7 @@ async fn lost_rows_come_back(engine: Engine) -> anyhow::Result<()> {
     pipeline.component.stop(WAIT).await?;
     let database = case.database().await?.clone();
     let before = database.positions().await?;
-    truncate(&database).await?;
+    execute(&database, "TRUNCATE TABLE connectivity_trace".to_owned()).await?;
     // What comes now, the pipeline stores itself.
     ledger.produce(case.kafka, &case.topic, MESSAGES..MESSAGES + 30, |message| (message % 3) as i32).await?;
 
@@ -140,7 +129,7 @@ async fn a_replay_stays_within_the_pipelines_rate_and_stops_with_it() {
     let mut pipeline = case.replica("pipeline").await.unwrap();
     case.wait_stored(SPANS, WAIT).await.unwrap();
     let database = case.database().await.unwrap().clone();
-    truncate(&database).await.unwrap();
+    execute(&database, "TRUNCATE TABLE connectivity_trace".to_owned()).await.unwrap();
     case.edit(|pipeline| pipeline.rate = QPS).unwrap();
     // From now on both have work, and share the rate.
     ledger

@@ -7,24 +7,13 @@ use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::oracle::database::Database;
 use sluice_tests::sluice::tells;
-use sqlx::AssertSqlSafe;
 
-use crate::world::{Case, Engine};
+use crate::world::{Case, Engine, execute};
 
 const MESSAGES: u64 = 600;
 const SPANS: u64 = MESSAGES * 10;
 const OLD: u64 = 5_000;
 const WAIT: Duration = Duration::from_secs(90);
-
-async fn execute(database: &Database, sql: String) -> anyhow::Result<()> {
-    let sql = AssertSqlSafe(sql);
-    match database {
-        Database::Mysql(pool) => sqlx::query(sql).execute(pool).await.map(|_| ())?,
-        Database::Postgres(pool) => sqlx::query(sql).execute(pool).await.map(|_| ())?,
-        Database::Sqlite(_) => anyhow::bail!("the oracle only reads"),
-    }
-    Ok(())
-}
 
 /// Rows of two days ago, as Sluice would have written them: ids of that time, in stream 7.
 async fn insert_old(engine: Engine, database: &Database) -> anyhow::Result<()> {

@@ -13,9 +13,8 @@ use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::oracle::database::Database;
 use sluice_tests::oracle::{FoundDeadLetter, report};
 use sluice_tests::sluice::{Sluice, binary};
-use sqlx::AssertSqlSafe;
 
-use crate::world::{Case, Engine};
+use crate::world::{Case, Engine, execute};
 
 const PARTITIONS: i32 = 3;
 const MESSAGES: u64 = 3_000;
@@ -98,16 +97,6 @@ async fn nonces(database: &Database) -> anyhow::Result<Vec<(u32, u64)>> {
             ));
         }
     }
-}
-
-async fn execute(database: &Database, sql: String) -> anyhow::Result<()> {
-    let sql = AssertSqlSafe(sql);
-    match database {
-        Database::Mysql(pool) => _ = sqlx::query(sql).execute(pool).await?,
-        Database::Postgres(pool) => _ = sqlx::query(sql).execute(pool).await?,
-        Database::Sqlite(_) => anyhow::bail!("the oracle opens SQLite files for reading only"),
-    }
-    Ok(())
 }
 
 async fn seals_through_kills_and_a_rotation(engine: Engine) -> anyhow::Result<()> {

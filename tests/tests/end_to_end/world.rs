@@ -12,6 +12,7 @@ use sluice_tests::oracle::database::Database;
 use sluice_tests::oracle::{FoundDeadLetter, PositionWatch, report};
 use sluice_tests::postgres::Postgres;
 use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice};
+use sqlx::AssertSqlSafe;
 use tokio::sync::OnceCell;
 
 static KAFKA: OnceCell<Kafka> = OnceCell::const_new();
@@ -40,6 +41,17 @@ pub fn now_ms() -> i64 {
 /// A name that no other test uses.
 pub fn unique(name: &str) -> String {
     format!("{name}_{}_{}", std::process::id(), CASES.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Changes something behind the consumers' backs.
+pub async fn execute(database: &Database, sql: String) -> anyhow::Result<()> {
+    let sql = AssertSqlSafe(sql);
+    match database {
+        Database::Mysql(pool) => sqlx::query(sql).execute(pool).await.map(|_| ())?,
+        Database::Postgres(pool) => sqlx::query(sql).execute(pool).await.map(|_| ())?,
+        Database::Sqlite(_) => anyhow::bail!("SQLite files are opened for reading only"),
+    }
+    Ok(())
 }
 
 /// A topic, a database, and the pipeline between them.

@@ -10,8 +10,6 @@ const ROWS: [&str; 30] = [
     "1", "2", "2a", "2b", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "17",
     "18", "19", "20", "23", "31", "33", "34", "35", "38", "27", "37",
 ];
-/// Those for which there is nothing yet that could be tested. A row with a test does not belong here.
-const OWED: [&str; 1] = ["23"];
 
 fn file(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -55,7 +53,7 @@ fn every_fault_of_the_data_plane_names_tests_that_exist() {
     let (table, words) = (table(), words());
     for row in ROWS {
         let names = table.get(row).unwrap_or_else(|| panic!("no row {row} in {RELIABILITY}"));
-        assert_eq!(names.is_empty(), OWED.contains(&row), "tests of row {row}: {names:?}");
+        assert!(!names.is_empty(), "row {row} has no test");
     }
     for (row, names) in &table {
         assert!(ROWS.contains(&row.as_str()), "an unknown row {row}");

@@ -1,7 +1,7 @@
 //! What every store must do with dead letters that people look at, redrive and purge.
 
 use sluice_consumer::store::letter::{History, LetterFilter, RedriveBatch};
-use sluice_consumer::store::{ErrorKind, Position, Reason, Store, WriteBatch};
+use sluice_consumer::store::{ErrorKind, Position, Reason, Store, StreamKey, WriteBatch};
 
 use crate::bed::{Bed, batch, claims, dead_letter, key, kind, row};
 
@@ -102,4 +102,39 @@ pub async fn a_letter_that_was_purged_meanwhile_is_not_stored(bed: Bed) {
     let redrive = RedriveBatch { write, settled: &[1], histories: &[] };
     assert_eq!(kind(store.redrive(&redrive).await).unwrap(), ErrorKind::Conflict);
     assert_eq!(bed.ids().await.unwrap(), Vec::<i64>::new());
+}
+
+pub async fn dead_letters_for_a_topic_wait_until_it_has_taken_them(bed: Bed) {
+    let store = bed.store().await.unwrap();
+    let claim = claims(&*store, 1).await.unwrap().remove(0);
+    let another = StreamKey { group: "another".to_owned(), ..key(0) };
+    store.create_streams(&[(another.clone(), 0)]).await.unwrap();
+    let other = store.claim(&another, "replica").await.unwrap();
+    let letters: Vec<_> = (1..=5).map(|id| dead_letter(id, b"not json")).collect();
+    let more: Vec<_> = (6..=7).map(|id| dead_letter(id, b"not json")).collect();
+    let not_for_it = [dead_letter(8, b"not json")];
+    let to_topic = |write| WriteBatch { to_topic: true, ..write };
+    store.write(&to_topic(batch(&claim, 3, &[], &letters))).await.unwrap();
+    store.write(&to_topic(batch(&other, 3, &[], &more))).await.unwrap();
+    let next = store.claim(&key(0), "replica").await.unwrap();
+    store.write(&batch(&next, 1, &[], &not_for_it)).await.unwrap();
+    let unsent = async |after, limit| store.unsent("cluster-1", "group", after, limit).await.unwrap();
+    assert_eq!((unsent(0, 3).await, unsent(3, 9).await), (vec![1, 2, 3], vec![4, 5]));
+    assert_eq!(store.count_unsent("cluster-1", "another").await.unwrap(), 2);
+    assert_eq!(store.count_unsent("cluster-2", "group").await.unwrap(), 0);
+
+    store.sent(&[1, 3, 99]).await.unwrap();
+    store.purge(&[2]).await.unwrap();
+    assert_eq!(unsent(0, 9).await, [4, 5]);
+    // One that is stored after all need not be sent, and one that fails again is another letter.
+    let next = store.claim(&key(0), "replica").await.unwrap();
+    let again = [dead_letter(11, b"not json")];
+    let write = WriteBatch {
+        to: Position { last_id: 11, ..next.position },
+        ..to_topic(batch(&next, 0, &[], &again))
+    };
+    let redrive = RedriveBatch { write, settled: &[4], histories: &[History::default()] };
+    store.redrive(&redrive).await.unwrap();
+    assert_eq!(unsent(0, 9).await, [5, 11]);
+    assert_eq!(bed.dead_letters().await.unwrap().len(), 7, "sent ones stay");
 }

@@ -6,8 +6,6 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +16,7 @@ use crate::pipeline::isolate;
 use crate::pipeline::segment::{SEGMENT_BYTES, Segment, letter_message};
 use crate::pipeline::stream::Trouble;
 use crate::source::{Headers, TopicPartition};
-use crate::store::letter::{Failure, History, LetterFilter, RedriveBatch, StoredLetter};
+use crate::store::letter::{Failure, History, LetterFilter, LetterHeaders, RedriveBatch, StoredLetter};
 use crate::store::{ErrorKind, Position, StoreError};
 
 /// Letters that are looked at in one go.
@@ -94,7 +92,7 @@ impl Lane {
             // None: it was purged just now.
             let Some(letter) = self.store.letter(summary.id).await? else { continue };
             let letter = self.sealing.open_letter(&*self.store, letter).await?;
-            let headers = StoredHeaders::read(&letter.headers);
+            let headers = LetterHeaders::read(&letter.headers);
             if letter.summary.span_index.is_some() {
                 marked.segment.append_span(&letter, &headers);
             } else {
@@ -165,7 +163,7 @@ impl Lane {
         let settled: Vec<i64> = marked.letters[..letters].iter().map(|letter| letter.summary.id).collect();
         let to = Position { last_id: batch.to().last_id, ..stream.position };
         let mut write = batch.write(&rows, &letters_again);
-        write.to = to;
+        (write.to, write.to_topic) = (to, self.to_topic);
         let redrive = RedriveBatch { write, settled: &settled, histories: &histories };
         match self.watched(self.store.redrive(&redrive)).await {
             Ok(()) => {
@@ -199,23 +197,7 @@ fn inherited(source: &StoredLetter) -> History {
     }
 }
 
-/// Headers as a dead letter keeps them.
-struct StoredHeaders(Vec<(String, Option<Vec<u8>>)>);
-
-impl StoredHeaders {
-    /// From a JSON list of `{"name": …, "value": base64 or null}`.
-    fn read(json: &[u8]) -> Self {
-        let list: Vec<serde_json::Value> = serde_json::from_slice(json).unwrap_or_default();
-        let header = |one: &serde_json::Value| {
-            let name = one["name"].as_str()?.to_owned();
-            let value = one["value"].as_str().and_then(|text| BASE64.decode(text).ok());
-            Some((name, value))
-        };
-        Self(list.iter().filter_map(header).collect())
-    }
-}
-
-impl Headers for StoredHeaders {
+impl Headers for LetterHeaders {
     fn visit(&self, each: &mut dyn FnMut(&str, Option<&[u8]>)) {
         for (name, value) in &self.0 {
             each(name, value.as_deref());

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use sluice_crds::live::Live;
 
 use super::*;
+use crate::gate::lease::WHOLE;
 use crate::live::Origin;
 use crate::pipeline::id;
 use crate::store::memory::{CLOCK_START_MS, Call, MemoryStore};
@@ -51,6 +52,7 @@ impl Bed {
             fingerprint: None,
             rows: &rows,
             dead_letters: &[],
+            to_topic: false,
         };
         self.store.write(&batch).await.unwrap();
         ids

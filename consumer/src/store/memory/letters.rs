@@ -81,7 +81,10 @@ impl LetterStore for MemoryStore {
     async fn purge(&self, ids: &[i64]) -> Result<u64, StoreError> {
         let mut state = self.state();
         let removed = ids.iter().filter(|id| state.dead_letters.remove(id).is_some()).count();
-        ids.iter().for_each(|id| drop(state.redrives.remove(id)));
+        for id in ids {
+            state.redrives.remove(id);
+            state.unsent.remove(id);
+        }
         Ok(removed as u64)
     }
 
@@ -96,6 +99,35 @@ impl LetterStore for MemoryStore {
         found.sort();
         found.dedup();
         Ok(found)
+    }
+
+    async fn unsent(
+        &self,
+        cluster_id: &str,
+        group: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<i64>, StoreError> {
+        let state = self.state();
+        let unsent = state.unsent.range(after + 1..);
+        let ours = unsent.filter(|(_, stream)| {
+            let key = &state.progress[usize::from(**stream)].key;
+            key.cluster_id == cluster_id && key.group == group
+        });
+        Ok(ours.map(|(id, _)| *id).take(limit as usize).collect())
+    }
+
+    async fn count_unsent(&self, cluster_id: &str, group: &str) -> Result<u64, StoreError> {
+        Ok(self.unsent(cluster_id, group, 0, u32::MAX).await?.len() as u64)
+    }
+
+    async fn sent(&self, ids: &[i64]) -> Result<(), StoreError> {
+        self.ask(Call::Sent)?;
+        let mut state = self.state();
+        for id in ids {
+            state.unsent.remove(id);
+        }
+        Ok(())
     }
 
     async fn redrive(&self, batch: &RedriveBatch<'_>) -> Result<(), StoreError> {
@@ -116,6 +148,7 @@ impl LetterStore for MemoryStore {
             for id in batch.settled {
                 state.dead_letters.remove(id);
                 state.redrives.remove(id);
+                state.unsent.remove(id);
             }
             for (letter, history) in batch.write.dead_letters.iter().zip(batch.histories) {
                 state.redrives.insert(letter.id, Redrive { pending: false, history: history.clone() });

@@ -98,6 +98,8 @@ pub struct State {
     pub dead_letters: BTreeMap<i64, OwnedDeadLetter>,
     /// By id of the dead letter.
     pub redrives: BTreeMap<i64, Redrive>,
+    /// Stream by id of the dead letter.
+    pub unsent: BTreeMap<i64, u16>,
     /// Index = number of the stream.
     pub progress: Vec<Progress>,
     /// By pipeline and holder.
@@ -160,6 +162,9 @@ impl State {
             (row.id, stored)
         }));
         self.dead_letters.extend(batch.dead_letters.iter().map(|letter| (letter.id, letter.into())));
+        if batch.to_topic {
+            self.unsent.extend(batch.dead_letters.iter().map(|letter| (letter.id, batch.stream)));
+        }
         Ok(())
     }
 

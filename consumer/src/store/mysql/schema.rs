@@ -41,7 +41,7 @@ const FOREIGN_UNIQUE: &str = "SELECT CAST(INDEX_NAME AS CHAR) FROM information_s
      GROUP BY INDEX_NAME HAVING SUM(LOWER(COALESCE(COLUMN_NAME, '')) = 'id') = 0 ORDER BY INDEX_NAME";
 
 /// Every column of Sluice's own tables that a statement names: fails where one is missing.
-const VERIFY: [&str; 8] = [
+const VERIFY: [&str; 9] = [
     "SELECT name, turns FROM sluice_lock LIMIT 0",
     "SELECT table_name, stream, cluster_id, consumer_group, topic, `partition`, generation, owner_epoch, \
      owner, next_offset, last_id, fingerprint, claimed_at, updated_at FROM sluice_progress LIMIT 0",
@@ -50,6 +50,7 @@ const VERIFY: [&str; 8] = [
      detail FROM sluice_dead_letter LIMIT 0",
     "SELECT table_name, id, part, seq, data FROM sluice_dead_letter_chunk LIMIT 0",
     "SELECT table_name, id, topic, `partition`, pending, attempts, history FROM sluice_redrive LIMIT 0",
+    "SELECT table_name, id, stream FROM sluice_dead_letter_unsent LIMIT 0",
     "SELECT table_name, id, wrapped_by, wrapped, created_at FROM sluice_data_key LIMIT 0",
     "SELECT table_name, id, sealed, permille, created_at FROM sluice_dictionary LIMIT 0",
 ];

@@ -93,7 +93,7 @@ impl PostgresStore {
         if !batch.dead_letters.is_empty() {
             self.copy_dead_letters(conn, batch).await?;
         }
-        Ok(())
+        if batch.to_topic { self.insert_unsent(conn, batch).await } else { Ok(()) }
     }
 
     pub(super) async fn try_rows(&self, conn: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), StoreError> {

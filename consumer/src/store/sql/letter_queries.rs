@@ -88,7 +88,10 @@ macro_rules! letter_store {
         use crate::store::letter::{LetterFilter, LetterStore, LetterSummary, RedriveBatch, StoredLetter};
         use crate::store::sql::letter_queries::{SummaryRow, assembled, summary_of};
         use crate::store::sql::{Purpose, SHORT_ANSWER, WRITE_ANSWER, fenced, within};
-        use crate::store::{ErrorKind, StoreError};
+        use crate::store::{ErrorKind, StoreError, WriteBatch};
+
+        /// Rows of an `INSERT` without texts: well below every server's limit of arguments.
+        const UNSENT_ROWS: usize = 1_000;
 
         type Conn = <$database as sqlx::Database>::Connection;
         type Builder = QueryBuilder<$database>;
@@ -181,9 +184,12 @@ macro_rules! letter_store {
             /// Removes letters with all that belongs to them; returns how many there were.
             async fn delete_letters(&self, conn: &mut Conn, ids: &[i64]) -> Result<u64, StoreError> {
                 let mut removed = 0;
-                for (table, counts) in
-                    [("sluice_dead_letter", true), ("sluice_dead_letter_chunk", false), ("sluice_redrive", false)]
-                {
+                for (table, counts) in [
+                    ("sluice_dead_letter", true),
+                    ("sluice_dead_letter_chunk", false),
+                    ("sluice_redrive", false),
+                    ("sluice_dead_letter_unsent", false),
+                ] {
                     let mut builder = Builder::new(format!("DELETE FROM {table} WHERE table_name = "));
                     builder.push_bind(self.table_name().to_owned()).push(" AND id IN ");
                     push_ids(&mut builder, ids);
@@ -195,6 +201,78 @@ macro_rules! letter_store {
                     }
                 }
                 Ok(removed)
+            }
+
+            /// Has the dead letters of a batch wait for their topic. Part of the batch's transaction.
+            pub(super) async fn insert_unsent(
+                &self,
+                conn: &mut Conn,
+                batch: &WriteBatch<'_>,
+            ) -> Result<(), StoreError> {
+                for letters in batch.dead_letters.chunks(UNSENT_ROWS) {
+                    let mut builder =
+                        Builder::new("INSERT INTO sluice_dead_letter_unsent (table_name, id, stream) ");
+                    builder.push_values(letters, |mut row, letter| {
+                        row.push_bind(self.table_name().to_owned());
+                        row.push_bind(letter.id);
+                        row.push_bind(i32::from(batch.stream));
+                    });
+                    within(WRITE_ANSWER, builder.build().execute(&mut *conn))
+                        .await
+                        .map_err(store_error("cannot queue dead letters for their topic"))?;
+                }
+                Ok(())
+            }
+
+            /// What letters are unsent, to be preceded by what is asked of them.
+            fn push_unsent(&self, builder: &mut Builder, cluster_id: &str, group: &str) {
+                builder.push(
+                    " FROM sluice_dead_letter_unsent u JOIN sluice_progress p ON p.table_name = u.table_name \
+                     AND p.stream = u.stream WHERE u.table_name = ",
+                );
+                builder.push_bind(self.table_name().to_owned());
+                builder.push(" AND p.cluster_id = ").push_bind(cluster_id.to_owned());
+                builder.push(" AND p.consumer_group = ").push_bind(group.to_owned());
+            }
+
+            async fn find_unsent(
+                &self,
+                conn: &mut Conn,
+                (cluster_id, group): (&str, &str),
+                after: i64,
+                limit: u32,
+            ) -> Result<Vec<i64>, StoreError> {
+                let mut builder = Builder::new(format!("SELECT CAST(u.id AS {})", $dialect.int8));
+                self.push_unsent(&mut builder, cluster_id, group);
+                builder.push(" AND u.id > ").push_bind(after);
+                builder.push(" ORDER BY u.id LIMIT ").push_bind(i64::from(limit));
+                within(SHORT_ANSWER, builder.build_query_scalar().fetch_all(conn))
+                    .await
+                    .map_err(store_error("cannot look for dead letters to send"))
+            }
+
+            async fn find_unsent_count(
+                &self,
+                conn: &mut Conn,
+                cluster_id: &str,
+                group: &str,
+            ) -> Result<u64, StoreError> {
+                let mut builder = Builder::new("SELECT COUNT(*)");
+                self.push_unsent(&mut builder, cluster_id, group);
+                let count: i64 = within(SHORT_ANSWER, builder.build_query_scalar().fetch_one(conn))
+                    .await
+                    .map_err(store_error("cannot count dead letters to send"))?;
+                Ok(count.unsigned_abs())
+            }
+
+            async fn delete_unsent(&self, conn: &mut Conn, ids: &[i64]) -> Result<(), StoreError> {
+                let mut builder = Builder::new("DELETE FROM sluice_dead_letter_unsent WHERE table_name = ");
+                builder.push_bind(self.table_name().to_owned()).push(" AND id IN ");
+                push_ids(&mut builder, ids);
+                within(SHORT_ANSWER, builder.build().execute(conn))
+                    .await
+                    .map_err(store_error("cannot note that dead letters were sent"))?;
+                Ok(())
             }
 
             async fn purge_letters(&self, conn: &mut Conn, ids: &[i64]) -> Result<u64, StoreError> {
@@ -303,6 +381,30 @@ macro_rules! letter_store {
             async fn marked(&self) -> Result<Vec<(String, i32)>, StoreError> {
                 let mut session = self.session(Purpose::Read).await?;
                 let done = self.marked_partitions(&mut session).await;
+                self.settle(session, done).await
+            }
+
+            async fn unsent(
+                &self,
+                cluster_id: &str,
+                group: &str,
+                after: i64,
+                limit: u32,
+            ) -> Result<Vec<i64>, StoreError> {
+                let mut session = self.session(Purpose::Read).await?;
+                let done = self.find_unsent(&mut session, (cluster_id, group), after, limit).await;
+                self.settle(session, done).await
+            }
+
+            async fn count_unsent(&self, cluster_id: &str, group: &str) -> Result<u64, StoreError> {
+                let mut session = self.session(Purpose::Read).await?;
+                let done = self.find_unsent_count(&mut session, cluster_id, group).await;
+                self.settle(session, done).await
+            }
+
+            async fn sent(&self, ids: &[i64]) -> Result<(), StoreError> {
+                let mut session = self.session($marks).await?;
+                let done = self.delete_unsent(&mut session, ids).await;
                 self.settle(session, done).await
             }
 

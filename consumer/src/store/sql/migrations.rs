@@ -15,22 +15,25 @@ const MIGRATIONS_TABLE: &str = "sluice_migrations";
 pub type File = (i64, &'static str, &'static str);
 
 /// Files of `migrations/mysql`.
-pub const MYSQL: [File; 3] = [
+pub const MYSQL: [File; 4] = [
     (1, "tables", include_str!("../../../migrations/mysql/0001_tables.sql")),
     (2, "redrive", include_str!("../../../migrations/mysql/0002_redrive.sql")),
     (3, "keys", include_str!("../../../migrations/mysql/0003_keys.sql")),
+    (4, "dead letter topic", include_str!("../../../migrations/mysql/0004_dead_letter_topic.sql")),
 ];
 /// Files of `migrations/postgres`.
-pub const POSTGRES: [File; 3] = [
+pub const POSTGRES: [File; 4] = [
     (1, "tables", include_str!("../../../migrations/postgres/0001_tables.sql")),
     (2, "redrive", include_str!("../../../migrations/postgres/0002_redrive.sql")),
     (3, "keys", include_str!("../../../migrations/postgres/0003_keys.sql")),
+    (4, "dead letter topic", include_str!("../../../migrations/postgres/0004_dead_letter_topic.sql")),
 ];
 /// Files of `migrations/sqlite`.
-pub const SQLITE: [File; 3] = [
+pub const SQLITE: [File; 4] = [
     (1, "tables", include_str!("../../../migrations/sqlite/0001_tables.sql")),
     (2, "redrive", include_str!("../../../migrations/sqlite/0002_redrive.sql")),
     (3, "keys", include_str!("../../../migrations/sqlite/0003_keys.sql")),
+    (4, "dead letter topic", include_str!("../../../migrations/sqlite/0004_dead_letter_topic.sql")),
 ];
 
 /// What runs them. The caller holds a lock; a newer replica may have gone ahead.

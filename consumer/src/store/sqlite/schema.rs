@@ -22,7 +22,7 @@ const FOREIGN_UNIQUE: &str = "SELECT list.name FROM pragma_index_list(?) AS list
      AND NOT EXISTS (SELECT 1 FROM pragma_index_info(list.name) AS info WHERE lower(info.name) = 'id')";
 
 /// Every column of Sluice's own tables that a statement names: fails where one is missing.
-const VERIFY: [&str; 7] = [
+const VERIFY: [&str; 8] = [
     "SELECT table_name, stream, cluster_id, consumer_group, topic, \"partition\", generation, owner_epoch, \
      owner, next_offset, last_id, fingerprint, claimed_at, updated_at FROM sluice_progress LIMIT 0",
     "SELECT pipeline, holder, share, demand, expires_at_ms FROM sluice_rate LIMIT 0",
@@ -30,6 +30,7 @@ const VERIFY: [&str; 7] = [
      detail FROM sluice_dead_letter LIMIT 0",
     "SELECT table_name, id, part, seq, data FROM sluice_dead_letter_chunk LIMIT 0",
     "SELECT table_name, id, topic, \"partition\", pending, attempts, history FROM sluice_redrive LIMIT 0",
+    "SELECT table_name, id, stream FROM sluice_dead_letter_unsent LIMIT 0",
     "SELECT table_name, id, wrapped_by, wrapped, created_at FROM sluice_data_key LIMIT 0",
     "SELECT table_name, id, sealed, permille, created_at FROM sluice_dictionary LIMIT 0",
 ];

@@ -51,7 +51,8 @@ impl SqliteStore {
     ) -> Result<(), StoreError> {
         begin(conn).await?;
         self.insert_rows(conn, batch.rows).await?;
-        self.insert_dead_letters(conn, batch).await
+        self.insert_dead_letters(conn, batch).await?;
+        if batch.to_topic { self.insert_unsent(conn, batch).await } else { Ok(()) }
     }
 
     pub(super) async fn try_rows(

@@ -75,6 +75,7 @@ pub async fn drain_with(
         source: Arc::new(source),
         store: store.clone(),
         sealing: Arc::new(Sealing::new("connectivity_trace", None)),
+        dead_letter_topic: None,
         decoder: decoder(format)?,
         max_rows: 1_000,
         max_delay: Duration::from_millis(200),

@@ -9,8 +9,8 @@ use clap::ValueEnum;
 use sluice_consumer::meter::ACTIVITIES;
 use sluice_consumer::pipeline::MAX_LANES;
 use sluice_consumer::span::SpanBuf;
+use sluice_consumer::store::memory::MemoryStore;
 use sluice_consumer::store::mysql::{MySqlOptions, MySqlStore};
-use sluice_consumer::store::null::NullStore;
 use sluice_consumer::store::postgres::{PostgresOptions, PostgresStore};
 use sluice_consumer::store::{Store, TableName};
 use sluice_crds::v1alpha1::Format;
@@ -120,7 +120,7 @@ impl Bench {
                     let bare = || bare(&self.kafka, name, PARTITIONS, format, self.spans);
                     loops.push(tokio::task::block_in_place(bare)?);
                 }
-                let store = Arc::new(NullStore::new(self.lanes));
+                let store = Arc::new(MemoryStore::without_rows(self.lanes));
                 whole.push(drain(&self.kafka, name, format, self.spans, store).await?);
             }
             let of =

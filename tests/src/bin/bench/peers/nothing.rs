@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use sluice_consumer::pipeline::MAX_LANES;
-use sluice_consumer::store::null::NullStore;
+use sluice_consumer::store::memory::MemoryStore;
 use sluice_crds::v1alpha1::Format;
 use sluice_tests::component::{Component, Launch, Scratch};
 use sluice_tests::kafka::Kafka;
@@ -63,7 +63,8 @@ pub async fn child(args: ChildArgs) -> anyhow::Result<()> {
         Encoding::OtlpProto => (super::OTLP_PROTO, Format::OtlpProto),
     };
     let run =
-        drain(&kafka, topic, format, args.spans, std::sync::Arc::new(NullStore::new(MAX_LANES))).await?;
+        drain(&kafka, topic, format, args.spans, std::sync::Arc::new(MemoryStore::without_rows(MAX_LANES)))
+            .await?;
     let status = std::fs::read_to_string("/proc/self/status")?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let peak: f64 = peak.and_then(|rest| rest.split_whitespace().next()).context("no VmHWM")?.parse()?;
