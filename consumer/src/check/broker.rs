@@ -26,6 +26,7 @@ const STEP: Duration = Duration::from_millis(500);
 
 const BROKERS: &str = "spec.source.kafka.bootstrapServers";
 const GROUP: &str = "spec.source.kafka.consumerGroup";
+const DEAD_LETTERS: &str = "spec.deadLetter.topic";
 
 /// What is not tried without credentials.
 pub fn skip() -> Vec<Finding> {
@@ -49,7 +50,8 @@ fn check_source(config: &Config, secrets: &Secrets) -> Vec<Finding> {
         Ok(connected) => connected,
         Err(finding) => {
             let skipped = |path| Finding::skipped(path, "needs the brokers");
-            return vec![finding, skipped(topics), skipped(GROUP)];
+            let dead_letters = config.dead_letter_topic.as_ref().map(|_| skipped(DEAD_LETTERS));
+            return [finding, skipped(topics), skipped(GROUP)].into_iter().chain(dead_letters).collect();
         }
     };
     let brokers = counted(metadata.brokers().len(), "broker");
@@ -67,7 +69,18 @@ fn check_source(config: &Config, secrets: &Secrets) -> Vec<Finding> {
     } else {
         findings.push(Finding::skipped(GROUP, "needs a topic"));
     }
+    findings.extend(config.dead_letter_topic.as_ref().map(|name| check_dead_letters(name, &consumer)));
     findings
+}
+
+/// Whether the topic of dead letters exists; nothing is written to it.
+fn check_dead_letters(name: &str, consumer: &Probe) -> Finding {
+    let (found, one) = check_named(DEAD_LETTERS, name, consumer.fetch_metadata(Some(name), LIMIT));
+    if one.is_none() {
+        return found;
+    }
+    let detail = format!("{}. Writing, which needs the right to, was not tried", found.detail);
+    Finding::ok(DEAD_LETTERS, detail)
 }
 
 /// What librdkafka says of its own accord. The first cause is the telling one.
