@@ -1,0 +1,166 @@
+//! One batch, from what was released to what the database says of it.
+
+use std::future::Future;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+#[cfg(feature = "planted")]
+use super::planted;
+use super::{Command, Lane, Released, Served};
+use crate::gate::guard::Outcome;
+use crate::meter::PartitionMeter;
+use crate::pipeline::batch::{Batch, Refusal};
+use crate::pipeline::isolate;
+use crate::pipeline::segment::Segment;
+use crate::pipeline::stream::Trouble;
+use crate::store::{ErrorKind, Position, Reason, Row, StoreError, WriteBatch};
+
+/// How writing a batch ended.
+pub enum Written {
+    Committed(Position),
+    Lost(Trouble),
+    Removed,
+    /// The database did not take it now.
+    Held(ErrorKind),
+    /// Some of its rows are refused, which the next try makes dead letters.
+    Isolated(Vec<Refusal>),
+    Stopped,
+}
+
+impl Lane {
+    /// Tries a batch, and looks for the rows to blame where it is refused.
+    pub(super) async fn write(
+        &self,
+        current: &Served,
+        released: Released,
+        refused: &[Refusal],
+        others: &mut Vec<Served>,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        stop: &CancellationToken,
+    ) -> Written {
+        let attempt = self.attempt(current, released, refused, stop);
+        let Some(outcome) = self.while_ours(current, others, commands, attempt).await else {
+            return Written::Removed;
+        };
+        outcome.unwrap_or_else(|error| {
+            self.meters.store_failed(Some(&current.stream.at), &error);
+            match error.kind {
+                ErrorKind::Fenced => Written::Lost(Trouble::Fenced),
+                ErrorKind::DuplicateId => Written::Lost(Trouble::DuplicateId),
+                kind => Written::Held(kind),
+            }
+        })
+    }
+
+    async fn attempt(
+        &self,
+        current: &Served,
+        released: Released,
+        refused: &[Refusal],
+        stop: &CancellationToken,
+    ) -> Result<Written, StoreError> {
+        let Released { messages, at } = released;
+        let stream = &current.stream;
+        let refusals = self.refusals(&current.segment, messages, refused);
+        // Ids carry the time of the release, so that the rate can be checked by them afterwards.
+        let database_time_ms = self.clock.at(at).unwrap_or(stream.claim.database_time_ms);
+        #[cfg(feature = "planted")]
+        let database_time_ms = planted::time_of_ids(database_time_ms);
+        let batch = Batch::build(
+            &stream.at,
+            &stream.claim,
+            stream.position,
+            database_time_ms,
+            &current.segment,
+            messages,
+            &refusals,
+        );
+        let sealed_rows = self.sealing.rows(&self.store, batch.rows()).await?;
+        let rows = sealed_rows.rows(batch.rows());
+        let plain_letters = batch.dead_letters();
+        let sealed_letters = self.sealing.letters(&*self.store, &plain_letters).await?;
+        let letters = sealed_letters.letters(&plain_letters);
+        let write = WriteBatch { to_topic: self.to_topic, ..batch.write(&rows, &letters) };
+        #[cfg(feature = "planted")]
+        let written = self.watched(planted::write(&*self.store, write)).await;
+        #[cfg(not(feature = "planted"))]
+        let written = self.watched(self.store.write(&write)).await;
+        match written {
+            Ok(()) => {
+                let bytes = batch.rows().iter().map(|row| row.body.len() as u64).sum();
+                self.meters.committed(
+                    &stream.at,
+                    messages as u64,
+                    batch.rows().len() as u64,
+                    bytes,
+                    batch.reasons(),
+                );
+                self.meters.set_partition(
+                    &stream.at,
+                    PartitionMeter {
+                        position: batch.to().next_offset,
+                        end: self.source.known_end(&stream.at),
+                    },
+                );
+                Ok(Written::Committed(batch.to()))
+            }
+            Err(error) if isolate::is_refusal(error.kind) => tokio::select! {
+                // Nothing of this stays, and at a low rate it takes long.
+                () = stop.cancelled() => Ok(Written::Stopped),
+                isolated = self.isolate(&batch, &rows, error) => isolated.map(Written::Isolated),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A transaction whose time and outcome the gate learns.
+    pub(super) async fn watched(
+        &self,
+        transaction: impl Future<Output = Result<(), StoreError>>,
+    ) -> Result<(), StoreError> {
+        let watched = self.gate.watch_write();
+        let written = transaction.await;
+        watched.ended(match &written {
+            Ok(()) => Outcome::Committed,
+            Err(error) if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Conflict) => {
+                Outcome::Failed
+            }
+            Err(_) => Outcome::Unclear,
+        });
+        written
+    }
+
+    /// The rows that made the database refuse a batch; `rows` as they were written.
+    pub(super) async fn isolate(
+        &self,
+        batch: &Batch<'_>,
+        rows: &[Row<'_>],
+        error: StoreError,
+    ) -> Result<Vec<Refusal>, StoreError> {
+        let found =
+            isolate::find_refused(&*self.store, &self.gate, rows, |row| batch.span_of_row(row)).await?;
+        if found.is_empty() {
+            // Every row is accepted alone: the transaction failed for another reason. Wait.
+            return Err(StoreError { kind: ErrorKind::Unavailable, ..error });
+        }
+        self.meters.store_refused(&error);
+        Ok(found)
+    }
+
+    /// Spans of the first `messages` messages that are dead letters, ascending: those that no statement can carry
+    /// from the start, and those that the database was found to refuse.
+    pub(super) fn refusals(&self, segment: &Segment, messages: usize, refused: &[Refusal]) -> Vec<Refusal> {
+        let limit = self.store.max_body_bytes();
+        let spans = segment.front_spans(messages);
+        let oversized = spans.clone().filter(|span| segment.spans().get(*span).body.len() > limit);
+        let detail =
+            || format!("the body is larger than the {limit} bytes that the database accepts in one row");
+        let mut refusals: Vec<Refusal> = oversized
+            .map(|span| Refusal { span, reason: Reason::TooLarge, detail: detail() })
+            .chain(refused.iter().filter(|refusal| spans.contains(&refusal.span)).cloned())
+            .collect();
+        refusals.sort_by_key(|refusal| refusal.span);
+        refusals
+    }
+}
