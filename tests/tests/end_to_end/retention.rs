@@ -100,6 +100,7 @@ async fn without_the_right_to_remove_rows_are_stored_and_the_status_says_so() {
         format!("GRANT DELETE ON {name}.sluice_redrive TO {user}"),
         format!("GRANT DELETE ON {name}.sluice_dead_letter TO {user}"),
         format!("GRANT DELETE ON {name}.sluice_dead_letter_chunk TO {user}"),
+        format!("GRANT DELETE ON {name}.sluice_dead_letter_unsent TO {user}"),
     ] {
         execute(&database, sql).await.unwrap();
     }
