@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod check;
+pub mod cli;
 pub mod config;
 pub mod consume;
 pub mod dead_letters;

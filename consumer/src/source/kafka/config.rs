@@ -56,7 +56,7 @@ pub fn client_config(kafka: &KafkaSource, secrets: &Secrets) -> Result<ClientCon
             }
         }
         if ca_from.is_none() {
-            // The system's authorities: the OpenSSL that is compiled in does not know where they lie.
+            // The system's authorities: an OpenSSL that is compiled in does not know where they lie.
             config.set("ssl.ca.location", "probe");
         }
     }

@@ -31,6 +31,8 @@ pub struct Column {
     pub data_type: String,
     /// In characters; 0 where it means nothing.
     pub length: u64,
+    /// Empty where it means nothing.
+    pub character_set: String,
     pub nullable: bool,
     /// The default's text; empty where there is none, or NULL.
     pub default_value: String,
@@ -56,6 +58,7 @@ impl FromRow<'_, MySqlRow> for Column {
             column_type: row.try_get("column_type")?,
             data_type: row.try_get("data_type")?,
             length: row.try_get("length")?,
+            character_set: row.try_get("character_set")?,
             nullable: row.try_get("nullable")?,
             default_value: row.try_get("default_value")?,
             extra: row.try_get("extra")?,
@@ -70,6 +73,8 @@ pub struct Adopted {
     pub fills_created_at: bool,
     /// What `body` has room for.
     pub max_body_bytes: usize,
+    /// Whether texts are kept as the bytes that they have here.
+    pub is_utf8: bool,
     /// Columns that reads need an index on.
     pub missing_indexes: Vec<&'static str>,
 }
@@ -105,9 +110,9 @@ pub fn check(
              make it an ordinary index with ALTER TABLE … DROP INDEX {index}, ADD INDEX {index} (…)"
         ));
     }
-    check_text(column("trace_id")?, MAX_TRACE_ID_CHARS)?;
-    check_text(column("kind")?, MAX_KIND_CHARS)?;
-    let body = column("body")?;
+    let (trace_id, kind, body) = (column("trace_id")?, column("kind")?, column("body")?);
+    check_text(trace_id, MAX_TRACE_ID_CHARS)?;
+    check_text(kind, MAX_KIND_CHARS)?;
     check_type(body, "longtext", |column| {
         matches!(column.data_type.as_str(), "longtext" | "mediumtext" | "text")
     })?;
@@ -118,11 +123,16 @@ pub fn check(
     Ok(Adopted {
         fills_created_at: NOW.iter().any(|now| created_at.default_value.contains(now)),
         max_body_bytes: usize::try_from(body.length).unwrap_or(usize::MAX),
+        is_utf8: are_utf8([trace_id, kind, body]),
         missing_indexes: ["trace_id", "created_at"]
             .into_iter()
             .filter(|name| !leading.iter().any(|leading| leading == name))
             .collect(),
     })
+}
+
+fn are_utf8(columns: [&Column; 3]) -> bool {
+    columns.iter().all(|column| column.character_set == "utf8mb4")
 }
 
 fn check_engine(table: Option<&Table>) -> Result<(), String> {
@@ -194,6 +204,7 @@ mod tests {
             column_type: data_type.to_owned(),
             data_type: data_type.to_owned(),
             length: 1 << 16,
+            character_set: "utf8mb4".to_owned(),
             nullable: false,
             default_value: default_value.to_owned(),
             extra: extra.to_owned(),
@@ -230,6 +241,17 @@ mod tests {
             let created_at = column("created_at", "datetime", default_value, "");
             assert_eq!(look(created_at, &[]).unwrap().fills_created_at, fills, "{default_value}");
         }
+    }
+
+    #[test]
+    fn texts_may_be_sent_as_bytes_only_where_every_column_keeps_them_as_such() {
+        let mut texts = ["trace_id", "kind", "body"].map(|name| column(name, "longtext", "", ""));
+        assert!(are_utf8(texts.each_ref()));
+        texts[1].character_set = "latin1".to_owned();
+        assert!(!are_utf8(texts.each_ref()));
+        // utf8mb3 lacks the characters beyond its three bytes: the server is to say so of a text.
+        texts[1].character_set = "utf8mb3".to_owned();
+        assert!(!are_utf8(texts.each_ref()));
     }
 
     #[test]

@@ -30,6 +30,7 @@ const TABLE: &str = "SELECT CAST(t.TABLE_TYPE AS CHAR) AS table_type, \
 const COLUMNS: &str = "SELECT CAST(LOWER(COLUMN_NAME) AS CHAR) AS name, \
      CAST(LOWER(COLUMN_TYPE) AS CHAR) AS column_type, CAST(LOWER(DATA_TYPE) AS CHAR) AS data_type, \
      CAST(COALESCE(CHARACTER_MAXIMUM_LENGTH, 0) AS UNSIGNED) AS length, \
+     CAST(LOWER(COALESCE(CHARACTER_SET_NAME, '')) AS CHAR) AS character_set, \
      IS_NULLABLE = 'YES' AS nullable, CAST(LOWER(CASE WHEN COLUMN_DEFAULT IS NULL OR COLUMN_DEFAULT = 'NULL' THEN '' \
      WHEN COLUMN_DEFAULT = '' THEN '''''' ELSE COLUMN_DEFAULT END) AS CHAR) AS default_value, \
      CAST(LOWER(EXTRA) AS CHAR) AS extra \
@@ -68,6 +69,9 @@ impl MySqlStore {
             let context = "the connection names no database: add one to the URL, as in mysql://HOST/DATABASE";
             return Err(StoreError::new(ErrorKind::Schema, context));
         }
+        let version: String = within(SHORT_ANSWER, sqlx::query_scalar(VERSION).fetch_one(&mut *conn))
+            .await
+            .map_err(store_error("cannot read the server's version"))?;
         if self.options.manage_schema {
             let lock = sqlx::query_scalar(LOCK).bind(LOCK_SECONDS);
             let patience = Duration::from_secs(LOCK_SECONDS.into()) + SHORT_ANSWER;
@@ -78,7 +82,7 @@ impl MySqlStore {
                 let context = "another replica has been changing the schema for long";
                 return Err(StoreError::new(ErrorKind::Conflict, context));
             }
-            let created = self.create_tables(conn).await;
+            let created = self.create_tables(conn, &version).await;
             let unlocked = within(SHORT_ANSWER, conn.execute(UNLOCK))
                 .await
                 .map_err(store_error("cannot unlock the schema"));
@@ -94,15 +98,13 @@ impl MySqlStore {
         }
         missing_rights(self.missing_rights(conn, WRITE_RIGHTS, &|_| true).await?)?;
         self.max_column.store(adopted.max_body_bytes, Ordering::Relaxed);
-        self.insert.get_or_init(|| RowInsert::new(&self.options.table, adopted.fills_created_at));
+        let as_bytes = adopted.is_utf8 && version.contains("MariaDB");
+        self.insert.get_or_init(|| RowInsert::new(&self.options.table, adopted.fills_created_at, as_bytes));
         Ok(())
     }
 
-    async fn create_tables(&self, conn: &mut MySqlConnection) -> Result<(), StoreError> {
+    async fn create_tables(&self, conn: &mut MySqlConnection, version: &str) -> Result<(), StoreError> {
         self.migrate(conn).await?;
-        let version: String = within(SHORT_ANSWER, sqlx::query_scalar(VERSION).fetch_one(&mut *conn))
-            .await
-            .map_err(store_error("cannot read the server's version"))?;
         let sql = trace_table(&self.options.table, version.contains("TiDB"));
         conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot create the trace table"))?;
         for column in self.adopted(conn).await?.missing_indexes {

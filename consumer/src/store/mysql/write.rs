@@ -45,11 +45,15 @@ impl Statements {
 /// How rows go into the trace table.
 pub(super) struct RowInsert {
     sizes: FixedSizes,
+    /// Whether texts are sent as bytes. MariaDB reads a text parameter character by character before it stores it, an
+    /// eighth of what a row costs it; bytes it only checks while it copies them into the column. It would convert no
+    /// bytes: only where the columns keep texts as they are here. Other servers were not measured.
+    as_bytes: bool,
 }
 
 impl RowInsert {
     /// `fills_created_at`: whether the column has a default of its own.
-    pub(super) fn new(table: &TableName, fills_created_at: bool) -> Self {
+    pub(super) fn new(table: &TableName, fills_created_at: bool, as_bytes: bool) -> Self {
         let table = table.backticked();
         let sizes = if fills_created_at {
             let head = format!("INSERT INTO {table} (`id`, `trace_id`, `kind`, `body`) VALUES");
@@ -58,7 +62,7 @@ impl RowInsert {
             let head = format!("INSERT INTO {table} (`id`, `trace_id`, `kind`, `body`, `created_at`) VALUES");
             FixedSizes::new(&head, "(?,?,?,?,CURRENT_TIMESTAMP)", &ROW_SIZES)
         };
-        Self { sizes }
+        Self { sizes, as_bytes }
     }
 }
 
@@ -118,7 +122,7 @@ impl MySqlStore {
             if bytes > self.max_statement_bytes() {
                 return Err(too_large(bytes, self.max_statement_bytes()));
             }
-            insert_chunk(conn, sql, rows, bytes).await?;
+            insert_chunk(conn, sql, rows, bytes, insert.as_bytes).await?;
             rest = later;
         }
         Ok(())
@@ -228,11 +232,12 @@ async fn insert_chunk(
     sql: Arc<str>,
     rows: &[Row<'_>],
     bytes: usize,
+    as_bytes: bool,
 ) -> Result<(), StoreError> {
     let mut arguments = MySqlArguments::default();
     arguments.reserve(4 * rows.len(), bytes);
     for row in rows {
-        add_row(&mut arguments, row)
+        add_row(&mut arguments, row, as_bytes)
             .map_err(|source| store_error("cannot encode a row")(sqlx::Error::Encode(source)))?;
     }
     let query = sqlx::query_with(AssertSqlSafe(sql), arguments);
@@ -243,11 +248,16 @@ async fn insert_chunk(
     Ok(())
 }
 
-fn add_row(arguments: &mut MySqlArguments, row: &Row<'_>) -> Result<(), sqlx::error::BoxDynError> {
+fn add_row(
+    arguments: &mut MySqlArguments,
+    row: &Row<'_>,
+    as_bytes: bool,
+) -> Result<(), sqlx::error::BoxDynError> {
     arguments.add(row.id)?;
-    arguments.add(row.trace_id)?;
-    arguments.add(row.kind)?;
-    arguments.add(row.body)
+    for text in [row.trace_id, row.kind, row.body] {
+        if as_bytes { arguments.add(text.as_bytes())? } else { arguments.add(text)? }
+    }
+    Ok(())
 }
 
 /// How many of the first rows stay within `limit` bytes together (at least one), and their bytes.

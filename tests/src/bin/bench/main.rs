@@ -1,6 +1,7 @@
 //! The driver of `tests/bench`.
 
 mod chart;
+mod decode;
 mod figure;
 mod growth;
 mod operator;
@@ -31,6 +32,8 @@ struct Cli {
 enum Command {
     /// From Kafka into each database, against raw loops over the same rows.
     Store(store::Args),
+    /// Each decoder alone, from memory.
+    Decode(decode::Args),
     /// Many pipelines on a real API server.
     Operator(operator::Args),
     /// Sluice beside Zipkin and the OpenTelemetry Collector.
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
     let run = async {
         match cli.command {
             Command::Store(args) => store::run(args).await,
+            Command::Decode(args) => decode::run(&args),
             Command::Operator(args) => operator::run(args).await,
             Command::Peers(args) => peers::run(args).await,
             Command::DrainIntoNothing(args) => peers::child(args).await.map(|()| Figures::default()),
