@@ -15,8 +15,8 @@
 
 use super::jaeger_tags::{self as tags, Tag};
 use super::output::Output;
-use super::wire::{Embedded, Fields, WireError, repeated};
-use super::write::{self, Members};
+use super::wire::{Embedded, Fields, Stretch, WireError, repeated};
+use super::write::{self, Members, name};
 
 /// Decodes a whole message: a `Span` has fields beyond the two of a `Batch`.
 pub(super) fn decode(payload: &[u8], output: &mut Output<'_>) -> Result<(), WireError> {
@@ -77,35 +77,36 @@ struct Span<'a> {
     duration: Embedded<'a>,
     process: Embedded<'a>,
     meaning: tags::Meaning<'a>,
-    has_tags: bool,
-    has_links: bool,
-    has_logs: bool,
-    has_warnings: bool,
+    tags: Stretch,
+    links: Stretch,
+    logs: Stretch,
+    warnings: Stretch,
 }
 
 impl<'a> Span<'a> {
     fn read(message: &'a [u8]) -> Result<Self, WireError> {
         let mut span = Self { message, ..Self::default() };
-        for field in Fields::new(message) {
+        let mut fields = Fields::new(message);
+        while let Some(field) = fields.next() {
             match field? {
                 (1, value) => span.trace_id = value.bytes()?,
                 (2, value) => span.span_id = value.bytes()?,
                 (3, value) => span.operation_name = value.text()?,
-                (4, _) => span.has_links = true,
+                (4, _) => fields.note(&mut span.links),
                 (5, value) => span.flags = value.varint()?,
                 (6, value) => span.start.merge(value.bytes()?),
                 (7, value) => span.duration.merge(value.bytes()?),
                 (8, value) => {
-                    span.has_tags = true;
+                    fields.note(&mut span.tags);
                     span.meaning.note(&Tag::read(value.bytes()?)?)?;
                 }
-                (9, _) => span.has_logs = true,
+                (9, _) => fields.note(&mut span.logs),
                 (10, value) => span.process.merge(value.bytes()?),
-                (12, _) => span.has_warnings = true,
+                (12, _) => fields.note(&mut span.warnings),
                 _ => {}
             }
         }
-        if span.has_links {
+        if !span.links.is_empty() {
             span.parent_span_id = span.parent()?.map_or(&[][..], |parent| parent.span_id);
         }
         Ok(span)
@@ -114,7 +115,7 @@ impl<'a> Span<'a> {
     /// The reference that is the parent.
     fn parent(&self) -> Result<Option<Reference<'a>>, WireError> {
         let mut follows = None;
-        for reference in repeated(self.message, 4) {
+        for reference in self.links.elements(self.message, 4) {
             let reference = Reference::read(reference?)?;
             if reference.trace_id != self.trace_id {
                 continue;
@@ -133,47 +134,44 @@ impl<'a> Span<'a> {
         let (seconds, nanos) = seconds_and_nanos(&self.duration)?;
         let end = start + total(seconds, nanos);
         let mut members = Members::open(out);
-        members.text("traceId", trace_id);
-        members.id("spanId", self.span_id);
-        members.id("parentSpanId", self.parent_span_id);
-        members.text("traceState", self.meaning.trace_state);
-        members.number("flags", u64::from(self.flags as u32));
-        members.text("name", self.operation_name);
-        members.number("kind", self.meaning.otlp_kind());
-        for (key, time) in [("startTimeUnixNano", start), ("endTimeUnixNano", end)] {
-            let out = members.key(key);
-            out.push('"');
-            write::wide(out, time);
-            out.push('"');
+        members.text(name!("traceId"), trace_id);
+        members.id(name!("spanId"), self.span_id);
+        members.id(name!("parentSpanId"), self.parent_span_id);
+        members.text(name!("traceState"), self.meaning.trace_state);
+        members.number(name!("flags"), u64::from(self.flags as u32));
+        members.text(name!("name"), self.operation_name);
+        members.number(name!("kind"), self.meaning.otlp_kind());
+        for (key, time) in [(name!("startTimeUnixNano"), start), (name!("endTimeUnixNano"), end)] {
+            members.long(key, time);
         }
-        if self.has_tags || self.has_warnings {
-            self.attributes(members.key("attributes"))?;
+        if !(self.tags.is_empty() && self.warnings.is_empty()) {
+            self.attributes(members.key(name!("attributes")))?;
         }
-        if self.has_logs {
-            write::list(members.key("events"), repeated(self.message, 9), event)?;
+        if !self.logs.is_empty() {
+            write::list(members.key(name!("events")), self.logs.elements(self.message, 9), event)?;
         }
-        if self.has_links {
-            self.links(members.key("links"))?;
+        if !self.links.is_empty() {
+            self.links(members.key(name!("links")))?;
         }
-        self.meaning.status(members.key("status"));
-        resource(members.key("resource"), process)?;
-        self.meaning.scope(members.key("scope"));
+        self.meaning.status(members.key(name!("status")));
+        resource(members.key(name!("resource")), process)?;
+        self.meaning.scope(members.key(name!("scope")));
         members.close();
         Ok(())
     }
 
     fn attributes(&self, out: &mut String) -> Result<(), WireError> {
         let mut list = tags::List::open(out);
-        for tag in repeated(self.message, 8) {
+        for tag in self.tags.elements(self.message, 8) {
             let tag = Tag::read(tag?)?;
             if !self.meaning.has_place(&tag) {
                 list.tag(&tag)?;
             }
         }
-        if self.has_warnings {
+        if !self.warnings.is_empty() {
             let out = list.key("jaeger.warnings");
             out.push_str("{\"arrayValue\":{\"values\":");
-            write::list(out, repeated(self.message, 12), |out, warning| {
+            write::list(out, self.warnings.elements(self.message, 12), |out, warning| {
                 let warning = std::str::from_utf8(warning).map_err(|_| WireError("a string is not UTF-8"))?;
                 out.push_str("{\"stringValue\":");
                 write::string(out, warning);
@@ -192,7 +190,7 @@ impl<'a> Span<'a> {
         let mut skipped = parent.is_none();
         out.push('[');
         let mut first = true;
-        for reference in repeated(self.message, 4) {
+        for reference in self.links.elements(self.message, 4) {
             let reference = Reference::read(reference?)?;
             if !skipped && Some(reference) == parent {
                 skipped = true;
@@ -232,9 +230,9 @@ impl<'a> Reference<'a> {
     fn write(&self, out: &mut String) {
         let kind = if self.follows_from { "follows_from" } else { "child_of" };
         let mut members = Members::open(out);
-        members.id("traceId", self.trace_id);
-        members.id("spanId", self.span_id);
-        let out = members.key("attributes");
+        members.id(name!("traceId"), self.trace_id);
+        members.id(name!("spanId"), self.span_id);
+        let out = members.key(name!("attributes"));
         out.push_str("[{\"key\":\"opentracing.ref_type\",\"value\":{\"stringValue\":\"");
         out.push_str(kind);
         out.push_str("\"}}]");
@@ -275,12 +273,9 @@ fn event(out: &mut String, message: &[u8]) -> Result<(), WireError> {
     }
     let (seconds, nanos) = seconds_and_nanos(&time)?;
     let mut members = Members::open(out);
-    let out = members.key("timeUnixNano");
-    out.push('"');
-    write::wide(out, total(seconds, nanos));
-    out.push('"');
-    members.text("name", name.unwrap_or_default());
-    let mut list = tags::List::open(members.key("attributes"));
+    members.long(name!("timeUnixNano"), total(seconds, nanos));
+    members.text(name!("name"), name.unwrap_or_default());
+    let mut list = tags::List::open(members.key(name!("attributes")));
     for tag in repeated(message, 2) {
         let tag = Tag::read(tag?)?;
         if tag.key != "event" || tag.text() != name {
@@ -300,7 +295,7 @@ fn resource(out: &mut String, process: &[u8]) -> Result<(), WireError> {
         }
     }
     let mut members = Members::open(out);
-    let mut list = tags::List::open(members.key("attributes"));
+    let mut list = tags::List::open(members.key(name!("attributes")));
     if !service_name.is_empty() {
         list.text("service.name", service_name);
     }

@@ -2,7 +2,7 @@
 
 use super::otlp_proto::KINDS;
 use super::wire::{Fields, WireError};
-use super::write::{self, Members};
+use super::write::{self, Members, name};
 
 /// One `model.KeyValue`. Only the value that its type names counts.
 #[derive(Clone, Copy, Default)]
@@ -50,16 +50,11 @@ impl<'a> Tag<'a> {
     fn write_value(&self, out: &mut String) -> Result<(), WireError> {
         let mut members = Members::open(out);
         match self.value_type {
-            0 => write::string(members.key("stringValue"), self.text),
-            1 => members.key("boolValue").push_str(if self.boolean { "true" } else { "false" }),
-            2 => {
-                let out = members.key("intValue");
-                out.push('"');
-                write::signed(out, self.integer);
-                out.push('"');
-            }
-            3 => write::double(members.key("doubleValue"), self.double),
-            4 => write::base64(members.key("bytesValue"), self.binary),
+            0 => write::string(members.key(name!("stringValue")), self.text),
+            1 => members.key(name!("boolValue")).push_str(if self.boolean { "true" } else { "false" }),
+            2 => members.long(name!("intValue"), self.integer),
+            3 => write::double(members.key(name!("doubleValue")), self.double),
+            4 => write::base64(members.key(name!("bytesValue")), self.binary),
             _ => return Err(WireError("a tag's type is unknown")),
         }
         members.close();
@@ -139,16 +134,16 @@ impl<'a> Meaning<'a> {
     /// Writes the status; `error` outweighs `otel.status_code`.
     pub(super) fn status(&self, out: &mut String) {
         let mut members = Members::open(out);
-        members.text("message", self.status_message);
-        members.number("code", if self.error { 2 } else { self.status_number() });
+        members.text(name!("message"), self.status_message);
+        members.number(name!("code"), if self.error { 2 } else { self.status_number() });
         members.close();
     }
 
     /// Writes the scope.
     pub(super) fn scope(&self, out: &mut String) {
         let mut members = Members::open(out);
-        members.text("name", self.scope_name);
-        members.text("version", self.scope_version);
+        members.text(name!("name"), self.scope_name);
+        members.text(name!("version"), self.scope_version);
         members.close();
     }
 }

@@ -6,12 +6,16 @@
 //! skipped, as protobuf has it; `schema_url` is not part of a span and is skipped, too.
 
 use super::output::Output;
-use super::wire::{Embedded, Fields, Value, WireError, repeated};
-use super::write::{self, Members};
+use super::wire::{Embedded, Fields, Stretch, Value, WireError, repeated};
+use super::write::{self, Members, name};
 
 /// Deepest nesting of attribute values: a list of maps 30 deep in an event still yields a body that is nested
 /// no deeper than what readers take.
 const MAX_VALUE_NESTING: u32 = 30;
+
+/// Bytes that the texts of a resource and of a scope usually have: only longer ones have to grow.
+const USUAL_RESOURCE: usize = 1024;
+const USUAL_SCOPE: usize = 256;
 
 /// The names of `SpanKind`, without their prefix; unspecified and unknown ones are empty.
 pub(super) const KINDS: [&str; 6] = ["", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER"];
@@ -23,7 +27,11 @@ pub(super) fn kind_name(kind: u64) -> &'static str {
 
 /// Decodes a whole message.
 pub(super) fn decode(payload: &[u8], output: &mut Output<'_>) -> Result<(), WireError> {
-    let mut scratch = Scratch::default();
+    let mut scratch = Scratch {
+        resource: String::with_capacity(USUAL_RESOURCE),
+        scope: String::with_capacity(USUAL_SCOPE),
+        trace_id: String::with_capacity(32),
+    };
     let mut seen = false;
     for field in Fields::new(payload) {
         if let (1, value) = field? {
@@ -36,7 +44,6 @@ pub(super) fn decode(payload: &[u8], output: &mut Output<'_>) -> Result<(), Wire
 }
 
 /// Texts that are written once and copied into many spans; kept for their memory.
-#[derive(Default)]
 struct Scratch {
     resource: String,
     scope: String,
@@ -107,12 +114,12 @@ fn holder(out: &mut String, message: &[u8], holder: Holder) -> Result<(), WireEr
             _ => {}
         }
     }
-    members.text("name", name);
-    members.text("version", version);
+    members.text(name!("name"), name);
+    members.text(name!("version"), version);
     if has_attributes {
-        attributes(members.key("attributes"), message, attributes_field)?;
+        attributes(members.key(name!("attributes")), repeated(message, attributes_field))?;
     }
-    members.number("droppedAttributesCount", u64::from(dropped as u32));
+    members.number(name!("droppedAttributesCount"), u64::from(dropped as u32));
     members.close();
     Ok(())
 }
@@ -134,15 +141,16 @@ struct Span<'a> {
     dropped_links: u64,
     flags: u32,
     status: Embedded<'a>,
-    has_attributes: bool,
-    has_events: bool,
-    has_links: bool,
+    attributes: Stretch,
+    events: Stretch,
+    links: Stretch,
 }
 
 impl<'a> Span<'a> {
     fn read(message: &'a [u8]) -> Result<Self, WireError> {
         let mut span = Self { message, ..Self::default() };
-        for field in Fields::new(message) {
+        let mut fields = Fields::new(message);
+        while let Some(field) = fields.next() {
             match field? {
                 (1, value) => span.trace_id = value.bytes()?,
                 (2, value) => span.span_id = value.bytes()?,
@@ -152,11 +160,11 @@ impl<'a> Span<'a> {
                 (6, value) => span.kind = value.varint()?,
                 (7, value) => span.start = value.fixed64()?,
                 (8, value) => span.end = value.fixed64()?,
-                (9, _) => span.has_attributes = true,
+                (9, _) => fields.note(&mut span.attributes),
                 (10, value) => span.dropped_attributes = value.varint()?,
-                (11, _) => span.has_events = true,
+                (11, _) => fields.note(&mut span.events),
                 (12, value) => span.dropped_events = value.varint()?,
-                (13, _) => span.has_links = true,
+                (13, _) => fields.note(&mut span.links),
                 (14, value) => span.dropped_links = value.varint()?,
                 (15, value) => span.status.merge(value.bytes()?),
                 (16, value) => span.flags = value.fixed32()?,
@@ -168,32 +176,32 @@ impl<'a> Span<'a> {
 
     fn write(&self, out: &mut String, trace_id: &str, resource: &str, scope: &str) -> Result<(), WireError> {
         let mut members = Members::open(out);
-        members.text("traceId", trace_id);
-        members.id("spanId", self.span_id);
-        members.id("parentSpanId", self.parent_span_id);
-        members.text("traceState", self.trace_state);
-        members.number("flags", u64::from(self.flags));
-        members.text("name", self.name);
-        enumeration(&mut members, "kind", self.kind);
-        members.long("startTimeUnixNano", self.start);
-        members.long("endTimeUnixNano", self.end);
-        if self.has_attributes {
-            attributes(members.key("attributes"), self.message, 9)?;
+        members.text(name!("traceId"), trace_id);
+        members.id(name!("spanId"), self.span_id);
+        members.id(name!("parentSpanId"), self.parent_span_id);
+        members.text(name!("traceState"), self.trace_state);
+        members.number(name!("flags"), u64::from(self.flags));
+        members.text(name!("name"), self.name);
+        enumeration(&mut members, name!("kind"), self.kind);
+        members.long(name!("startTimeUnixNano"), self.start);
+        members.long(name!("endTimeUnixNano"), self.end);
+        if !self.attributes.is_empty() {
+            attributes(members.key(name!("attributes")), self.attributes.elements(self.message, 9))?;
         }
-        members.number("droppedAttributesCount", u64::from(self.dropped_attributes as u32));
-        if self.has_events {
-            write::list(members.key("events"), repeated(self.message, 11), event)?;
+        members.number(name!("droppedAttributesCount"), u64::from(self.dropped_attributes as u32));
+        if !self.events.is_empty() {
+            write::list(members.key(name!("events")), self.events.elements(self.message, 11), event)?;
         }
-        members.number("droppedEventsCount", u64::from(self.dropped_events as u32));
-        if self.has_links {
-            write::list(members.key("links"), repeated(self.message, 13), link)?;
+        members.number(name!("droppedEventsCount"), u64::from(self.dropped_events as u32));
+        if !self.links.is_empty() {
+            write::list(members.key(name!("links")), self.links.elements(self.message, 13), link)?;
         }
-        members.number("droppedLinksCount", u64::from(self.dropped_links as u32));
+        members.number(name!("droppedLinksCount"), u64::from(self.dropped_links as u32));
         if let Some(message) = self.status.get() {
-            status(members.key("status"), message)?;
+            status(members.key(name!("status")), message)?;
         }
-        members.key("resource").push_str(resource);
-        members.key("scope").push_str(scope);
+        members.key(name!("resource")).push_str(resource);
+        members.key(name!("scope")).push_str(scope);
         members.close();
         Ok(())
     }
@@ -202,7 +210,7 @@ impl<'a> Span<'a> {
 /// An enum as its number, a 32-bit one that may be negative, unless it is zero.
 fn enumeration(members: &mut Members<'_>, key: &str, value: u64) {
     if value as i32 != 0 {
-        write::signed(members.key(key), i64::from(value as i32));
+        write::integer(members.key(key), i64::from(value as i32));
     }
 }
 
@@ -218,12 +226,12 @@ fn event(out: &mut String, message: &[u8]) -> Result<(), WireError> {
         }
     }
     let mut members = Members::open(out);
-    members.long("timeUnixNano", time);
-    members.text("name", name);
+    members.long(name!("timeUnixNano"), time);
+    members.text(name!("name"), name);
     if has_attributes {
-        attributes(members.key("attributes"), message, 3)?;
+        attributes(members.key(name!("attributes")), repeated(message, 3))?;
     }
-    members.number("droppedAttributesCount", u64::from(dropped as u32));
+    members.number(name!("droppedAttributesCount"), u64::from(dropped as u32));
     members.close();
     Ok(())
 }
@@ -243,14 +251,14 @@ fn link(out: &mut String, message: &[u8]) -> Result<(), WireError> {
             _ => {}
         }
     }
-    members.id("traceId", trace_id);
-    members.id("spanId", span_id);
-    members.text("traceState", trace_state);
+    members.id(name!("traceId"), trace_id);
+    members.id(name!("spanId"), span_id);
+    members.text(name!("traceState"), trace_state);
     if has_attributes {
-        attributes(members.key("attributes"), message, 4)?;
+        attributes(members.key(name!("attributes")), repeated(message, 4))?;
     }
-    members.number("droppedAttributesCount", u64::from(dropped as u32));
-    members.number("flags", u64::from(flags));
+    members.number(name!("droppedAttributesCount"), u64::from(dropped as u32));
+    members.number(name!("flags"), u64::from(flags));
     members.close();
     Ok(())
 }
@@ -265,14 +273,17 @@ fn status(out: &mut String, message: &[u8]) -> Result<(), WireError> {
         }
     }
     let mut members = Members::open(out);
-    members.text("message", text);
-    enumeration(&mut members, "code", code);
+    members.text(name!("message"), text);
+    enumeration(&mut members, name!("code"), code);
     members.close();
     Ok(())
 }
 
-fn attributes(out: &mut String, message: &[u8], number: u32) -> Result<(), WireError> {
-    write::list(out, repeated(message, number), |out, attribute| key_value(out, attribute, 0))
+fn attributes<'a>(
+    out: &mut String,
+    elements: impl Iterator<Item = Result<&'a [u8], WireError>>,
+) -> Result<(), WireError> {
+    write::list(out, elements, |out, attribute| key_value(out, attribute, 0))
 }
 
 fn key_value(out: &mut String, message: &[u8], nesting: u32) -> Result<(), WireError> {
@@ -284,9 +295,9 @@ fn key_value(out: &mut String, message: &[u8], nesting: u32) -> Result<(), WireE
             _ => {}
         }
     }
-    out.push_str("{\"key\":");
-    write::string(out, key);
-    out.push_str(",\"value\":");
+    out.push_str("{\"key\":\"");
+    write::escaped(out, key);
+    out.push_str("\",\"value\":");
     any_value(out, value.get().unwrap_or_default(), nesting)?;
     out.push('}');
     Ok(())
@@ -310,18 +321,17 @@ fn any_value(out: &mut String, message: &[u8], nesting: u32) -> Result<(), WireE
     };
     let mut members = Members::open(out);
     match number {
-        1 => write::string(members.key("stringValue"), value.text()?),
-        2 => members.key("boolValue").push_str(if value.varint()? != 0 { "true" } else { "false" }),
-        3 => {
-            let out = members.key("intValue");
-            out.push('"');
-            write::signed(out, value.varint()? as i64);
-            out.push('"');
+        1 => write::string(members.key(name!("stringValue")), value.text()?),
+        2 => members.key(name!("boolValue")).push_str(if value.varint()? != 0 { "true" } else { "false" }),
+        3 => members.long(name!("intValue"), value.varint()? as i64),
+        4 => write::double(members.key(name!("doubleValue")), f64::from_bits(value.fixed64()?)),
+        5 => values(members.key(name!("arrayValue")), value, |out, element| {
+            any_value(out, element, nesting + 1)
+        })?,
+        6 => {
+            values(members.key(name!("kvlistValue")), value, |out, entry| key_value(out, entry, nesting + 1))?
         }
-        4 => write::double(members.key("doubleValue"), f64::from_bits(value.fixed64()?)),
-        5 => values(members.key("arrayValue"), value, |out, element| any_value(out, element, nesting + 1))?,
-        6 => values(members.key("kvlistValue"), value, |out, entry| key_value(out, entry, nesting + 1))?,
-        _ => write::base64(members.key("bytesValue"), value.bytes()?),
+        _ => write::base64(members.key(name!("bytesValue")), value.bytes()?),
     }
     members.close();
     Ok(())

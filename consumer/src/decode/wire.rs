@@ -56,11 +56,22 @@ impl<'a> Value<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Fields<'a> {
     rest: &'a [u8],
+    /// How long `rest` was before the last field.
+    before: usize,
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn new(message: &'a [u8]) -> Self {
-        Self { rest: message }
+        Self { rest: message, before: message.len() }
+    }
+
+    /// Has a stretch reach to the field that was read last.
+    #[inline]
+    pub(super) fn note(&self, stretch: &mut Stretch) {
+        if stretch.from == 0 {
+            stretch.from = self.before;
+        }
+        stretch.to = self.rest.len();
     }
 
     #[inline]
@@ -94,7 +105,8 @@ impl<'a> Fields<'a> {
         Ok(*taken)
     }
 
-    #[inline]
+    // Measured: a call, with its answer through memory, takes a tenth of decoding.
+    #[inline(always)]
     fn field(&mut self) -> Result<(u32, Value<'a>), WireError> {
         let tag = u32::try_from(self.varint()?).map_err(|_| WireError("a field number is too large"))?;
         let value = match tag & 7 {
@@ -125,11 +137,36 @@ impl<'a> Iterator for Fields<'a> {
         if self.rest.is_empty() {
             return None;
         }
+        self.before = self.rest.len();
         let field = self.field();
         if field.is_err() {
             self.rest = &[];
         }
         Some(field)
+    }
+}
+
+/// The part of a message that a repeated field takes, from its first to its last occurrence: what there is to read of it
+/// again once the message was read. Encoders write a field's elements one after the other, so that is little else.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stretch {
+    /// Both counted from the message's end. 0, which no field begins at, stands for a field that does not occur.
+    from: usize,
+    to: usize,
+}
+
+impl Stretch {
+    pub(super) fn is_empty(self) -> bool {
+        self.from == 0
+    }
+
+    /// The messages of the field with this number, which the stretch is of.
+    pub(super) fn elements(
+        self,
+        message: &[u8],
+        number: u32,
+    ) -> impl Iterator<Item = Result<&[u8], WireError>> {
+        repeated(&message[message.len() - self.from..message.len() - self.to], number)
     }
 }
 
@@ -167,5 +204,32 @@ impl<'a> Embedded<'a> {
             Self::Once(bytes) => Some(bytes),
             Self::Merged(bytes) => Some(bytes),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_are_found_again_also_where_other_fields_lie_between_them() {
+        // Tags: number << 3 | 2. Fields 9, 11, 9, 5.
+        let message = b"\x4a\x01a\x5a\x01x\x4a\x01b\x2a\x01n";
+        let (mut nines, mut elevens, mut thirteens) = Default::default();
+        let mut fields = Fields::new(message);
+        while let Some(field) = fields.next() {
+            match field.unwrap() {
+                (9, _) => fields.note(&mut nines),
+                (11, _) => fields.note(&mut elevens),
+                (13, _) => fields.note(&mut thirteens),
+                _ => {}
+            }
+        }
+        let elements = |stretch: Stretch, number| {
+            stretch.elements(message, number).collect::<Result<Vec<_>, _>>().unwrap()
+        };
+        assert_eq!(elements(nines, 9), [b"a", b"b"]);
+        assert_eq!(elements(elevens, 11), [b"x"]);
+        assert!(thirteens.is_empty() && elements(thirteens, 13).is_empty());
     }
 }

@@ -8,8 +8,8 @@ use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::output::Output;
-use super::wire::{Embedded, Fields, WireError};
-use super::write::{self, Members};
+use super::wire::{Embedded, Fields, Stretch, WireError};
+use super::write::{self, Members, name};
 
 const KINDS: [&str; 5] = ["", "CLIENT", "SERVER", "PRODUCER", "CONSUMER"];
 
@@ -41,8 +41,8 @@ struct Span<'a> {
     duration: u64,
     local: Embedded<'a>,
     remote: Embedded<'a>,
-    has_annotations: bool,
-    has_tags: bool,
+    annotations: Stretch,
+    tags: Stretch,
     debug: bool,
     shared: bool,
 }
@@ -50,7 +50,8 @@ struct Span<'a> {
 impl<'a> Span<'a> {
     fn read(message: &'a [u8]) -> Result<Self, WireError> {
         let mut span = Self { message, ..Self::default() };
-        for field in Fields::new(message) {
+        let mut fields = Fields::new(message);
+        while let Some(field) = fields.next() {
             match field? {
                 (1, value) => span.trace_id = value.bytes()?,
                 (2, value) => span.parent_id = value.bytes()?,
@@ -61,8 +62,8 @@ impl<'a> Span<'a> {
                 (7, value) => span.duration = value.varint()?,
                 (8, value) => span.local.merge(value.bytes()?),
                 (9, value) => span.remote.merge(value.bytes()?),
-                (10, _) => span.has_annotations = true,
-                (11, _) => span.has_tags = true,
+                (10, _) => fields.note(&mut span.annotations),
+                (11, _) => fields.note(&mut span.tags),
                 (12, value) => span.debug = value.varint()? != 0,
                 (13, value) => span.shared = value.varint()? != 0,
                 _ => {}
@@ -78,36 +79,33 @@ impl<'a> Span<'a> {
 
     fn write(&self, out: &mut String, trace_id: &str) -> Result<(), WireError> {
         let mut members = Members::open(out);
-        members.text("traceId", trace_id);
-        members.id("parentId", self.parent_id);
-        members.id("id", self.id);
-        members.text("kind", self.kind());
-        members.text("name", self.name);
-        members.number("timestamp", self.timestamp);
-        members.number("duration", self.duration);
-        for (key, message) in [("localEndpoint", &self.local), ("remoteEndpoint", &self.remote)] {
+        members.text(name!("traceId"), trace_id);
+        members.id(name!("parentId"), self.parent_id);
+        members.id(name!("id"), self.id);
+        members.text(name!("kind"), self.kind());
+        members.text(name!("name"), self.name);
+        members.number(name!("timestamp"), self.timestamp);
+        members.number(name!("duration"), self.duration);
+        for (key, message) in [(name!("localEndpoint"), &self.local), (name!("remoteEndpoint"), &self.remote)]
+        {
             if let Some(message) = message.get() {
                 endpoint(members.key(key), message)?;
             }
         }
-        if self.has_annotations {
-            let annotations = self.repeated(10);
-            write::list(members.key("annotations"), annotations, annotation)?;
+        if !self.annotations.is_empty() {
+            let annotations = self.annotations.elements(self.message, 10);
+            write::list(members.key(name!("annotations")), annotations, annotation)?;
         }
-        if self.has_tags {
-            tags(members.key("tags"), self.repeated(11))?;
+        if !self.tags.is_empty() {
+            tags(members.key(name!("tags")), self.tags.elements(self.message, 11))?;
         }
-        for (key, set) in [("debug", self.debug), ("shared", self.shared)] {
+        for (key, set) in [(name!("debug"), self.debug), (name!("shared"), self.shared)] {
             if set {
                 members.key(key).push_str("true");
             }
         }
         members.close();
         Ok(())
-    }
-
-    fn repeated(&self, number: u32) -> impl Iterator<Item = Result<&'a [u8], WireError>> {
-        super::wire::repeated(self.message, number)
     }
 }
 
@@ -123,20 +121,20 @@ fn endpoint(out: &mut String, message: &[u8]) -> Result<(), WireError> {
         }
     }
     let mut members = Members::open(out);
-    members.text("serviceName", name);
+    members.text(name!("serviceName"), name);
     // Writing to a String cannot fail.
     if let Ok(octets) = <[u8; 4]>::try_from(ipv4) {
-        let _ = write!(members.key("ipv4"), "\"{}\"", Ipv4Addr::from(octets));
+        let _ = write!(members.key(name!("ipv4")), "\"{}\"", Ipv4Addr::from(octets));
     } else if !ipv4.is_empty() {
         return Err(WireError("an IPv4 address must have 4 bytes"));
     }
     if let Ok(octets) = <[u8; 16]>::try_from(ipv6) {
-        let _ = write!(members.key("ipv6"), "\"{}\"", Ipv6Addr::from(octets));
+        let _ = write!(members.key(name!("ipv6")), "\"{}\"", Ipv6Addr::from(octets));
     } else if !ipv6.is_empty() {
         return Err(WireError("an IPv6 address must have 16 bytes"));
     }
     if port as i32 != 0 {
-        write::signed(members.key("port"), i64::from(port as i32));
+        write::integer(members.key(name!("port")), i64::from(port as i32));
     }
     members.close();
     Ok(())
@@ -152,8 +150,8 @@ fn annotation(out: &mut String, message: &[u8]) -> Result<(), WireError> {
         }
     }
     let mut members = Members::open(out);
-    write::unsigned(members.key("timestamp"), timestamp);
-    write::string(members.key("value"), text);
+    write::integer(members.key(name!("timestamp")), timestamp);
+    write::string(members.key(name!("value")), text);
     members.close();
     Ok(())
 }

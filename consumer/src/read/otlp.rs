@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{content, elements, members};
-use crate::decode::write::{self, Members};
+use crate::decode::write::{self, Members, name};
 
 /// Attributes that name the peer, the best first, each with the one that has its port.
 const PEERS: [(&str, &str); 11] = [
@@ -76,16 +76,16 @@ impl Span<'_> {
 
         let mut out = String::new();
         let mut json = Members::open(&mut out);
-        json.text("traceId", &content(self.trace_id).to_ascii_lowercase());
-        json.text("parentId", &content(self.parent_span_id).to_ascii_lowercase());
-        json.text("id", &content(self.span_id).to_ascii_lowercase());
-        json.text("kind", kind);
-        json.text("name", &content(self.name));
+        json.text(name!("traceId"), &content(self.trace_id).to_ascii_lowercase());
+        json.text(name!("parentId"), &content(self.parent_span_id).to_ascii_lowercase());
+        json.text(name!("id"), &content(self.span_id).to_ascii_lowercase());
+        json.text(name!("kind"), kind);
+        json.text(name!("name"), &content(self.name));
         self.times(&mut json);
         let service = service.unwrap_or_else(|| "unknown_service".to_owned());
-        endpoint(json.key("localEndpoint"), &service, "");
+        endpoint(json.key(name!("localEndpoint")), &service, "");
         if let Some((name, port)) = remote {
-            endpoint(json.key("remoteEndpoint"), &name, &port);
+            endpoint(json.key(name!("remoteEndpoint")), &name, &port);
         }
         self.annotations(&mut json);
         tags.write(&mut json);
@@ -107,12 +107,12 @@ impl Span<'_> {
     fn times(&self, json: &mut Members<'_>) {
         let (start, end) = (nanoseconds(self.start), nanoseconds(self.end));
         if let Some(start) = start.filter(|start| *start != 0) {
-            write::wide(json.key("timestamp"), start.div_euclid(1000));
+            write::integer(json.key(name!("timestamp")), start.div_euclid(1000));
         }
         if let (Some(start), Some(end)) = (start, end)
             && end > start
         {
-            write::wide(json.key("duration"), ((end - start) / 1000).max(1));
+            write::integer(json.key(name!("duration")), ((end - start) / 1000).max(1));
         }
     }
 
@@ -155,7 +155,7 @@ impl Span<'_> {
         if events.is_empty() {
             return;
         }
-        let out = json.key("annotations");
+        let out = json.key(name!("annotations"));
         let mut separator = '[';
         for event in events {
             let (mut time, mut name, mut attributes) = ("", "\"\"", "");
@@ -171,14 +171,17 @@ impl Span<'_> {
             out.push(separator);
             separator = ',';
             let mut json = Members::open(out);
-            write::wide(json.key("timestamp"), nanoseconds(time).unwrap_or_default().div_euclid(1000));
+            write::integer(
+                json.key(name!("timestamp")),
+                nanoseconds(time).unwrap_or_default().div_euclid(1000),
+            );
             let attributes = elements(attributes);
             if attributes.is_empty() {
-                write::string(json.key("value"), &content(name));
+                write::string(json.key(name!("value")), &content(name));
             } else {
                 let mut text = format!("{name}:");
                 object(&mut text, &attributes);
-                write::string(json.key("value"), &text);
+                write::string(json.key(name!("value")), &text);
             }
             json.close();
         }
@@ -206,12 +209,12 @@ fn nanoseconds(raw: &str) -> Option<i128> {
 fn endpoint(out: &mut String, name: &str, port: &str) {
     let mut json = Members::open(out);
     match name.parse() {
-        Ok(IpAddr::V4(_)) => json.text("ipv4", name),
-        Ok(IpAddr::V6(_)) => json.text("ipv6", name),
-        Err(_) => json.text("serviceName", name),
+        Ok(IpAddr::V4(_)) => json.text(name!("ipv4"), name),
+        Ok(IpAddr::V6(_)) => json.text(name!("ipv6"), name),
+        Err(_) => json.text(name!("serviceName"), name),
     }
     if let Ok(port) = port.parse::<u16>() {
-        json.number("port", u64::from(port));
+        json.number(name!("port"), u64::from(port));
     }
     json.close();
 }
@@ -239,7 +242,7 @@ impl Tags {
         if self.0.is_empty() {
             return;
         }
-        let out = json.key("tags");
+        let out = json.key(name!("tags"));
         let mut separator = '{';
         for (key, value) in &self.0 {
             out.push(separator);
