@@ -3,24 +3,26 @@
 //! The jars come from `tests/run` (see `tests/kafka/pom.xml`). Where `SLUICE_TEST_KAFKA` names a broker, that
 //! one is used, and tests that kill or freeze the broker fail with a clear message.
 
+mod broker;
+mod clients;
+
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use nix::sys::signal::Signal;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::{OwnedHeaders, OwnedMessage};
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
-use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::component::{Component, Launch, Scratch};
+use crate::component::{Component, Scratch};
 use crate::{cache_dir, eventually, free_port};
+use broker::{PASSWORD, broker, java, password_property, path, server_properties};
+
+pub use clients::{Reader, Sender};
 
 /// How long a broker may take to answer after its start.
 const START: Duration = Duration::from_secs(60);
@@ -34,12 +36,6 @@ const CLUSTER: &str = "AAAAAAAAAAAAAAAAAAAAAQ";
 const OTHER_CLUSTER: &str = "AAAAAAAAAAAAAAAAAAAAAg";
 /// Who may use the listener that asks for a password, and the password at the start.
 pub const USER: (&str, &str) = ("sluice", "canary-first-password");
-/// The setting that holds the password; a broker reads it when it starts.
-const PASSWORD: &str = "listener.name.password.plain.sasl.jaas.config";
-
-/// Settings of the virtual machine: little memory, a quick start.
-const JVM: [&str; 5] =
-    ["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"];
 
 /// A broker and what is needed to stop and restart it.
 pub struct Kafka {
@@ -350,143 +346,6 @@ impl Kafka {
         consumer.assign(&assignment)?;
         Ok(Reader { consumer })
     }
-}
-
-/// Reads a topic from its beginning, without a group.
-pub struct Reader {
-    consumer: BaseConsumer,
-}
-
-impl Reader {
-    /// The messages that come until none has come for a while.
-    ///
-    /// # Errors
-    /// The broker or the client library reports one.
-    pub fn drain(&self, quiet: Duration) -> anyhow::Result<Vec<OwnedMessage>> {
-        let mut messages = Vec::new();
-        while let Some(message) = self.consumer.poll(quiet) {
-            messages.push(message?.detach());
-        }
-        Ok(messages)
-    }
-}
-
-/// Sends messages to chosen partitions.
-pub struct Sender {
-    producer: ThreadedProducer<DefaultProducerContext>,
-}
-
-impl Sender {
-    /// Queues a message; waits while the queue is full.
-    ///
-    /// # Errors
-    /// The client library refuses the message.
-    pub async fn send(
-        &self,
-        topic: &str,
-        partition: i32,
-        payload: Option<&[u8]>,
-        key: Option<&[u8]>,
-        headers: Option<OwnedHeaders>,
-    ) -> anyhow::Result<()> {
-        let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition);
-        record.payload = payload;
-        record.key = key;
-        record.headers = headers;
-        loop {
-            match self.producer.send(record) {
-                Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    record = back;
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                Err((error, _)) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Waits until the broker has acknowledged everything.
-    ///
-    /// # Errors
-    /// It did not within a minute.
-    pub fn flush(&self) -> anyhow::Result<()> {
-        self.producer.flush(Duration::from_secs(60))?;
-        if self.producer.in_flight_count() > 0 {
-            bail!("{} messages were not acknowledged", self.producer.in_flight_count());
-        }
-        Ok(())
-    }
-}
-
-fn path(path: &std::path::Path) -> String {
-    path.display().to_string()
-}
-
-fn java(log: &str, jars: &std::path::Path, dir: &Scratch, arguments: &[&str]) -> anyhow::Result<Launch> {
-    let classes = format!("{}/*", jars.display());
-    let mut all: Vec<String> = JVM.iter().map(|&flag| flag.to_owned()).collect();
-    all.extend(["-cp".to_owned(), classes]);
-    all.extend(arguments.iter().map(|&argument| argument.to_owned()));
-    Ok(Launch {
-        program: "java".into(),
-        arguments: all,
-        log: dir.path().join(format!("{log}.log")),
-        ..Launch::default()
-    })
-}
-
-fn broker(jars: &std::path::Path, dir: &Scratch, heap: &str) -> anyhow::Result<Launch> {
-    let properties = path(&dir.path().join("server.properties"));
-    let mut launch = java("kafka", jars, dir, &["kafka.Kafka", &properties])?;
-    if !heap.is_empty() {
-        launch.arguments.retain(|argument| !argument.starts_with("-Xmx"));
-        launch.arguments.insert(0, format!("-Xmx{heap}"));
-    }
-    Ok(launch)
-}
-
-fn password_property(password: &str) -> String {
-    let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
-    format!("{PASSWORD}={module} required user_{}=\"{password}\";\n", USER.0)
-}
-
-fn server_properties(
-    port: u16,
-    controller_port: u16,
-    pods: Option<&str>,
-    protected: &str,
-    data: &str,
-) -> String {
-    // A client is told the address of the listener that it came through.
-    let pods = pods.map_or_else(String::new, |address| format!(",PODS://{address}"));
-    format!(
-        "process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
-controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port},PASSWORD://{protected}{pods}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},PASSWORD://{protected}{pods}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PODS:PLAINTEXT,PASSWORD:SASL_PLAINTEXT
-inter.broker.listener.name=PLAINTEXT
-listener.name.password.sasl.enabled.mechanisms=PLAIN
-log.dirs={data}
-auto.create.topics.enable=false
-message.max.bytes={MAX_MESSAGE_BYTES}
-num.network.threads=2
-num.io.threads=2
-offsets.topic.num.partitions=1
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-group.initial.rebalance.delay.ms=0
-group.min.session.timeout.ms=1000
-group.consumer.min.session.timeout.ms=1000
-group.consumer.session.timeout.ms=6000
-group.consumer.min.heartbeat.interval.ms=500
-group.consumer.heartbeat.interval.ms=1000
-{}",
-        password_property(USER.1)
-    )
 }
 
 #[cfg(test)]

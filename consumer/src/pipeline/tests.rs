@@ -1,6 +1,7 @@
 //! The pipeline on its in-memory twins and a virtual clock: what happens when things go wrong in a given order.
 
 mod redrive;
+mod topics;
 
 use std::collections::BTreeSet;
 
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::live::Origin;
 use crate::meter::Identity;
+use crate::source::TopicPartition;
 use crate::source::memory::MemorySource;
 use crate::store::memory::{Call, MemoryStore, OwnedLetterSpan};
 use crate::store::{Reason, Row, StreamKey};
@@ -363,155 +365,6 @@ async fn a_revoked_partition_is_dropped_and_its_next_owner_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_recreated_topic_is_noticed_and_read_from_its_beginning() {
-    let (source, store) = (queue(1, 50), store());
-    let replica = Replica::start(&source, &store);
-    source.assign(&[at(0)]);
-    until("all rows", || store.row_count() == 50).await;
-    replica.stop().await;
-    // As many messages under the old name, so that the offset alone shows nothing.
-    let recreated = MemorySource::new("cluster", "traces", 1);
-    for number in 50..120 {
-        recreated.push(&at(0), &span(number));
-    }
-    let replica = Replica::start(&recreated, &store);
-    recreated.assign(&[at(0)]);
-    until("all new rows", || store.row_count() >= 120).await;
-    assert_eq!(stored(&store), produced(120));
-    assert_eq!(replica.meters.recreated.load(std::sync::atomic::Ordering::Relaxed), 1);
-    replica.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn offsets_that_expired_before_they_were_stored_are_counted() {
-    let (source, store) = (queue(1, 50), store());
-    let replica = Replica::start(&source, &store);
-    source.assign(&[at(0)]);
-    until("all rows", || store.row_count() == 50).await;
-    replica.stop().await;
-    let later = queue(1, 100);
-    later.expire(&at(0), 80);
-    let replica = Replica::start(&later, &store);
-    later.assign(&[at(0)]);
-    until("the rest", || store.row_count() == 70).await;
-    assert_eq!(replica.meters.status(&Identity::default()).skipped_offsets, 30);
-    replica.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_gap_is_counted_once_and_passed_for_good() {
-    let (source, store) = (queue(1, 50), store());
-    let replica = Replica::start(&source, &store);
-    source.assign(&[at(0)]);
-    until("all rows", || store.row_count() == 50).await;
-    replica.stop().await;
-    let emptied = queue(1, 100);
-    emptied.expire(&at(0), 100);
-    let mut failures = 3;
-    // The move is committed, and the answer lost.
-    store.on_call(move |call| {
-        let fails = call == Call::Committed && failures > 0;
-        failures -= usize::from(fails);
-        fails.then(unavailable)
-    });
-    for gap in [50, 0] {
-        let replica = Replica::start(&emptied, &store);
-        emptied.assign(&[at(0)]);
-        until("passed", || replica.meters.partitions().get(&at(0)).is_some_and(|one| one.position == 100))
-            .await;
-        assert_eq!(store.progress()[0].position.next_offset, 100);
-        assert_eq!(replica.meters.status(&Identity::default()).skipped_offsets, gap);
-        emptied.revoke(&[at(0)]);
-        replica.stop().await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_expired_from_a_partition_that_was_found_later_is_a_gap() {
-    let (source, store) = (queue(1, 10), store());
-    let replica = Replica::start(&source, &store);
-    source.assign(&[at(0)]);
-    until("all rows", || store.row_count() == 10).await;
-    source.add_partition(&at(1));
-    for number in 10..20 {
-        source.push(&at(1), &span(number));
-    }
-    source.expire(&at(1), 4);
-    source.assign(&[at(1)]);
-    until("the rest", || store.row_count() == 16).await;
-    assert_eq!(replica.meters.status(&Identity::default()).skipped_offsets, 4);
-    replica.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_recreated_topic_begins_one_stream_however_often_opening_is_tried() {
-    let (source, store) = (queue(1, 50), store());
-    let replica = Replica::start(&source, &store);
-    source.assign(&[at(0)]);
-    until("all rows", || store.row_count() == 50).await;
-    replica.stop().await;
-    let recreated = MemorySource::new("cluster", "traces", 1);
-    for number in 50..120 {
-        recreated.push(&at(0), &span(number));
-    }
-    let mut superseded = false;
-    let mut failures = 3;
-    store.on_call(move |call| {
-        superseded |= call == Call::Supersede;
-        let fails = superseded && call == Call::Claim && failures > 0;
-        failures -= usize::from(fails);
-        fails.then(unavailable)
-    });
-    let replica = Replica::start(&recreated, &store);
-    recreated.assign(&[at(0)]);
-    until("all new rows", || store.row_count() >= 120).await;
-    assert_eq!(stored(&store), produced(120));
-    assert_eq!(store.progress().len(), 2, "one new stream");
-    replica.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_hears_late_that_a_topic_was_recreated_does_not_begin_it_again() {
-    let (source, store) = (queue(1, 50), store());
-    let replica = Replica::start(&source, &store);
-    source.assign(&[at(0)]);
-    until("all rows", || store.row_count() == 50).await;
-    replica.stop().await;
-    let recreated = |spans: std::ops::Range<usize>| {
-        let source = MemorySource::new("cluster", "traces", 1);
-        for number in spans {
-            source.push(&at(0), &span(number));
-        }
-        source
-    };
-    // The first claim that follows the discovery fails for so long that another replica goes ahead.
-    let away = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let mut claims = 0;
-    store.on_call({
-        let away = away.clone();
-        move |call| {
-            claims += usize::from(call == Call::Claim);
-            if claims == 2 {
-                away.store(true, std::sync::atomic::Ordering::Relaxed);
-            }
-            (call == Call::Claim && away.load(std::sync::atomic::Ordering::Relaxed)).then(unavailable)
-        }
-    });
-    let late_source = recreated(50..120);
-    let late = Replica::start(&late_source, &store);
-    late_source.assign(&[at(0)]);
-    until("discovered", || away.load(std::sync::atomic::Ordering::Relaxed)).await;
-    store.clear_hooks();
-    let key = store.progress()[0].key.clone();
-    let claim = store.claim(&key, "another").await.unwrap();
-    store.supersede(&key, &claim, 0).await.unwrap();
-    until("all new rows", || store.row_count() >= 120).await;
-    assert_eq!(stored(&store), produced(120));
-    assert_eq!(store.progress().len(), 2, "one new stream");
-    late.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn latest_counts_at_the_very_first_start_only() {
     let (source, store) = (queue(1, 50), store());
     let replica = Replica::start_from(&source, &store, StartFrom::Latest);
@@ -563,11 +416,4 @@ async fn a_duplicate_id_is_read_again_and_dead_letters_nothing() {
     assert_eq!(store.progress()[0].key, key);
     assert_eq!(store.progress()[0].epoch, 2, "claimed again");
     replica.stop().await;
-}
-
-#[test]
-fn lanes_are_as_many_as_make_the_fullest_one_shorter() {
-    let used = [0, 1, 2, 4, 5, 6, 8, 9, 100].map(|partitions| super::lanes_for(partitions, 4));
-    assert_eq!(used, [1, 1, 2, 4, 3, 3, 4, 3, 4]);
-    assert_eq!(super::lanes_for(5, 1), 1);
 }

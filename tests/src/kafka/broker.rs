@@ -1,0 +1,83 @@
+//! How a broker is started, and its settings.
+
+use std::path::Path;
+
+use super::{MAX_MESSAGE_BYTES, USER};
+use crate::component::{Launch, Scratch};
+
+/// The setting that holds the password; a broker reads it when it starts.
+pub(super) const PASSWORD: &str = "listener.name.password.plain.sasl.jaas.config";
+/// Settings of the virtual machine: little memory, a quick start.
+const JVM: [&str; 5] =
+    ["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"];
+
+pub(super) fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+pub(super) fn java(log: &str, jars: &Path, dir: &Scratch, arguments: &[&str]) -> anyhow::Result<Launch> {
+    let classes = format!("{}/*", jars.display());
+    let mut all: Vec<String> = JVM.iter().map(|&flag| flag.to_owned()).collect();
+    all.extend(["-cp".to_owned(), classes]);
+    all.extend(arguments.iter().map(|&argument| argument.to_owned()));
+    Ok(Launch {
+        program: "java".into(),
+        arguments: all,
+        log: dir.path().join(format!("{log}.log")),
+        ..Launch::default()
+    })
+}
+
+pub(super) fn broker(jars: &Path, dir: &Scratch, heap: &str) -> anyhow::Result<Launch> {
+    let properties = path(&dir.path().join("server.properties"));
+    let mut launch = java("kafka", jars, dir, &["kafka.Kafka", &properties])?;
+    if !heap.is_empty() {
+        launch.arguments.retain(|argument| !argument.starts_with("-Xmx"));
+        launch.arguments.insert(0, format!("-Xmx{heap}"));
+    }
+    Ok(launch)
+}
+
+pub(super) fn password_property(password: &str) -> String {
+    let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
+    format!("{PASSWORD}={module} required user_{}=\"{password}\";\n", USER.0)
+}
+
+pub(super) fn server_properties(
+    port: u16,
+    controller_port: u16,
+    pods: Option<&str>,
+    protected: &str,
+    data: &str,
+) -> String {
+    // A client is told the address of the listener that it came through.
+    let pods = pods.map_or_else(String::new, |address| format!(",PODS://{address}"));
+    format!(
+        "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port},PASSWORD://{protected}{pods}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},PASSWORD://{protected}{pods}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PODS:PLAINTEXT,PASSWORD:SASL_PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+listener.name.password.sasl.enabled.mechanisms=PLAIN
+log.dirs={data}
+auto.create.topics.enable=false
+message.max.bytes={MAX_MESSAGE_BYTES}
+num.network.threads=2
+num.io.threads=2
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+group.consumer.min.session.timeout.ms=1000
+group.consumer.session.timeout.ms=6000
+group.consumer.min.heartbeat.interval.ms=500
+group.consumer.heartbeat.interval.ms=1000
+{}",
+        password_property(USER.1)
+    )
+}
