@@ -189,11 +189,15 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineEr
         Err(error) => Err(error),
     };
     lanes_done.cancel();
-    let mut joined = Ok(());
-    while let Some(ended) = tasks.join_next().await {
-        joined = joined.and(ended.map_err(PipelineError::Panicked));
-    }
-    source.shutdown().await;
+    let joined = async {
+        let mut joined = Ok(());
+        while let Some(ended) = tasks.join_next().await {
+            joined = joined.and(ended.map_err(PipelineError::Panicked));
+        }
+        joined
+    };
+    // Side by side: the group is left in time also where the database does not answer.
+    let (joined, ()) = tokio::join!(joined, source.shutdown());
     result.and(joined)
 }
 

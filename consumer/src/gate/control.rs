@@ -181,7 +181,7 @@ impl RateControl {
             tokio::time::sleep(lease::RENEW_STARVED / 4).await;
         }
         self.lower(0);
-        if let Err(error) = store.end_lease(&pipeline, &holder).await {
+        if let Err(error) = lease::give_back(store, &pipeline, &holder).await {
             tracing::info!(%error, "the lease was not given back; it ends by itself within {:?}", lease::TTL);
         }
     }

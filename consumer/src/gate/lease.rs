@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use crate::store::{ErrorKind, Store, StoreError};
+
 /// All of the rate.
 pub const WHOLE: u32 = 1_000_000;
 
@@ -56,6 +58,9 @@ pub const RENEW: Duration = Duration::from_secs(1);
 pub const RENEW_STARVED: Duration = Duration::from_millis(200);
 /// How often an idle replica, which holds no share, shows that it is there.
 pub const RENEW_IDLE: Duration = Duration::from_secs(5);
+/// How long giving one back may take: by then it has all but ended by itself, and a process that stops has other things
+/// to wait for within the thirty seconds that Kubernetes gives it.
+const GIVE_BACK: Duration = Duration::from_secs(2);
 /// A change of the fair share below this (half a percent) is not worth a change of everybody's rate.
 const HYSTERESIS: u32 = WHOLE / 200;
 
@@ -93,6 +98,16 @@ pub fn next_share(own_demand: u32, own_share: u32, others: &[Holder]) -> u32 {
     let fair = fair_share(own_demand, others);
     let target = if fair > 0 && fair.abs_diff(own_share) < HYSTERESIS { own_share } else { fair };
     target.min(free)
+}
+
+/// Ends a lease, so that others need not wait until it ends by itself.
+///
+/// # Errors
+/// The database refuses, or does not answer within two seconds.
+pub async fn give_back(store: &dyn Store, pipeline: &str, holder: &str) -> Result<(), StoreError> {
+    tokio::time::timeout(GIVE_BACK, store.end_lease(pipeline, holder)).await.unwrap_or_else(|_| {
+        Err(StoreError::new(ErrorKind::Unavailable, format!("no answer within {GIVE_BACK:?}")))
+    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::gate::clock::DatabaseClock;
-use crate::gate::lease::{Holder, LeaseRequest, WHOLE};
+use crate::gate::lease::{self, Holder, LeaseRequest, WHOLE};
 use crate::store::{Store, StoreError};
 
 /// How long a turn lasts unless it is renewed.
@@ -67,7 +67,7 @@ impl Turn {
         if self.until.is_none() {
             return;
         }
-        if let Err(error) = self.store.end_lease(&self.name, &self.holder).await {
+        if let Err(error) = lease::give_back(&*self.store, &self.name, &self.holder).await {
             tracing::debug!(%error, turn = self.name, "a turn was not given back; it ends by itself");
         }
     }
