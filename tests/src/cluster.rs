@@ -23,6 +23,7 @@ mod writes;
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::OnceCell;
@@ -39,13 +40,15 @@ use self::dns::NameServer;
 use self::machine::Machine;
 use self::node::Node;
 use crate::component::Scratch;
-use crate::sluice;
+use crate::{eventually, sluice};
 
 /// The image of the data plane.
 pub const SLUICE_IMAGE: &str = "sluice.dev/sluice:test";
 /// An image of kubectl alone, for pods that talk to the API server.
 pub const KUBECTL_IMAGE: &str = "sluice.dev/kubectl:test";
 
+/// How long the server may take to serve a kind.
+const ESTABLISHED: Duration = Duration::from_secs(30);
 const NO_NODE: &str = "this cluster has no node; start it with Cluster::with_node";
 const NOT_OURS: &str = "this test must own its cluster; unset SLUICE_TEST_CLUSTER";
 
@@ -176,6 +179,30 @@ impl Cluster {
     /// The server refuses one.
     pub async fn apply(&self, documents: &str) -> anyhow::Result<()> {
         self.kubectl.run_with(&["apply", "--server-side", "-f", "-"], documents).await.map(drop)
+    }
+
+    /// As [`Self::apply`], of CRDs, whose kinds can be used afterwards.
+    ///
+    /// # Errors
+    /// The server refuses one, or does not serve it soon.
+    pub async fn apply_crds(&self, documents: &str) -> anyhow::Result<()> {
+        self.apply(documents).await?;
+        self.crds_established().await
+    }
+
+    /// Waits until the server serves every CRD that it has.
+    ///
+    /// # Errors
+    /// It does not soon.
+    pub async fn crds_established(&self) -> anyhow::Result<()> {
+        // `kubectl wait` gives up on one that has no conditions yet.
+        let established =
+            r#"jsonpath={range .items[*]}{.status.conditions[?(@.type=="Established")].status}{"\n"}{end}"#;
+        eventually("the CRDs to be served", ESTABLISHED, async || {
+            let all = self.kubectl(&["get", "crd", "--output", established]).await?;
+            Ok((!all.is_empty() && all.lines().all(|status| status == "True")).then_some(()))
+        })
+        .await
     }
 
     /// Tells pods where a service is, by its full name; a given cluster has a name server of its own.

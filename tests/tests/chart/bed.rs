@@ -59,9 +59,7 @@ pub struct Bed<'c> {
 
 impl<'c> Bed<'c> {
     pub async fn new(cluster: &'c Cluster, major: u8) -> Self {
-        cluster.apply(&monitoring_kinds()).await.unwrap();
-        let wait = ["wait", "--for=condition=Established", "crd", "--all", "--timeout=20s"];
-        cluster.kubectl(&wait).await.unwrap();
+        cluster.apply_crds(&monitoring_kinds()).await.unwrap();
         let namespace = cluster.namespace("chart").await.unwrap();
         Self { cluster, namespace, helm: Helm::on(major, cluster).unwrap() }
     }

@@ -8,9 +8,7 @@ use sluice_tests::operator::CRD;
 #[ignore = "needs a Kubernetes"]
 async fn an_override_by_hand_outlives_the_next_sync_and_a_rate_by_hand_does_not() {
     let cluster = Cluster::start().await.unwrap();
-    cluster.apply(CRD).await.unwrap();
-    let wait = ["wait", "--for=condition=Established", "crd/tracepipelines.sluice.dev", "--timeout=20s"];
-    cluster.kubectl(&wait).await.unwrap();
+    cluster.apply_crds(CRD).await.unwrap();
     let namespace = cluster.namespace("gitops").await.unwrap();
     let in_git = include_str!("../../../crds/examples/mysql.yaml")
         .replace("namespace: observability", &format!("namespace: {}", namespace.name()));

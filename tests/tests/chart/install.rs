@@ -41,8 +41,7 @@ async fn life_of_an_installation(major: u8) {
     let bed = Bed::new(&cluster, major).await;
     let values = chart().join("ci/all-values.yaml").display().to_string();
     bed.helm("install", &["--values", &values]).await.unwrap();
-    let established = ["wait", "--for=condition=Established", CRD_NAME, "--timeout=20s"];
-    cluster.kubectl(&established).await.unwrap();
+    cluster.crds_established().await.unwrap();
     every_object_is_accepted(&bed).await;
     pods_of_the_chart_fit_the_restricted_standard(&bed).await;
 
@@ -184,7 +183,7 @@ async fn people_get_their_rights_by_aggregation(bed: &Bed<'_>) {
 #[ignore = "needs a Kubernetes"]
 async fn an_installation_for_two_namespaces_works_there_and_has_no_right_elsewhere() {
     let cluster = Cluster::start().await.unwrap();
-    cluster.apply(CRD).await.unwrap();
+    cluster.apply_crds(CRD).await.unwrap();
     let bed = Bed::new(&cluster, 4).await;
     let (one, two) = (cluster.namespace("one").await.unwrap(), cluster.namespace("two").await.unwrap());
     let other = cluster.namespace("other").await.unwrap();

@@ -113,14 +113,16 @@ async fn windows_are_live() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs Kafka and MariaDB"]
-async fn a_guard_spares_a_database_that_became_slow_and_gives_back_the_rate() {
-    a_slow_database_is_spared().await.unwrap();
-}
+mod alone {
+    #[tokio::test]
+    #[ignore = "needs Kafka and MariaDB"]
+    async fn a_guard_spares_a_database_that_became_slow_and_gives_back_the_rate() {
+        super::a_slow_database_is_spared().await.unwrap();
+    }
 
-#[tokio::test]
-#[ignore = "needs Kafka and MariaDB"]
-async fn a_window_edited_into_the_file_counts_at_once_and_ends_on_time() {
-    windows_are_live().await.unwrap();
+    #[tokio::test]
+    #[ignore = "needs Kafka and MariaDB"]
+    async fn a_window_edited_into_the_file_counts_at_once_and_ends_on_time() {
+        super::windows_are_live().await.unwrap();
+    }
 }

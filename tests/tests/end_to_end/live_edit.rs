@@ -98,8 +98,10 @@ async fn edits() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs Kafka"]
-async fn a_saved_edit_is_applied_within_a_second_and_a_broken_one_is_not() {
-    edits().await.unwrap();
+mod alone {
+    #[tokio::test]
+    #[ignore = "needs Kafka"]
+    async fn a_saved_edit_is_applied_within_a_second_and_a_broken_one_is_not() {
+        super::edits().await.unwrap();
+    }
 }

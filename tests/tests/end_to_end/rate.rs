@@ -228,26 +228,28 @@ async fn large_messages_over_the_time_that_counts() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs Kafka and MariaDB"]
-async fn three_replicas_keep_the_rate_and_use_it_through_a_death_a_join_and_edits() {
-    evenly_spread_backlog().await.unwrap();
-}
+mod alone {
+    #[tokio::test]
+    #[ignore = "needs Kafka and MariaDB"]
+    async fn three_replicas_keep_the_rate_and_use_it_through_a_death_a_join_and_edits() {
+        super::evenly_spread_backlog().await.unwrap();
+    }
 
-#[tokio::test]
-#[ignore = "needs Kafka and MariaDB"]
-async fn a_backlog_on_one_partition_gets_the_whole_rate_and_no_more_through_a_death_and_a_join() {
-    backlog_on_one_partition().await.unwrap();
-}
+    #[tokio::test]
+    #[ignore = "needs Kafka and MariaDB"]
+    async fn a_backlog_on_one_partition_gets_the_whole_rate_and_no_more_through_a_death_and_a_join() {
+        super::backlog_on_one_partition().await.unwrap();
+    }
 
-#[tokio::test]
-#[ignore = "needs Kafka and MariaDB"]
-async fn a_rate_far_below_the_message_size_is_kept() {
-    six_a_second_in_messages_of_a_hundred().await.unwrap();
-}
+    #[tokio::test]
+    #[ignore = "needs Kafka and MariaDB"]
+    async fn a_rate_far_below_the_message_size_is_kept() {
+        super::six_a_second_in_messages_of_a_hundred().await.unwrap();
+    }
 
-#[tokio::test]
-#[ignore = "needs Kafka and MariaDB"]
-async fn messages_far_larger_than_the_quantum_use_the_rate_and_keep_it() {
-    large_messages_over_the_time_that_counts().await.unwrap();
+    #[tokio::test]
+    #[ignore = "needs Kafka and MariaDB"]
+    async fn messages_far_larger_than_the_quantum_use_the_rate_and_keep_it() {
+        super::large_messages_over_the_time_that_counts().await.unwrap();
+    }
 }

@@ -77,9 +77,7 @@ async fn undisturbed(cluster: &Cluster) -> anyhow::Result<std::collections::BTre
 
 async fn freeze_and_cut() -> anyhow::Result<()> {
     let mut cluster = Cluster::start().await?;
-    cluster.apply(CRD).await?;
-    let wait = ["wait", "--for=condition=Established", "crd/tracepipelines.sluice.dev", "--timeout=20s"];
-    cluster.kubectl(&wait).await?;
+    cluster.apply_crds(CRD).await?;
     let expected = undisturbed(&cluster).await?;
 
     let namespace = cluster.namespace("storm").await?;

@@ -24,19 +24,7 @@ pub struct Bed {
 /// The cluster, with the CRD.
 pub async fn cluster() -> &'static Cluster {
     let cluster = Cluster::shared().await.unwrap();
-    let install = async || {
-        cluster.apply(CRD).await?;
-        cluster
-            .kubectl(&[
-                "wait",
-                "--for=condition=Established",
-                "crd/tracepipelines.sluice.dev",
-                "--timeout=20s",
-            ])
-            .await
-            .map(drop)
-    };
-    CRD_INSTALLED.get_or_try_init(install).await.unwrap();
+    CRD_INSTALLED.get_or_try_init(|| cluster.apply_crds(CRD)).await.unwrap();
     cluster
 }
 

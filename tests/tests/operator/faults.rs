@@ -14,7 +14,7 @@ use crate::mutate::{mutations, schema};
 #[ignore = "needs a Kubernetes"]
 async fn an_api_server_that_restarts_and_forgets_its_past_loses_no_edit() {
     let mut cluster = Cluster::start().await.unwrap();
-    cluster.apply(CRD).await.unwrap();
+    cluster.apply_crds(CRD).await.unwrap();
     let namespace = cluster.namespace("api").await.unwrap();
     let operator = Operator::start(&cluster, &settings(&namespace)).await.unwrap();
     namespace.apply(&pipeline().to_string()).await.unwrap();

@@ -149,9 +149,7 @@ impl Bench {
         for number in 0..10 {
             cluster.apply(&node(number).to_string()).await?;
         }
-        cluster.apply(CRD).await?;
-        let wait = ["wait", "--for=condition=Established", "crd/tracepipelines.sluice.dev", "--timeout=30s"];
-        cluster.kubectl(&wait).await?;
+        cluster.apply_crds(CRD).await?;
         for number in 0..NAMESPACES {
             cluster.kubectl(&["create", "namespace", &namespace(number)]).await?;
         }

@@ -75,8 +75,10 @@ async fn edits_without_the_api() -> anyhow::Result<()> {
     world.operator.log_is_clean(&[])
 }
 
-#[tokio::test]
-#[ignore = "needs a Kubernetes"]
-async fn consumers_cut_off_from_the_api_server_take_an_edit_from_the_mounted_directory() {
-    edits_without_the_api().await.unwrap();
+mod alone {
+    #[tokio::test]
+    #[ignore = "needs a Kubernetes"]
+    async fn consumers_cut_off_from_the_api_server_take_an_edit_from_the_mounted_directory() {
+        super::edits_without_the_api().await.unwrap();
+    }
 }

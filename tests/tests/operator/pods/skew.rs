@@ -78,8 +78,10 @@ async fn skewed_backlog() -> anyhow::Result<()> {
     world.operator.log_is_clean(&[])
 }
 
-#[tokio::test]
-#[ignore = "needs a Kubernetes"]
-async fn a_backlog_on_one_partition_gets_the_whole_rate_while_operators_die() {
-    skewed_backlog().await.unwrap();
+mod alone {
+    #[tokio::test]
+    #[ignore = "needs a Kubernetes"]
+    async fn a_backlog_on_one_partition_gets_the_whole_rate_while_operators_die() {
+        super::skewed_backlog().await.unwrap();
+    }
 }

@@ -41,9 +41,7 @@ pub struct World {
 /// The cluster with a node, and the CRD and the image in it.
 pub async fn cluster() -> (&'static Cluster, &'static str) {
     let cluster = Cluster::shared_with_node().await.unwrap();
-    cluster.apply(CRD).await.unwrap();
-    let wait = ["wait", "--for=condition=Established", "crd/tracepipelines.sluice.dev", "--timeout=20s"];
-    cluster.kubectl(&wait).await.unwrap();
+    cluster.apply_crds(CRD).await.unwrap();
     (cluster, cluster.sluice_image().await.unwrap())
 }
 
