@@ -15,6 +15,8 @@ mod faults;
 mod keys;
 #[path = "store/letters.rs"]
 mod letters;
+#[path = "store/refusals.rs"]
+mod refusals;
 #[path = "store/retention.rs"]
 mod retention;
 

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde_json::Value;
+use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
+use sluice_tests::postgres::Postgres;
 use sluice_tests::rate::{Releases, bound};
-use sluice_tests::sluice::Sink;
-use sqlx::Connection;
+use sluice_tests::sluice::{Sink, Sluice};
 
-use crate::world::{Case, Engine, now_ms, unique};
+use crate::world::{Case, Engine, execute, now_ms, unique};
 
 const WAIT: Duration = Duration::from_secs(30);
 const QPS: u32 = 1_000;
@@ -26,11 +27,74 @@ fn held(status: &Value) -> Option<f64> {
     status["guardQPS"].as_f64().filter(|_| status["bottleneck"] == "Guard")
 }
 
-async fn a_slow_database_is_spared() -> anyhow::Result<()> {
-    let name = unique("guarded");
-    let server = MariaDb::start().await?;
-    let url = server.database(&name).await?;
-    let case = Case::with_sink(Sink::Mysql(url.clone()), &name, PARTITIONS, |pipeline| {
+/// A database of the test's own that a trigger makes slow: thirty milliseconds a row, so that no message of ten rows
+/// is fast enough.
+enum Slowed {
+    Mysql(MariaDb),
+    Postgres(Postgres),
+}
+
+impl Slowed {
+    async fn start(engine: Engine) -> anyhow::Result<Self> {
+        Ok(match engine {
+            Engine::Mysql => Self::Mysql(MariaDb::start().await?),
+            Engine::Postgres => Self::Postgres(Postgres::start().await?),
+            Engine::Sqlite => bail!("SQLite has no triggers that sleep"),
+        })
+    }
+
+    async fn sink(&self, name: &str) -> anyhow::Result<Sink> {
+        Ok(match self {
+            Self::Mysql(server) => Sink::Mysql(server.database(name).await?),
+            Self::Postgres(server) => Sink::Postgres(server.database(name).await?),
+        })
+    }
+
+    fn slow(&self) -> &'static str {
+        match self {
+            Self::Mysql(_) => {
+                "CREATE TRIGGER slow BEFORE INSERT ON connectivity_trace FOR EACH ROW DO SLEEP(0.03)"
+            }
+            Self::Postgres(_) => {
+                "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
+                 'BEGIN PERFORM pg_sleep(0.03); RETURN NEW; END'; \
+                 CREATE TRIGGER slow BEFORE INSERT ON connectivity_trace FOR EACH ROW EXECUTE FUNCTION slow()"
+            }
+        }
+    }
+
+    fn fast_again(&self) -> &'static str {
+        match self {
+            Self::Mysql(_) => "DROP TRIGGER slow",
+            Self::Postgres(_) => "DROP TRIGGER slow ON connectivity_trace",
+        }
+    }
+}
+
+/// Waits until every replica's status is as `condition` wants it, and all together store at least so many a second.
+async fn all(
+    replicas: &[Sluice],
+    what: &str,
+    deadline: Duration,
+    least: f64,
+    condition: impl Fn(&Value) -> bool,
+) -> anyhow::Result<Vec<Value>> {
+    let mut last = Vec::new();
+    let waited = eventually(what, deadline, async || {
+        last.clear();
+        for replica in replicas {
+            last.push(replica.status().await?);
+        }
+        let achieved: f64 = last.iter().filter_map(|status| status["achievedQPS"].as_f64()).sum();
+        Ok((achieved >= least && last.iter().all(&condition)).then_some(()))
+    });
+    waited.await.with_context(|| format!("last seen: {last:?}"))?;
+    Ok(last)
+}
+
+async fn a_slow_database_is_spared(engine: Engine, replicas: usize) -> anyhow::Result<()> {
+    let (name, server) = (unique("guarded"), Slowed::start(engine).await?);
+    let case = Case::with_sink(server.sink(&name).await?, &name, PARTITIONS, |pipeline| {
         pipeline.rate = QPS;
         pipeline.controls = format!("  guard: {{ targetWriteLatency: 200ms, minQPS: {LEAST} }}\n");
     })
@@ -38,32 +102,36 @@ async fn a_slow_database_is_spared() -> anyhow::Result<()> {
     let ledger = Ledger { seed: 81, shape: Shape::Json, spans_per_message: 10, padding: 0 };
     ledger.produce(case.kafka, &case.topic, 0..40_000, |message| (message % 4) as i32).await?;
     let began = now_ms();
-    let mut sluice = case.replica("only").await?;
+    let mut fleet = Vec::new();
+    for number in 0..replicas {
+        fleet.push(case.replica(&format!("replica-{number}")).await?);
+    }
     // Other tests measure how much of the rate is used: here the machine may be busy.
     let fast = f64::from(QPS) * 0.85;
-    let status = sluice.status_where("the whole rate", WAIT, achieves(fast, f64::MAX)).await?;
-    ensure!(status["guardQPS"].is_null() && status["bottleneck"] == "Limiter", "{status}");
+    let free = |status: &Value| status["guardQPS"].is_null() && status["bottleneck"] == "Limiter";
+    all(&fleet, "the whole rate", WAIT, fast, free).await?;
 
-    // Thirty milliseconds a row: no message of ten rows is fast enough.
-    let mut admin = sqlx::mysql::MySqlConnection::connect(&url).await?;
-    let slow = "CREATE TRIGGER slow BEFORE INSERT ON connectivity_trace FOR EACH ROW DO SLEEP(0.03)";
-    sqlx::raw_sql(slow).execute(&mut admin).await?;
+    let database = case.database().await?;
+    execute(database, server.slow().to_owned()).await?;
     let low = |status: &Value| held(status).is_some_and(|held| held <= f64::from(QPS) / 4.0);
-    let status = sluice.status_where("a rate that falls", WAIT, low).await?;
-    println!("held down to {} by a slow database", status["guardQPS"]);
-    ensure!(status["rateLimitQPS"] == QPS, "the guard is no edit: {status}");
-    ensure!(held(&status).is_some_and(|held| held >= f64::from(LEAST)), "below the least: {status}");
-    let (_, metrics) = sluice.get("/metrics").await?;
-    ensure!(metrics.contains("sluice_rate_guard_spans_per_second"), "{metrics}");
-    let lowered = metrics.lines().find_map(|line| line.strip_prefix("sluice_guard_decreases_total "));
-    let lowered: u64 = lowered.context("no counter of the guard")?.parse()?;
-    ensure!(lowered >= 4, "lowered {lowered} times only");
+    for (status, replica) in all(&fleet, "a rate that falls", WAIT, 0.0, low).await?.iter().zip(&fleet) {
+        println!("held down to {} by a slow database", status["guardQPS"]);
+        ensure!(status["rateLimitQPS"] == QPS, "the guard is no edit: {status}");
+        ensure!(held(status).is_some_and(|held| held >= f64::from(LEAST)), "below the least: {status}");
+        let (_, metrics) = replica.get("/metrics").await?;
+        ensure!(metrics.contains("sluice_rate_guard_spans_per_second"), "{metrics}");
+        let lowered = metrics.lines().find_map(|line| line.strip_prefix("sluice_guard_decreases_total "));
+        let lowered: u64 = lowered.context("no counter of the guard")?.parse()?;
+        ensure!(lowered >= 4, "lowered {lowered} times only");
+    }
 
-    sqlx::raw_sql("DROP TRIGGER slow").execute(&mut admin).await?;
-    let free = |status: &Value| status["guardQPS"].is_null() && achieves(fast, f64::MAX)(status);
-    sluice.status_where("the whole rate again", Duration::from_secs(90), free).await?;
-    sluice.component.stop(WAIT).await?;
-    let releases = Releases::from_ids(case.database().await?.ids().await?);
+    execute(database, server.fast_again().to_owned()).await?;
+    all(&fleet, "the whole rate again", Duration::from_secs(90), fast, |status| status["guardQPS"].is_null())
+        .await?;
+    for replica in &mut fleet {
+        replica.component.stop(WAIT).await?;
+    }
+    let releases = Releases::from_ids(database.ids().await?);
     let fullest = releases.fullest_second(began, now_ms()).count as f64;
     ensure!(fullest <= bound(f64::from(QPS), PARTITIONS as u32, 10), "{fullest} in the fullest second");
     Ok(())
@@ -114,10 +182,18 @@ async fn windows_are_live() -> anyhow::Result<()> {
 }
 
 mod alone {
+    use crate::world::Engine;
+
     #[tokio::test]
     #[ignore = "needs Kafka and MariaDB"]
     async fn a_guard_spares_a_database_that_became_slow_and_gives_back_the_rate() {
-        super::a_slow_database_is_spared().await.unwrap();
+        super::a_slow_database_is_spared(Engine::Mysql, 1).await.unwrap();
+    }
+
+    #[tokio::test]
+    #[ignore = "needs Kafka and PostgreSQL"]
+    async fn guards_of_two_replicas_spare_a_postgres_that_became_slow_and_give_back_the_rate() {
+        super::a_slow_database_is_spared(Engine::Postgres, 2).await.unwrap();
     }
 
     #[tokio::test]

@@ -47,8 +47,8 @@ pub fn unique(name: &str) -> String {
 pub async fn execute(database: &Database, sql: String) -> anyhow::Result<()> {
     let sql = AssertSqlSafe(sql);
     match database {
-        Database::Mysql(pool) => sqlx::query(sql).execute(pool).await.map(|_| ())?,
-        Database::Postgres(pool) => sqlx::query(sql).execute(pool).await.map(|_| ())?,
+        Database::Mysql(pool) => sqlx::raw_sql(sql).execute(pool).await.map(|_| ())?,
+        Database::Postgres(pool) => sqlx::raw_sql(sql).execute(pool).await.map(|_| ())?,
         Database::Sqlite(_) => anyhow::bail!("SQLite files are opened for reading only"),
     }
     Ok(())

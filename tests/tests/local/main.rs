@@ -1,154 +1,25 @@
 //! `sluice local` from outside: the built binary, its HTTP, its files, its death. Needs nothing but cargo.
 
+mod demo;
+mod place;
 mod slow;
 
-use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::Request;
-use hyper::body::Bytes;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use nix::sys::signal::Signal;
 use sluice_consumer::loadgen::encode::message;
 use sluice_consumer::loadgen::shop::Shop;
 use sluice_crds::v1alpha1::Format;
-use sluice_tests::component::{Component, Launch, Scratch};
+use sluice_tests::component::{Component, Launch};
+use sluice_tests::eventually;
 use sluice_tests::sluice::binary;
-use sluice_tests::{eventually, free_port};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Connection, Row, SqliteConnection};
 use tokio::task::JoinSet;
 
-const SOON: Duration = Duration::from_secs(30);
-const JSON: Headers<'static> = &[("content-type", "application/json")];
-const PROTO: Headers<'static> = &[("content-type", "application/x-protobuf")];
-
-/// Names and values.
-type Headers<'h> = &'h [(&'h str, &'h str)];
-type Http = Client<HttpConnector, Full<Bytes>>;
-
-fn client() -> Http {
-    Client::builder(TokioExecutor::new()).build_http()
-}
-
-struct Answer {
-    status: u16,
-    headers: hyper::HeaderMap,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-}
-
-async fn call(client: &Http, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
-    let answer = tokio::time::timeout(SOON, client.request(request)).await??;
-    let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-    Ok(Answer { status, headers, body: answer.into_body().collect().await?.to_bytes().to_vec() })
-}
-
-/// A data folder and the processes that use it, one after the other.
-struct Place {
-    dir: Scratch,
-    http: u16,
-    admin: u16,
-}
-
-impl Place {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self { dir: Scratch::new("sluice-local-")?, http: free_port()?, admin: free_port()? })
-    }
-
-    fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
-    }
-
-    fn launch(&self, name: &str, more: &[&str]) -> anyhow::Result<Component> {
-        let (http, admin) = (format!("127.0.0.1:{}", self.http), format!("127.0.0.1:{}", self.admin));
-        let data = self.data().display().to_string();
-        let arguments = ["local", "--data-dir", &data, "--listen", &http, "--admin", &admin];
-        let launch = Launch {
-            program: binary()?,
-            arguments: arguments.iter().chain(more).map(|text| (*text).to_owned()).collect(),
-            environment: Vec::new(),
-            log: self.dir.path().join(format!("{name}.log")),
-        };
-        Component::start(name, &launch)
-    }
-
-    /// Starts and waits until it is ready.
-    async fn start(&self, name: &str, more: &[&str]) -> anyhow::Result<Component> {
-        let mut component = self.launch(name, more)?;
-        let client = client();
-        eventually("sluice local to be ready", SOON, async || {
-            ensure!(component.is_running()?, "it ended; its log:\n{}", component.log_tail(20));
-            // Ready: the database has its tables and the pipeline its partitions.
-            let uri = format!("http://127.0.0.1:{}/readyz", self.admin);
-            let ready = call(&client, Request::get(uri).body(Full::default())?).await;
-            Ok(ready.ok().filter(|answer| answer.status == 200).map(drop))
-        })
-        .await?;
-        Ok(component)
-    }
-
-    async fn get(&self, client: &Http, path: &str) -> anyhow::Result<Answer> {
-        let uri = format!("http://127.0.0.1:{}{path}", self.http);
-        call(client, Request::get(uri).body(Full::default())?).await
-    }
-
-    async fn post(
-        &self,
-        client: &Http,
-        path: &str,
-        headers: Headers<'_>,
-        body: impl Into<Bytes>,
-    ) -> anyhow::Result<Answer> {
-        let mut request = Request::post(format!("http://127.0.0.1:{}{path}", self.http));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        call(client, request.body(Full::new(body.into()))?).await
-    }
-
-    /// Replaces the set rate in the pipeline file.
-    fn set_rate(&self, rate: u32) -> anyhow::Result<()> {
-        let file = self.data().join("pipeline.yaml");
-        let text = std::fs::read_to_string(&file)?;
-        let line = text.lines().find(|line| line.starts_with("  rateLimitQPS:")).context("no rate")?;
-        Ok(std::fs::write(&file, text.replace(line, &format!("  rateLimitQPS: {rate}")))?)
-    }
-
-    /// How often each `traceId spanId` is in the table.
-    async fn rows(&self) -> anyhow::Result<HashMap<(String, String), usize>> {
-        let options = SqliteConnectOptions::new().filename(self.data().join("sluice.db")).read_only(true);
-        let mut database = SqliteConnection::connect_with(&options).await?;
-        let rows = sqlx::query(
-            "SELECT trace_id, coalesce(body ->> 'id', body ->> 'spanId') FROM connectivity_trace",
-        );
-        let mut found = HashMap::new();
-        for row in rows.fetch_all(&mut database).await? {
-            *found.entry((row.get(0), row.get(1))).or_default() += 1;
-        }
-        Ok(found)
-    }
-}
-
-fn spans(trace: &str, count: usize) -> String {
-    let span = |index| {
-        format!(
-            r#"{{"traceId":"{trace}","id":"{index:016x}","kind":"SERVER","name":"get","timestamp":1760000000000000,"duration":5}}"#
-        )
-    };
-    format!("[{}]", (1..=count).map(span).collect::<Vec<_>>().join(","))
-}
+use place::{Headers, JSON, PROTO, Place, SOON, call, client, spans};
 
 #[tokio::test]
 async fn kill_9_loses_nothing_that_was_acknowledged_and_doubles_nothing() -> anyhow::Result<()> {
@@ -237,23 +108,6 @@ async fn a_fresh_folder_stores_a_trace_and_gives_it_back_in_both_forms() -> anyh
     }
     assert_eq!(sluice.stop(SOON).await?, 0, "{}", sluice.log_tail(20));
     Ok(())
-}
-
-/// How long the demo takes from its start, in a fresh folder, to its first row.
-async fn first_row_of_the_demo(name: &str) -> anyhow::Result<Duration> {
-    let place = Place::new()?;
-    let began = Instant::now();
-    let mut demo = place.launch(name, &["--demo"])?;
-    let options = SqliteConnectOptions::new().filename(place.data().join("sluice.db")).read_only(true);
-    eventually("the first row", SOON, async || {
-        ensure!(demo.is_running()?, "it ended; its log:\n{}", demo.log_tail(20));
-        // Until it has made its file and its tables there is nothing to ask.
-        let Ok(mut database) = SqliteConnection::connect_with(&options).await else { return Ok(None) };
-        let row = sqlx::query("SELECT 1 FROM connectivity_trace LIMIT 1").fetch_optional(&mut database).await;
-        Ok(row.ok().flatten().map(drop))
-    })
-    .await?;
-    Ok(began.elapsed())
 }
 
 #[tokio::test]
@@ -388,46 +242,4 @@ async fn loadgen_accounts_for_every_span_and_fails_when_one_is_not_taken() -> an
     .await?;
     assert_eq!(rows.into_keys().collect::<HashSet<_>>(), expected);
     Ok(())
-}
-
-#[tokio::test]
-async fn the_demo_logs_without_a_terminal_follows_the_edit_and_stops_on_ctrl_c() -> anyhow::Result<()> {
-    let place = Place::new()?;
-    let mut demo = place.start("demo", &["--demo"]).await?;
-    let stored = |rate: u64| {
-        let log = std::fs::read_to_string(demo.log()).unwrap_or_default();
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        lines.filter(|line| line["message"] == "demo").any(|line| {
-            line["set_rate"] == rate
-                && line["backlog"].as_u64() > Some(0)
-                && line["stored"].as_u64() > Some(0)
-        })
-    };
-    eventually("the demo to store at the first rate", SOON, async || Ok(stored(2_000).then_some(()))).await?;
-    place.set_rate(700)?;
-    eventually("the demo to show the edit", SOON, async || Ok(stored(700).then_some(()))).await?;
-    let log = std::fs::read_to_string(demo.log())?;
-    assert!(log.contains("To change the rate, edit rateLimitQPS in"), "{log}");
-    assert!(log.contains("curl http://127.0.0.1:"), "{log}");
-    demo.signal(Signal::SIGINT)?;
-    assert_eq!(demo.ended(SOON).await?, 0, "{}", demo.log_tail(10));
-    assert!(demo.log_tail(3).contains("look at the rows"), "{}", demo.log_tail(3));
-    Ok(())
-}
-
-mod alone {
-    use super::*;
-
-    #[tokio::test]
-    #[ignore = "measures a time"]
-    async fn the_demo_has_stored_its_first_row_in_less_than_two_seconds() -> anyhow::Result<()> {
-        // The best of three: what else the machine does at the moment is not what is measured.
-        let mut best = Duration::MAX;
-        for name in ["first", "second", "third"] {
-            best = best.min(first_row_of_the_demo(name).await?);
-            println!("the first row after {best:?}");
-        }
-        ensure!(best < Duration::from_secs(2), "the first row only after {best:?}");
-        Ok(())
-    }
 }

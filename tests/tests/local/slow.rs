@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{JSON, Place, SOON, call, client, spans};
+use crate::place::{JSON, Place, SOON, call, client, spans};
 
 /// Sends a byte every second until the server closes, and gives what it has answered.
 async fn trickle(address: String, head: &'static str) -> anyhow::Result<String> {
