@@ -50,6 +50,8 @@ pub struct Meters {
     pub redriven: AtomicU64,
     /// Times that a topic was found re-created.
     pub recreated: AtomicU64,
+    /// Bytes of messages that the source holds and nobody has read.
+    pub prefetched_bytes: AtomicU64,
     /// What was sealed; set where a pipeline runs.
     pub sealing: OnceLock<Arc<seal::Counters>>,
     dead_letters: [AtomicU64; Reason::ALL.len()],
@@ -138,6 +140,7 @@ impl Default for Meters {
             skipped_offsets: zeros(),
             redriven: zeros(),
             recreated: zeros(),
+            prefetched_bytes: zeros(),
             sealing: OnceLock::new(),
             dead_letters: std::array::from_fn(|_| zeros()),
             errors: std::array::from_fn(|_| zeros()),

@@ -176,6 +176,15 @@ impl Snapshot {
             let gauge = ConstGauge::new(f64::from(u8::from(is_good)));
             gauge.encode(sources.encode_family(&[("source", origin.as_str())])?)?;
         }
+        let prefetched = ConstGauge::new(self.meters.prefetched_bytes.load(Relaxed) as f64);
+        let help = "Messages that the Kafka client holds and nobody has read";
+        let unit = Some(&Unit::Bytes);
+        prefetched.encode(encoder.encode_descriptor(
+            "prefetched",
+            help,
+            unit,
+            prefetched.metric_type(),
+        )?)?;
         if let Some(held) = status.guard_qps {
             let gauge = ConstGauge::new(held);
             let help = "Rate that the guard holds the whole pipeline's down to, as this replica sees it";

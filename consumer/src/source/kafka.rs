@@ -11,10 +11,13 @@
 //!   librdkafka knows POSIX syntax only, no exclusion, and looks every five minutes.
 
 pub mod config;
+mod context;
 mod group;
 mod headers;
 pub mod limits;
 mod opening;
+mod poll;
+mod prefetch;
 mod reader;
 mod retention;
 mod statistics;
@@ -23,12 +26,12 @@ mod trouble;
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sluice_crds::v1alpha1::StartFrom;
@@ -39,22 +42,17 @@ use super::{Bounds, PartitionReader, Source, SourceError, SourceEvent, TopicPart
 use crate::config::Topics;
 use crate::last_error::{ErrorReason, LastError};
 use crate::meter::Meters;
-use group::{Group, GroupContext};
+use context::GroupContext;
+use group::Group;
+use prefetch::Prefetch;
 use retention::Retention;
 
 /// How long a question to the broker may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one poll waits for an event.
-const POLL: Duration = Duration::from_millis(100);
-/// How often positions are committed to Kafka. Only lag tools read them.
-const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// librdkafka's `heartbeat.interval.ms`, where the pipeline sets none.
 const HEARTBEAT: Duration = Duration::from_secs(3);
 /// What an answer to a heartbeat may take besides.
 const HEARTBEAT_ANSWER: Duration = Duration::from_millis(500);
-/// How long the last commit and the goodbye to the group are waited for: a broker that is frozen answers neither, and
-/// Kubernetes kills 30 s after it asked to stop.
-const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// How long the client may take to end.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
@@ -108,9 +106,9 @@ impl KafkaSource {
     ) -> Result<Self, SourceError> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let topics = Arc::new(topics);
-        let group = Arc::new(Group::new(sender, meters, topics.clone()));
         let mut config = client;
         limits::apply(&mut config);
+        let group = Arc::new(Group::new(sender, meters, topics.clone(), Prefetch::new(&config)));
         let heartbeat = config.get("heartbeat.interval.ms").and_then(|text| text.parse().ok());
         config
             .set("group.id", consumer_group)
@@ -137,7 +135,7 @@ impl KafkaSource {
             threads: Mutex::default(),
             confirm_after: heartbeat.map_or(HEARTBEAT, Duration::from_millis) + HEARTBEAT_ANSWER,
         };
-        source.spawn("kafka-poll", |consumer, group, _, stop| poll(&consumer, &group, &stop))?;
+        source.spawn("kafka-poll", |consumer, group, _, stop| poll::serve(&consumer, &group, &stop))?;
         Ok(source)
     }
 
@@ -303,7 +301,7 @@ impl Source for KafkaSource {
         tokio::time::sleep(self.confirm_after).await;
         // Two more polls have begun and ended since.
         while self.group.polls.load(Relaxed) < polls + 2 && !self.stop.is_cancelled() {
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(poll::POLL).await;
         }
         self.group.owns(at)
     }
@@ -342,57 +340,6 @@ impl Source for KafkaSource {
                 "the Kafka client has not ended within {STOP_WITHIN:?}; its group notices it later"
             );
         }
-    }
-}
-
-/// Serves the consumer until `stop`, then leaves the group.
-fn poll(consumer: &GroupConsumer, group: &Group, stop: &CancellationToken) {
-    let mut committed_at = Instant::now();
-    while !stop.is_cancelled() {
-        serve_once(consumer, group);
-        if committed_at.elapsed() >= COMMIT_EVERY {
-            committed_at = Instant::now();
-            commit(consumer, group);
-        }
-    }
-    let leaving = Instant::now();
-    commit(consumer, group);
-    // The group takes no offset of a member that has left it.
-    while group.commits.load(Relaxed) > 0 && leaving.elapsed() < LEAVE_WITHIN {
-        serve_once(consumer, group);
-    }
-    consumer.unsubscribe();
-    while group.owns_any() && leaving.elapsed() < 2 * LEAVE_WITHIN {
-        serve_once(consumer, group);
-    }
-}
-
-fn serve_once(consumer: &GroupConsumer, group: &Group) {
-    // An error was told already, by `GroupContext::error`, and there with its cause. Partitions have queues of their
-    // own; a message here belongs to an opening that has ended.
-    if let Some(Err(error)) = consumer.poll(POLL) {
-        tracing::trace!(%error, "a poll ended with an error");
-    }
-    group.tell();
-    group.polls.fetch_add(1, Relaxed);
-}
-
-fn commit(consumer: &GroupConsumer, group: &Group) {
-    let settled = group.take_settled();
-    if settled.is_empty() {
-        return;
-    }
-    let mut list = TopicPartitionList::new();
-    for (at, offset) in settled {
-        if let Err(error) = list.add_partition_offset(&at.topic, at.partition, Offset::Offset(offset as i64))
-        {
-            tracing::debug!(partition = %at, %error, "an offset cannot be committed");
-        }
-    }
-    group.commits.fetch_add(1, Relaxed);
-    if let Err(error) = consumer.commit(&list, CommitMode::Async) {
-        group.commits.fetch_sub(1, Relaxed);
-        tracing::debug!(%error, "offsets for lag tools were not committed; positions are safe in the database");
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use sluice_crds::v1alpha1::Format;
 use sluice_tests::encode;
+use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::oracle::FoundDeadLetter;
@@ -15,6 +16,9 @@ use crate::world::{Case, Engine, unique};
 use crate::{GRACE, WAIT, execute};
 
 const MB: u64 = 1_000_000;
+/// What is logged of a batch that was inflated.
+const INFLATED: &str = "a compressed batch was inflated to far more than its partition may hold, or a message is that \
+                        large: memory holds it until it is stored. Smaller batches, by the producer's batch.size, take less";
 /// What a consumer may take (`docs/performance.md`).
 const LIMIT: u64 = 96 << 20;
 
@@ -44,7 +48,8 @@ fn letter(
 
 /// A hundred messages of a megabyte in one batch, which takes some kilobytes on its way.
 async fn inflating_batch() -> anyhow::Result<()> {
-    let case = Case::new(Engine::Sqlite, "inflating", 2, |_| ()).await?;
+    // So slow that the batch lies in memory for some of the client's statistics, which come once a second.
+    let case = Case::new(Engine::Sqlite, "inflating", 2, |pipeline| pipeline.rate = 20).await?;
     let ledger = Ledger { seed: 101, shape: Shape::Json, spans_per_message: 1, padding: MB as usize };
     let packed = 100;
     let producer: ThreadedProducer<DefaultProducerContext> = case
@@ -62,7 +67,16 @@ async fn inflating_batch() -> anyhow::Result<()> {
     }
     producer.flush(WAIT)?;
     let mut sluice = case.replica("only").await?;
+    eventually("the batch to be told of", WAIT, async || {
+        let (_, metrics) = sluice.get("/metrics").await?;
+        let held = metrics.lines().find_map(|line| line.strip_prefix("sluice_prefetched_bytes "));
+        let held: f64 = held.context("no such metric")?.parse()?;
+        Ok((held > (packed * MB / 2) as f64).then_some(()))
+    })
+    .await?;
     case.wait_settled(packed, WAIT).await?;
+    let told = sluice.logged(INFLATED);
+    ensure!(told.len() == 1 && told[0]["partition"] == format!("{}/0", case.topic), "{told:?}");
     let peak = sluice.component.memory("VmHWM")?;
     println!("peak memory with a batch of {} MB inflated: {} MB", packed, peak / MB);
     ensure!(peak > packed * MB, "only {} MB were ever used: the messages were not one batch", peak / MB);

@@ -1,6 +1,6 @@
-//! What the group has given us, and librdkafka's callbacks.
+//! What the group has given us.
 //!
-//! Rebalances are answered inside the callback, at once: an assignment with nothing, a revocation with what
+//! Rebalances are answered inside librdkafka's callback, at once: an assignment with nothing, a revocation with what
 //! is open of it. So no rebalance ever waits for a database, and other members never wait for us.
 //!
 //! Order of locks: `state`, an [`Opening`], `troubles`. A reader holds its opening while librdkafka calls back
@@ -11,17 +11,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
-use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::mpsc;
 
+use super::context::{GroupContext, TopicId};
 use super::opening::Opening;
+use super::prefetch::Prefetch;
 use super::statistics::Statistics;
-use super::trouble::{Troubles, is_of_a_partition, may_be_credentials};
+use super::trouble::{Troubles, may_be_credentials};
 use super::{GroupConsumer, lock};
 use crate::config::Topics;
 use crate::last_error::LastError;
@@ -47,7 +46,6 @@ pub struct Group {
     topics: Arc<Topics>,
 }
 
-#[derive(Default)]
 struct State {
     owned: HashSet<TopicPartition>,
     /// Owned and added to librdkafka's assignment.
@@ -57,16 +55,30 @@ struct State {
     ends: HashMap<TopicPartition, u64>,
     /// The id by which the cluster tells a topic from an earlier one of the same name.
     topic_ids: HashMap<String, String>,
+    prefetch: Prefetch,
 }
 
 impl Group {
-    pub fn new(events: mpsc::UnboundedSender<SourceEvent>, meters: Arc<Meters>, topics: Arc<Topics>) -> Self {
+    pub fn new(
+        events: mpsc::UnboundedSender<SourceEvent>,
+        meters: Arc<Meters>,
+        topics: Arc<Topics>,
+        prefetch: Prefetch,
+    ) -> Self {
+        let state = State {
+            owned: HashSet::new(),
+            open: HashMap::new(),
+            settled: HashMap::new(),
+            ends: HashMap::new(),
+            topic_ids: HashMap::new(),
+            prefetch,
+        };
         Self {
             polls: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             refused: AtomicBool::new(false),
             silent: AtomicBool::new(false),
-            state: Mutex::default(),
+            state: Mutex::new(state),
             troubles: Mutex::default(),
             told: AtomicBool::new(false),
             events,
@@ -202,7 +214,7 @@ impl Group {
         self.tell();
     }
 
-    fn assigned(&self, consumer: &BaseConsumer<GroupContext>, partitions: Vec<TopicPartition>) {
+    pub fn assigned(&self, consumer: &BaseConsumer<GroupContext>, partitions: Vec<TopicPartition>) {
         // Answered with nothing: each partition is added when its position is known.
         if let Err(error) = consumer.incremental_assign(&TopicPartitionList::new()) {
             tracing::warn!(%error, "an assignment was not accepted by the client");
@@ -212,13 +224,14 @@ impl Group {
         self.send(SourceEvent::Assigned(partitions));
     }
 
-    fn revoked(&self, consumer: &BaseConsumer<GroupContext>, partitions: Vec<TopicPartition>) {
+    pub fn revoked(&self, consumer: &BaseConsumer<GroupContext>, partitions: Vec<TopicPartition>) {
         {
             let mut state = self.lock();
             let mut closed = TopicPartitionList::new();
             for at in &partitions {
                 state.owned.remove(at);
                 state.ends.remove(at);
+                state.prefetch.forget(at);
                 if let Some(opening) = state.open.remove(at) {
                     opening.end();
                     closed.add_partition(&at.topic, at.partition);
@@ -234,7 +247,7 @@ impl Group {
 
     /// The client has learned a topic's id. Under another one it would go on at the old offset, in the middle of a
     /// topic that it has never read: what is open of it is opened again, which compares the last stored message.
-    fn learned(&self, TopicId { topic, before, id }: &TopicId<'_>) {
+    pub fn learned(&self, TopicId { topic, before, id }: &TopicId<'_>) {
         let mut state = self.lock();
         let State { open, topic_ids, .. } = &mut *state;
         let known = topic_ids.insert((*topic).to_owned(), (*id).to_owned());
@@ -245,6 +258,26 @@ impl Group {
         for (_, opening) in open.iter().filter(|(at, _)| *at.topic == **topic) {
             opening.doubt();
         }
+    }
+
+    /// What the client tells of itself once a second.
+    pub fn observe(&self, statistics: &Statistics) {
+        self.troubles(|troubles| troubles.observe(statistics.answering(), Instant::now()));
+        let mut state = self.lock();
+        let State { owned, ends, prefetch, .. } = &mut *state;
+        let mut held = 0;
+        for (topic, number, partition) in statistics.partitions() {
+            let at = TopicPartition { topic: topic.into(), partition: number };
+            if !owned.contains(&at) {
+                continue;
+            }
+            held += partition.prefetched;
+            prefetch.observe(&at, partition.prefetched);
+            if let Some(end) = partition.end() {
+                ends.insert(at, end);
+            }
+        }
+        self.meters.prefetched_bytes.store(held, Relaxed);
     }
 
     fn send(&self, event: SourceEvent) {
@@ -267,120 +300,13 @@ pub fn list<'a>(partitions: impl IntoIterator<Item = &'a TopicPartition>) -> Top
     list
 }
 
-/// What librdkafka logs when metadata give a topic another id than it knew: its only sign of it.
-#[derive(Debug, PartialEq, Eq)]
-struct TopicId<'a> {
-    topic: &'a str,
-    /// None where the topic was new to the client.
-    before: Option<&'a str>,
-    id: &'a str,
-}
-
-impl<'a> TopicId<'a> {
-    /// The debug context of librdkafka in which it is logged.
-    const CONTEXT: &'static str = "metadata";
-    /// Sixteen zero bytes.
-    const NONE: &'static str = "AAAAAAAAAAAAAAAAAAAAAA";
-
-    /// `[thrd:main]: Topic NAME changed id from ID to ID`; a topic's name holds no blank.
-    fn in_log(message: &'a str) -> Option<Self> {
-        let (head, ids) = message.split_once(" changed id from ")?;
-        let (_, topic) = head.rsplit_once("Topic ")?;
-        let (before, id) = ids.split_once(" to ")?;
-        Some(Self { topic, before: Some(before).filter(|id| *id != Self::NONE), id })
-    }
-}
-
-/// librdkafka's callbacks.
-pub struct GroupContext {
-    group: Arc<Group>,
-}
-
-impl GroupContext {
-    /// What the client must log for [`ClientContext::log`] below.
-    pub const DEBUG: &'static str = TopicId::CONTEXT;
-
-    pub fn new(group: Arc<Group>) -> Self {
-        Self { group }
-    }
-}
-
-impl ClientContext for GroupContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        use RDKafkaLogLevel as Level;
-        if let Some(found) = TopicId::in_log(message) {
-            self.group.learned(&found);
-        }
-        match level {
-            Level::Emerg | Level::Alert | Level::Critical | Level::Error => {
-                tracing::error!(target: "librdkafka", "{facility}: {message}");
-            }
-            Level::Warning => tracing::warn!(target: "librdkafka", "{facility}: {message}"),
-            Level::Notice | Level::Info => tracing::info!(target: "librdkafka", "{facility}: {message}"),
-            // Some lines a topic at every refresh of metadata.
-            Level::Debug => tracing::trace!(target: "librdkafka", "{facility}: {message}"),
-        }
-    }
-
-    fn stats_raw(&self, statistics: &[u8]) {
-        let statistics = match serde_json::from_slice::<Statistics>(statistics) {
-            Ok(statistics) => statistics,
-            Err(error) => return tracing::debug!(%error, "the client's statistics cannot be read"),
-        };
-        self.group.troubles(|troubles| troubles.observe(statistics.answering(), Instant::now()));
-        let mut state = self.group.lock();
-        let State { owned, ends, .. } = &mut *state;
-        for (topic, partition, end) in statistics.ends() {
-            let at = TopicPartition { topic: topic.into(), partition };
-            if owned.contains(&at) {
-                ends.insert(at, end);
-            }
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if is_of_a_partition(error.rdkafka_error_code()) {
-            tracing::debug!(%error, reason, "a partition cannot be read");
-            return;
-        }
-        tracing::debug!(%error, reason, "the client has an error");
-        self.group.failed(&error, reason);
-    }
-}
-
-impl ConsumerContext for GroupContext {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        kind: RDKafkaRespErr,
-        partitions: &mut TopicPartitionList,
-    ) {
-        let partitions = partitions
-            .elements()
-            .iter()
-            .map(|element| TopicPartition { topic: element.topic().into(), partition: element.partition() })
-            .collect();
-        match kind {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.group.assigned(consumer, partitions),
-            _ => self.group.revoked(consumer, partitions),
-        }
-    }
-
-    fn commit_callback(&self, result: rdkafka::error::KafkaResult<()>, _: &TopicPartitionList) {
-        self.group.commits.fetch_sub(1, Relaxed);
-        if let Err(error) = result {
-            tracing::debug!(%error, "offsets for lag tools were not committed");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn group() -> Group {
         let (events, _) = mpsc::unbounded_channel();
-        Group::new(events, Arc::default(), Arc::new(Topics::Named("spans".to_owned())))
+        Group::new(events, Arc::default(), Arc::new(Topics::Named("spans".to_owned())), Prefetch::default())
     }
 
     fn open(group: &Group, topic: &str) -> Arc<Opening> {
@@ -399,11 +325,6 @@ mod tests {
         assert!(!changed.is_doubtful() && !kept.is_doubtful());
         learn("[thrd:main]: Topic spans changed id from tBTfIf-gS9m0Ub1yXlvJdQ to Zg3kXlvJdQtBTfIf-gS9m0");
         assert!(changed.is_doubtful() && !kept.is_doubtful());
-    }
-
-    #[test]
-    fn other_lines_of_the_log_tell_no_id() {
-        assert_eq!(TopicId::in_log("[thrd:main]: Topic spans [0] Leader 1 Epoch 0"), None);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::group::{Group, GroupContext, list};
+use super::context::GroupContext;
+use super::group::{Group, list};
 use super::headers::KafkaHeaders;
 use super::opening::Opening;
 use super::{GroupConsumer, unavailable, unavailable_because};

@@ -1,4 +1,4 @@
-//! The little of librdkafka's statistics (STATISTICS.md) that lag and trouble need.
+//! The little of librdkafka's statistics (STATISTICS.md) that lag, trouble and memory need.
 
 use std::collections::HashMap;
 
@@ -41,10 +41,21 @@ struct Topic {
     partitions: HashMap<i32, Partition>,
 }
 
+/// A partition that the client knows.
 #[derive(Deserialize)]
-struct Partition {
+pub struct Partition {
     /// High watermark; negative while unknown.
     hi_offset: i64,
+    /// Bytes of messages that were fetched and not yet read.
+    #[serde(default, rename = "fetchq_size")]
+    pub prefetched: u64,
+}
+
+impl Partition {
+    /// Offset that the next message will get, where that is known.
+    pub fn end(&self) -> Option<u64> {
+        u64::try_from(self.hi_offset).ok()
+    }
 }
 
 impl Statistics {
@@ -61,13 +72,10 @@ impl Statistics {
         if connected.all(silent) { Answering::Silent } else { Answering::Yes }
     }
 
-    /// Topic, partition and end of every partition whose end is known.
-    pub fn ends(&self) -> impl Iterator<Item = (&str, i32, u64)> {
+    /// Every partition that the client knows, with its topic and number.
+    pub fn partitions(&self) -> impl Iterator<Item = (&str, i32, &Partition)> {
         self.topics.iter().flat_map(|(topic, found)| {
-            let ends = found.partitions.iter();
-            ends.filter_map(move |(number, partition)| {
-                Some((topic.as_str(), *number, u64::try_from(partition.hi_offset).ok()?))
-            })
+            found.partitions.iter().map(move |(number, partition)| (topic.as_str(), *number, partition))
         })
     }
 }
