@@ -11,7 +11,7 @@ use sluice_tests::postgres::Postgres;
 use sluice_tests::rate::{Releases, bound};
 use sluice_tests::sluice::{Sink, Sluice};
 
-use crate::world::{Case, Engine, execute, now_ms, unique};
+use crate::world::{Case, Engine, now_ms, unique};
 
 const WAIT: Duration = Duration::from_secs(30);
 const QPS: u32 = 1_000;
@@ -111,8 +111,7 @@ async fn a_slow_database_is_spared(engine: Engine, replicas: usize) -> anyhow::R
     let free = |status: &Value| status["guardQPS"].is_null() && status["bottleneck"] == "Limiter";
     all(&fleet, "the whole rate", WAIT, fast, free).await?;
 
-    let database = case.database().await?;
-    execute(database, server.slow().to_owned()).await?;
+    case.execute(server.slow()).await?;
     let low = |status: &Value| held(status).is_some_and(|held| held <= f64::from(QPS) / 4.0);
     for (status, replica) in all(&fleet, "a rate that falls", WAIT, 0.0, low).await?.iter().zip(&fleet) {
         println!("held down to {} by a slow database", status["guardQPS"]);
@@ -125,13 +124,13 @@ async fn a_slow_database_is_spared(engine: Engine, replicas: usize) -> anyhow::R
         ensure!(lowered >= 4, "lowered {lowered} times only");
     }
 
-    execute(database, server.fast_again().to_owned()).await?;
+    case.execute(server.fast_again()).await?;
     all(&fleet, "the whole rate again", Duration::from_secs(90), fast, |status| status["guardQPS"].is_null())
         .await?;
     for replica in &mut fleet {
         replica.component.stop(WAIT).await?;
     }
-    let releases = Releases::from_ids(database.ids().await?);
+    let releases = Releases::from_ids(case.database().await?.ids().await?);
     let fullest = releases.fullest_second(began, now_ms()).count as f64;
     ensure!(fullest <= bound(f64::from(QPS), PARTITIONS as u32, 10), "{fullest} in the fullest second");
     Ok(())

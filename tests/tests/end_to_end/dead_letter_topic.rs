@@ -12,7 +12,7 @@ use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::oracle::PositionWatch;
 use sluice_tests::sluice::{Sluice, tells};
 
-use crate::world::{Case, Engine, execute};
+use crate::world::{Case, Engine};
 
 const MESSAGES: u64 = 300;
 const PARTITIONS: i32 = 3;
@@ -157,7 +157,7 @@ async fn positions_wait(engine: Engine) -> anyhow::Result<()> {
     let ledger = Ledger::new(82, Shape::Json);
     let mut consumer: Sluice = case.replica("consumer").await?;
     let database = case.database().await?;
-    execute(database, "ALTER TABLE sluice_dead_letter RENAME TO elsewhere".to_owned()).await?;
+    case.execute("ALTER TABLE sluice_dead_letter RENAME TO elsewhere").await?;
     // Of each partition the first message cannot be decoded.
     produce_garbage(&case, PARTITIONS as usize).await?;
     ledger.produce(case.kafka, &case.topic, 0..MESSAGES, |message| (message % 3) as i32).await?;
@@ -168,7 +168,7 @@ async fn positions_wait(engine: Engine) -> anyhow::Result<()> {
         ensure!(case.settled().await? == 0 && database.count().await? == 0, "passed what was not stored");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    execute(database, "ALTER TABLE elsewhere RENAME TO sluice_dead_letter".to_owned()).await?;
+    case.execute("ALTER TABLE elsewhere RENAME TO sluice_dead_letter").await?;
     case.wait_stored(SPANS + PARTITIONS as u64, WAIT).await?;
     consumer.status_where("no error", WAIT, |status| status["lastError"].is_null()).await?;
     consumer.component.stop(WAIT).await?;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::ensure;
+use anyhow::{Context, bail, ensure};
 use sluice_tests::eventually;
 use sluice_tests::kafka::Kafka;
 use sluice_tests::ledger::Ledger;
@@ -12,7 +12,8 @@ use sluice_tests::oracle::database::Database;
 use sluice_tests::oracle::{FoundDeadLetter, PositionWatch, report};
 use sluice_tests::postgres::Postgres;
 use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice};
-use sqlx::AssertSqlSafe;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tokio::sync::OnceCell;
 
 static KAFKA: OnceCell<Kafka> = OnceCell::const_new();
@@ -41,17 +42,6 @@ pub fn now_ms() -> i64 {
 /// A name that no other test uses.
 pub fn unique(name: &str) -> String {
     format!("{name}_{}_{}", std::process::id(), CASES.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Changes something behind the consumers' backs.
-pub async fn execute(database: &Database, sql: String) -> anyhow::Result<()> {
-    let sql = AssertSqlSafe(sql);
-    match database {
-        Database::Mysql(pool) => sqlx::raw_sql(sql).execute(pool).await.map(|_| ())?,
-        Database::Postgres(pool) => sqlx::raw_sql(sql).execute(pool).await.map(|_| ())?,
-        Database::Sqlite(_) => anyhow::bail!("SQLite files are opened for reading only"),
-    }
-    Ok(())
 }
 
 /// A topic, a database, and the pipeline between them.
@@ -113,6 +103,22 @@ impl Case {
                 }
             })
             .await
+    }
+
+    /// Changes something behind the consumers' backs.
+    pub async fn execute(&self, sql: &str) -> anyhow::Result<()> {
+        let statement = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        match (self.database().await?, &self.pipeline.sink) {
+            (Database::Mysql(pool), _) => statement.execute(pool).await.map(drop),
+            (Database::Postgres(pool), _) => statement.execute(pool).await.map(drop),
+            // The oracle only reads.
+            (Database::Sqlite(_), Sink::Sqlite(claim)) => {
+                let file = SqliteConnectOptions::new().filename(self.home.sqlite_file(claim));
+                statement.execute(&mut SqliteConnection::connect_with(&file).await?).await.map(drop)
+            }
+            (Database::Sqlite(_), _) => bail!("not the database of this pipeline"),
+        }
+        .with_context(|| sql.to_owned())
     }
 
     /// Starts a replica and waits until it is ready.
