@@ -51,10 +51,11 @@ pub struct Swept {
     pub took: Duration,
 }
 
-/// The work of a removal, in which the answer to a mere look took `look` and that to the removal itself `removal`: what
-/// both have in common is the way there and back. Otherwise a server far away would look like a slow one.
-pub fn work(look: Duration, removal: Duration) -> Duration {
-    removal.saturating_sub(look).max(Duration::from_millis(1))
+/// The database's work on a step whose two answers, to the look for its last row and to the removal, took `answers`, where an
+/// answer to nothing took `trip`: otherwise a server far away would look like a slow one. The look is work, too; on
+/// PostgreSQL it takes as long as the removal.
+pub fn work(trip: Duration, answers: Duration) -> Duration {
+    answers.saturating_sub(trip * 2).max(Duration::from_millis(1))
 }
 
 /// Where a step ended.

@@ -9,8 +9,9 @@ use std::time::Duration;
 pub const STEP: Duration = Duration::from_millis(20);
 /// Rows of the first step, and the fewest and the most. Fewer than these would cost more in commits than in rows.
 const ROWS: (u32, u32, u32) = (500, 500, 10_000);
-/// The part of the time that removing takes.
-const GENTLE: f64 = 0.1;
+/// The part of the time that removing takes: where the database's processor is what limits, writers lose as much, and again
+/// what it does afterwards with the rows that are gone.
+const GENTLE: f64 = 0.05;
 /// The largest part.
 const MOST: f64 = 0.5;
 /// Over this time it is measured whether the backlog shrinks.
@@ -123,7 +124,7 @@ mod tests {
     #[test]
     fn a_backlog_that_shrinks_is_removed_gently() {
         let day = Duration::from_secs(86_400);
-        let (part, left) = simulate(10_000.0, 500.0, day, Duration::from_secs(600));
+        let (part, left) = simulate(10_000.0, 200.0, day, Duration::from_secs(600));
         assert!((part - GENTLE).abs() < 1e-6 && left < day, "{part} {left:?}");
     }
 

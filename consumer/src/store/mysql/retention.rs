@@ -1,7 +1,7 @@
 //! Retention: old rows are removed along the primary key.
 
-use sqlx::AssertSqlSafe;
 use sqlx::mysql::MySqlConnection;
+use sqlx::{AssertSqlSafe, Connection};
 use tokio::time::Instant;
 
 use super::MySqlStore;
@@ -18,7 +18,9 @@ const TELLS_ZONE: &str = "SELECT CAST(COALESCE(MAX(LOWER(DATA_TYPE) = 'timestamp
 impl MySqlStore {
     /// One step. The removal is a statement of its own: no lock is held between the two.
     pub(super) async fn sweep(&self, conn: &mut MySqlConnection, sweep: &Sweep) -> Result<Swept, StoreError> {
-        let began = Instant::now();
+        let asked = Instant::now();
+        within(SHORT_ANSWER, conn.ping()).await.map_err(store_error("cannot reach the database"))?;
+        let (trip, began) = (asked.elapsed(), Instant::now());
         let table = self.options.table.backticked();
         let sql = format!(
             "SELECT CAST(id AS SIGNED), CAST(UNIX_TIMESTAMP(created_at) * 1000 AS SIGNED) FROM {table} \
@@ -32,9 +34,7 @@ impl MySqlStore {
             .await
             .map_err(store_error("cannot look for old rows"))?
             .map(|(id, created_at_ms)| Reached { id, created_at_ms });
-        let look = began.elapsed();
         let tells_zone = self.tells_zone(conn).await?;
-        let began = Instant::now();
         // `+ INTERVAL 0`: along the primary key, not along the index on created_at, whose oldest entries are those that
         // were removed and not purged yet.
         let sql = format!(
@@ -49,7 +49,7 @@ impl MySqlStore {
             .await
             .map_err(store_error("cannot remove old rows"))?
             .rows_affected();
-        Ok(Swept { removed, reached, took: work(look, began.elapsed()) })
+        Ok(Swept { removed, reached, took: work(trip, began.elapsed()) })
     }
 
     async fn tells_zone(&self, conn: &mut MySqlConnection) -> Result<bool, StoreError> {
