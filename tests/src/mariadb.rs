@@ -76,9 +76,13 @@ impl MariaDb {
         let daemon =
             program(["/usr/sbin/mariadbd", "/usr/bin/mariadbd"].map(PathBuf::from), "mariadb-server")?;
         let own = Server::start("mariadb", "mysql", disk, |dir| {
+            // Each server that starts removes the temporary tables it finds in this folder: in a common one also
+            // those that its neighbours are using.
+            let temporary = format!("--tmpdir={dir}");
             let initialise = [
                 "mariadb-install-db".to_owned(),
                 "--no-defaults".to_owned(),
+                temporary.clone(),
                 format!("--datadir={dir}/data"),
                 "--auth-root-authentication-method=normal".to_owned(),
                 "--skip-test-db".to_owned(),
@@ -86,6 +90,7 @@ impl MariaDb {
             let mut run = vec![
                 daemon,
                 "--no-defaults".to_owned(),
+                temporary,
                 format!("--datadir={dir}/data"),
                 format!("--port={port}"),
                 format!("--socket={dir}/socket"),
