@@ -11,20 +11,19 @@
 //! It does *not* know which rows are there already. Whatever is still in the table is stored a second time, under new
 //! ids: so the pipeline's own table needs `--yes`.
 
+mod args;
 mod plan;
 mod quiet;
 mod range;
 mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use clap::ValueEnum;
 use rdkafka::ClientConfig;
 use sluice_crds::v1alpha1::StartFrom;
 use tokio::time::Instant;
@@ -42,7 +41,8 @@ use crate::source::kafka::config::client_config;
 use crate::source::{Source, TopicPartition};
 use crate::store::{Store, StreamKey};
 use crate::{consume, live, stop};
-use plan::{Point, Range, Wanted};
+pub use args::{Args, Output};
+use plan::{Range, Wanted};
 use range::{Ends, RangeSource};
 use show::Progress;
 
@@ -52,84 +52,6 @@ const LOOK: Duration = Duration::from_millis(500);
 const QUIET: Duration = Duration::from_secs(10);
 /// Longest consumer group: what a pipeline's own may have.
 const MAX_GROUP: usize = 249;
-
-/// Read a part of the topic once more, beside the pipeline and within its rate.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  How much would it be?
-    sluice replay -f pipeline.yaml --from 2030-01-31T06:00:00Z --to 2030-01-31T08:00:00Z --dry-run
-  The table was emptied: everything up to where the pipeline stands, at most 2000 spans a second
-    sluice replay -f pipeline.yaml --name lost-table --from earliest --rate 2000 --yes
-  The last two hours into another table
-    sluice replay -f pipeline.yaml --name look --from 2h --table connectivity_trace_copy
-  Some offsets of one partition
-    sluice replay -f pipeline.yaml --name piece --partition 3 --from 1200 --to 1300 --yes
-
-A replay does not know which spans are in the table: those that still are get a second row. Remove them first, or
-choose another --table. It ends where the pipeline stands, unless --to says otherwise, so what the pipeline has yet to
-store is not stored twice.
-
-Stopped or killed, it goes on where it was when the same command is run again: range and progress are kept in the
-database under --name. It shares the rate that the file sets, as one more replica; saving the file with another rate
-takes effect at once, and a suspended pipeline suspends its replay. In a cluster, take the file from the cluster:
-  kubectl get tracepipeline NAME -o yaml > pipeline.yaml")]
-pub struct Args {
-    /// The TracePipeline, as YAML.
-    #[arg(short, long, value_name = "FILE")]
-    pub file: PathBuf,
-    /// Names the replay: the same name goes on with the same range.
-    #[arg(long, value_name = "NAME", value_parser = name, required_unless_present = "dry_run")]
-    pub name: Option<String>,
-    /// Where to begin: earliest, an offset (with --partition), a time in RFC 3339, or how long ago (90m, 2h, 30d).
-    #[arg(long, value_name = "POINT", value_parser = Point::from)]
-    pub from: Point,
-    /// Where to end, exclusive: latest, an offset, or a time. Default: where the pipeline stands.
-    #[arg(long, value_name = "POINT", value_parser = Point::to)]
-    pub to: Option<Point>,
-    /// Only this topic of the pipeline's.
-    #[arg(long, value_name = "TOPIC")]
-    pub topic: Option<String>,
-    /// Only this partition.
-    #[arg(long, value_name = "N")]
-    pub partition: Option<i32>,
-    /// Store into this table of the same database, instead of the pipeline's; created where it does not exist.
-    #[arg(long, value_name = "TABLE")]
-    pub table: Option<String>,
-    /// Most spans a second, within the pipeline's rate. Default: the pipeline's rate alone.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub rate: Option<u32>,
-    /// Only say what would be read.
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Really store into the pipeline's own table, where spans that are still there get a second row.
-    #[arg(long)]
-    pub yes: bool,
-    /// How to tell the progress.
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: Output,
-    /// Folder with one folder a Secret and one file a key.
-    #[arg(long, value_name = "DIR")]
-    pub secrets_dir: Option<PathBuf>,
-    /// Folder for SQLite databases: <DIR>/<claimName>/sluice.db.
-    #[arg(long, value_name = "DIR", default_value = "sluice-data")]
-    pub data_dir: PathBuf,
-}
-
-/// How to tell the progress.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// One JSON document a line, for programs.
-    Json,
-}
-
-fn name(text: &str) -> Result<String, String> {
-    let legal = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
-    let good = (1..=32).contains(&text.len()) && text.chars().all(legal);
-    good.then(|| text.to_owned()).ok_or_else(|| "expected 1 to 32 letters, digits, '-' or '_'".to_owned())
-}
 
 /// Runs until everything is read, SIGTERM or Ctrl-C.
 ///
@@ -392,14 +314,6 @@ fn onlooker(client: &ClientConfig, config: &Config) -> anyhow::Result<KafkaSourc
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_leave_room_for_what_is_made_of_them() {
-        assert_eq!(name("lost-table_2"), Ok("lost-table_2".to_owned()));
-        for wrong in ["", "a.end", "a b", "ü", &"a".repeat(33)] {
-            assert!(name(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn what_is_left_lies_between_positions_and_ends() {

@@ -1,14 +1,16 @@
-//! A real MariaDB server on a free port, or the one that `SLUICE_TEST_MYSQL_URL` names.
+//! A real MariaDB server on a free port, or the one that `SLUICE_TEST_MYSQL_URL` names; a Galera cluster of them.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
 use crate::server::{START, Server, program};
 use crate::{eventually, free_port};
+
+const NOT_OURS: &str = "this test must own its server; unset SLUICE_TEST_MYSQL_URL";
 
 /// A server and its address.
 #[derive(Debug)]
@@ -58,6 +60,44 @@ impl MariaDb {
                 .context("cannot create the user of pods")?;
         }
         Ok(mariadb)
+    }
+
+    /// Starts so many servers that are one cluster, each of which may be written to (Galera).
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_cluster(nodes: usize) -> anyhow::Result<Vec<Self>> {
+        let provider = program(["/usr/lib/galera/libgalera_smm.so"].map(PathBuf::from), "mariadb-server")?;
+        let (mut started, mut first) = (Vec::new(), String::new());
+        for node in 0..nodes {
+            let [group, difference, state] = [free_port()?, free_port()?, free_port()?];
+            let options = [
+                "--binlog-format=ROW".to_owned(),
+                "--innodb-autoinc-lock-mode=2".to_owned(),
+                "--wsrep-on=ON".to_owned(),
+                format!("--wsrep-provider={provider}"),
+                format!("--wsrep-cluster-address=gcomm://{first}"),
+                "--wsrep-node-address=127.0.0.1".to_owned(),
+                format!("--wsrep-node-name=node-{node}"),
+                "--wsrep-sst-method=rsync".to_owned(),
+                format!("--wsrep-sst-receive-address=127.0.0.1:{state}"),
+                format!(
+                    "--wsrep-provider-options=base_port={group};gmcast.listen_addr=tcp://127.0.0.1:{group};\
+                     ist.recv_addr=127.0.0.1:{difference}"
+                ),
+            ];
+            let server = Self::start_with(&options.each_ref().map(String::as_str)).await?;
+            ensure!(server.own.is_some(), NOT_OURS);
+            eventually("a node to be in step", START, async || {
+                Ok(server.execute("SELECT 1 FROM mysql.user LIMIT 1").await.ok())
+            })
+            .await?;
+            if node == 0 {
+                first = format!("127.0.0.1:{group}");
+            }
+            started.push(server);
+        }
+        Ok(started)
     }
 
     async fn start_listening(
@@ -131,6 +171,15 @@ impl MariaDb {
         format!("{}{name}", self.base)
     }
 
+    /// Where the server listens, for a proxy.
+    ///
+    /// # Errors
+    /// A given server's URL has a name in it.
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
+        let address = self.base.split(['@', '/']).nth(3).context("no address in the URL")?;
+        address.parse().with_context(|| address.to_owned())
+    }
+
     /// Runs statements as the user who may do everything.
     ///
     /// # Errors
@@ -146,7 +195,7 @@ impl MariaDb {
     /// # Errors
     /// The server is not ours.
     pub fn server(&mut self) -> anyhow::Result<&mut Server> {
-        self.own.as_mut().context("this test must own its server; unset SLUICE_TEST_MYSQL_URL")
+        self.own.as_mut().context(NOT_OURS)
     }
 
     /// Starts a killed server again, on the same port and data; waits until it answers.

@@ -9,11 +9,15 @@ use sqlx::{AssertSqlSafe, Connection};
 use crate::server::{START, Server, program};
 use crate::{eventually, free_port};
 
+const NOT_OURS: &str = "this test must own its server; unset SLUICE_TEST_POSTGRES_URL";
+
 /// A server and its address.
 #[derive(Debug)]
 pub struct Postgres {
     /// Without a database at the end, with the slash.
     base: String,
+    /// Of our own one.
+    port: u16,
     own: Option<Server>,
 }
 
@@ -31,7 +35,7 @@ impl Postgres {
     /// # Errors
     /// It is not installed, or does not answer within a minute.
     pub async fn start_with(settings: &[&str]) -> anyhow::Result<Self> {
-        Self::start_having(settings, None).await
+        Self::start_having(settings, None, None).await
     }
 
     /// As [`Self::start_with`], on a disk of so many bytes.
@@ -39,19 +43,37 @@ impl Postgres {
     /// # Errors
     /// As [`Self::start`], or no disk can be mounted.
     pub async fn start_on_disk(bytes: u64, settings: &[&str]) -> anyhow::Result<Self> {
-        Self::start_having(settings, Some(bytes)).await
+        Self::start_having(settings, Some(bytes), None).await
     }
 
-    async fn start_having(settings: &[&str], disk: Option<u64>) -> anyhow::Result<Self> {
+    /// Starts another server that follows this one and can be read, until it is promoted (`pg_promote()`).
+    ///
+    /// # Errors
+    /// This server is not ours, or as [`Self::start`].
+    pub async fn start_replica(&self) -> anyhow::Result<Self> {
+        Self::start_having(&[], None, Some(self.own_port()?)).await
+    }
+
+    /// With a primary's port a replica of that.
+    async fn start_having(
+        settings: &[&str],
+        disk: Option<u64>,
+        primary: Option<u16>,
+    ) -> anyhow::Result<Self> {
         if let Ok(url) = std::env::var("SLUICE_TEST_POSTGRES_URL") {
             let base = url.rsplit_once('/').map_or(url.clone(), |(base, _)| base.to_owned());
-            return Ok(Self { base: format!("{base}/"), own: None });
+            return Ok(Self { base: format!("{base}/"), port: 0, own: None });
         }
         let port = free_port()?;
-        let (initdb, daemon) = (installed("initdb")?, installed("postgres")?);
+        let (initdb, copy, daemon) =
+            (installed("initdb")?, installed("pg_basebackup")?, installed("postgres")?);
         let own = Server::start("postgres", "postgres", disk, |dir| {
-            let initialise =
-                format!("{initdb} -D {dir}/data -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync");
+            let initialise = match primary {
+                None => {
+                    format!("{initdb} -D {dir}/data -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync")
+                }
+                Some(port) => format!("{copy} -h 127.0.0.1 -p {port} -U postgres -D {dir}/data -R -c fast"),
+            };
             let run = format!(
                 "{daemon} -D {dir}/data -p {port} -k {dir} -c listen_addresses=127.0.0.1 -c shared_buffers=256MB"
             );
@@ -60,7 +82,8 @@ impl Postgres {
             [words(initialise), words(run).into_iter().chain(more).collect()]
         })
         .await?;
-        let mut postgres = Self { base: format!("postgres://postgres@127.0.0.1:{port}/"), own: Some(own) };
+        let mut postgres =
+            Self { base: format!("postgres://postgres@127.0.0.1:{port}/"), port, own: Some(own) };
         postgres.answers().await?;
         Ok(postgres)
     }
@@ -70,11 +93,31 @@ impl Postgres {
     /// # Errors
     /// The server refuses.
     pub async fn database(&self, name: &str) -> anyhow::Result<String> {
-        let mut connection = PgConnection::connect(&format!("{}postgres", self.base)).await?;
-        let sql = format!("CREATE DATABASE \"{name}\"");
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
-        connection.close().await?;
-        Ok(format!("{}{name}", self.base))
+        self.execute(&format!("CREATE DATABASE \"{name}\"")).await?;
+        Ok(self.url(name))
+    }
+
+    /// The URL of a database that exists.
+    pub fn url(&self, name: &str) -> String {
+        format!("{}{name}", self.base)
+    }
+
+    /// Runs statements as the user who may do everything, in the database `postgres`.
+    ///
+    /// # Errors
+    /// The server refuses them.
+    pub async fn execute(&self, sql: &str) -> anyhow::Result<()> {
+        let mut connection = PgConnection::connect(&self.url("postgres")).await?;
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await?;
+        Ok(connection.close().await?)
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The server is not ours.
+    pub fn own_port(&self) -> anyhow::Result<u16> {
+        self.own.as_ref().map(|_| self.port).context(NOT_OURS)
     }
 
     /// The server's process, to be hurt.
@@ -82,7 +125,7 @@ impl Postgres {
     /// # Errors
     /// The server is not ours.
     pub fn server(&mut self) -> anyhow::Result<&mut Server> {
-        self.own.as_mut().context("this test must own its server; unset SLUICE_TEST_POSTGRES_URL")
+        self.own.as_mut().context(NOT_OURS)
     }
 
     /// Starts a killed server again, on the same port and data; waits until it answers.
@@ -94,7 +137,7 @@ impl Postgres {
     }
 
     async fn answers(&mut self) -> anyhow::Result<()> {
-        let url = format!("{}postgres", self.base);
+        let url = self.url("postgres");
         let waited = eventually("PostgreSQL to answer", START, async || {
             // It refuses to start until the processes of a killed one have noticed their end.
             if let Some(own) = &mut self.own {

@@ -7,12 +7,12 @@
 #[cfg(feature = "planted")]
 mod planted;
 mod redrive;
+mod served;
 mod write;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::select_all;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,7 @@ use crate::meter::{Activity, LaneMeter, Meters};
 use crate::seal::Sealing;
 use crate::source::{ReadEnd, Source, TopicPartition};
 use crate::store::{ErrorKind, Store};
+use served::{Served, wait_for_work};
 use write::Written;
 
 /// Bytes that a lane decodes ahead, over all of its partitions; one more segment at most.
@@ -91,17 +92,6 @@ pub struct Lane {
     pub handed_back: mpsc::UnboundedSender<HandedBack>,
 }
 
-struct Served {
-    stream: OpenStream,
-    segment: Segment,
-    /// Nothing more was there when it was last read.
-    drained: bool,
-    /// Reading is not tried before.
-    read_after: Option<Instant>,
-    /// Reading has failed, and nothing has come since.
-    failing: bool,
-}
-
 /// What the gate let through.
 #[derive(Clone, Copy)]
 struct Released {
@@ -152,13 +142,7 @@ impl Lane {
 
     fn obey(&self, served: &mut Vec<Served>, command: Command) {
         match command {
-            Command::Add(stream) => served.push(Served {
-                stream: *stream,
-                segment: Segment::default(),
-                drained: false,
-                read_after: None,
-                failing: false,
-            }),
+            Command::Add(stream) => served.push(Served::new(*stream)),
             Command::Remove(at) => served.retain(|one| one.stream.at != at),
         }
     }
@@ -376,37 +360,5 @@ impl Lane {
         if self.handed_back.send(handed).is_err() {
             tracing::debug!(partition = %stream.at, "the driver has stopped");
         }
-    }
-}
-
-/// Ends when a message may have arrived, a batch has waited long enough, or a pause is over.
-async fn wait_for_work(served: &mut [Served], max_delay: Duration) {
-    let now = Instant::now();
-    let deadline = served
-        .iter()
-        .filter(|one| !one.segment.is_empty())
-        .map(|one| now + max_delay.saturating_sub(one.segment.age()))
-        .chain(served.iter().filter_map(|one| one.read_after))
-        .min();
-    let ready: Vec<_> = served
-        .iter_mut()
-        .filter(|one| one.drained && one.read_after.is_none())
-        .map(|one| one.stream.reader.ready())
-        .collect();
-    let arrival = async {
-        if ready.is_empty() {
-            std::future::pending::<()>().await;
-        }
-        select_all(ready).await;
-    };
-    let timer = async {
-        match deadline {
-            Some(at) => tokio::time::sleep_until(at).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = arrival => {}
-        () = timer => {}
     }
 }

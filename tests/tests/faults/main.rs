@@ -12,9 +12,11 @@ mod clusters;
 mod database;
 mod disk;
 mod fleet;
+mod galera;
 mod input;
 mod lease;
 mod map;
+mod replica;
 #[path = "../end_to_end/world.rs"]
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
 mod world;

@@ -30,6 +30,8 @@ const NEWEST_GENERATION: &str = "SELECT generation FROM sluice_progress WHERE cl
      ORDER BY generation DESC LIMIT 1";
 const TAKE_OVER: &str = "UPDATE sluice_progress SET owner_epoch = owner_epoch + 1, owner = $1, claimed_at = now() \
      WHERE table_name = $2 AND stream = $3";
+/// What every SELECT takes anyway.
+const LOCK_TO_READ: &str = "LOCK TABLE sluice_progress IN ACCESS SHARE MODE";
 const LOCK: &str = "SELECT 1 FROM sluice_lock WHERE name = $1 FOR UPDATE";
 const CREATE_LOCK: &str = "INSERT INTO sluice_lock (name) VALUES ($1) ON CONFLICT DO NOTHING";
 /// The clock as it is, not as it was when the transaction began.
@@ -39,28 +41,27 @@ const NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS B
 type ProgressRow = (i32, i32, i64, i64, i64, Option<i64>);
 
 impl PostgresStore {
-    /// In a transaction, which proxies send to the primary: a replica that lags would make streams that exist
-    /// look new.
+    /// On the primary: a replica that lags would make streams that exist look new.
     pub(super) async fn streams_of(
         &self,
         conn: &mut PgConnection,
         cluster_id: &str,
         group: &str,
     ) -> Result<Vec<StreamKey>, StoreError> {
-        begin(conn).await?;
+        begin_on_primary(conn).await?;
         let streams = self.list_streams(conn, cluster_id, group).await?;
         commit(conn).await?;
         Ok(streams)
     }
 
-    /// See [`crate::store::Store::positions`]; in a transaction for the same reason.
+    /// See [`crate::store::Store::positions`]; on the primary for the same reason.
     pub(super) async fn positions_of(
         &self,
         conn: &mut PgConnection,
         cluster_id: &str,
         group: &str,
     ) -> Result<Vec<(StreamKey, u64)>, StoreError> {
-        begin(conn).await?;
+        begin_on_primary(conn).await?;
         let query = sqlx::query_as::<_, (String, i32, i64)>(POSITIONS)
             .bind(cluster_id)
             .bind(group)
@@ -243,6 +244,14 @@ impl PostgresStore {
     async fn begin_numbering(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
         begin_locked(conn, &format!("streams of {}", self.options.table)).await.map(drop)
     }
+}
+
+/// Begins a transaction whose reads a proxy sends to the primary. Pgpool-II gives reads to replicas until the first
+/// statement of a transaction that is none.
+async fn begin_on_primary(conn: &mut PgConnection) -> Result<(), StoreError> {
+    begin(conn).await?;
+    within(SHORT_ANSWER, conn.execute(LOCK_TO_READ)).await.map_err(store_error("cannot read positions"))?;
+    Ok(())
 }
 
 /// Begins a transaction that holds the named lock, and reads the server's clock under it (milliseconds since

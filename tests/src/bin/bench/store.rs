@@ -29,8 +29,13 @@ use crate::server_cpu::ServerCpu;
 /// Of every topic.
 pub const PARTITIONS: i32 = 6;
 const CONNECTIONS: [usize; 3] = [1, 2, 4];
+/// The topic that goes into databases.
+const ROWS: &str = "rows";
 /// With the rest of a span, bodies of about 520 bytes.
 pub const PADDING: usize = 260;
+/// A turn into nothing has so many times the spans of one into a database, which takes that much longer: what happens
+/// at the beginning and at the end is not to be measured.
+const INTO_NOTHING: u64 = 6;
 /// In every message.
 pub const SPANS_PER_MESSAGE: u64 = 10;
 
@@ -43,7 +48,7 @@ pub struct Args {
     /// How often each arm has its turn.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Spans of a turn.
+    /// Spans of a turn; of one into nothing six times as many.
     #[arg(long, default_value_t = 300_000)]
     spans: u64,
     /// Only this part.
@@ -91,37 +96,52 @@ struct Bench {
 }
 
 impl Bench {
-    /// Starts the broker and fills a topic for each format.
+    /// Starts the broker and fills the topics: one for each format for the way into nothing, and one for databases.
     async fn prepare(args: &Args) -> anyhow::Result<Self> {
-        let spans = args.spans;
-        let kafka = Kafka::start().await?;
         let ledger =
             Ledger { seed: 7, shape: Shape::Json, spans_per_message: SPANS_PER_MESSAGE, padding: PADDING };
-        for (format, name) in FORMATS {
-            kafka.create_topic(name, PARTITIONS, &[]).await?;
-            let sender = kafka.producer()?;
-            for number in 0..spans / SPANS_PER_MESSAGE {
-                let partition = (number % PARTITIONS as u64) as i32;
-                sender.send(name, partition, Some(&message(&ledger, format, number)), None, None).await?;
-            }
-            sender.flush()?;
+        let rows = rows(&ledger, args.spans)?;
+        println!("# {} spans a turn, bodies of {} bytes on the average", args.spans, body_bytes(&rows));
+        let bench = Self {
+            kafka: Kafka::start().await?,
+            spans: args.spans,
+            rows: Arc::new(rows),
+            lanes: args.lanes,
+            pipeline_only: args.pipeline_only,
+        };
+        if args.only != Some(Part::Null) {
+            bench.fill(ROWS, &ledger, Format::Json, args.spans).await?;
         }
-        let rows = rows(&ledger, spans)?;
-        println!("# {spans} spans a turn, bodies of {} bytes on the average", body_bytes(&rows));
-        Ok(Self { kafka, spans, rows: Arc::new(rows), lanes: args.lanes, pipeline_only: args.pipeline_only })
+        if args.only.is_none_or(|only| only == Part::Null) {
+            for (format, name) in FORMATS {
+                bench.fill(name, &ledger, format, INTO_NOTHING * args.spans).await?;
+            }
+        }
+        Ok(bench)
+    }
+
+    async fn fill(&self, topic: &str, ledger: &Ledger, format: Format, spans: u64) -> anyhow::Result<()> {
+        self.kafka.create_topic(topic, PARTITIONS, &[]).await?;
+        let sender = self.kafka.producer()?;
+        for number in 0..spans / SPANS_PER_MESSAGE {
+            let partition = (number % PARTITIONS as u64) as i32;
+            sender.send(topic, partition, Some(&message(ledger, format, number)), None, None).await?;
+        }
+        sender.flush()
     }
 
     /// Pipeline into nothing against the bare loop, format by format.
     async fn null(&self, figures: &mut Figures, rounds: usize) -> anyhow::Result<()> {
+        let spans = INTO_NOTHING * self.spans;
         for (format, name) in FORMATS {
             let (mut whole, mut loops) = (Vec::new(), Vec::new());
             for _ in 0..rounds {
                 if !self.pipeline_only {
-                    let bare = || bare(&self.kafka, name, PARTITIONS, format, self.spans);
+                    let bare = || bare(&self.kafka, name, PARTITIONS, format, spans);
                     loops.push(tokio::task::block_in_place(bare)?);
                 }
                 let store = Arc::new(MemoryStore::without_rows(self.lanes));
-                whole.push(drain(&self.kafka, name, format, self.spans, store).await?);
+                whole.push(drain(&self.kafka, name, format, spans, store).await?);
             }
             let of =
                 |runs: &[Run], value: fn(&Run) -> f64| median(&runs.iter().map(value).collect::<Vec<_>>());
@@ -165,7 +185,7 @@ impl Bench {
             let url = server.database(&format!("pipeline_{round}")).await?;
             server_cpu.begin()?;
             runs.push(
-                drain(&self.kafka, "Json", Format::Json, self.spans, mysql_store(&url, self.lanes)?).await?,
+                drain(&self.kafka, ROWS, Format::Json, self.spans, mysql_store(&url, self.lanes)?).await?,
             );
             server_cpu.pipeline_ended(self.rows.len())?;
         }
@@ -202,8 +222,7 @@ impl Bench {
             let url = server.database(&format!("pipeline_{round}")).await?;
             server_cpu.begin()?;
             runs.push(
-                drain(&self.kafka, "Json", Format::Json, self.spans, postgres_store(&url, self.lanes)?)
-                    .await?,
+                drain(&self.kafka, ROWS, Format::Json, self.spans, postgres_store(&url, self.lanes)?).await?,
             );
             server_cpu.pipeline_ended(self.rows.len())?;
         }
