@@ -20,8 +20,9 @@ const DATABASE: &str = "SELECT CAST(DATABASE() AS CHAR)";
 const VERSION: &str = "SELECT VERSION()";
 /// How long a starting replica waits for another one's migrations.
 const LOCK_SECONDS: u32 = 30;
-const LOCK: &str = "SELECT GET_LOCK(CONCAT('sluice ', LEFT(MD5(DATABASE()), 16)), ?)";
-const UNLOCK: &str = "DO RELEASE_LOCK(CONCAT('sluice ', LEFT(MD5(DATABASE()), 16)))";
+/// Names are short. MySQL 9.6 has no MD5 any more.
+const LOCK: &str = "SELECT GET_LOCK(CONCAT('sluice ', LEFT(SHA2(DATABASE(), 256), 16)), ?)";
+const UNLOCK: &str = "DO RELEASE_LOCK(CONCAT('sluice ', LEFT(SHA2(DATABASE(), 256), 16)))";
 
 const TABLE: &str = "SELECT CAST(t.TABLE_TYPE AS CHAR) AS table_type, \
      CAST(COALESCE(t.ENGINE, '') AS CHAR) AS engine, COALESCE(e.TRANSACTIONS = 'YES', FALSE) AS transactional \
