@@ -299,9 +299,17 @@ fn free(others: &[Holder]) -> u32 {
 }
 
 pub async fn shares_never_exceed_the_whole_while_many_renew(bed: Bed) {
+    let mut stores = Vec::new();
+    for _ in 0..4 {
+        stores.push(bed.store().await.unwrap());
+    }
+    many_renew(stores).await;
+}
+
+/// Each store is that of a replica.
+pub async fn many_renew(stores: Vec<Arc<dyn Store>>) {
     let mut tasks = tokio::task::JoinSet::new();
-    for replica in 0..4 {
-        let store = bed.store().await.unwrap();
+    for (replica, store) in (0..).zip(stores) {
         tasks.spawn(async move {
             let request = request(&format!("replica-{replica}"), DEADLINE);
             for round in 0..15_u32 {

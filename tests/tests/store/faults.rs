@@ -13,6 +13,7 @@ use sluice_tests::postgres::Postgres;
 
 use crate::adoption::execute;
 use crate::bed::{Bed, batch, claims, dead_letter, key, kind, row};
+use crate::cases::many_renew;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -350,4 +351,16 @@ async fn backends(bed: &Bed) -> Vec<i32> {
     let sql =
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
     sqlx::query_scalar(sql).fetch_all(&pool).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs MariaDB with Galera"]
+async fn shares_never_exceed_the_whole_where_replicas_renew_on_two_nodes_of_a_galera_cluster() {
+    let nodes = MariaDb::start_cluster(2).await.unwrap();
+    nodes[0].database("shares").await.unwrap();
+    let mut stores = Vec::new();
+    for node in nodes.iter().chain(&nodes) {
+        stores.push(Bed::mariadb_at(&node.url("shares")).store().await.unwrap());
+    }
+    many_renew(stores).await;
 }

@@ -6,9 +6,21 @@ use sqlx::Error;
 
 use crate::store::{ErrorKind, StoreError};
 
-/// Adds to a driver's error what was being done and what it means.
+/// Adds to a driver's error what was being done, what it means, and the remedy where the error itself does not tell.
 pub fn store_error(doing: &'static str) -> impl Fn(Error) -> StoreError {
-    move |error| StoreError::with_source(kind_of(&error), doing, error)
+    move |error| {
+        let remedy = error.as_database_error().and_then(|reported| remedy_for(&reported.code()?));
+        let context = remedy.map_or_else(|| doing.to_owned(), |remedy| format!("{doing}: {remedy}"));
+        StoreError::with_source(kind_of(&error), context, error)
+    }
+}
+
+/// A prepared statement that is there already, or is not there: only a pooler changes a client's session.
+fn remedy_for(code: &str) -> Option<&'static str> {
+    matches!(code, "42P05" | "26000").then_some(
+        "a connection pooler gives every transaction another session; have it pool sessions (pool_mode = session), or \
+         let it keep prepared statements (PgBouncer 1.21 or newer: max_prepared_statements)",
+    )
 }
 
 /// The meaning of an error; a code that nobody has named waits.
@@ -51,6 +63,12 @@ mod tests {
     fn unknown_codes_wait() {
         assert_eq!(kind_of_code("ZZ999"), ErrorKind::Unavailable);
         assert_eq!(kind_of(&Error::PoolTimedOut), ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn a_lost_session_has_a_remedy() {
+        assert!(["42P05", "26000"].into_iter().all(|code| remedy_for(code).is_some()));
+        assert_eq!(remedy_for("42P01"), None);
     }
 
     #[test]

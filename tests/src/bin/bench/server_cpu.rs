@@ -1,4 +1,4 @@
-//! What a database spends on a row: tells what a busy machine hides.
+//! What a database, or a broker, spends on a row: tells what a busy machine hides.
 
 use crate::figure::{Figures, median};
 
@@ -9,7 +9,7 @@ const TICK_MICROS: f64 = 10_000.0;
 pub struct ServerCpu {
     pid: i32,
     before: f64,
-    /// Of the raw `INSERT`s.
+    /// Of what the pipeline is held against.
     raw: Vec<f64>,
     pipeline: Vec<f64>,
 }

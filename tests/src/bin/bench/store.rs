@@ -89,6 +89,8 @@ pub async fn run(args: Args) -> anyhow::Result<Figures> {
 
 struct Bench {
     kafka: Kafka,
+    /// Its process.
+    broker: i32,
     spans: u64,
     rows: Arc<SpanBuf>,
     lanes: usize,
@@ -102,8 +104,10 @@ impl Bench {
             Ledger { seed: 7, shape: Shape::Json, spans_per_message: SPANS_PER_MESSAGE, padding: PADDING };
         let rows = rows(&ledger, args.spans)?;
         println!("# {} spans a turn, bodies of {} bytes on the average", args.spans, body_bytes(&rows));
+        let mut kafka = Kafka::start().await?;
         let bench = Self {
-            kafka: Kafka::start().await?,
+            broker: kafka.component()?.pid(),
+            kafka,
             spans: args.spans,
             rows: Arc::new(rows),
             lanes: args.lanes,
@@ -135,14 +139,20 @@ impl Bench {
         let spans = INTO_NOTHING * self.spans;
         for (format, name) in FORMATS {
             let (mut whole, mut loops) = (Vec::new(), Vec::new());
+            let mut broker_cpu = ServerCpu::of(self.broker);
             for _ in 0..rounds {
                 if !self.pipeline_only {
+                    broker_cpu.begin()?;
                     let bare = || bare(&self.kafka, name, PARTITIONS, format, spans);
                     loops.push(tokio::task::block_in_place(bare)?);
+                    broker_cpu.raw_ended(spans as usize)?;
                 }
+                broker_cpu.begin()?;
                 let store = Arc::new(MemoryStore::without_rows(self.lanes));
                 whole.push(drain(&self.kafka, name, format, spans, store).await?);
+                broker_cpu.pipeline_ended(spans as usize)?;
             }
+            broker_cpu.note(figures, &format!("null/{name}"));
             let of =
                 |runs: &[Run], value: fn(&Run) -> f64| median(&runs.iter().map(value).collect::<Vec<_>>());
             let ratios: Vec<f64> =

@@ -11,8 +11,9 @@ use sluice_tests::oracle::database::Database;
 use super::world::{self, START, World};
 
 const KINDS: &str = "pods,deployments,replicasets,services,endpointslices,configmaps,serviceaccounts,roles,rolebindings,poddisruptionbudgets,networkpolicies,tracepipelines";
-/// The garbage collector looks for new kinds every 30 s; a pod has 30 s to end.
-const GONE: Duration = Duration::from_secs(90);
+/// The garbage collector looks for new kinds every 30 s; a pod has 30 s to end. Beside other tests all of
+/// that takes longer.
+const GONE: Duration = Duration::from_secs(180);
 
 /// What still carries the pipeline's label.
 async fn left(world: &World) -> anyhow::Result<String> {
