@@ -102,7 +102,7 @@ pub async fn claims_that_come_at_once_get_epochs_of_their_own(bed: Bed) {
 static KEY_0: std::sync::LazyLock<StreamKey> = std::sync::LazyLock::new(|| key(0));
 
 /// As the pipeline does: conflicts are tried again promptly.
-async fn retried<T, F>(mut call: impl FnMut() -> F) -> T
+pub async fn retried<T, F>(mut call: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, sluice_consumer::store::StoreError>>,
 {
@@ -290,26 +290,18 @@ pub async fn a_trace_is_read_oldest_first_up_to_the_limit(bed: Bed) {
     assert_eq!(store.trace("nobody's", 3).await.unwrap(), []);
 }
 
-fn request(holder: &str, ttl: Duration) -> LeaseRequest {
+pub fn request(holder: &str, ttl: Duration) -> LeaseRequest {
     LeaseRequest { pipeline: "c/g/t".to_owned(), holder: holder.to_owned(), demand: WHOLE, ttl }
 }
 
-fn free(others: &[Holder]) -> u32 {
+pub fn free(others: &[Holder]) -> u32 {
     WHOLE - others.iter().map(|holder| holder.share).sum::<u32>()
 }
 
 pub async fn shares_never_exceed_the_whole_while_many_renew(bed: Bed) {
-    let mut stores = Vec::new();
-    for _ in 0..4 {
-        stores.push(bed.store().await.unwrap());
-    }
-    many_renew(stores).await;
-}
-
-/// Each store is that of a replica.
-pub async fn many_renew(stores: Vec<Arc<dyn Store>>) {
     let mut tasks = tokio::task::JoinSet::new();
-    for (replica, store) in (0..).zip(stores) {
+    for replica in 0..4 {
+        let store = bed.store().await.unwrap();
         tasks.spawn(async move {
             let request = request(&format!("replica-{replica}"), DEADLINE);
             for round in 0..15_u32 {
