@@ -322,9 +322,22 @@ impl Meters {
         }
     }
 
-    /// Position and end of an owned partition.
+    /// Position and end of a partition that is read from now on; nothing where it has left meanwhile.
     pub fn set_partition(&self, at: &TopicPartition, meter: PartitionMeter) {
-        lock(&self.partitions).insert(at.clone(), meter);
+        let troubles = lock(&self.troubles);
+        if troubles.has(at) {
+            lock(&self.partitions).insert(at.clone(), meter);
+        }
+    }
+
+    /// The partition's position after a commit; nothing where its answer came after the partition had left, or after
+    /// it was opened again.
+    pub fn advance_partition(&self, at: &TopicPartition, meter: PartitionMeter) {
+        if let Some(current) = lock(&self.partitions).get_mut(at)
+            && current.position <= meter.position
+        {
+            *current = meter;
+        }
     }
 
     /// Asks again where the owned partitions end.
@@ -341,8 +354,9 @@ impl Meters {
 
     /// The partition belongs to another replica now; its errors are no longer ours.
     pub fn remove_partition(&self, at: &TopicPartition) {
-        lock(&self.partitions).remove(at);
+        // In this order: nobody adds it again in between.
         lock(&self.troubles).remove(at);
+        lock(&self.partitions).remove(at);
     }
 
     /// The shortest time for which the broker keeps messages of the owned partitions; none where that is unknown or

@@ -87,6 +87,7 @@ fn metrics_tell_where_the_live_document_can_be_read() {
 fn status_has_the_fields_that_were_promised() {
     let admin = admin();
     let at = crate::source::TopicPartition { topic: "t".into(), partition: 0 };
+    admin.meters.add_partition(&at);
     admin.meters.set_partition(&at, crate::meter::PartitionMeter { position: 1, end: Some(3) });
     let status = serde_json::to_value(admin.meters.status(&admin.identity)).unwrap();
     let promised = [
@@ -126,6 +127,7 @@ fn the_documented_metrics_are_those_that_are_served() {
     admin.meters.set_rate(1, 1.0, 1.0, false);
     admin.meters.set_guard(Some(0.5), 1);
     admin.meters.sealing.get_or_init(Arc::default);
+    admin.meters.add_partition(&at);
     admin.meters.set_partition(&at, crate::meter::PartitionMeter { position: 1, end: Some(3) });
     admin.meters.retention.set(Some(std::time::Duration::from_secs(60)));
     admin.meters.retention.set_behind(std::time::Duration::ZERO);

@@ -213,6 +213,7 @@ mod tests {
     async fn dead_letters_take_time_like_rows() {
         let meters = Meters::default();
         meters.set_rate(1_000, 1_000.0, 1.0, false);
+        meters.add_partition(&at());
         meters.set_partition(&at(), PartitionMeter { position: 5_000, end: Some(5_000 + 1_000_000) });
         meters.tick();
         for _ in 0..5 {
@@ -231,9 +232,24 @@ mod tests {
     fn a_message_of_several_spans_takes_its_share_of_the_rate() {
         let meters = Meters::default();
         meters.set_rate(100, 100.0, 1.0, false);
+        meters.add_partition(&at());
         meters.set_partition(&at(), PartitionMeter { position: 10, end: Some(110) });
         assert_eq!(meters.status(&Identity::default()).drain_seconds, Some(1), "nothing is known yet");
         meters.committed(&at(), 10, 20, 0, std::iter::repeat_n(Reason::InvalidSpan, 10));
         assert_eq!(meters.status(&Identity::default()).drain_seconds, Some(3));
+    }
+    #[test]
+    fn what_comes_late_of_a_partition_that_has_left_is_not_told() {
+        let (meters, meter) = (Meters::default(), |position| PartitionMeter { position, end: None });
+        meters.add_partition(&at());
+        meters.set_partition(&at(), meter(10));
+        meters.advance_partition(&at(), meter(20));
+        // The answer to a commit of before it was opened again.
+        meters.advance_partition(&at(), meter(15));
+        assert_eq!(meters.partitions()[&at()], meter(20));
+        meters.remove_partition(&at());
+        meters.advance_partition(&at(), meter(30));
+        meters.set_partition(&at(), meter(30));
+        assert!(meters.partitions().is_empty());
     }
 }

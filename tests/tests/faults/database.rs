@@ -132,7 +132,13 @@ async fn administrated_postgres() -> anyhow::Result<()> {
     read_only_and_another_password(
         case,
         |password| root.replace("postgres@", &format!("app:{password}@")),
-        async |sql| server.execute(sql).await,
+        // One by one: together they are one transaction, and sessions would end before it has committed.
+        async |sql| {
+            for statement in sql.split("; ") {
+                server.execute(statement).await?;
+            }
+            Ok(())
+        },
         [&read_only, &writable, &rotate],
     )
     .await

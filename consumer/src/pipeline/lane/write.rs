@@ -96,7 +96,7 @@ impl Lane {
                     bytes,
                     batch.reasons(),
                 );
-                self.meters.set_partition(
+                self.meters.advance_partition(
                     &stream.at,
                     PartitionMeter {
                         position: batch.to().next_offset,
