@@ -247,7 +247,7 @@ impl PostgresStore {
 }
 
 /// Begins a transaction whose reads a proxy sends to the primary. Pgpool-II gives reads to replicas until the first
-/// statement of a transaction that is none.
+/// statement of a transaction that is none (ADR 16).
 async fn begin_on_primary(conn: &mut PgConnection) -> Result<(), StoreError> {
     begin(conn).await?;
     within(SHORT_ANSWER, conn.execute(LOCK_TO_READ)).await.map_err(store_error("cannot read positions"))?;
