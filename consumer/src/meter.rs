@@ -62,7 +62,8 @@ pub struct Meters {
     guard_lowered: AtomicU64,
     lease_renewals: AtomicU64,
     rate: Mutex<Rate>,
-    partitions: Mutex<BTreeMap<TopicPartition, PartitionMeter>>,
+    /// Owned ones; none while they are being opened.
+    partitions: Mutex<BTreeMap<TopicPartition, Option<PartitionMeter>>>,
     topic_retention: Mutex<Option<Duration>>,
     troubles: Mutex<Troubles>,
     history: Mutex<VecDeque<Sample>>,
@@ -324,16 +325,15 @@ impl Meters {
 
     /// Position and end of a partition that is read from now on; nothing where it has left meanwhile.
     pub fn set_partition(&self, at: &TopicPartition, meter: PartitionMeter) {
-        let troubles = lock(&self.troubles);
-        if troubles.has(at) {
-            lock(&self.partitions).insert(at.clone(), meter);
+        if let Some(place) = lock(&self.partitions).get_mut(at) {
+            *place = Some(meter);
         }
     }
 
     /// The partition's position after a commit; nothing where its answer came after the partition had left, or after
     /// it was opened again.
     pub fn advance_partition(&self, at: &TopicPartition, meter: PartitionMeter) {
-        if let Some(current) = lock(&self.partitions).get_mut(at)
+        if let Some(Some(current)) = lock(&self.partitions).get_mut(at)
             && current.position <= meter.position
         {
             *current = meter;
@@ -343,20 +343,22 @@ impl Meters {
     /// Asks again where the owned partitions end.
     pub fn update_ends(&self, end: impl Fn(&TopicPartition) -> Option<u64>) {
         for (at, meter) in lock(&self.partitions).iter_mut() {
-            meter.end = end(at).or(meter.end);
+            if let Some(meter) = meter {
+                meter.end = end(at).or(meter.end);
+            }
         }
     }
 
     /// The partition is this replica's from now on.
     pub fn add_partition(&self, at: &TopicPartition) {
+        lock(&self.partitions).entry(at.clone()).or_default();
         lock(&self.troubles).add(at);
     }
 
     /// The partition belongs to another replica now; its errors are no longer ours.
     pub fn remove_partition(&self, at: &TopicPartition) {
-        // In this order: nobody adds it again in between.
-        lock(&self.troubles).remove(at);
         lock(&self.partitions).remove(at);
+        lock(&self.troubles).remove(at);
     }
 
     /// The shortest time for which the broker keeps messages of the owned partitions; none where that is unknown or
@@ -365,9 +367,10 @@ impl Meters {
         *lock(&self.topic_retention) = retention;
     }
 
-    /// Owned partitions.
+    /// Owned partitions that are read.
     pub fn partitions(&self) -> BTreeMap<TopicPartition, PartitionMeter> {
-        lock(&self.partitions).clone()
+        let partitions = lock(&self.partitions);
+        partitions.iter().filter_map(|(at, meter)| Some((at.clone(), (*meter)?))).collect()
     }
 
     /// Dead letters of a reason since the start.

@@ -238,6 +238,7 @@ mod tests {
         meters.committed(&at(), 10, 20, 0, std::iter::repeat_n(Reason::InvalidSpan, 10));
         assert_eq!(meters.status(&Identity::default()).drain_seconds, Some(3));
     }
+
     #[test]
     fn what_comes_late_of_a_partition_that_has_left_is_not_told() {
         let (meters, meter) = (Meters::default(), |position| PartitionMeter { position, end: None });

@@ -50,11 +50,6 @@ impl Troubles {
         self.partitions.entry(at.clone()).or_default();
     }
 
-    /// Whether the partition is ours.
-    pub(super) fn has(&self, at: &TopicPartition) -> bool {
-        self.partitions.contains_key(at)
-    }
-
     /// The partition is no longer ours.
     pub(super) fn remove(&mut self, at: &TopicPartition) {
         self.partitions.remove(at);
