@@ -179,6 +179,14 @@ impl Operator {
         Ok(std::fs::read_to_string(self.dir.path().join("log"))?)
     }
 
+    /// Whether the process still runs.
+    ///
+    /// # Errors
+    /// The operating system refuses to tell.
+    pub fn is_running(&mut self) -> anyhow::Result<bool> {
+        self.component.is_running()
+    }
+
     /// Fails where the log holds a warning or an error that `expected` does not name.
     ///
     /// # Errors
