@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
-use flate2::read::MultiGzDecoder;
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -21,6 +21,8 @@ pub const MAX_UNPACKED: usize = 8 << 20;
 const DISCARDED: usize = 64 << 20;
 const ARRIVING_BYTES: usize = 32 << 20;
 const UNPACKED_BYTES: usize = 32 << 20;
+/// Largest window of zstd: what may come after it needs no more.
+const ZSTD_WINDOW_LOG: u32 = MAX_UNPACKED.ilog2();
 /// Longest wait for memory.
 const MEMORY_WITHIN: Duration = Duration::from_secs(5);
 /// How long a client may take to send a body.
@@ -72,7 +74,7 @@ impl Bodies {
     /// # Errors
     /// 408, 413, 415 or 503, each with its reason.
     pub async fn receive(&self, headers: &HeaderMap, body: Body) -> Result<Received, Refusal> {
-        let packed = is_gzip(headers)?;
+        let packing = packing(headers)?;
         let announced = match headers.get(header::CONTENT_LENGTH) {
             Some(length) => length.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(MAX_BODY),
             None => MAX_BODY,
@@ -85,11 +87,11 @@ impl Bodies {
                 return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, reason));
             }
         };
-        if !packed {
+        let Some(packing) = packing else {
             return Ok(Received { bytes, _memory: arriving });
-        }
-        let memory = reserve(&self.unpacked, MAX_UNPACKED).await?;
-        let unpacking = tokio::task::spawn_blocking(move || unpack(&bytes)).await;
+        };
+        let memory = reserve(&self.unpacked, packing.memory()).await?;
+        let unpacking = tokio::task::spawn_blocking(move || packing.unpack(&bytes)).await;
         let bytes = unpacking
             .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
         Ok(Received { bytes, _memory: memory })
@@ -131,24 +133,71 @@ fn too_large(limit: usize) -> Refusal {
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
 }
 
-fn is_gzip(headers: &HeaderMap) -> Result<bool, Refusal> {
+/// How a body is packed: what exporters of OpenTelemetry offer, and the standard library of most languages unpacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packing {
+    Gzip,
+    /// The zlib format (RFC 1950), which HTTP calls `deflate` (RFC 9110, section 8.4.1.2).
+    Zlib,
+    Zstd,
+}
+
+/// What a body's `content-encoding` says.
+fn packing(headers: &HeaderMap) -> Result<Option<Packing>, Refusal> {
     let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
     match encoding.map(str::to_ascii_lowercase).as_deref() {
-        None | Some("" | "identity") => Ok(false),
-        Some("gzip") => Ok(true),
+        None | Some("" | "identity") => Ok(None),
+        Some("gzip" | "x-gzip") => Ok(Some(Packing::Gzip)),
+        Some("deflate" | "zlib") => Ok(Some(Packing::Zlib)),
+        Some("zstd") => Ok(Some(Packing::Zstd)),
         Some(other) => Err(Refusal::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            format!("expected content-encoding gzip or none, found {other:?}"),
+            format!("expected content-encoding gzip, deflate, zstd or none, found {other:?}"),
         )),
     }
 }
 
-fn unpack(bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
-    let mut unpacked = Vec::with_capacity((bytes.len() * 4).min(MAX_UNPACKED));
-    let mut reader = MultiGzDecoder::new(bytes).take(MAX_UNPACKED as u64 + 1);
-    match reader.read_to_end(&mut unpacked) {
-        Ok(_) if unpacked.len() > MAX_UNPACKED => Err(too_large(MAX_UNPACKED)),
-        Ok(_) => Ok(unpacked),
-        Err(error) => Err(Refusal::new(StatusCode::BAD_REQUEST, format!("not valid gzip: {error}"))),
+impl Packing {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zlib => "deflate",
+            Self::Zstd => "zstd",
+        }
     }
+
+    /// Most bytes that unpacking holds; zstd keeps a window of what it has given.
+    fn memory(self) -> usize {
+        match self {
+            Self::Gzip | Self::Zlib => MAX_UNPACKED,
+            Self::Zstd => MAX_UNPACKED + (1 << ZSTD_WINDOW_LOG),
+        }
+    }
+
+    fn unpack(self, packed: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let read = || match self {
+            Self::Gzip => read_unpacked(MultiGzDecoder::new(packed), packed.len()),
+            Self::Zlib => read_unpacked(ZlibDecoder::new(packed), packed.len()),
+            Self::Zstd => {
+                let mut reader = zstd::Decoder::with_buffer(packed)?;
+                reader.window_log_max(ZSTD_WINDOW_LOG)?;
+                read_unpacked(reader, packed.len())
+            }
+        };
+        match read() {
+            Ok(unpacked) if unpacked.len() > MAX_UNPACKED => Err(too_large(MAX_UNPACKED)),
+            Ok(unpacked) => Ok(unpacked),
+            Err(error) => {
+                let reason = format!("not valid {}: {error}", self.name());
+                Err(Refusal::new(StatusCode::BAD_REQUEST, reason))
+            }
+        }
+    }
+}
+
+/// At most a byte more than the limit.
+fn read_unpacked(reader: impl Read, packed: usize) -> std::io::Result<Vec<u8>> {
+    let mut unpacked = Vec::with_capacity((packed * 4).min(MAX_UNPACKED));
+    reader.take(MAX_UNPACKED as u64 + 1).read_to_end(&mut unpacked)?;
+    Ok(unpacked)
 }

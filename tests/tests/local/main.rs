@@ -5,10 +5,13 @@ mod place;
 mod slow;
 
 use std::collections::HashSet;
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
 use http_body_util::Full;
 use hyper::Request;
 use sluice_consumer::loadgen::encode::message;
@@ -110,21 +113,26 @@ async fn a_fresh_folder_stores_a_trace_and_gives_it_back_in_both_forms() -> anyh
     Ok(())
 }
 
+fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+    packer.write_all(bytes)?;
+    packer.finish()
+}
+
 #[tokio::test]
 async fn otlp_is_taken_as_its_specification_says() -> anyhow::Result<()> {
     let place = Place::new()?;
     let _sluice = place.start("otlp", &[]).await?;
-    let (client, traces) = (client(), Shop::new(5).traces(3));
-    let gzip = |bytes: &[u8]| {
-        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        std::io::Write::write_all(&mut packed, bytes).unwrap();
-        packed.finish().unwrap()
-    };
-    let packed: Vec<_> = PROTO.iter().chain(&[("content-encoding", "gzip")]).copied().collect();
-    let pushes = [
+    let (client, traces) = (client(), Shop::new(5).traces(5));
+    let packed = |encoding| [PROTO[0], ("content-encoding", encoding)];
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
+    zlib.write_all(&message(Format::OtlpProto, &traces[3]))?;
+    let pushes: [(Headers<'_>, Vec<u8>); 5] = [
         (PROTO, message(Format::OtlpProto, &traces[0])),
         (JSON, message(Format::OtlpJson, &traces[1])),
-        (&*packed, gzip(&message(Format::OtlpProto, &traces[2]))),
+        (&packed("gzip"), gzip(&message(Format::OtlpProto, &traces[2]))?),
+        (&packed("deflate"), zlib.finish()?),
+        (&packed("zstd"), zstd::encode_all(&*message(Format::OtlpProto, &traces[4]), 3)?),
     ];
     for (headers, body) in pushes {
         let answer = place.post(&client, "/v1/traces", headers, body).await?;
@@ -160,21 +168,24 @@ async fn what_cannot_be_taken_is_refused_with_a_reason_and_not_queued() -> anyho
     let place = Place::new()?;
     let _sluice = place.start("refusals", &[]).await?;
     let client = client();
-    let gzip_json: Vec<_> = JSON.iter().chain(&[("content-encoding", "gzip")]).copied().collect();
-    let bomb = {
-        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        std::io::Write::write_all(&mut packed, &vec![b' '; 100 << 20])?;
-        packed.finish()?
-    };
-    let brotli: Vec<_> = JSON.iter().chain(&[("content-encoding", "br")]).copied().collect();
-    let cases: [(&str, Headers<'_>, Vec<u8>, u16); 10] = [
+    let packed = |encoding| [JSON[0], ("content-encoding", encoding)];
+    let bomb = vec![b' '; 100 << 20];
+    // More than the window that is granted: what unpacks it would need as much.
+    let mut wide = zstd::Encoder::new(Vec::new(), 1)?;
+    wide.window_log(27)?;
+    wide.write_all(&bomb)?;
+    let cases: [(&str, Headers<'_>, Vec<u8>, u16); 14] = [
         ("/api/v2/spans", JSON, b"[{\"traceId\":".to_vec(), 400),
         ("/api/v2/spans", JSON, b"[{\"id\":\"1\"}]".to_vec(), 400),
         ("/api/v2/spans", PROTO, b"\xff\xff\xff".to_vec(), 400),
-        ("/api/v2/spans", &gzip_json, b"not gzip".to_vec(), 400),
-        ("/api/v2/spans", &gzip_json, bomb, 413),
+        ("/api/v2/spans", &packed("gzip"), b"not gzip".to_vec(), 400),
+        ("/api/v2/spans", &packed("gzip"), gzip(&bomb)?, 413),
+        ("/api/v2/spans", &packed("deflate"), b"not zlib".to_vec(), 400),
+        ("/api/v2/spans", &packed("zstd"), b"not zstd".to_vec(), 400),
+        ("/api/v2/spans", &packed("zstd"), zstd::encode_all(&*bomb, 1)?, 413),
+        ("/api/v2/spans", &packed("zstd"), wide.finish()?, 400),
         ("/api/v2/spans", JSON, vec![b' '; (4 << 20) + 1], 413),
-        ("/api/v2/spans", &brotli, b"x".to_vec(), 415),
+        ("/api/v2/spans", &packed("br"), b"x".to_vec(), 415),
         ("/api/v2/spans", &[("content-type", "application/x-thrift")], b"x".to_vec(), 415),
         ("/v1/traces", JSON, b"{}x".to_vec(), 400),
         ("/v1/traces", PROTO, b"\xff\xff\xff".to_vec(), 400),
