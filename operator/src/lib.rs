@@ -2,6 +2,7 @@
 //!
 //! It reads no Secret, and talks to no queue and no database: what they do shows in the consumers' reports.
 
+pub mod admin;
 pub mod controller;
 pub mod events;
 pub mod lead;

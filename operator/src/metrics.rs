@@ -1,16 +1,10 @@
-//! The operator's own metrics, `/livez` and `/readyz`.
+//! The operator's own metrics.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::reflector::ObjectRef;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
@@ -20,8 +14,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use sluice_crds::v1alpha1::TracePipeline;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 enum Result {
@@ -210,49 +202,20 @@ impl Metrics {
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Relaxed);
     }
-}
 
-/// Binds `address` and serves until `stop`; the address is logged.
-///
-/// # Errors
-/// The address cannot be bound.
-pub async fn serve(
-    address: SocketAddr,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
-    tracing::info!(address = %listener.local_addr()?, "admin endpoints: /metrics /livez /readyz");
-    let router = Router::new()
-        .route("/metrics", get(page))
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readiness))
-        .with_state(metrics);
-    tokio::spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the admin endpoints have stopped");
-        }
-    });
-    Ok(())
-}
-
-async fn page(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
-    let mut out = String::new();
-    match text::encode(&mut out, &metrics.registry) {
-        Ok(()) => {
-            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, content_type)], out).into_response()
-        }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    /// What [`Self::set_ready`] was told last.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed)
     }
-}
 
-async fn readiness(State(metrics): State<Arc<Metrics>>) -> (StatusCode, &'static str) {
-    if metrics.ready.load(Relaxed) {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not connected to the API server yet\n")
+    /// Everything, in the text format of OpenMetrics.
+    ///
+    /// # Errors
+    /// A value could not be written, which only a defect of the registry explains.
+    pub fn page(&self) -> std::result::Result<String, std::fmt::Error> {
+        let mut page = String::new();
+        text::encode(&mut page, &self.registry)?;
+        Ok(page)
     }
 }
 
@@ -273,12 +236,6 @@ mod tests {
         }]
     }
 
-    fn page(metrics: &Metrics) -> String {
-        let mut out = String::new();
-        text::encode(&mut out, &metrics.registry).expect("text");
-        out
-    }
-
     #[test]
     fn pipelines_are_counted_by_what_is_said_of_them() {
         let (metrics, a, b) = (Metrics::default(), ObjectRef::new("a"), ObjectRef::new("b"));
@@ -290,11 +247,11 @@ mod tests {
                 "sluice_operator_pipeline_conditions{{condition=\"Ready\",status=\"{status}\",reason=\"{reason}\"}} {count}\n"
             )
         };
-        let text = page(&metrics);
+        let text = metrics.page().unwrap();
         assert!(text.contains(&line("False", "InvalidSpec", 2)), "{text}");
         assert!(text.contains(&line("True", "ConsumersReady", 0)), "{text}");
         metrics.forget(&b);
-        assert!(page(&metrics).contains(&line("False", "InvalidSpec", 1)));
+        assert!(metrics.page().unwrap().contains(&line("False", "InvalidSpec", 1)));
     }
 
     #[test]
@@ -303,6 +260,8 @@ mod tests {
         for number in 0..1_000 {
             metrics.judged(&ObjectRef::new("a"), &ready("False", &format!("Made{number}")));
         }
-        assert!(page(&metrics).lines().filter(|line| line.contains("Made")).count() <= MOST_VERDICTS);
+        assert!(
+            metrics.page().unwrap().lines().filter(|line| line.contains("Made")).count() <= MOST_VERDICTS
+        );
     }
 }

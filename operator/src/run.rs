@@ -11,17 +11,19 @@ use kube::Client;
 use kube::runtime::controller::{Config, applier};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
 use sluice_crds::v1alpha1::TracePipeline;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin;
 use crate::controller::autoscale::Autoscaler;
 use crate::controller::probe::Prober;
 use crate::controller::{self, Context, apply};
 use crate::lead::Candidate;
-use crate::metrics::{self, Metrics};
+use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::watch::{Change, Trigger, World};
 
@@ -33,6 +35,9 @@ const EDITS_AT_ONCE: usize = 16;
 /// gives up. Longer than a watch is silent.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// HTTP's code where a watch asks for what is no longer kept.
+const GONE: u16 = 410;
+
 /// Runs until SIGTERM or Ctrl-C, or until the lead is lost: then everything that acts is dropped at once and the
 /// process ends; its supervisor starts a new one that waits for the lead again.
 ///
@@ -41,7 +46,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let metrics = Arc::new(Metrics::default());
-    metrics::serve(options.admin, metrics.clone(), stop.clone())
+    admin::serve(options.admin, metrics.clone(), stop.clone())
         .await
         .with_context(|| format!("cannot serve the admin endpoints on {}", options.admin))?;
     let mut config = kube::Config::infer()
@@ -185,7 +190,13 @@ async fn feed(
                 }
                 Some(Err(error)) => {
                     context.metrics.watch_failed();
-                    tracing::warn!(error = %sluice_crds::problem::chain(&error), "a watch broke and begins again");
+                    let told = sluice_crds::problem::chain(&error);
+                    // An API server keeps its past for a while only, a new one has none: no fault of anything.
+                    if matches!(&error, watcher::Error::WatchError(status) if status.code == GONE) {
+                        tracing::info!(reason = %told, "a watch begins again");
+                    } else {
+                        tracing::warn!(error = %told, "a watch broke and begins again");
+                    }
                 }
                 None => return,
             },
