@@ -17,6 +17,7 @@ pub mod image;
 mod machine;
 mod node;
 mod proxy;
+mod reader;
 mod tools;
 mod writes;
 

@@ -11,7 +11,9 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use tokio::sync::OnceCell;
 
+use super::reader::Reader;
 use crate::eventually;
 
 /// Time limit of one call of kubectl, in seconds.
@@ -87,9 +89,9 @@ impl Kubectl {
 /// A namespace of one test; deleted in the background when the handle goes.
 ///
 /// It enforces the `restricted` pod security standard, so every pod that a test sees running fits it.
-#[derive(Debug)]
 pub struct Namespace {
     kubectl: Kubectl,
+    reader: OnceCell<Reader>,
     name: String,
 }
 
@@ -102,12 +104,14 @@ impl Namespace {
 
     /// As [`Self::new`], with exactly this name.
     pub(super) async fn called(kubectl: Kubectl, name: String) -> anyhow::Result<Self> {
-        kubectl.run(&["create", "namespace", &name]).await?;
-        let namespace = Self { kubectl, name };
-        let label = "pod-security.kubernetes.io/enforce=restricted";
-        namespace.kubectl.run(&["label", "namespace", &namespace.name, label]).await?;
+        let enforce = r#"{"pod-security.kubernetes.io/enforce":"restricted"}"#;
+        let document = format!(
+            r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{name}","labels":{enforce}}}}}"#
+        );
+        kubectl.run_with(&["create", "-f", "-"], &document).await?;
+        let namespace = Self { kubectl, reader: OnceCell::new(), name };
         eventually("the namespace's service account", Duration::from_secs(30), async || {
-            Ok(namespace.kubectl(&["get", "serviceaccount/default"]).await.ok())
+            Ok(namespace.get("serviceaccount/default").await.ok())
         })
         .await?;
         Ok(namespace)
@@ -144,12 +148,13 @@ impl Namespace {
         self.kubectl_with(&["apply", "--server-side", "-f", "-"], documents).await.map(drop)
     }
 
-    /// Reads a resource (`pod/name`) as JSON.
+    /// Reads a resource (`pod/name`), or a list of all of a kind (`pods`), as JSON.
     ///
     /// # Errors
     /// There is none.
     pub async fn get(&self, resource: &str) -> anyhow::Result<serde_json::Value> {
-        Ok(serde_json::from_str(&self.kubectl(&["get", resource, "--output=json"]).await?)?)
+        let reader = self.reader.get_or_try_init(|| Reader::new(self.kubectl.kubeconfig())).await?;
+        reader.get(&self.name, resource).await
     }
 
     /// Waits until a pod is ready and returns its address.

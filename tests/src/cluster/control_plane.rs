@@ -9,6 +9,7 @@ use anyhow::ensure;
 use super::certificates::Authority;
 use super::client::Kubectl;
 use super::machine::Addresses;
+use super::reader::Reader;
 use super::tools::commands;
 use crate::component::{Component, Launch};
 use crate::{eventually, free_port};
@@ -88,8 +89,9 @@ impl ControlPlane {
             start(folder, &program("kube-scheduler"), scheduler)?,
         ];
         // Pods can be created from now on.
+        let reader = Reader::new(kubectl.kubeconfig()).await?;
         eventually("the controllers to work", START, async || {
-            Ok(kubectl.run(&["get", "serviceaccount/default", "--namespace=default"]).await.ok())
+            Ok(reader.get("default", "serviceaccount/default").await.ok())
         })
         .await?;
         Ok(Self { kubectl, server, etcd_url, api_launch, _clients: clients, api_server, _etcd: etcd })
@@ -105,9 +107,10 @@ impl ControlPlane {
 }
 
 async fn ready(kubectl: &Kubectl, api_server: &mut Component) -> anyhow::Result<()> {
+    let reader = Reader::new(kubectl.kubeconfig()).await?;
     eventually("the API server to be ready", START, async || {
         ensure!(api_server.is_running()?, "the API server ended:\n{}", api_server.log_tail(20));
-        Ok(kubectl.run(&["get", "--raw", "/readyz"]).await.ok().map(drop))
+        Ok(reader.text("/readyz").await.ok().map(drop))
     })
     .await
 }
