@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
 pub use self::client::{Kubectl, Namespace, get};
@@ -40,6 +41,7 @@ use self::control_plane::ControlPlane;
 use self::dns::NameServer;
 use self::machine::Machine;
 use self::node::Node;
+use self::reader::Reader;
 use crate::component::Scratch;
 use crate::{eventually, sluice};
 
@@ -196,12 +198,18 @@ impl Cluster {
     /// # Errors
     /// It does not soon.
     pub async fn crds_established(&self) -> anyhow::Result<()> {
-        // `kubectl wait` gives up on one that has no conditions yet.
-        let established =
-            r#"jsonpath={range .items[*]}{.status.conditions[?(@.type=="Established")].status}{"\n"}{end}"#;
+        let reader = Reader::new(self.kubeconfig()).await?;
         eventually("the CRDs to be served", ESTABLISHED, async || {
-            let all = self.kubectl(&["get", "crd", "--output", established]).await?;
-            Ok((!all.is_empty() && all.lines().all(|status| status == "True")).then_some(()))
+            let all = reader.json("/apis/apiextensions.k8s.io/v1/customresourcedefinitions").await?;
+            let all = all["items"].as_array().context("no list of CRDs")?;
+            // One that has just been made has no conditions yet.
+            let established = |crd: &Value| {
+                crd["status"]["conditions"].as_array().is_some_and(|conditions| {
+                    let is_met = |one: &Value| one["type"] == "Established" && one["status"] == "True";
+                    conditions.iter().any(is_met)
+                })
+            };
+            Ok((!all.is_empty() && all.iter().all(established)).then_some(()))
         })
         .await
     }

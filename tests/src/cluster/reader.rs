@@ -48,14 +48,21 @@ impl Reader {
     /// # Errors
     /// There is none.
     pub(super) async fn get(&self, namespace: &str, resource: &str) -> anyhow::Result<Value> {
-        let path = path(namespace, resource)?;
-        self.0.request(Request::get(&path).body(Vec::new())?).await.with_context(|| format!("GET {path}"))
+        self.json(&path(namespace, resource)?).await
     }
 
-    /// What the server answers at a path.
+    /// What the server has at a path.
     ///
     /// # Errors
-    /// It does not, or refuses.
+    /// Nothing.
+    pub(super) async fn json(&self, path: &str) -> anyhow::Result<Value> {
+        self.0.request(Request::get(path).body(Vec::new())?).await.with_context(|| format!("GET {path}"))
+    }
+
+    /// As [`Self::json`], of what is no JSON.
+    ///
+    /// # Errors
+    /// As [`Self::json`].
     pub(super) async fn text(&self, path: &str) -> anyhow::Result<String> {
         let answer = self.0.request_text(Request::get(path).body(Vec::new())?).await;
         answer.with_context(|| format!("GET {path}"))
