@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use nix::sys::signal::Signal;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -230,6 +232,20 @@ impl Kafka {
             result.map_err(|(topic, code)| anyhow::anyhow!("cannot create topic {topic}: {code}"))?;
         }
         self.has_partitions(name, partitions).await
+    }
+
+    /// Gives a topic settings; all others become the broker's.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    pub async fn configure_topic(&self, name: &str, settings: &[(&str, &str)]) -> anyhow::Result<()> {
+        let topic = AlterConfig::new(ResourceSpecifier::Topic(name));
+        let topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
+        let options = AdminOptions::new().request_timeout(Some(REQUEST));
+        for result in self.admin()?.alter_configs([&topic], &options).await? {
+            result.map_err(|(topic, code)| anyhow::anyhow!("cannot configure {topic:?}: {code}"))?;
+        }
+        Ok(())
     }
 
     /// Deletes a topic and waits until it is gone.

@@ -64,6 +64,7 @@ inter.broker.listener.name=PLAINTEXT
 listener.name.password.sasl.enabled.mechanisms=PLAIN
 log.dirs={data}
 auto.create.topics.enable=false
+log.cleaner.backoff.ms=500
 message.max.bytes={MAX_MESSAGE_BYTES}
 num.network.threads=2
 num.io.threads=2
