@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod mariadb;
 pub mod operator;
 pub mod oracle;
+pub mod packets;
 pub mod pgpool;
 pub mod postgres;
 pub mod proxy;

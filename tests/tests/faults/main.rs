@@ -16,6 +16,7 @@ mod galera;
 mod input;
 mod lease;
 mod map;
+mod packets;
 mod replica;
 #[path = "../end_to_end/world.rs"]
 #[allow(dead_code, reason = "shared with the end-to-end tests")]

@@ -13,6 +13,9 @@ use crate::source::TopicPartition;
 
 /// Without another error for this long, trouble that nothing else can end is over.
 const CALM: Duration = Duration::from_secs(10);
+/// Without any connection for this long, brokers are out of reach. The client itself falls silent for as long as nothing
+/// answers its attempt to connect (`socket.connection.setup.timeout.ms`, 30 s), as where packets are dropped.
+const UNCONNECTED: Duration = Duration::from_secs(10);
 
 /// Whether brokers answer, by the client's statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct Troubles {
     broker: Option<LastError>,
     /// Over when a broker answers.
     brokers: Option<LastError>,
+    /// Since when there is no connection.
+    unconnected: Option<Instant>,
     /// Over when the topics are found.
     topics: Option<LastError>,
     /// Over when the group assigns partitions.
@@ -80,6 +85,9 @@ impl Troubles {
 
     /// What the statistics say.
     pub fn observe(&mut self, answering: Answering, now: Instant) {
+        if answering != Answering::No {
+            self.unconnected = None;
+        }
         match answering {
             Answering::Yes => (self.broker, self.brokers) = (None, None),
             Answering::Silent => {
@@ -91,7 +99,14 @@ impl Troubles {
                 };
                 self.brokers = Some(self.broker.get_or_insert_with(silent).clone());
             }
-            Answering::No => self.brokers = self.broker.clone(),
+            Answering::No => {
+                let since = *self.unconnected.get_or_insert(now);
+                if self.broker.is_none() && now.saturating_duration_since(since) >= UNCONNECTED {
+                    let text = "there is no connection to any broker, and no answer to attempts to connect";
+                    self.broker = Some(LastError::new(ErrorReason::SourceUnreachable, text));
+                }
+                self.brokers = self.broker.clone();
+            }
         }
         let calm = |(_, at): &(LastError, Instant)| now.saturating_duration_since(*at) >= CALM;
         if answering == Answering::Yes && self.other.as_ref().is_some_and(calm) {
@@ -223,6 +238,22 @@ mod tests {
         let mut troubles = Troubles::default();
         troubles.observe(Answering::Silent, Instant::now());
         assert_eq!(troubles.current().map(|error| error.reason), Some(ErrorReason::SourceUnreachable));
+    }
+
+    #[test]
+    fn brokers_that_are_out_of_reach_for_a_while_are_trouble_without_any_error() {
+        let mut troubles = Troubles::default();
+        let begin = Instant::now();
+        troubles.observe(Answering::No, begin);
+        troubles.observe(Answering::Yes, begin + UNCONNECTED);
+        troubles.observe(Answering::No, begin + 2 * UNCONNECTED);
+        assert_eq!(message(&troubles), None);
+        troubles.observe(Answering::No, begin + 3 * UNCONNECTED);
+        assert_eq!(troubles.current().map(|error| error.reason), Some(ErrorReason::SourceUnreachable));
+        fail(&mut troubles, Code::BrokerTransportFailure, "connection setup timed out");
+        assert_eq!(message(&troubles), Some("connection setup timed out"));
+        troubles.observe(Answering::Yes, begin + 4 * UNCONNECTED);
+        assert_eq!(message(&troubles), None);
     }
 
     #[test]
