@@ -96,9 +96,8 @@ impl Gate {
 
     /// Changes the rate, in spans per second, which falls to 0 at `end` by itself; waiting lanes notice at once.
     pub fn set_rate(&self, rate: f64, end: Instant) {
-        let now = self.now();
         {
-            let mut state = self.lock();
+            let (mut state, now) = self.lock_now();
             state.bucket.set_end(now, end.saturating_duration_since(self.origin));
             state.bucket.set_rate(now, rate);
         }
@@ -107,8 +106,8 @@ impl Gate {
 
     /// Forgets what was saved; see [`Bucket::forget_credit`].
     pub fn forget_credit(&self) {
-        let now = self.now();
-        self.lock().bucket.forget_credit(now);
+        let (mut state, now) = self.lock_now();
+        state.bucket.forget_credit(now);
     }
 
     /// Waits until spans may be released. `cut` is called with the most spans that fit; it returns how many
@@ -121,8 +120,7 @@ impl Gate {
             // Registered before the question, so that a change between question and wait is not missed.
             let changed = self.rate_changed.notified();
             let answer = {
-                let now = self.now();
-                let mut state = self.lock();
+                let (mut state, now) = self.lock_now();
                 let answer = state.bucket.ask(now, offer);
                 if let Answer::Release(most) = answer {
                     let (spans, taken) = cut(most);
@@ -189,8 +187,8 @@ impl Gate {
 
     /// See [`Bucket::is_ahead`].
     pub fn is_ahead(&self) -> bool {
-        let now = self.now();
-        self.lock().bucket.is_ahead(now)
+        let (state, now) = self.lock_now();
+        state.bucket.is_ahead(now)
     }
 
     /// Waits until a lane finds the share too small. Safe to cancel.
@@ -200,6 +198,14 @@ impl Gate {
 
     fn now(&self) -> Duration {
         self.origin.elapsed()
+    }
+
+    /// The time is read while the lock is held: who read it before, and then waited, would bring the bucket a time from
+    /// before the last release, and the rate since then would count twice.
+    fn lock_now(&self) -> (MutexGuard<'_, State>, Duration) {
+        let state = self.lock();
+        let now = self.now();
+        (state, now)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -295,6 +301,23 @@ mod tests {
         let begin = Instant::now();
         assert_eq!(lane.await.unwrap().0, 20);
         assert!(begin.elapsed() < Duration::from_millis(30), "{:?}", begin.elapsed());
+    }
+
+    /// The bucket itself checks, in a debug build, that no time goes back.
+    #[test]
+    fn threads_that_meet_at_the_gate_bring_it_times_in_their_order() {
+        let gate = Gate::new();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let gate = &gate;
+                scope.spawn(move || {
+                    for turn in 0..10_000 {
+                        gate.set_rate(f64::from(1_000 + thread + turn % 2), later());
+                        gate.forget_credit();
+                    }
+                });
+            }
+        });
     }
 
     #[tokio::test(start_paused = true)]

@@ -216,6 +216,7 @@ impl Bucket {
     }
 
     fn fill(&mut self, now: Duration) {
+        debug_assert!(now >= self.filled_at, "time went back from {:?} to {now:?}", self.filled_at);
         let elapsed = now.saturating_sub(self.filled_at).as_secs_f64();
         self.filled_at = now;
         let most = (self.rate * BURST.as_secs_f64()).max(self.quantum());

@@ -54,7 +54,7 @@ impl Reader {
     /// What the server has at a path.
     ///
     /// # Errors
-    /// Nothing.
+    /// There is nothing.
     pub(super) async fn json(&self, path: &str) -> anyhow::Result<Value> {
         self.0.request(Request::get(path).body(Vec::new())?).await.with_context(|| format!("GET {path}"))
     }
