@@ -176,8 +176,10 @@ impl Gate {
 
     /// How the database fares, and the gate's time.
     pub(crate) fn health<T>(&self, with: impl FnOnce(&mut Health, Duration) -> T) -> T {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        // As in `lock_now`.
         let now = self.now();
-        with(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner), now)
+        with(&mut health, now)
     }
 
     /// The instant of a time that [`Self::health`] knows.
