@@ -24,6 +24,7 @@ use async_trait::async_trait;
 pub use sql::{ConnectWith, is_denied};
 pub use table::{TableName, TableNameError};
 
+use crate::gate::clock::DatabaseTime;
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
 use key::KeyStore;
 use letter::LetterStore;
@@ -65,8 +66,8 @@ pub struct Claim {
     pub position: Position,
     /// Fingerprint of the message at `next_offset - 1`, where that one was stored by this stream.
     pub fingerprint: Option<u64>,
-    /// The database's wall clock, milliseconds since 1970. Ids take their time from it.
-    pub database_time_ms: i64,
+    /// The database's wall clock. Ids take their time from it.
+    pub database_time: DatabaseTime,
 }
 
 /// One row of the trace table.

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
+
 /// 2024-01-01T00:00:00Z in milliseconds since 1970: where the time in ids begins.
 pub const ID_EPOCH_MS: i64 = 1_704_067_200_000;
 
@@ -65,6 +67,28 @@ impl Releases {
             }
         }
         fullest
+    }
+
+    /// Fails where a sliding second that begins in `[from, to)` holds more releases than are allowed, and shows it.
+    ///
+    /// # Errors
+    /// How many there were and when, twenty milliseconds a figure.
+    pub fn check_bound(&self, from: i64, to: i64, allowed: f64, what: &str) -> anyhow::Result<()> {
+        let fullest = self.fullest_second(from, to);
+        println!("{what}: {} in the fullest second, {allowed:.0} allowed", fullest.count);
+        let shape = || -> Vec<usize> {
+            let steps = (fullest.from - 200..fullest.from + 1_200).step_by(20);
+            steps.map(|step| self.between(step, step + 20).len()).collect()
+        };
+        ensure!(
+            fullest.count as f64 <= allowed,
+            "{what}: {} releases in the second from {} on, only {allowed:.0} allowed; from 200 ms before to 200 ms after \
+             it: {:?}",
+            fullest.count,
+            fullest.from,
+            shape()
+        );
+        Ok(())
     }
 
     /// How many releases lie in each sliding second within `[from, to)`, one second every `step` milliseconds.
@@ -128,8 +152,9 @@ mod tests {
     fn a_burst_across_the_border_of_two_calendar_seconds_is_found() {
         let mut times = steady(2_000, 10);
         times.extend(std::iter::repeat_n(4_900, 150).chain(std::iter::repeat_n(5_100, 150)));
-        let fullest = Releases::from_times(times).fullest_second(0, 9_000);
-        assert!(fullest.count as f64 > bound(2_000.0, 6, 10), "{fullest:?}");
+        let releases = Releases::from_times(times);
+        let fullest = releases.fullest_second(0, 9_000);
+        assert_eq!(fullest, Window { from: 4_200, count: 2_300 });
     }
 
     #[test]

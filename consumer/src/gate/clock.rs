@@ -1,11 +1,13 @@
 //! The database's clock, as one replica knows it.
 //!
 //! Ids carry the database's time, and so do the ends of overrides. Every claim and every renewal of the lease
-//! brings a reading, and each is late by up to the time that its answer took. One clock serves the whole replica
-//! and follows the reading that was answered fastest: with a reading of its own for every partition, ids of
-//! releases that happened together would lie apart by as much as the slowest answer took.
+//! brings a reading: the database's clock stood there at some moment between question and answer. One clock serves the
+//! whole replica: with a reading of its own for every partition, ids of releases that happened together would lie apart by
+//! as much as the slowest answer took.
 //!
-//! Guarantee: it is never ahead of the database's clock by more than what both drift apart between two readings.
+//! Guarantees: it is never ahead of the database's clock by more than what both drift apart between two readings. It is
+//! corrected by no more than a reading demands: a slow answer does not set it back, and releases of a second do
+//! not show up in less than a second. Only where the database's own clock was set back it follows.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,8 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How far two clocks run apart, as a part of the time that passes: the most that an adjusted system clock is
-/// slewed by (500 parts in a million, `adjtimex(2)`). A reading that was answered more slowly than the one in use
-/// is better all the same once that one has aged by the difference.
+/// slewed by (500 parts in a million, `adjtimex(2)`).
 const DRIFT: f64 = 500e-6;
 
 /// See the module.
@@ -23,42 +24,63 @@ pub struct DatabaseClock {
     followed: Mutex<Option<Reading>>,
 }
 
+/// What the database's clock showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatabaseTime {
+    /// Milliseconds since 1970.
+    pub ms: i64,
+    /// When we had the answer; what follows in a transaction does not make the reading late.
+    pub told_at: Instant,
+}
+
+impl DatabaseTime {
+    /// Just answered.
+    pub fn told(ms: i64) -> Self {
+        Self { ms, told_at: Instant::now() }
+    }
+}
+
+/// The database's clock stands at `time` (since 1970) or later at `at`.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
-    answered_at: Instant,
-    database_ms: i64,
-    /// Between question and answer: the most that the reading is late by.
-    late: Duration,
+    at: Instant,
+    time: Duration,
+}
+
+impl Reading {
+    fn time_at(&self, instant: Instant) -> Duration {
+        let since = instant.saturating_duration_since(self.at);
+        let before = self.at.saturating_duration_since(instant);
+        (self.time + since).saturating_sub(before)
+    }
 }
 
 impl DatabaseClock {
-    /// A reading (milliseconds since 1970) that was asked for at `asked_at` and has just been answered.
-    pub fn read(&self, asked_at: Instant, database_ms: i64) {
-        let answered_at = Instant::now();
-        let new = Reading { answered_at, database_ms, late: answered_at.saturating_duration_since(asked_at) };
+    /// A reading that was asked for at `asked_at`.
+    pub fn read(&self, asked_at: Instant, reading: DatabaseTime) {
+        let at = reading.told_at;
+        // By now it stands at this at least. At most it does if it was read at once, at the end of its millisecond.
+        let least = Duration::from_millis(u64::try_from(reading.ms).unwrap_or(0));
+        let most = least + Duration::from_millis(1) + at.saturating_duration_since(asked_at);
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        let better = followed.is_none_or(|old| {
-            let aged = answered_at.saturating_duration_since(old.answered_at).mul_f64(DRIFT);
-            new.late <= old.late + aged
+        let time = followed.map_or(least, |old| {
+            let drifted = at.saturating_duration_since(old.at).mul_f64(DRIFT);
+            old.time_at(at).saturating_sub(drifted).clamp(least, most)
         });
-        if better {
-            *followed = Some(new);
-        }
+        *followed = Some(Reading { at, time });
     }
 
     /// The database's time at one of our instants, in milliseconds since 1970; none before the first reading.
     pub fn at(&self, instant: Instant) -> Option<i64> {
         let followed = *self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        followed.map(|reading| {
-            let since = instant.saturating_duration_since(reading.answered_at).as_millis() as i64;
-            let before = reading.answered_at.saturating_duration_since(instant).as_millis() as i64;
-            reading.database_ms + since - before
-        })
+        followed.map(|reading| reading.time_at(instant).as_millis() as i64)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NOON: i64 = 1_795_240_800_000;
@@ -67,11 +89,16 @@ mod tests {
         tokio::time::advance(Duration::from_millis(milliseconds)).await;
     }
 
+    /// Milliseconds, a part of one counted as one.
+    fn behind(clock: &DatabaseClock, time: i64) -> i64 {
+        time - clock.at(Instant::now()).unwrap()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn it_goes_on_from_its_reading_in_both_directions() {
         let clock = DatabaseClock::default();
         assert_eq!(clock.at(Instant::now()), None);
-        clock.read(Instant::now(), NOON);
+        clock.read(Instant::now(), DatabaseTime::told(NOON));
         let read_at = Instant::now();
         passes(1_500).await;
         assert_eq!(clock.at(Instant::now()), Some(NOON + 1_500));
@@ -79,13 +106,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_answer_does_not_set_it_back() {
+    async fn slow_answers_do_not_set_it_back() {
         let clock = DatabaseClock::default();
-        clock.read(Instant::now(), NOON);
+        clock.read(Instant::now(), DatabaseTime::told(NOON));
         let asked_at = Instant::now();
         passes(80).await;
-        clock.read(asked_at, NOON);
-        assert_eq!(clock.at(Instant::now()), Some(NOON + 80));
+        clock.read(asked_at, DatabaseTime::told(NOON));
+        assert_eq!(behind(&clock, NOON + 80), 1);
+        // Nor after an outage, when the last good one is old: no further than the clocks may have drifted apart.
+        passes(20_000).await;
+        let asked_at = Instant::now();
+        passes(60).await;
+        clock.read(asked_at, DatabaseTime::told(NOON + 20_081));
+        assert_eq!(behind(&clock, NOON + 20_140), 11);
     }
 
     #[tokio::test(start_paused = true)]
@@ -93,19 +126,57 @@ mod tests {
         let clock = DatabaseClock::default();
         let asked_at = Instant::now();
         passes(80).await;
-        clock.read(asked_at, NOON);
-        clock.read(Instant::now(), NOON + 80);
+        clock.read(asked_at, DatabaseTime::told(NOON));
+        clock.read(Instant::now(), DatabaseTime::told(NOON + 80));
         assert_eq!(clock.at(Instant::now()), Some(NOON + 80));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_database_whose_clock_was_set_is_followed_before_long() {
+    async fn a_database_whose_clock_was_set_is_followed_at_once() {
         let clock = DatabaseClock::default();
-        clock.read(Instant::now(), NOON);
-        passes(20_000).await;
+        clock.read(Instant::now(), DatabaseTime::told(NOON));
         let asked_at = Instant::now();
-        passes(5).await;
-        clock.read(asked_at, NOON + 3_600_000);
+        passes(50).await;
+        clock.read(asked_at, DatabaseTime::told(NOON + 3_600_000));
         assert_eq!(clock.at(Instant::now()), Some(NOON + 3_600_000));
+        // Back: to the latest time that the reading allows.
+        clock.read(Instant::now(), DatabaseTime::told(NOON));
+        assert_eq!(clock.at(Instant::now()), Some(NOON + 1));
+    }
+
+    /// One reading: after a pause, how long the question took to get there and the answer to come back, in milliseconds.
+    fn readings() -> impl Strategy<Value = Vec<(u64, u64, u64)>> {
+        proptest::collection::vec((0u64..3_000, 0u64..120, 0u64..120), 1..60)
+    }
+
+    proptest! {
+        /// By this the bound on releases, which ids show, holds whatever the answers take.
+        #[test]
+        fn however_late_answers_are_it_is_never_ahead_and_no_second_gets_shorter(readings in readings()) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+            runtime.unwrap().block_on(async {
+                let began = Instant::now();
+                let true_time = || NOON + began.elapsed().as_millis() as i64;
+                let clock = DatabaseClock::default();
+                let mut last: Option<(Instant, i64)> = None;
+                for (pause, there, back) in readings {
+                    passes(pause).await;
+                    let asked_at = Instant::now();
+                    passes(there).await;
+                    let reading = true_time();
+                    passes(back).await;
+                    clock.read(asked_at, DatabaseTime::told(reading));
+                    let (now, shown) = (Instant::now(), clock.at(Instant::now()).unwrap());
+                    assert!(shown <= true_time(), "{shown} is ahead of {}", true_time());
+                    assert!(shown >= reading, "{shown} is behind what was read: {reading}");
+                    if let Some((before, shown_before)) = last {
+                        let passed = now.saturating_duration_since(before).as_millis() as i64;
+                        let drift = (passed as f64 * DRIFT).ceil() as i64;
+                        assert!(shown - shown_before >= passed - drift - 1, "{passed} ms became {}", shown - shown_before);
+                    }
+                    last = Some((now, shown));
+                }
+            });
+        }
     }
 }

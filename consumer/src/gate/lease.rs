@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use super::clock::DatabaseTime;
 use crate::store::{ErrorKind, Store, StoreError};
 
 /// All of the rate.
@@ -45,8 +46,8 @@ pub type Decide<'a> = dyn FnMut(&[Holder]) -> u32 + Send + 'a;
 pub struct LeaseGrant {
     /// What `decide` returned.
     pub share: u32,
-    /// The database's wall clock, milliseconds since 1970.
-    pub database_time_ms: i64,
+    /// The database's wall clock.
+    pub database_time: DatabaseTime,
 }
 
 /// How long a lease lasts. A killed replica's share is unused for at most this long, and the others have taken

@@ -268,7 +268,7 @@ impl Opener {
     async fn claim(&self, key: &StreamKey) -> Result<Claim, StoreError> {
         let asked_at = Instant::now();
         let claim = self.store.claim(key, &self.owner).await?;
-        self.clock.read(asked_at, claim.database_time_ms);
+        self.clock.read(asked_at, claim.database_time);
         Ok(claim)
     }
 

@@ -56,7 +56,7 @@ impl Turn {
             if others.iter().all(|other| other.share == 0) { WHOLE } else { 0 }
         };
         let grant = self.store.lease(&request, &mut free).await?;
-        self.clock.read(now, grant.database_time_ms);
+        self.clock.read(now, grant.database_time);
         self.asked_at = Some(now);
         self.until = (grant.share == WHOLE).then(|| now + TTL);
         Ok(())

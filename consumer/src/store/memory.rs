@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::retention::{Reached, Sweep, Swept};
 use super::{Claim, ErrorKind, Row, Store, StoreError, StoredSpan, StreamKey, WriteBatch};
+use crate::gate::clock::DatabaseTime;
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
 use state::State;
 pub use state::{OwnedDeadLetter, OwnedLetterSpan, Progress};
@@ -212,7 +213,7 @@ impl Store for MemoryStore {
 
     async fn claim(&self, key: &StreamKey, owner: &str) -> Result<Claim, StoreError> {
         self.ask(Call::Claim)?;
-        let database_time_ms = self.now_ms();
+        let database_time = DatabaseTime::told(self.now_ms());
         let mut state = self.state();
         let progress = state.newest(key).ok_or_else(|| super::sql::unknown_stream(key))?;
         progress.epoch += 1;
@@ -222,7 +223,7 @@ impl Store for MemoryStore {
             epoch: progress.epoch,
             position: progress.position,
             fingerprint: progress.fingerprint,
-            database_time_ms,
+            database_time,
         })
     }
 
@@ -262,7 +263,7 @@ impl Store for MemoryStore {
         self.ask(Call::Lease)?;
         let now = self.now_ms();
         let share = self.state().lease(request, now, decide);
-        Ok(LeaseGrant { share, database_time_ms: now })
+        Ok(LeaseGrant { share, database_time: DatabaseTime::told(now) })
     }
 
     async fn end_lease(&self, pipeline: &str, holder: &str) -> Result<(), StoreError> {

@@ -57,28 +57,7 @@ fn check_both(releases: &Releases, since: i64, lanes: u32, what: &str) -> anyhow
     let used = releases.used(from, to, f64::from(QPS));
     println!("{what}: {:.2} % of the rate used", used * 100.0);
     ensure!(used >= USED, "{what}: only {:.2} % of the rate used", used * 100.0);
-    check_bound(releases, since, to, f64::from(QPS), lanes, 10, what)
-}
-
-fn check_bound(
-    releases: &Releases,
-    from: i64,
-    to: i64,
-    qps: f64,
-    lanes: u32,
-    largest: u64,
-    what: &str,
-) -> anyhow::Result<()> {
-    let fullest = releases.fullest_second(from, to);
-    let allowed = bound(qps, lanes, largest);
-    println!("{what}: {} in the fullest second, {allowed:.0} allowed", fullest.count);
-    ensure!(
-        fullest.count as f64 <= allowed,
-        "{what}: {} releases in the second from {} on, only {allowed:.0} allowed",
-        fullest.count,
-        fullest.from
-    );
-    Ok(())
+    releases.check_bound(since, to, bound(f64::from(QPS), lanes, 10), what)
 }
 
 async fn evenly_spread_backlog() -> anyhow::Result<()> {
@@ -113,7 +92,7 @@ async fn evenly_spread_backlog() -> anyhow::Result<()> {
     let releases = Releases::from_ids(case.database().await?.ids().await?);
     // A lane each: every replica owns two or three partitions, and has up to four lanes.
     let lanes = PARTITIONS as u32;
-    check_bound(&releases, first_start, down, f64::from(QPS), lanes, 10, "from start to edit")?;
+    releases.check_bound(first_start, down, bound(f64::from(QPS), lanes, 10), "from start to edit")?;
     check_both(&releases, shared_out, lanes, "evenly spread")?;
     check_both(&releases, replaced, lanes, "after a death and a join")?;
     // Seconds that reach past the next edit are another rate's.
@@ -123,7 +102,7 @@ async fn evenly_spread_backlog() -> anyhow::Result<()> {
     let second_after = releases.used(up + 1_000, up + 2_000, 8_000.0);
     println!("one second after the edit to 8000: {:.1} % of it used", second_after * 100.0);
     ensure!(second_after > 0.9, "one second after the edit to 8000 only {second_after:.3} of it is used");
-    check_bound(&releases, up, end, 8_000.0, lanes, 10, "at 8000")
+    releases.check_bound(up, end, bound(8_000.0, lanes, 10), "at 8000")
 }
 
 /// Lanes that have something to release where one partition has all of the backlog.
@@ -170,7 +149,7 @@ async fn backlog_on_one_partition() -> anyhow::Result<()> {
         replica.component.stop(Duration::from_secs(20)).await?;
     }
     let releases = Releases::from_ids(case.database().await?.ids().await?);
-    check_bound(&releases, began, now_ms(), f64::from(QPS), BUSY, 10, "from the start")?;
+    releases.check_bound(began, now_ms(), bound(f64::from(QPS), BUSY, 10), "from the start")?;
     check_both(&releases, shared_out, BUSY, "all on one partition")?;
     check_both(&releases, replaced, BUSY, "all on one partition, after a death and a join")
 }
@@ -195,7 +174,7 @@ async fn messages_of_a_hundred(
     }
     let ended = now_ms();
     let releases = Releases::from_ids(case.database().await?.ids().await?);
-    check_bound(&releases, began, ended, f64::from(qps), PARTITIONS as u32, 100, name)?;
+    releases.check_bound(began, ended, bound(f64::from(qps), PARTITIONS as u32, 100), name)?;
     // A message larger than the quantum leaves a debt: over a longer time the sum is bounded too.
     let most = 1.01 * f64::from(qps) * (ended - began) as f64 / 1e3 + f64::from(PARTITIONS) * 100.0;
     println!("{name}: {} released, {most:.0} allowed", releases.len());

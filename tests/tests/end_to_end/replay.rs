@@ -90,9 +90,8 @@ async fn lost_rows_come_back(engine: Engine) -> anyhow::Result<()> {
 
     // At its own rate, which is far below the pipeline's. (The pipeline's own 300 come on top.)
     let releases = Releases::from_ids(database.ids().await?);
-    let fullest = releases.fullest_second(began, now_ms());
     let most = bound(f64::from(RATE), 8, ledger.spans_per_message) + 300.0;
-    ensure!(fullest.count as f64 <= most, "{} released in one second, at most {most}", fullest.count);
+    releases.check_bound(began, now_ms(), most, "replay")?;
 
     // Finished is finished; and the same rows once more go where they are told to.
     let (good, text) = replay(&case, &yes)?;
@@ -163,9 +162,8 @@ async fn a_replay_stays_within_the_pipelines_rate_and_stops_with_it() {
     case.edit(|pipeline| pipeline.suspend = false).unwrap();
     eventually("the replay to finish", WAIT, async || Ok((!side.is_running()?).then_some(()))).await.unwrap();
     let releases = Releases::from_ids(database.ids().await.unwrap());
-    let fullest = releases.fullest_second(to, now_ms());
     let most = bound(f64::from(QPS), 8, ledger.spans_per_message);
-    assert!(fullest.count as f64 <= most, "{} released in one second, at most {most}", fullest.count);
+    releases.check_bound(to, now_ms(), most, "replay and pipeline").unwrap();
     pipeline.component.stop(WAIT).await.unwrap();
 }
 

@@ -36,7 +36,7 @@ async fn is_adopted(bed: Bed, create: &str) {
     assert_eq!(bed.ids().await.unwrap(), [1, 2]);
     assert_eq!(store.trace("old", 9).await.unwrap().len(), 1);
     let new = store.trace("t", 9).await.unwrap().remove(0);
-    let now = store.claim(&crate::bed::key(0), "replica").await.unwrap().database_time_ms;
+    let now = store.claim(&crate::bed::key(0), "replica").await.unwrap().database_time.ms;
     assert!((now - 60_000..=now + 1000).contains(&new.created_at_ms), "{new:?} at {now}");
     let onlooker = bed.replica_with("connectivity_trace", false).unwrap();
     onlooker.prepare().await.unwrap();

@@ -34,7 +34,7 @@ pub async fn rows_dead_letters_and_position_are_stored_together(bed: Bed) {
     assert_eq!(again.position, Position { next_offset: 5, last_id: 12 });
     assert_eq!(again.fingerprint, Some(u64::MAX - 5));
     assert_eq!((again.epoch, again.stream), (2, claim.stream));
-    assert!(again.database_time_ms >= claim.database_time_ms);
+    assert!(again.database_time.ms >= claim.database_time.ms);
 }
 
 pub async fn a_committed_batch_that_is_tried_again_is_fenced_and_adds_nothing(bed: Bed) {
@@ -285,7 +285,7 @@ pub async fn a_trace_is_read_oldest_first_up_to_the_limit(bed: Bed) {
     store.write(&batch(&claimed[1], 1, &[row(20), row(40)], &[])).await.unwrap();
     let found = store.trace("t", 3).await.unwrap();
     assert_eq!(found.iter().map(|span| span.id).collect::<Vec<_>>(), [20, 30, 40]);
-    let now = store.claim(&key(0), "replica").await.unwrap().database_time_ms;
+    let now = store.claim(&key(0), "replica").await.unwrap().database_time.ms;
     assert!(found.iter().all(|span| (now - 60_000..=now + 1_000).contains(&span.created_at_ms)), "{found:?}");
     assert_eq!(store.trace("nobody's", 3).await.unwrap(), []);
 }
@@ -331,7 +331,7 @@ pub async fn a_lease_ends_by_itself(bed: Bed) {
     assert_eq!(taken.unwrap().share, WHOLE);
     let waited = eventually("the lease to end", DEADLINE, async || {
         let grant = second.lease(&request("second", DEADLINE), &mut |others| free(others)).await?;
-        Ok((grant.share == WHOLE).then_some(grant.database_time_ms))
+        Ok((grant.share == WHOLE).then_some(grant.database_time.ms))
     })
     .await
     .unwrap();
@@ -342,7 +342,7 @@ pub async fn a_lease_ends_by_itself(bed: Bed) {
 }
 
 async fn taken_at_least(store: &dyn Store) -> i64 {
-    store.lease(&request("clock", DEADLINE), &mut |_| 0).await.unwrap().database_time_ms
+    store.lease(&request("clock", DEADLINE), &mut |_| 0).await.unwrap().database_time.ms
 }
 
 pub async fn a_lease_that_is_given_back_is_free_at_once(bed: Bed) {

@@ -19,7 +19,7 @@ async fn store_of(bed: &Bed) -> (std::sync::Arc<dyn Store>, sluice_consumer::sto
 
 pub async fn rows_are_removed_step_by_step_where_they_are_old(bed: Bed) {
     let (store, claim) = store_of(&bed).await;
-    let now = claim.database_time_ms;
+    let now = claim.database_time.ms;
     // Old by their ids; by `created_at` they become it in an hour.
     let ids: Vec<i64> = (0..7).map(|index| first_at(now - HOUR_MS) + index).chain([first_at(now)]).collect();
     let rows: Vec<Row<'_>> = ids.iter().map(|id| row(*id)).collect();
@@ -47,7 +47,7 @@ pub async fn rows_are_removed_step_by_step_where_they_are_old(bed: Bed) {
 
 pub async fn an_id_that_is_not_old_keeps_its_row_whatever_created_at_says(bed: Bed) {
     let (store, claim) = store_of(&bed).await;
-    let now = claim.database_time_ms;
+    let now = claim.database_time.ms;
     let ids = [first_at(now - HOUR_MS), first_at(now + HOUR_MS) - 1, first_at(now + HOUR_MS), i64::MAX];
     store.write(&batch(&claim, 1, &ids.map(row), &[])).await.unwrap();
     let sweep = Sweep { after: 0, before_ms: now + HOUR_MS, rows: 100 };
@@ -82,7 +82,7 @@ async fn adopted(bed: Bed, create: &str, old: &str, young: &str, expected: &[i64
         execute(&bed, &insert(id, created_at)).await;
     }
     let (store, claim) = store_of(&bed).await;
-    let day = Sweep { after: 0, before_ms: claim.database_time_ms - 24 * HOUR_MS, rows: 4 };
+    let day = Sweep { after: 0, before_ms: claim.database_time.ms - 24 * HOUR_MS, rows: 4 };
     let step = store.remove_older(&day).await.unwrap();
     assert!(matches!(step.reached, Some(Reached { id: 4, created_at_ms: Some(_) })), "{step:?}");
     let rest = store.remove_older(&Sweep { after: 4, ..day }).await.unwrap();
@@ -148,7 +148,7 @@ async fn mariadb_says_that_the_right_to_remove_is_missing() {
     let Database::Mysql(pool) = bed.database().await.unwrap() else { unreachable!("MariaDB") };
     let url = bed.url().unwrap();
     let (start, name) = url.rsplit_once('/').unwrap();
-    let user = format!("u{}", claim.database_time_ms % 1_000_000_000);
+    let user = format!("u{}", claim.database_time.ms % 1_000_000_000);
     for sql in [
         format!("CREATE USER {user} IDENTIFIED BY 'p'"),
         format!("GRANT SELECT, INSERT ON {name}.connectivity_trace TO {user}"),
@@ -159,7 +159,7 @@ async fn mariadb_says_that_the_right_to_remove_is_missing() {
         .rsplit_once('@')
         .map_or_else(|| start.rsplit_once('/').unwrap().1.to_owned(), |(_, address)| address.to_owned());
     let store = Bed::mariadb_at(&format!("mysql://{user}:p@{address}/{name}"));
-    let sweep = Sweep { after: 0, before_ms: claim.database_time_ms, rows: 1 };
+    let sweep = Sweep { after: 0, before_ms: claim.database_time.ms, rows: 1 };
     let error = store.replica().unwrap().remove_older(&sweep).await.unwrap_err();
     let denied = sluice_consumer::last_error::LastError::from(&error);
     assert_eq!(denied.reason.as_str(), "StoreDenied", "{}", denied.message);

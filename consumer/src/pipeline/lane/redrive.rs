@@ -134,7 +134,7 @@ impl Lane {
         let Released { messages: letters, at: released_at } = released;
         let (stream, segment) = (&current.stream, &marked.segment);
         let refusals = self.refusals(segment, letters, refused);
-        let database_time_ms = self.clock.at(released_at).unwrap_or(stream.claim.database_time_ms);
+        let database_time_ms = self.clock.at(released_at).unwrap_or(stream.claim.database_time.ms);
         let batch = Batch::build(
             &stream.at,
             &stream.claim,

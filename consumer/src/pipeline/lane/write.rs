@@ -64,7 +64,7 @@ impl Lane {
         let stream = &current.stream;
         let refusals = self.refusals(&current.segment, messages, refused);
         // Ids carry the time of the release, so that the rate can be checked by them afterwards.
-        let database_time_ms = self.clock.at(at).unwrap_or(stream.claim.database_time_ms);
+        let database_time_ms = self.clock.at(at).unwrap_or(stream.claim.database_time.ms);
         #[cfg(feature = "planted")]
         let database_time_ms = planted::time_of_ids(database_time_ms);
         let batch = Batch::build(

@@ -25,14 +25,14 @@ impl MySqlStore {
         decide: &mut Decide<'_>,
     ) -> Result<LeaseGrant, StoreError> {
         let now = begin_locked(conn, &format!("rate of {}", request.pipeline)).await?;
-        let query = sqlx::query(EXPIRE).bind(&request.pipeline).bind(now);
+        let query = sqlx::query(EXPIRE).bind(&request.pipeline).bind(now.ms);
         within(SHORT_ANSWER, query.execute(&mut *conn))
             .await
             .map_err(store_error("cannot end leases that ran out"))?;
         let query = sqlx::query_as::<_, (String, u32, u32)>(OTHERS)
             .bind(&request.pipeline)
             .bind(&request.holder)
-            .bind(now);
+            .bind(now.ms);
         let others: Vec<Holder> = within(SHORT_ANSWER, query.fetch_all(&mut *conn))
             .await
             .map_err(store_error("cannot read the leases"))?
@@ -46,10 +46,10 @@ impl MySqlStore {
             .bind(&request.holder)
             .bind(share)
             .bind(request.demand)
-            .bind(now.saturating_add(ttl));
+            .bind(now.ms.saturating_add(ttl));
         within(SHORT_ANSWER, query.execute(&mut *conn)).await.map_err(store_error("cannot renew a lease"))?;
         commit(conn).await?;
-        Ok(LeaseGrant { share, database_time_ms: now })
+        Ok(LeaseGrant { share, database_time: now })
     }
 
     pub(super) async fn give_share_back(

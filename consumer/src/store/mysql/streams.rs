@@ -8,6 +8,7 @@ use sqlx::mysql::MySqlConnection;
 use super::MySqlStore;
 use super::errors::store_error;
 use super::write::begin;
+use crate::gate::clock::DatabaseTime;
 use crate::store::sql::{
     SHORT_ANSWER, fenced, newest_positions, number_missing, stream_number, unknown_stream, within,
 };
@@ -138,6 +139,7 @@ impl MySqlStore {
         begin(conn).await?;
         let (stream, generation, epoch, next_offset, last_id, fingerprint, database_time_ms) =
             self.lock_newest(conn, key).await?.ok_or_else(|| unknown_stream(key))?;
+        let database_time = DatabaseTime::told(database_time_ms);
         if self.newest_generation(conn, key).await? != Some(generation) {
             let context = "the stream was superseded while it was being claimed";
             return Err(StoreError::new(ErrorKind::Conflict, context));
@@ -148,7 +150,7 @@ impl MySqlStore {
             .map_err(store_error("cannot claim a stream"))?;
         commit(conn).await?;
         let position = Position { next_offset, last_id };
-        Ok(Claim { stream, epoch: epoch + 1, position, fingerprint, database_time_ms })
+        Ok(Claim { stream, epoch: epoch + 1, position, fingerprint, database_time })
     }
 
     pub(super) async fn next_generation(
@@ -238,7 +240,7 @@ impl MySqlStore {
 
 /// Begins a transaction that holds the named lock, and reads the server's clock under it (milliseconds since
 /// 1970).
-pub(super) async fn begin_locked(conn: &mut MySqlConnection, name: &str) -> Result<i64, StoreError> {
+pub(super) async fn begin_locked(conn: &mut MySqlConnection, name: &str) -> Result<DatabaseTime, StoreError> {
     const DOING: &str = "cannot take a lock";
     loop {
         begin(conn).await?;
@@ -247,6 +249,7 @@ pub(super) async fn begin_locked(conn: &mut MySqlConnection, name: &str) -> Resu
         if locked.rows_affected() == 1 {
             return within(SHORT_ANSWER, sqlx::query_scalar(NOW).fetch_one(conn))
                 .await
+                .map(DatabaseTime::told)
                 .map_err(store_error("cannot read the clock"));
         }
         within(SHORT_ANSWER, conn.execute("ROLLBACK")).await.map_err(store_error(DOING))?;

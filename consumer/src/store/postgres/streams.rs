@@ -8,6 +8,7 @@ use sqlx::postgres::PgConnection;
 use super::PostgresStore;
 use super::errors::store_error;
 use super::write::begin;
+use crate::gate::clock::DatabaseTime;
 use crate::store::sql::{
     SHORT_ANSWER, fenced, newest_positions, number_missing, stream_number, unknown_stream, within,
 };
@@ -150,14 +151,14 @@ impl PostgresStore {
         within(SHORT_ANSWER, query.execute(&mut *conn))
             .await
             .map_err(store_error("cannot claim a stream"))?;
-        let database_time_ms = now(conn).await?;
+        let database_time = now(conn).await?;
         commit(conn).await?;
         Ok(Claim {
             stream: unsigned(stream, "stream")?,
             epoch: unsigned::<i64, u64>(epoch, "owner_epoch")? + 1,
             position: Position { next_offset: unsigned(next_offset, "next_offset")?, last_id },
             fingerprint: fingerprint.map(i64::cast_unsigned),
-            database_time_ms,
+            database_time,
         })
     }
 
@@ -256,7 +257,7 @@ async fn begin_on_primary(conn: &mut PgConnection) -> Result<(), StoreError> {
 
 /// Begins a transaction that holds the named lock, and reads the server's clock under it (milliseconds since
 /// 1970).
-pub(super) async fn begin_locked(conn: &mut PgConnection, name: &str) -> Result<i64, StoreError> {
+pub(super) async fn begin_locked(conn: &mut PgConnection, name: &str) -> Result<DatabaseTime, StoreError> {
     const DOING: &str = "cannot take a lock";
     loop {
         begin(conn).await?;
@@ -279,9 +280,10 @@ pub(super) async fn commit(conn: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn now(conn: &mut PgConnection) -> Result<i64, StoreError> {
+async fn now(conn: &mut PgConnection) -> Result<DatabaseTime, StoreError> {
     within(SHORT_ANSWER, sqlx::query_scalar(NOW).fetch_one(conn))
         .await
+        .map(DatabaseTime::told)
         .map_err(store_error("cannot read the clock"))
 }
 

@@ -27,14 +27,14 @@ impl SqliteStore {
     ) -> Result<LeaseGrant, StoreError> {
         begin(conn).await?;
         let now = now(conn).await?;
-        let query = sqlx::query(EXPIRE).bind(&request.pipeline).bind(now);
+        let query = sqlx::query(EXPIRE).bind(&request.pipeline).bind(now.ms);
         within(SHORT_ANSWER, query.execute(&mut *conn))
             .await
             .map_err(store_error("cannot end leases that ran out"))?;
         let query = sqlx::query_as::<_, (String, u32, u32)>(OTHERS)
             .bind(&request.pipeline)
             .bind(&request.holder)
-            .bind(now);
+            .bind(now.ms);
         let others: Vec<Holder> = within(SHORT_ANSWER, query.fetch_all(&mut *conn))
             .await
             .map_err(store_error("cannot read the leases"))?
@@ -48,10 +48,10 @@ impl SqliteStore {
             .bind(&request.holder)
             .bind(share)
             .bind(request.demand)
-            .bind(now.saturating_add(ttl));
+            .bind(now.ms.saturating_add(ttl));
         within(SHORT_ANSWER, query.execute(&mut *conn)).await.map_err(store_error("cannot renew a lease"))?;
         commit(conn).await?;
-        Ok(LeaseGrant { share, database_time_ms: now })
+        Ok(LeaseGrant { share, database_time: now })
     }
 
     pub(super) async fn give_share_back(

@@ -7,6 +7,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::SqliteStore;
 use super::errors::store_error;
 use super::write::{begin, commit};
+use crate::gate::clock::DatabaseTime;
 use crate::store::sql::{
     SHORT_ANSWER, fenced, newest_positions, number_missing, stream_number, unknown_stream, within,
 };
@@ -119,14 +120,14 @@ impl SqliteStore {
         within(SHORT_ANSWER, query.execute(&mut *conn))
             .await
             .map_err(store_error("cannot claim a stream"))?;
-        let database_time_ms = now(conn).await?;
+        let database_time = now(conn).await?;
         commit(conn).await?;
         Ok(Claim {
             stream: unsigned(stream, "stream")?,
             epoch: unsigned::<i64, u64>(epoch, "owner_epoch")? + 1,
             position: Position { next_offset: unsigned(next_offset, "next_offset")?, last_id },
             fingerprint: fingerprint.map(i64::cast_unsigned),
-            database_time_ms,
+            database_time,
         })
     }
 
@@ -196,9 +197,10 @@ impl SqliteStore {
     }
 }
 
-pub(super) async fn now(conn: &mut SqliteConnection) -> Result<i64, StoreError> {
+pub(super) async fn now(conn: &mut SqliteConnection) -> Result<DatabaseTime, StoreError> {
     within(SHORT_ANSWER, sqlx::query_scalar(NOW).fetch_one(conn))
         .await
+        .map(DatabaseTime::told)
         .map_err(store_error("cannot read the clock"))
 }
 
