@@ -48,12 +48,14 @@ pub enum Bug {
     TellPassword,
     /// Ids take their time from this machine's clock, not from the database's.
     OwnClock,
+    /// A slow answer of the database is taken at its word: its clock then stands where it stood when it was asked.
+    BelieveLateAnswers,
     /// A data key's nonces begin anew with every batch.
     ReuseNonce,
 }
 
 /// Every bug with the name that wakes it.
-const NAMES: [(&str, Bug); 16] = [
+const NAMES: [(&str, Bug); 17] = [
     ("position-first", Bug::PositionFirst),
     ("commit-early", Bug::CommitEarly),
     ("drop-comparison", Bug::DropComparison),
@@ -69,6 +71,7 @@ const NAMES: [(&str, Bug); 16] = [
     ("ignore-fingerprint", Bug::IgnoreFingerprint),
     ("tell-password", Bug::TellPassword),
     ("own-clock", Bug::OwnClock),
+    ("believe-late-answers", Bug::BelieveLateAnswers),
     ("reuse-nonce", Bug::ReuseNonce),
 ];
 

@@ -153,8 +153,10 @@ mod tests {
         let mut times = steady(2_000, 10);
         times.extend(std::iter::repeat_n(4_900, 150).chain(std::iter::repeat_n(5_100, 150)));
         let releases = Releases::from_times(times);
-        let fullest = releases.fullest_second(0, 9_000);
-        assert_eq!(fullest, Window { from: 4_200, count: 2_300 });
+        let allowed = bound(2_000.0, 6, 10);
+        assert!(releases.fullest_second(0, 9_000).count as f64 > allowed);
+        let error = releases.check_bound(0, 9_000, allowed, "burst").unwrap_err().to_string();
+        assert!(error.contains("40, 40, 190, 40"), "{error}");
     }
 
     #[test]

@@ -67,6 +67,8 @@ impl DatabaseClock {
             let drifted = at.saturating_duration_since(old.at).mul_f64(DRIFT);
             old.time_at(at).saturating_sub(drifted).clamp(least, most)
         });
+        #[cfg(feature = "planted")]
+        let time = if crate::planted::is(crate::planted::Bug::BelieveLateAnswers) { least } else { time };
         *followed = Some(Reading { at, time });
     }
 

@@ -9,7 +9,6 @@ use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::oracle::PositionWatch;
-use sluice_tests::proxy::Proxy;
 use sluice_tests::rate::{Releases, bound};
 use sluice_tests::sluice::{Sink, Sluice};
 
@@ -141,13 +140,9 @@ const CUTS: usize = 5;
 async fn commits_without_an_answer(engine: Engine, words: &[&str]) -> anyhow::Result<()> {
     // One partition has one lane: while its commit has no answer, nothing else moves the position.
     let case = Case::new(engine, "unanswered", 1, |pipeline| pipeline.rate = QPS).await?;
-    let (Sink::Mysql(url) | Sink::Postgres(url)) = &case.pipeline.sink else { unreachable!("a server") };
-    let address = url.split(['@', '/']).nth(3).context("no address in the URL")?;
-    let proxy = Proxy::start(address.parse()?).await?;
-    // The consumer goes through the proxy, the oracle does not. What is said must not be encrypted: MySQL offers that.
-    let plain = if engine == Engine::Mysql { "ssl-mode=disabled" } else { "sslmode=disable" };
-    let through = format!("{}?{plain}", url.replace(address, &proxy.address().to_string()));
-    std::fs::write(case.home.path().join("secrets/db/url"), through)?;
+    // What is said must not be encrypted: MySQL offers that.
+    let plain = if engine == Engine::Mysql { "?ssl-mode=disabled" } else { "?sslmode=disable" };
+    let proxy = case.behind_a_proxy(plain).await?;
     let (ledger, messages) = (ledger(83), 4_000);
     ledger.produce(case.kafka, &case.topic, 0..messages, |_| 0).await?;
     let mut sluice = case.replica("only").await?;

@@ -11,6 +11,7 @@ use sluice_tests::mariadb::MariaDb;
 use sluice_tests::oracle::database::Database;
 use sluice_tests::oracle::{FoundDeadLetter, PositionWatch, report};
 use sluice_tests::postgres::Postgres;
+use sluice_tests::proxy::Proxy;
 use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
@@ -119,6 +120,16 @@ impl Case {
             (Database::Sqlite(_), _) => bail!("not the database of this pipeline"),
         }
         .with_context(|| sql.to_owned())
+    }
+
+    /// Leads replicas that start from now on to their database through a proxy, with more parameters in its URL; the
+    /// oracle goes there directly.
+    pub async fn behind_a_proxy(&self, parameters: &str) -> anyhow::Result<Proxy> {
+        let (Sink::Mysql(url) | Sink::Postgres(url)) = &self.pipeline.sink else { bail!("no server") };
+        let address = url.split(['@', '/']).nth(3).context("no address in the URL")?;
+        let proxy = Proxy::start(address.parse()?).await?;
+        self.home.save_url(&(url.replace(address, &proxy.address().to_string()) + parameters))?;
+        Ok(proxy)
     }
 
     /// Starts a replica and waits until it is ready.

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::oracle::PositionWatch;
-use sluice_tests::proxy::Proxy;
 use sluice_tests::rate::{Releases, bound};
-use sluice_tests::sluice::{Sink, Sluice};
+use sluice_tests::sluice::Sluice;
 
 use crate::world::{Case, Engine, now_ms};
 use crate::{GRACE, WAIT};
@@ -55,11 +54,8 @@ async fn comings_and_goings() -> anyhow::Result<()> {
         pipeline.notice_deaths_soon();
     })
     .await?;
-    let Sink::Mysql(url) = case.pipeline.sink.clone() else { unreachable!("MariaDB") };
-    let address = url.split(['@', '/']).nth(3).context("no address in the URL")?;
-    let proxy = Proxy::start(address.parse()?).await?;
+    let proxy = case.behind_a_proxy("").await?;
     proxy.delay(DELAY);
-    case.home.save_url(&url.replace(address, &proxy.address().to_string()))?;
     let ledger = Ledger { seed: 99, shape: Shape::Json, spans_per_message: 10, padding: 0 };
     let messages = 6_000;
     ledger.produce(case.kafka, &case.topic, 0..messages, |message| (message % 6) as i32).await?;
@@ -93,7 +89,6 @@ async fn comings_and_goings() -> anyhow::Result<()> {
     }
     case.audit(&ledger, messages * ledger.spans_per_message, &[]).await?;
     let releases = Releases::from_ids(case.database().await?.ids().await?);
-    // An id's time is late by as much as the answer that told the database's time was.
     let allowed = bound(f64::from(QPS), PARTITIONS as u32, ledger.spans_per_message);
     releases.check_bound(began, edited - 3_000, allowed, "until the edit")
 }
