@@ -3,6 +3,7 @@
 
 mod denied;
 pub(super) mod key_queries;
+pub(super) mod lease_queries;
 pub(super) mod letter_queries;
 mod letters;
 pub(super) mod migrations;

@@ -1,65 +1,17 @@
 //! Shares of the rate.
 
-use sqlx::mysql::MySqlConnection;
-
 use super::MySqlStore;
 use super::errors::store_error;
+use super::letters::DIALECT;
 use super::streams::{begin_locked, commit};
-use crate::gate::lease::{Decide, Holder, LeaseGrant, LeaseRequest};
-use crate::store::StoreError;
-use crate::store::sql::{SHORT_ANSWER, share_of, within};
+use crate::gate::clock::DatabaseTime;
+use crate::store::sql::lease_queries::lease_store;
 
-const OTHERS: &str = "SELECT CONVERT(holder USING utf8mb4), share, demand FROM sluice_rate \
-     WHERE pipeline = ? AND holder <> ? AND expires_at_ms > ?";
-const EXPIRE: &str = "DELETE FROM sluice_rate WHERE pipeline = ? AND expires_at_ms <= ?";
-const RENEW: &str = "INSERT INTO sluice_rate (pipeline, holder, share, demand, expires_at_ms) \
-     VALUES (?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE share = VALUES(share), demand = VALUES(demand), \
+const REPLACE: &str = " ON DUPLICATE KEY UPDATE share = VALUES(share), demand = VALUES(demand), \
      expires_at_ms = VALUES(expires_at_ms)";
-const END: &str = "DELETE FROM sluice_rate WHERE pipeline = ? AND holder = ?";
 
-impl MySqlStore {
-    pub(super) async fn renew_share(
-        &self,
-        conn: &mut MySqlConnection,
-        request: &LeaseRequest,
-        decide: &mut Decide<'_>,
-    ) -> Result<LeaseGrant, StoreError> {
-        let now = begin_locked(conn, &format!("rate of {}", request.pipeline)).await?;
-        let query = sqlx::query(EXPIRE).bind(&request.pipeline).bind(now.ms);
-        within(SHORT_ANSWER, query.execute(&mut *conn))
-            .await
-            .map_err(store_error("cannot end leases that ran out"))?;
-        let query = sqlx::query_as::<_, (String, u32, u32)>(OTHERS)
-            .bind(&request.pipeline)
-            .bind(&request.holder)
-            .bind(now.ms);
-        let others: Vec<Holder> = within(SHORT_ANSWER, query.fetch_all(&mut *conn))
-            .await
-            .map_err(store_error("cannot read the leases"))?
-            .into_iter()
-            .map(|(id, share, demand)| Holder { id, share, demand })
-            .collect();
-        let share = share_of(&others, decide);
-        let ttl = i64::try_from(request.ttl.as_millis()).unwrap_or(i64::MAX);
-        let query = sqlx::query(RENEW)
-            .bind(&request.pipeline)
-            .bind(&request.holder)
-            .bind(share)
-            .bind(request.demand)
-            .bind(now.ms.saturating_add(ttl));
-        within(SHORT_ANSWER, query.execute(&mut *conn)).await.map_err(store_error("cannot renew a lease"))?;
-        commit(conn).await?;
-        Ok(LeaseGrant { share, database_time: now })
-    }
-
-    pub(super) async fn give_share_back(
-        &self,
-        conn: &mut MySqlConnection,
-        pipeline: &str,
-        holder: &str,
-    ) -> Result<(), StoreError> {
-        let query = sqlx::query(END).bind(pipeline).bind(holder);
-        let ended = within(SHORT_ANSWER, query.execute(conn)).await;
-        ended.map(drop).map_err(store_error("cannot end a lease"))
-    }
+async fn begin_alone(conn: &mut Conn, pipeline: &str) -> Result<DatabaseTime, StoreError> {
+    begin_locked(conn, &format!("rate of {pipeline}")).await
 }
+
+lease_store! { store: MySqlStore, database: sqlx::MySql, dialect: DIALECT, replace: REPLACE }

@@ -1,67 +1,17 @@
 //! Shares of the rate.
 
-use sqlx::sqlite::SqliteConnection;
-
 use super::SqliteStore;
 use super::errors::store_error;
+use super::letters::DIALECT;
 use super::streams::now;
 use super::write::{begin, commit};
-use crate::gate::lease::{Decide, Holder, LeaseGrant, LeaseRequest};
-use crate::store::StoreError;
-use crate::store::sql::{SHORT_ANSWER, share_of, within};
+use crate::gate::clock::DatabaseTime;
+use crate::store::sql::lease_queries::{ON_CONFLICT, lease_store};
 
-const OTHERS: &str = "SELECT holder, share, demand FROM sluice_rate \
-     WHERE pipeline = ? AND holder <> ? AND expires_at_ms > ?";
-const EXPIRE: &str = "DELETE FROM sluice_rate WHERE pipeline = ? AND expires_at_ms <= ?";
-const RENEW: &str = "INSERT INTO sluice_rate (pipeline, holder, share, demand, expires_at_ms) \
-     VALUES (?, ?, ?, ?, ?) ON CONFLICT (pipeline, holder) DO UPDATE SET share = excluded.share, \
-     demand = excluded.demand, expires_at_ms = excluded.expires_at_ms";
-const END: &str = "DELETE FROM sluice_rate WHERE pipeline = ? AND holder = ?";
-
-impl SqliteStore {
-    pub(super) async fn renew_share(
-        &self,
-        conn: &mut SqliteConnection,
-        request: &LeaseRequest,
-        decide: &mut Decide<'_>,
-    ) -> Result<LeaseGrant, StoreError> {
-        begin(conn).await?;
-        let now = now(conn).await?;
-        let query = sqlx::query(EXPIRE).bind(&request.pipeline).bind(now.ms);
-        within(SHORT_ANSWER, query.execute(&mut *conn))
-            .await
-            .map_err(store_error("cannot end leases that ran out"))?;
-        let query = sqlx::query_as::<_, (String, u32, u32)>(OTHERS)
-            .bind(&request.pipeline)
-            .bind(&request.holder)
-            .bind(now.ms);
-        let others: Vec<Holder> = within(SHORT_ANSWER, query.fetch_all(&mut *conn))
-            .await
-            .map_err(store_error("cannot read the leases"))?
-            .into_iter()
-            .map(|(id, share, demand)| Holder { id, share, demand })
-            .collect();
-        let share = share_of(&others, decide);
-        let ttl = i64::try_from(request.ttl.as_millis()).unwrap_or(i64::MAX);
-        let query = sqlx::query(RENEW)
-            .bind(&request.pipeline)
-            .bind(&request.holder)
-            .bind(share)
-            .bind(request.demand)
-            .bind(now.ms.saturating_add(ttl));
-        within(SHORT_ANSWER, query.execute(&mut *conn)).await.map_err(store_error("cannot renew a lease"))?;
-        commit(conn).await?;
-        Ok(LeaseGrant { share, database_time: now })
-    }
-
-    pub(super) async fn give_share_back(
-        &self,
-        conn: &mut SqliteConnection,
-        pipeline: &str,
-        holder: &str,
-    ) -> Result<(), StoreError> {
-        let query = sqlx::query(END).bind(pipeline).bind(holder);
-        let ended = within(SHORT_ANSWER, query.execute(conn)).await;
-        ended.map(drop).map_err(store_error("cannot end a lease"))
-    }
+/// There is one writer at a time.
+async fn begin_alone(conn: &mut Conn, _pipeline: &str) -> Result<DatabaseTime, StoreError> {
+    begin(conn).await?;
+    now(conn).await
 }
+
+lease_store! { store: SqliteStore, database: sqlx::Sqlite, dialect: DIALECT, replace: ON_CONFLICT }

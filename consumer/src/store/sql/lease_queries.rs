@@ -1,0 +1,97 @@
+//! Shares of the rate: the same transaction on each backend, but for how it takes its lock and replaces a row.
+
+use crate::gate::lease::Holder;
+
+/// Holder, share and demand.
+pub type HolderRow = (String, i64, i64);
+
+/// The holder that a row tells of. Numbers that no program wrote become 0.
+pub fn holder_of((id, share, demand): HolderRow) -> Holder {
+    Holder { id, share: u32::try_from(share).unwrap_or(0), demand: u32::try_from(demand).unwrap_or(0) }
+}
+
+/// How a row replaces the one of the same holder, in SQL that knows `ON CONFLICT`.
+pub const ON_CONFLICT: &str = " ON CONFLICT (pipeline, holder) DO UPDATE SET share = excluded.share, \
+     demand = excluded.demand, expires_at_ms = excluded.expires_at_ms";
+
+/// Implements `renew_share` and `give_share_back` for a backend, which has the functions `store_error`, `commit` and
+/// `begin_alone`: it begins a transaction, waits until no other replica of the pipeline is in one, and tells the
+/// database's time.
+macro_rules! lease_store {
+    (store: $store:ty, database: $database:ty, dialect: $dialect:expr, replace: $replace:expr) => {
+        use sqlx::QueryBuilder;
+
+        use crate::gate::lease::{Decide, Holder, LeaseGrant, LeaseRequest};
+        use crate::store::StoreError;
+        use crate::store::sql::lease_queries::{HolderRow, holder_of};
+        use crate::store::sql::{SHORT_ANSWER, share_of, within};
+
+        type Conn = <$database as sqlx::Database>::Connection;
+        type Builder = QueryBuilder<$database>;
+
+        impl $store {
+            pub(super) async fn renew_share(
+                &self,
+                conn: &mut Conn,
+                request: &LeaseRequest,
+                decide: &mut Decide<'_>,
+            ) -> Result<LeaseGrant, StoreError> {
+                let database_time = begin_alone(conn, &request.pipeline).await?;
+                let now = database_time.ms;
+                let mut expire = Builder::new("DELETE FROM sluice_rate WHERE pipeline = ");
+                expire.push_bind(request.pipeline.clone()).push(" AND expires_at_ms <= ").push_bind(now);
+                within(SHORT_ANSWER, expire.build().execute(&mut *conn))
+                    .await
+                    .map_err(store_error("cannot end leases that ran out"))?;
+                let share = share_of(&self.other_holders(conn, request, now).await?, decide);
+                let ttl = i64::try_from(request.ttl.as_millis()).unwrap_or(i64::MAX);
+                let mut renew = Builder::new(
+                    "INSERT INTO sluice_rate (pipeline, holder, share, demand, expires_at_ms) VALUES (",
+                );
+                let mut values = renew.separated(", ");
+                values.push_bind(request.pipeline.clone()).push_bind(request.holder.clone());
+                values.push_bind(i64::from(share)).push_bind(i64::from(request.demand));
+                values.push_bind(now.saturating_add(ttl));
+                renew.push(")").push($replace);
+                within(SHORT_ANSWER, renew.build().execute(&mut *conn))
+                    .await
+                    .map_err(store_error("cannot renew a lease"))?;
+                commit(conn).await?;
+                Ok(LeaseGrant { share, database_time })
+            }
+
+            async fn other_holders(
+                &self,
+                conn: &mut Conn,
+                request: &LeaseRequest,
+                now: i64,
+            ) -> Result<Vec<Holder>, StoreError> {
+                let (int8, (text, text_end)) = ($dialect.int8, $dialect.text);
+                let mut others = Builder::new(format!(
+                    "SELECT {text}holder{text_end}, CAST(share AS {int8}), CAST(demand AS {int8}) \
+                     FROM sluice_rate WHERE pipeline = "
+                ));
+                others.push_bind(request.pipeline.clone());
+                others.push(" AND holder <> ").push_bind(request.holder.clone());
+                others.push(" AND expires_at_ms > ").push_bind(now);
+                let rows = within(SHORT_ANSWER, others.build_query_as::<HolderRow>().fetch_all(conn))
+                    .await
+                    .map_err(store_error("cannot read the leases"))?;
+                Ok(rows.into_iter().map(holder_of).collect())
+            }
+
+            pub(super) async fn give_share_back(
+                &self,
+                conn: &mut Conn,
+                pipeline: &str,
+                holder: &str,
+            ) -> Result<(), StoreError> {
+                let mut end = Builder::new("DELETE FROM sluice_rate WHERE pipeline = ");
+                end.push_bind(pipeline.to_owned()).push(" AND holder = ").push_bind(holder.to_owned());
+                let ended = within(SHORT_ANSWER, end.build().execute(conn)).await;
+                ended.map(drop).map_err(store_error("cannot end a lease"))
+            }
+        }
+    };
+}
+pub(in crate::store) use lease_store;
