@@ -13,8 +13,8 @@ use crate::{GRACE, WAIT, passes};
 const PARTITIONS: i32 = 6;
 /// Of one replica with six partitions: two each.
 const LANES: u32 = 3;
-const QPS: u32 = 4_000;
-const LATE: Duration = Duration::from_millis(40);
+const QPS: u32 = 1_000;
+const LATE: Duration = Duration::from_millis(80);
 /// Longer than the time between two renewals of the lease: each pair of turns has readings of both kinds.
 const TURN: Duration = Duration::from_millis(1_300);
 const TURNS: u32 = 8;
@@ -26,7 +26,7 @@ async fn answers_late_by_turns() -> anyhow::Result<()> {
     let mut case = Case::new(Engine::Postgres, "late", PARTITIONS, |pipeline| pipeline.rate = QPS).await?;
     let proxy = case.behind_a_proxy("").await?;
     let ledger = Ledger { seed: 101, shape: Shape::Json, spans_per_message: 10, padding: 0 };
-    let messages = 6_000;
+    let messages = 2_500;
     ledger.produce(case.kafka, &case.topic, 0..messages, |message| (message % 6) as i32).await?;
     let began = now_ms();
     let mut sluice = case.replica("only").await?;
@@ -35,13 +35,13 @@ async fn answers_late_by_turns() -> anyhow::Result<()> {
         passes(TURN).await?;
     }
     proxy.delay(Duration::ZERO);
-    let edited = case.edit(|pipeline| pipeline.rate = 5 * QPS)?;
+    let edited = case.edit(|pipeline| pipeline.rate = 20 * QPS)?;
     case.wait_settled(messages, WAIT).await?;
     sluice.component.stop(GRACE).await?;
     case.audit(&ledger, messages * ledger.spans_per_message, &[]).await?;
     let releases = Releases::from_ids(case.database().await?.ids().await?);
     let used = releases.used(edited - 1_000 - MEASURED_MS, edited - 1_000, f64::from(QPS));
-    ensure!(used > 0.9, "only {used:.2} of the rate is used: no second is full");
+    ensure!(used > 0.8, "only {used:.2} of the rate is used: no second is full");
     let allowed = bound(f64::from(QPS), LANES, ledger.spans_per_message);
     releases.check_bound(began, edited - 1_000, allowed, "until the edit")
 }
