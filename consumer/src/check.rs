@@ -8,15 +8,19 @@ mod broker;
 mod database;
 mod report;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::ValueEnum;
+use jiff::Timestamp;
 use sluice_crds::document;
 use sluice_crds::problem::chain;
 use sluice_crds::v1alpha1::{SecretSource, SqlServer};
 
 use crate::config::{self, Config, ConfigError, Database};
+use crate::out;
+use crate::print::Output;
+use crate::seal::KeyRing;
 use crate::secrets::Secrets;
 use report::{Finding, Report};
 
@@ -27,12 +31,14 @@ use report::{Finding, Report};
 #[command(after_help = "Examples:
   sluice check -f pipeline.yaml
   sluice check -f pipeline.yaml --connect --secrets-dir /etc/sluice/secrets
+  kubectl get tracepipeline NAME -o yaml | sluice check -f -
   sluice check -f pipeline.yaml --connect -o json | jq '.checks[] | select(.state == \"Failed\")'
 
 --connect changes nothing: it joins no group and creates no topic, table or row. It tries credentials, brokers,
-topics, the right to read them, the consumer group, the database, the table and the rights on it.")]
+topics, the right to read them, the consumer group, keys that seal bodies, the database, the table and the rights on it.
+It writes nothing to deadLetter.topic, so it does not know whether it may.")]
 pub struct Args {
-    /// The TracePipeline, as YAML.
+    /// The TracePipeline, as YAML; - reads standard input.
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
     /// Also try credentials, brokers, topics, consumer group, database and rights.
@@ -44,19 +50,9 @@ pub struct Args {
     /// Folder for SQLite databases: <DIR>/<claimName>/sluice.db.
     #[arg(long, value_name = "DIR", default_value = "sluice-data")]
     pub data_dir: PathBuf,
-    /// How to print the result.
+    /// How to print the result; a table has a line a check.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
-}
-
-/// How to print the result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// One line a check, for people.
-    #[default]
-    Table,
-    /// One JSON document, for programs.
-    Json,
 }
 
 /// Runs the command; prints to standard output. The code is 1 when at least one check failed.
@@ -89,8 +85,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         report.extend(database);
     }
     match args.output {
-        Output::Table => print!("{report}"),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        Output::Table => out::text(&report),
+        Output::Json => out::line(serde_json::to_string_pretty(&report)?),
     }
     Ok(if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -98,25 +94,40 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// The configuration, or a line for each thing that is wrong.
 fn check_file(file: &Path, report: &mut Report) -> Option<Config> {
     const READ: &str = "file";
-    match config::load(file) {
+    match config::load_once(file) {
         Ok(config) => {
             report.pipeline = Some(config.pipeline.clone());
             report.push(Finding::ok(READ, format!("{} is a valid TracePipeline", config.pipeline)));
+            if let Some(until) = config.live.ended_override(Timestamp::now()) {
+                let detail = format!("the override ended at {until}: it has no effect");
+                report.push(
+                    Finding::notice("spec.override.until", detail).remedy("name a later time, or remove it"),
+                );
+            }
             Some(config)
         }
-        Err(ConfigError::Invalid { problems, .. }) => {
+        Err(ConfigError::Invalid { problems, path, .. }) => {
             for problem in problems.0 {
-                let subject = if problem.path.is_empty() { READ } else { &problem.path };
-                let finding = Finding::failed(subject, problem.message);
-                report.push(match document::describe(&problem.path) {
+                if problem.path.is_empty() {
+                    report.push(Finding::failed(READ, format!("{}: {}", path.display(), problem.message)));
+                    continue;
+                }
+                let finding = Finding::failed(&problem.path, problem.message);
+                // What Kubernetes says of its own fields explains none of our rules.
+                let is_ours = !problem.path.starts_with("metadata");
+                report.push(match document::describe(&problem.path).filter(|_| is_ours) {
                     Some(meaning) => finding.remedy(format!("correct the field, which means: {meaning}")),
                     None => finding,
                 });
             }
             None
         }
-        Err(error) => {
-            report.push(Finding::failed(READ, chain(&error)).remedy("name the pipeline's file with -f"));
+        Err(ConfigError::Unreadable { path, source }) => {
+            let finding = Finding::failed(READ, format!("{}: {source}", path.display()));
+            report.push(match source.kind() {
+                ErrorKind::NotFound => finding.remedy("name the pipeline's file with -f"),
+                _ => finding,
+            });
             None
         }
     }
@@ -128,7 +139,22 @@ fn check_credentials(config: &Config, secrets: &Secrets) -> Vec<Finding> {
         Err(error) => Finding::failed(path, chain(&error))
             .remedy("write the file, set the variable, or give another --secrets-dir"),
     };
-    credentials(config).into_iter().map(resolve).collect()
+    credentials(config).into_iter().map(resolve).chain(check_keys(config, secrets)).collect()
+}
+
+/// The keys that seal bodies: without one that is of use nothing is stored.
+fn check_keys(config: &Config, secrets: &Secrets) -> Vec<Finding> {
+    let Some(encryption) = &config.encryption else { return Vec::new() };
+    let ring = KeyRing::new(encryption, secrets.clone());
+    let check = |(index, name): (usize, &str)| {
+        let path = format!("spec.encryption.keys[{index}].secretKeyRef");
+        match ring.check(name) {
+            Ok(()) => Finding::ok(path, format!("the key {name} is of use")),
+            Err(error) => Finding::failed(path, chain(&error))
+                .remedy("put 32 random bytes in base64 there: openssl rand -base64 32"),
+        }
+    };
+    ring.names().enumerate().map(check).collect()
 }
 
 /// Every reference to a Secret, with the path of its field.

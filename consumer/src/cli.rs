@@ -5,8 +5,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::{check, consume, dead_letters, keys, loadgen, local, replay};
+use crate::{check, consume, dead_letters, keys, loadgen, local, out, replay};
 use clap::{Parser, Subcommand};
+use sluice_crds::problem::chain;
 
 /// Stores trace spans from a queue in the database you already run, at a rate that you change while it runs.
 #[derive(Debug, Parser)]
@@ -30,11 +31,17 @@ enum Command {
 /// How long threads that ask a broker or a disk are waited for once everything else has ended.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
 
-/// Reads the command line and does what it says.
-///
-/// # Errors
-/// What the subcommand says, for a person.
-pub fn main() -> anyhow::Result<ExitCode> {
+/// Reads the command line and does what it says. An error is told on one line, with its causes.
+pub fn main() -> ExitCode {
+    // Not by the standard library, which would print a backtrace where the environment asks for one: a mistake in a
+    // file is none of this program.
+    start().unwrap_or_else(|error| {
+        out::note(format_args!("Error: {}", chain(&*error)));
+        ExitCode::FAILURE
+    })
+}
+
+fn start() -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(run());
     // Left alone, the runtime waits for questions to a frozen broker until they time out.

@@ -161,7 +161,22 @@ pub enum Database {
 /// # Errors
 /// The file cannot be read, or everything that is wrong with it.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let text = read(path).map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
+    load_text(path, read(path))
+}
+
+/// As [`load`], but `-` is standard input: for a command that reads its pipeline once.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_once(path: &Path) -> Result<Config, ConfigError> {
+    if path != Path::new("-") {
+        return load(path);
+    }
+    load_text(Path::new("standard input"), read_from(io::stdin().lock()))
+}
+
+fn load_text(path: &Path, text: io::Result<String>) -> Result<Config, ConfigError> {
+    let text = text.map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
     let invalid = |problems| ConfigError::Invalid { path: path.into(), kind: "TracePipeline", problems };
     parse(&text).map_err(invalid)
 }
@@ -181,12 +196,17 @@ pub fn load_settings(path: &Path) -> Result<Config, ConfigError> {
 /// # Errors
 /// The file cannot be read, is larger than 1 MiB, or is not UTF-8 text.
 pub fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MOST_BYTES {
+    read_from(std::fs::File::open(path)?)
+}
+
+fn read_from(from: impl Read) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    from.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST_BYTES {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "expected at most 1 MiB"));
     }
-    Ok(text)
+    String::from_utf8(bytes)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "expected text in UTF-8, found other bytes"))
 }
 
 /// Checks the text of a pipeline file.

@@ -12,19 +12,20 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 
-use anyhow::Context;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin, CurrentSource};
 use crate::config::{self, Config, Database};
 use crate::decode::Decoder;
+use crate::http::{self, cannot_listen};
 use crate::live::api::Timing;
 use crate::live::cluster::{ConfigMapName, Places};
 use crate::live::{self, Applied};
 use crate::logging::{self, LogFormat};
 use crate::meter::Meters;
 use crate::pipeline::{self, DeadLetterTopic, MAX_LANES, Parts};
+use crate::place::make_folder;
 use crate::seal::{BODIES_PER_KEY, Sealing};
 use crate::secrets::{self, Secrets};
 use crate::stop;
@@ -37,13 +38,15 @@ use dead_letter_topic::KafkaDeadLetterTopic;
 
 /// Store spans from Kafka in a database, at the rate that the pipeline sets.
 ///
-/// With -f, saving the file with another `rateLimitQPS`, `override` or `suspend` takes effect within a second.
+/// With -f, saving the file with another value of a live field (`rateLimitQPS`, `override`, `suspend`, `schedule`, `guard`,
+/// `sink.retention`) takes effect within a second.
 /// With --settings, a new live document does.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   sluice consume -f pipeline.yaml
   sluice consume -f pipeline.yaml --secrets-dir /etc/sluice/secrets --admin 0.0.0.0:9464
   SLUICE_SECRET_DB_URL=mysql://user:password@host/traces sluice consume -f pipeline.yaml
+  sluice consume -f pipeline.yaml --admin 127.0.0.1:0     (a second one on the same machine)
 
 A secretKeyRef { name: db, key: url } is the file db/url under --secrets-dir, else the environment variable
 SLUICE_SECRET_DB_URL. What is not there yet is waited for; /status names it.
@@ -68,7 +71,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub live_dir: Option<PathBuf>,
     /// Where to serve /metrics, /livez, /readyz and /status; port 0 picks a free one and logs it.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
+    #[arg(long, value_name = "IP:PORT", value_parser = http::address, default_value = "127.0.0.1:9464")]
     pub admin: SocketAddr,
     /// Folder with one folder a Secret and one file a key.
     #[arg(long, value_name = "DIR")]
@@ -100,7 +103,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let admin_stop = CancellationToken::new();
     admin::serve(args.admin, admin, admin_stop.clone())
         .await
-        .with_context(|| format!("cannot serve the admin endpoints on {}", args.admin))?;
+        .map_err(cannot_listen("--admin", args.admin))?;
+    if let Database::Sqlite { claim_name } = &config.sink.database {
+        make_folder(&args.data_dir.join(claim_name))?;
+    }
     let store = open_store(&config, &secrets, &args.data_dir)?;
     let live = watch_live(&args, &config, stop.clone());
     tracing::info!(pipeline = %config.pipeline, settings = %config.settings_hash, "started");
@@ -162,7 +168,7 @@ impl Consumer<'_> {
             dead_letter_topic: config.dead_letter_topic.as_ref().map(|topic| -> Arc<dyn DeadLetterTopic> {
                 Arc::new(KafkaDeadLetterTopic::new(config.kafka.clone(), self.secrets.clone(), topic.clone()))
             }),
-            decoder: Decoder::new(config.format, &config.json).map_err(anyhow::Error::msg)?,
+            decoder: Decoder::new(config.format, &config.json)?,
             max_rows: config.sink.max_rows,
             max_delay: config.sink.max_delay,
             start_from: config.kafka.start_from.clone(),
@@ -232,11 +238,15 @@ pub(crate) fn open_store(
             manage_schema,
         })),
         Database::Sqlite { claim_name } => {
-            let dir = data_dir.join(claim_name);
-            std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-            Arc::new(SqliteStore::new(SqliteOptions { path: dir.join("sluice.db"), table, manage_schema }))
+            let path = sqlite_file(data_dir, claim_name);
+            Arc::new(SqliteStore::new(SqliteOptions { path, table, manage_schema }))
         }
     })
+}
+
+/// The SQLite database of a claim.
+pub(crate) fn sqlite_file(data_dir: &Path, claim_name: &str) -> PathBuf {
+    data_dir.join(claim_name).join("sluice.db")
 }
 
 #[cfg(test)]

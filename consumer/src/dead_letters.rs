@@ -5,6 +5,7 @@
 //! command may be interrupted and repeated.
 
 mod print;
+mod redrive;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -15,15 +16,14 @@ use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 
-use crate::place::{Opened, Place};
+use crate::out;
+use crate::place::{Opened, Place, cannot_read};
 use crate::print::{Output, moment};
 use crate::store::letter::{LetterFilter, LetterSummary};
 use crate::store::{Reason, Store};
 
 /// Letters that are read, marked or removed in one transaction: short ones, beside the consumers'.
 const PAGE: u32 = 500;
-/// Between two looks at what still waits.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// List, show, redrive or purge what could not be stored.
 #[derive(Debug, clap::Args)]
@@ -48,7 +48,7 @@ pub enum Command {
     /// Show one letter with its headers and bytes.
     Show(Show),
     /// Have letters stored after all: their consumers do it, at the pipeline's rate.
-    Redrive(Redrive),
+    Redrive(redrive::Redrive),
     /// Remove letters for good.
     Purge(Purge),
 }
@@ -84,7 +84,7 @@ pub struct List {
     #[arg(long)]
     pending: bool,
     /// Most letters to list.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     /// Only letters after this id: the next page.
     #[arg(long, value_name = "ID", default_value_t = 0)]
@@ -98,6 +98,7 @@ pub struct List {
 #[derive(Debug, clap::Args)]
 pub struct Show {
     /// The letter's id, as `list` prints it.
+    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
     id: i64,
     #[command(flatten)]
     place: Place,
@@ -106,36 +107,11 @@ pub struct Show {
     output: Output,
 }
 
-/// See [`Command::Redrive`].
-#[derive(Debug, clap::Args)]
-pub struct Redrive {
-    /// Ids, as `list` prints them; none: all that the filters leave.
-    ids: Vec<i64>,
-    #[command(flatten)]
-    place: Place,
-    #[command(flatten)]
-    filters: Filters,
-    /// All letters, where neither ids nor filters are given.
-    #[arg(long)]
-    all: bool,
-    /// Only say how many it would be.
-    #[arg(long)]
-    dry_run: bool,
-    /// Most letters to mark a second; 0: as fast as possible. Rows are stored at the pipeline's rate anyway.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    rate: u32,
-    /// Leave letters alone that were redriven and failed this many times.
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    max_attempts: u32,
-    /// Wait until none of the pipeline's letters waits any more.
-    #[arg(long)]
-    wait: bool,
-}
-
 /// See [`Command::Purge`].
 #[derive(Debug, clap::Args)]
 pub struct Purge {
     /// Ids, as `list` prints them; none: all that the filters leave.
+    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
     ids: Vec<i64>,
     #[command(flatten)]
     place: Place,
@@ -186,7 +162,7 @@ impl List {
         let mut after = self.after;
         // One more tells whether there are more.
         while letters.len() <= self.limit as usize {
-            let page = store.letters(&filter, after, PAGE).await.context(CANNOT_READ)?;
+            let page = store.letters(&filter, after, PAGE).await.map_err(cannot_read(LETTERS))?;
             let Some(last) = page.last() else { break };
             after = last.id;
             letters.extend(page);
@@ -194,8 +170,9 @@ impl List {
         let more = letters.len() > self.limit as usize;
         letters.truncate(self.limit as usize);
         match self.output {
-            Output::Table => print!("{}", print::table(&letters, more)),
-            Output::Json => println!("{}", serde_json::to_string_pretty(&print::list_json(&letters, more))?),
+            Output::Table if letters.is_empty() && self.after > 0 => out::line("no more dead letters"),
+            Output::Table => out::text(print::table(&letters, more)),
+            Output::Json => out::line(serde_json::to_string_pretty(&print::list_json(&letters, more))?),
         }
         store.close().await;
         Ok(ExitCode::SUCCESS)
@@ -204,163 +181,87 @@ impl List {
 
 impl Show {
     async fn run(self) -> anyhow::Result<ExitCode> {
-        let Opened { store, sealing } = self.place.open()?;
-        let letter = store.letter(self.id).await.context(CANNOT_READ)?;
+        let Opened { store, sealing, .. } = self.place.open()?;
+        let letter = store.letter(self.id).await.map_err(cannot_read(LETTERS))?;
         let letter = letter.with_context(|| format!("there is no dead letter {} in this table", self.id))?;
         let letter = sealing.open_letter(&*store, letter).await.context("cannot open the dead letter")?;
         store.close().await;
         match self.output {
-            Output::Table => print!("{}", print::letter(&letter)),
-            Output::Json => println!("{}", serde_json::to_string_pretty(&print::letter_json(&letter))?),
+            Output::Table => out::text(print::letter(&letter)),
+            Output::Json => out::line(serde_json::to_string_pretty(&print::letter_json(&letter))?),
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-const CANNOT_READ: &str =
-    "cannot read the dead letters; `sluice check --connect` tells whether database and rights are in order";
+const LETTERS: &str = "the dead letters";
 
-/// What a command is about: ids that were named, or a filter.
-fn chosen(ids: &[i64], filters: &Filters, all: bool) -> anyhow::Result<Option<LetterFilter>> {
-    let filter = filters.filter();
-    if !ids.is_empty() {
-        ensure!(filter == LetterFilter::default() && !all, "expected ids or filters, found both");
-        return Ok(None);
-    }
-    ensure!(
-        filter != LetterFilter::default() || all,
-        "expected ids, filters or --all: see what there is with `sluice dead-letters list`"
-    );
-    Ok(Some(filter))
-}
-
-/// The next letters that are meant: ascending ids after `after`.
-async fn next_page(
-    store: &dyn Store,
-    ids: &[i64],
-    filter: Option<&LetterFilter>,
+/// The letters that a command is about, a page at a time.
+struct Chosen {
+    /// Ascending; empty where the filter says which.
+    ids: Vec<i64>,
+    filter: Option<LetterFilter>,
+    /// The last id that was looked at.
     after: i64,
-) -> anyhow::Result<Vec<LetterSummary>> {
-    if let Some(filter) = filter {
-        return store.letters(filter, after, PAGE).await.context(CANNOT_READ);
-    }
-    let mut page = Vec::new();
-    for id in ids.iter().filter(|id| **id > after).take(PAGE as usize) {
-        let found = store.letters(&LetterFilter::default(), *id - 1, 1).await.context(CANNOT_READ)?;
-        match found.into_iter().find(|letter| letter.id == *id) {
-            Some(letter) => page.push(letter),
-            None => eprintln!("there is no dead letter {id} in this table"),
-        }
-    }
-    Ok(page)
+    /// Ids that were named and are not there.
+    missing: usize,
 }
 
-impl Redrive {
-    async fn run(self) -> anyhow::Result<ExitCode> {
-        let filter = chosen(&self.ids, &self.filters, self.all)?;
-        let store = self.place.open()?.store;
-        let mut ids = self.ids.clone();
-        ids.sort_unstable();
-        let bar = spinner("marking dead letters");
-        let (mut marked, mut waiting, mut tired, mut after) = (0, 0, 0, 0);
-        let mut due = tokio::time::Instant::now();
-        loop {
-            let page = next_page(&*store, &ids, filter.as_ref(), after).await?;
-            let Some(last) = page.last() else { break };
-            after = last.id;
-            let (try_again, failed_often): (Vec<_>, Vec<_>) =
-                page.iter().partition(|letter| letter.attempts < self.max_attempts);
-            tired += failed_often.len();
-            let fresh: Vec<i64> =
-                try_again.iter().filter(|letter| !letter.pending).map(|letter| letter.id).collect();
-            waiting += try_again.len() - fresh.len();
-            // A page at a time where there is no limit, else a second's worth.
-            let piece = if self.rate == 0 { PAGE as usize } else { (self.rate as usize).min(PAGE as usize) };
-            for ids in fresh.chunks(piece) {
-                if !self.dry_run {
-                    store.mark(ids).await.context("cannot mark dead letters")?;
-                }
-                marked += ids.len();
-                bar.set_position(marked as u64);
-                if self.rate > 0 && !self.dry_run {
-                    due += Duration::from_secs_f64(ids.len() as f64 / f64::from(self.rate));
-                    tokio::time::sleep_until(due).await;
-                }
-            }
-        }
-        bar.finish_and_clear();
-        let done = if self.dry_run { "would be marked" } else { "marked" };
-        println!("{marked} {done} to be redriven, {waiting} waited already");
-        if tired > 0 {
-            println!(
-                "{tired} left alone, because they failed {} times: raise --max-attempts",
-                self.max_attempts
+impl Chosen {
+    fn new(ids: &[i64], filters: &Filters, all: bool) -> anyhow::Result<Self> {
+        let filter = filters.filter();
+        let is_open = filter == LetterFilter::default();
+        if ids.is_empty() {
+            ensure!(
+                !is_open || all,
+                "expected ids, filters or --all: see what there is with `sluice dead-letters list`"
             );
+            return Ok(Self { ids: Vec::new(), filter: Some(filter), after: 0, missing: 0 });
         }
-        if !self.dry_run && marked + waiting > 0 {
-            if self.wait {
-                wait_for_none(&*store).await?;
-            } else {
-                println!(
-                    "their consumers store them within seconds, at the pipeline's rate; see them with\n  \
-                    sluice dead-letters list --pending"
-                );
-            }
-        }
-        store.close().await;
-        Ok(ExitCode::SUCCESS)
+        ensure!(is_open && !all, "expected ids or filters, found both");
+        let mut ids = ids.to_owned();
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(Self { ids, filter: None, after: 0, missing: 0 })
     }
-}
 
-/// Waits until no letter of the table waits to be redriven.
-async fn wait_for_none(store: &dyn Store) -> anyhow::Result<()> {
-    let bar = spinner("waiting for the consumers");
-    let pending = LetterFilter { pending: Some(true), ..LetterFilter::default() };
-    let mut before = None;
-    loop {
-        let (mut count, mut after) = (0, 0);
-        loop {
-            let page = store.letters(&pending, after, PAGE).await.context(CANNOT_READ)?;
-            let Some(last) = page.last() else { break };
-            after = last.id;
-            count += page.len() as u64;
+    /// The next ones, ascending; none at the end.
+    async fn next(&mut self, store: &dyn Store) -> anyhow::Result<Vec<LetterSummary>> {
+        if let Some(filter) = &self.filter {
+            let page = store.letters(filter, self.after, PAGE).await.map_err(cannot_read(LETTERS))?;
+            self.after = page.last().map_or(self.after, |last| last.id);
+            return Ok(page);
         }
-        bar.set_message(format!("{count} dead letters wait for their consumers"));
-        if before != Some(count) && bar.is_hidden() {
-            println!("{count} dead letters wait for their consumers");
-        }
-        before = Some(count);
-        if count == 0 {
-            bar.finish_and_clear();
-            println!("none waits any more; what failed again is listed with its attempts");
-            return Ok(());
-        }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted.context("cannot listen for Ctrl-C")?;
-                bar.finish_and_clear();
-                println!("{count} still wait; they stay marked");
-                return Ok(());
+        let mut page = Vec::new();
+        while page.len() < PAGE as usize
+            && let Some(id) = self.ids.iter().copied().find(|id| *id > self.after)
+        {
+            self.after = id;
+            let found = store.letters(&LetterFilter::default(), id - 1, 1).await;
+            match found.map_err(cannot_read(LETTERS))?.into_iter().find(|letter| letter.id == id) {
+                Some(letter) => page.push(letter),
+                None => {
+                    self.missing += 1;
+                    out::note(format_args!("there is no dead letter {id} in this table"));
+                }
             }
         }
+        Ok(page)
     }
 }
 
 impl Purge {
     async fn run(self) -> anyhow::Result<ExitCode> {
-        let filter = chosen(&self.ids, &self.filters, self.all)?;
+        let mut chosen = Chosen::new(&self.ids, &self.filters, self.all)?;
         ensure!(self.dry_run || self.yes, "removing is for good: say --yes, or look first with --dry-run");
         let store = self.place.open()?.store;
-        let mut ids = self.ids.clone();
-        ids.sort_unstable();
         let bar = spinner("removing dead letters");
-        let (mut removed, mut after) = (0, 0);
+        let mut removed = 0;
         loop {
-            let page = next_page(&*store, &ids, filter.as_ref(), after).await?;
-            let Some(last) = page.last() else { break };
-            after = last.id;
-            let page: Vec<i64> = page.iter().map(|letter| letter.id).collect();
+            let page: Vec<i64> = chosen.next(&*store).await?.iter().map(|letter| letter.id).collect();
+            if page.is_empty() {
+                break;
+            }
             removed += if self.dry_run {
                 page.len() as u64
             } else {
@@ -369,7 +270,7 @@ impl Purge {
             bar.set_position(removed);
         }
         bar.finish_and_clear();
-        println!("{removed} {}", if self.dry_run { "would be removed" } else { "removed" });
+        out::line(format_args!("{removed} {}", if self.dry_run { "would be removed" } else { "removed" }));
         store.close().await;
         Ok(ExitCode::SUCCESS)
     }

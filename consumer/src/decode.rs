@@ -21,6 +21,7 @@ mod auto;
 mod jaeger_proto;
 mod jaeger_tags;
 mod json;
+pub(crate) mod number;
 mod otlp_json;
 mod otlp_proto;
 mod output;
@@ -31,9 +32,13 @@ mod zipkin_proto;
 
 use sluice_crds::v1alpha1::{Format, JsonPaths};
 
+pub use self::json::PathError;
 use self::json::{Message, Paths};
 use self::output::Output;
 use crate::span::{SpanBuf, SpanDefect};
+
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A span that cannot become a row; its message could be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,8 +89,8 @@ impl Decoder {
     /// A decoder for a format; `json` tells the `Json` format where its parts are.
     ///
     /// # Errors
-    /// A path that is no JSON Pointer, with the field's name.
-    pub fn new(format: Format, json: &JsonPaths) -> Result<Self, String> {
+    /// A path that is no JSON Pointer.
+    pub fn new(format: Format, json: &JsonPaths) -> Result<Self, PathError> {
         Ok(Self { format, json: Paths::new(json)?, zipkin: Paths::zipkin() })
     }
 
@@ -170,8 +175,9 @@ impl Decoder {
     }
 }
 
-/// The text of a JSON message.
+/// The text of a JSON message, without the mark that some writers put before it (RFC 8259, 8.1, lets readers do so).
 fn text(payload: &[u8]) -> Result<&str, DecodeError> {
+    let payload = payload.strip_prefix(BYTE_ORDER_MARK).unwrap_or(payload);
     let text = std::str::from_utf8(payload).map_err(|error| DecodeError::Malformed {
         format: "JSON",
         detail: format!("not UTF-8 at byte {}", error.valid_up_to()),

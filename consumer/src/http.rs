@@ -6,6 +6,7 @@
 //! [`BUFFER`] of what was sent before it is a body. How long a body may take is its reader's matter.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -40,6 +41,36 @@ pub struct Limits {
     pub connections: usize,
     /// Longest wait for the head of a request, and for a client that reads nothing.
     pub patience: Duration,
+}
+
+/// An address to listen on, from the command line.
+///
+/// # Errors
+/// What was expected. A host's name is none: it may have several addresses.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected IP:PORT, such as 127.0.0.1:9464 or 0.0.0.0:9464".to_owned())
+}
+
+/// What a person must know of an address, given with `option`, that cannot be listened on.
+pub fn cannot_listen(option: &'static str, address: SocketAddr) -> impl FnOnce(io::Error) -> anyhow::Error {
+    move |error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                let free = SocketAddr::new(address.ip(), 0);
+                format!(
+                    "stop what does, or choose another port: {option} {free} takes one that is free, and logs it"
+                )
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                let own = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port());
+                format!(
+                    "this machine does not have that address: choose one that it has, such as {option} {own}"
+                )
+            }
+            _ => format!("choose another address with {option}"),
+        };
+        anyhow::anyhow!("cannot listen on {address}: {error}; {remedy}")
+    }
 }
 
 /// Serves until `stop`; then requests under way are finished, for as long as that takes.

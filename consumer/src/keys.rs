@@ -14,7 +14,8 @@ use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use sluice_crds::problem::chain;
 
-use crate::place::{Opened, Place};
+use crate::out;
+use crate::place::{Opened, Place, cannot_read};
 use crate::print::Output;
 use crate::seal::KeyRing;
 use crate::secrets::Secrets;
@@ -80,8 +81,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-const CANNOT_READ: &str =
-    "cannot read the keys; `sluice check --connect` tells whether database and rights are in order";
+const KEYS: &str = "the keys";
 
 /// The pipeline's ring, store and table.
 struct Keys {
@@ -92,13 +92,12 @@ struct Keys {
 
 impl Keys {
     fn open(place: &Place) -> anyhow::Result<Self> {
-        let config = place.config()?;
+        let Opened { config, store, .. } = place.open()?;
         let encryption = config.encryption.as_ref();
         let encryption = encryption.context(
             "spec.encryption is not set: this pipeline seals nothing (keys that sealed older rows belong there, too)",
         )?;
         let ring = KeyRing::new(encryption, Secrets::new(place.secrets_dir.clone()));
-        let Opened { store, .. } = place.open()?;
         Ok(Self { ring, store, table: config.sink.table })
     }
 }
@@ -106,13 +105,13 @@ impl Keys {
 impl Status {
     async fn run(self) -> anyhow::Result<ExitCode> {
         let Keys { ring, store, .. } = Keys::open(&self.place)?;
-        let wrapped = store.data_keys().await.context(CANNOT_READ)?;
-        let dictionaries = store.dictionaries().await.context(CANNOT_READ)?;
+        let wrapped = store.data_keys().await.map_err(cannot_read(KEYS))?;
+        let dictionaries = store.dictionaries().await.map_err(cannot_read(KEYS))?;
         store.close().await;
         let report = print::Report::new(&ring, &wrapped, &dictionaries);
         match self.output {
-            Output::Table => print!("{}", report.table()),
-            Output::Json => println!("{}", serde_json::to_string_pretty(&report.json())?),
+            Output::Table => out::text(report.table()),
+            Output::Json => out::line(serde_json::to_string_pretty(&report.json())?),
         }
         Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
@@ -122,16 +121,16 @@ impl Rotate {
     async fn run(self) -> anyhow::Result<ExitCode> {
         let keys = Keys::open(&self.place)?;
         keys.ring.check(keys.ring.primary()).context("the primary key is of no use")?;
-        let wrapped = keys.store.data_keys().await.context(CANNOT_READ)?;
+        let wrapped = keys.store.data_keys().await.map_err(cannot_read(KEYS))?;
         let old: Vec<&WrappedKey> =
             wrapped.iter().filter(|key| key.wrapped_by != keys.ring.primary()).collect();
         if self.dry_run {
-            println!(
+            out::line(format_args!(
                 "{} of {} data keys would be wrapped by {}",
                 old.len(),
                 wrapped.len(),
                 keys.ring.primary()
-            );
+            ));
             return Ok(ExitCode::SUCCESS);
         }
         let bar = progress(old.len() as u64, "data keys");
@@ -141,14 +140,14 @@ impl Rotate {
                 Ok(swapped) => done += u32::from(swapped),
                 Err(error) => {
                     failed += 1;
-                    bar.suspend(|| eprintln!("data key {}: {error:#}", key.id));
+                    bar.suspend(|| out::note(format_args!("data key {}: {error:#}", key.id)));
                 }
             }
             bar.inc(1);
         }
         bar.finish_and_clear();
         keys.store.close().await;
-        println!("{done} data keys wrapped by {}; no row was rewritten", keys.ring.primary());
+        out::line(format_args!("{done} data keys wrapped by {}; no row was rewritten", keys.ring.primary()));
         ensure!(
             failed == 0,
             "{failed} data keys could not be wrapped anew: put back what is missing, and repeat"

@@ -1,6 +1,10 @@
 //! The data plane of Sluice: spans from a queue into a database, at a rate that a saved edit changes.
 
+// Panics where nobody reads any more: see `out`.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod admin;
+pub mod backoff;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -16,6 +20,7 @@ pub mod loadgen;
 pub mod local;
 pub mod logging;
 pub mod meter;
+pub mod out;
 pub mod pipeline;
 pub mod place;
 #[cfg(feature = "planted")]

@@ -12,18 +12,21 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use sluice_crds::v1alpha1::Format;
+use tokio_util::sync::CancellationToken;
 
 use self::round::{Shape, Stream};
 use self::tally::{Pace, Summary, Tally};
 use self::target::http::{self, HttpTarget};
 use self::target::kafka::{self, KafkaTarget};
-use crate::stop;
+use crate::print::Output;
+use crate::{out, stop};
 
 /// How often the progress bar moves.
 const REFRESH: Duration = Duration::from_millis(200);
+/// When a trouble that lasts is told once where there is no progress bar.
+const NOTE_AFTER: Duration = Duration::from_secs(2);
 
 /// Send made-up traces to Kafka or over HTTP.
 ///
@@ -34,9 +37,10 @@ const REFRESH: Duration = Duration::from_millis(200);
   sluice loadgen --http http://127.0.0.1:9411 --traces 100
   sluice loadgen --bootstrap-servers localhost:9092 --topic spans --rate 5000 --duration 60
   sluice loadgen --bootstrap-servers localhost:9092 --topic spans --spans 1000000 --format OtlpProto -o json")]
+#[command(group = clap::ArgGroup::new("target").args(["http", "topic"]).required(true))]
 pub struct Args {
     /// Send over HTTP to this base URL.
-    #[arg(long, value_name = "URL", conflicts_with = "topic", required_unless_present = "topic")]
+    #[arg(long, value_name = "URL")]
     pub http: Option<String>,
     /// Requests under way at the same time.
     #[arg(long, value_name = "N", default_value_t = 8)]
@@ -85,16 +89,6 @@ pub struct Args {
     pub output: Output,
 }
 
-/// How the summary looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// One JSON object.
-    Json,
-}
-
 /// Formats are named as in the pipeline file.
 fn format(text: &str) -> Result<Format, String> {
     let format = serde_json::from_value(serde_json::Value::String(text.to_owned())).ok();
@@ -129,11 +123,40 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let progress = progress(stream.left());
     let pace = Pace::start(args.rate, args.duration.map(Duration::from_secs));
     let showing = tokio::spawn(show(progress.clone(), tally.clone(), pace.began()));
+    let output = args.output;
+    let sent = send(args, stream, pace, &tally, stop).await;
+    showing.abort();
+    progress.finish_and_clear();
+    sent?;
+    let summary = tally.finish(pace.began());
+    print(&summary, output)?;
+    if let Some(error) = tally.ledger_error() {
+        bail!("the ledger does not hold every acknowledged span: {error}");
+    }
+    if summary.not_acknowledged_spans > 0 {
+        bail!(
+            "{} of {} spans were not acknowledged{}",
+            summary.not_acknowledged_spans,
+            summary.spans,
+            summary.first_error.map_or_else(String::new, |error| format!("; the first reason: {error}"))
+        );
+    }
+    Ok(())
+}
+
+/// Sends everything; ends when it is answered.
+async fn send(
+    args: Args,
+    stream: Stream,
+    pace: Pace,
+    tally: &Arc<Tally>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     match (args.http, args.topic) {
         (Some(url), _) => {
             let target = HttpTarget { url, connections: args.connections };
             let stream = Arc::new(Mutex::new(stream));
-            http::run(&target, args.format, &stream, pace, &tally, &stop).await?;
+            http::run(&target, args.format, &stream, pace, tally, &stop).await?;
         }
         (None, Some(topic)) => {
             let target = KafkaTarget {
@@ -147,21 +170,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
                 .await??;
         }
         (None, None) => bail!("either --http or --topic is needed"),
-    }
-    let summary = tally.finish(pace.began());
-    showing.abort();
-    progress.finish_and_clear();
-    print(&summary, args.output)?;
-    if let Some(error) = tally.ledger_error() {
-        bail!("the ledger does not hold every acknowledged span: {error}");
-    }
-    if summary.not_acknowledged_spans > 0 {
-        bail!(
-            "{} of {} spans were not acknowledged{}",
-            summary.not_acknowledged_spans,
-            summary.spans,
-            summary.first_error.map_or_else(String::new, |error| format!("; the first reason: {error}"))
-        );
     }
     Ok(())
 }
@@ -183,27 +191,39 @@ fn progress(spans: u64) -> ProgressBar {
 
 async fn show(progress: ProgressBar, tally: Arc<Tally>, began: Instant) {
     let mut ticks = tokio::time::interval(REFRESH);
+    let mut noted = false;
     loop {
         ticks.tick().await;
         let (under_way, acknowledged, failed) = tally.progress();
         let rate = acknowledged as f64 / began.elapsed().as_secs_f64().max(1e-3);
+        let trouble = tally.refusal();
+        let told = trouble.as_ref().map_or_else(String::new, |reason| format!(", last error: {reason}"));
         progress.set_position(acknowledged);
-        progress.set_message(format!("{under_way} under way, {failed} failed, {rate:.0}/s"));
+        progress.set_message(format!("{under_way} under way, {failed} failed, {rate:.0}/s{told}"));
         progress.tick();
+        if let Some(reason) =
+            trouble.filter(|_| progress.is_hidden() && !noted && began.elapsed() >= NOTE_AFTER)
+        {
+            out::note(format_args!(
+                "{under_way} spans are under way and {acknowledged} were taken so far: {reason}"
+            ));
+            noted = true;
+        }
     }
 }
 
 fn print(summary: &Summary, output: Output) -> anyhow::Result<()> {
     if output == Output::Json {
-        println!("{}", serde_json::to_string(summary)?);
+        out::line(serde_json::to_string(summary)?);
         return Ok(());
     }
-    println!("messages            {:>14}", summary.messages);
-    println!("spans               {:>14}", summary.spans);
-    println!("  acknowledged      {:>14}", summary.acknowledged_spans);
-    println!("  not acknowledged  {:>14}", summary.not_acknowledged_spans);
-    println!("bytes               {:>14}", summary.bytes);
-    println!("seconds             {:>14.3}", summary.seconds);
-    println!("spans per second    {:>14.0}", summary.spans_per_second);
+    let Summary { messages, spans, bytes, seconds, .. } = summary;
+    out::line(format_args!("messages            {messages:>14}"));
+    out::line(format_args!("spans               {spans:>14}"));
+    out::line(format_args!("  acknowledged      {:>14}", summary.acknowledged_spans));
+    out::line(format_args!("  not acknowledged  {:>14}", summary.not_acknowledged_spans));
+    out::line(format_args!("bytes               {bytes:>14}"));
+    out::line(format_args!("seconds             {seconds:>14.3}"));
+    out::line(format_args!("spans per second    {:>14.0}", summary.spans_per_second));
     Ok(())
 }

@@ -31,11 +31,12 @@ use self::query::Traces;
 use crate::admin::{self, Admin, CurrentSource};
 use crate::config::{self, Config, Topics};
 use crate::decode::Decoder;
-use crate::http::{self, Limits};
+use crate::http::{self, Limits, cannot_listen};
 use crate::live;
 use crate::logging::{self, LogFormat};
 use crate::meter::Meters;
 use crate::pipeline::{self, Parts};
+use crate::place::make_folder;
 use crate::seal::Sealing;
 use crate::secrets::Secrets;
 use crate::source::queue::{DEFAULT_MAX_BYTES, DEFAULT_PARTITIONS, Queue, QueueOptions};
@@ -70,10 +71,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "sluice-data")]
     pub data_dir: PathBuf,
     /// Where to take spans and give traces; port 0 picks a free one and logs it.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9411")]
+    #[arg(long, value_name = "IP:PORT", value_parser = http::address, default_value = "127.0.0.1:9411")]
     pub listen: SocketAddr,
     /// Where to serve /metrics, /livez, /readyz and /status; port 0 picks a free one and logs it.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
+    #[arg(long, value_name = "IP:PORT", value_parser = http::address, default_value = "127.0.0.1:9464")]
     pub admin: SocketAddr,
     /// Send made-up traces, first in a burst well over the rate, and show what happens.
     #[arg(long)]
@@ -91,16 +92,17 @@ pub struct Args {
 /// # Errors
 /// What a person must know; printed with its causes.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let screen = if args.demo { Screen::on_terminal() } else { None };
+    let with_screen = args.demo && args.log_format != LogFormat::Json;
+    let screen = if with_screen { Screen::on_terminal() } else { None };
     match &screen {
         Some(screen) => logging::start_with(LogFormat::Human, screen.log_writer()),
         None => logging::start(args.log_format),
     }
     let data_dir = &args.data_dir;
-    std::fs::create_dir_all(data_dir).with_context(|| format!("cannot create {}", data_dir.display()))?;
-    let file = match args.file {
-        Some(file) => file,
-        None => first_pipeline(data_dir)?,
+    make_folder(data_dir)?;
+    let (file, again) = match args.file {
+        Some(file) => (file.clone(), format!(" -f {}", file.display())),
+        None => (first_pipeline(data_dir)?, String::new()),
     };
     let config = config::load(&file)?;
     if args.demo && !demo::can_feed(config.format) {
@@ -113,7 +115,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(topic) = &config.dead_letter_topic {
         tracing::warn!(
             topic,
-            "deadLetter.topic is not fed here; `sluice dead-letters list --local` shows what it would get"
+            "deadLetter.topic is not fed here; `sluice dead-letters list --local {}{again}` shows what it would get",
+            data_dir.display()
         );
     }
     let stop = stop::on_signal()?;
@@ -122,7 +125,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let store = open_store(&config, &database)?;
     let sealing = Arc::new(config.sealing(&Secrets::new(args.secrets_dir)));
     let meters = Arc::new(Meters::default());
-    let decoder = Decoder::new(config.format, &config.json).map_err(anyhow::Error::msg)?;
+    let decoder = Decoder::new(config.format, &config.json)?;
     let ingest = Arc::new(Ingest::new(queue.clone(), config.format, decoder));
     let admin_stop = CancellationToken::new();
     let source = CurrentSource::default();
@@ -130,14 +133,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let admin = Admin { identity: config.identity(), meters: meters.clone(), source };
     admin::serve(args.admin, admin, admin_stop.clone())
         .await
-        .with_context(|| in_use("--admin", args.admin))?;
+        .map_err(cannot_listen("--admin", args.admin))?;
     let (address, http) = serve(
         args.listen,
         router(ingest.clone(), Traces { store: store.clone(), sealing: sealing.clone() }),
         stop.clone(),
     )
     .await
-    .with_context(|| in_use("--listen", args.listen))?;
+    .map_err(cannot_listen("--listen", args.listen))?;
     tracing::info!(%address, data = %data_dir.display(), pipeline = %file.display(),
         rate = config.live.rate_limit_qps, "started; save the pipeline file to change the rate");
     let demo = args.demo.then(|| {
@@ -162,10 +165,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         config.sink.table
     );
     Ok(())
-}
-
-fn in_use(option: &str, address: SocketAddr) -> String {
-    format!("cannot listen on {address}; stop what does, or choose another address with {option}")
 }
 
 /// The database of a data folder.
@@ -230,7 +229,7 @@ fn parts(
         sealing,
         // It has no brokers.
         dead_letter_topic: None,
-        decoder: Decoder::new(config.format, &config.json).map_err(anyhow::Error::msg)?,
+        decoder: Decoder::new(config.format, &config.json)?,
         max_rows: config.sink.max_rows,
         max_delay: config.sink.max_delay,
         start_from: config.kafka.start_from.clone(),

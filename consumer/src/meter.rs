@@ -4,12 +4,14 @@
 //! somebody asks.
 
 mod dead_letter_topic;
+mod errors;
+mod history;
 mod lanes;
 mod retention;
 mod status;
 mod trouble;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -20,18 +22,16 @@ use crate::last_error::LastError;
 use crate::live::{Applied, Origin};
 use crate::seal;
 use crate::source::TopicPartition;
-use crate::store::{ErrorKind, Reason, StoreError};
+use crate::store::{ErrorKind, Reason};
 
-use lanes::{LaneTime, Spent};
+use history::{History, Sample};
+use lanes::LaneTime;
 use trouble::Troubles;
 
 pub use dead_letter_topic::{DeadLetterTopicMeter, DeadLetterTopicStatus};
 pub use lanes::{ACTIVITIES, Activity, LaneMeter};
 pub use retention::{RetentionMeter, RetentionStatus};
 pub use status::{ErrorStatus, Identity, PartitionStatus, StatusDocument};
-
-/// Span over which the achieved rate is measured.
-const ACHIEVED_OVER: Duration = Duration::from_secs(5);
 
 /// Counters of one pipeline in this process.
 #[derive(Debug)]
@@ -64,9 +64,10 @@ pub struct Meters {
     rate: Mutex<Rate>,
     /// Owned ones; none while they are being opened.
     partitions: Mutex<BTreeMap<TopicPartition, Option<PartitionMeter>>>,
-    topic_retention: Mutex<Option<Duration>>,
+    /// By topic.
+    topic_retention: Mutex<BTreeMap<String, Duration>>,
     troubles: Mutex<Troubles>,
-    history: Mutex<VecDeque<Sample>>,
+    history: Mutex<History>,
     /// Old rows that are removed.
     pub retention: RetentionMeter,
     /// Copies of dead letters.
@@ -99,15 +100,6 @@ struct Rate {
     origin: Option<Origin>,
     refused: Option<LastError>,
     sources: Vec<(Origin, bool)>,
-}
-
-/// What is compared to tell what the last seconds were spent with.
-#[derive(Debug)]
-struct Sample {
-    at: Instant,
-    /// Rows and dead letters.
-    written: u64,
-    lanes: Vec<Spent>,
 }
 
 /// What has been reached at least once since the start; nothing takes it back.
@@ -189,92 +181,6 @@ impl Meters {
             self.settled_spans.fetch_add(spans, Relaxed);
         }
         self.store_works(Some(at));
-    }
-
-    /// Ends a spell of errors of the store: a partition's, or those that concern the whole process.
-    pub fn store_works(&self, at: Option<&TopicPartition>) {
-        if lock(&self.troubles).store_works(at) {
-            tracing::info!("the database works again");
-        }
-    }
-
-    /// Counts an error of the store that holds up a partition, or the whole process; the first of a spell is logged
-    /// as a warning.
-    pub fn store_failed(&self, at: Option<&TopicPartition>, error: &StoreError) {
-        self.store_refused(error);
-        if lock(&self.troubles).store_failed(at, error) {
-            let last = LastError::from(error);
-            let reason = last.reason.as_str();
-            let waits = at.map_or_else(|| "the start".to_owned(), |at| format!("partition {at}"));
-            tracing::warn!(reason, kind = ?error.kind, error = %last.message, "{waits} waits for the database");
-        }
-    }
-
-    /// Counts an error of the store that holds up nothing, such as a row that becomes a dead letter.
-    pub fn store_refused(&self, error: &StoreError) {
-        self.count_error(error.kind);
-    }
-
-    /// Counts a failed renewal of the lease; the first of a spell is logged.
-    pub fn lease_failed(&self, error: &StoreError) {
-        self.count_error(error.kind);
-        let last = LastError::from(error);
-        let mut troubles = lock(&self.troubles);
-        if troubles.lease.is_none() {
-            tracing::warn!(error = %last.message, "the lease of the rate was not renewed; releases stop when it ends");
-        }
-        troubles.lease = Some(last);
-    }
-
-    /// Counts a renewal and ends a spell of failed ones.
-    pub fn lease_renewed(&self) {
-        self.lease_renewals.fetch_add(1, Relaxed);
-        if lock(&self.troubles).renewed() {
-            tracing::info!("the database works again");
-        }
-    }
-
-    /// Remembers an error of the source as a whole. The first of a spell, and the first for another reason, is logged.
-    pub fn source_failed(&self, error: LastError) {
-        self.any_source_failed(None, error);
-    }
-
-    /// Remembers an error of the source that holds up one partition; logged likewise.
-    pub fn partition_failed(&self, at: &TopicPartition, error: LastError) {
-        self.any_source_failed(Some(at), error);
-    }
-
-    fn any_source_failed(&self, at: Option<&TopicPartition>, error: LastError) {
-        if lock(&self.troubles).source_failed(at, error.clone()) {
-            tracing::warn!(reason = error.reason.as_str(), error = %error.message, "the source has trouble");
-        }
-    }
-
-    /// Ends a spell of errors of the source as a whole.
-    pub fn source_works(&self) {
-        if lock(&self.troubles).source_works(None) {
-            tracing::info!("the source works again");
-        }
-    }
-
-    /// The partition is open: brokers and database have answered for it, so neither is away.
-    pub fn opened(&self, at: &TopicPartition) {
-        self.store_works(Some(at));
-        self.partition_works(at);
-        self.source_works();
-    }
-
-    /// Ends a partition's spell of errors of the source.
-    pub fn partition_works(&self, at: &TopicPartition) {
-        if lock(&self.troubles).source_works(Some(at)) {
-            tracing::info!("the source works again");
-        }
-    }
-
-    fn count_error(&self, kind: ErrorKind) {
-        if let Some(index) = ERROR_KINDS.iter().position(|(known, _)| *known == kind) {
-            self.errors[index].fetch_add(1, Relaxed);
-        }
     }
 
     /// What the live document says and where it came from.
@@ -361,16 +267,15 @@ impl Meters {
         lock(&self.troubles).remove(at);
     }
 
-    /// The shortest time for which the broker keeps messages of the owned partitions; none where that is unknown or
-    /// without end.
-    pub fn set_topic_retention(&self, retention: Option<Duration>) {
-        *lock(&self.topic_retention) = retention;
+    /// How long the broker keeps messages of topics with owned partitions; those of which that is unknown or without end
+    /// are left out.
+    pub fn set_topic_retention(&self, kept: BTreeMap<String, Duration>) {
+        *lock(&self.topic_retention) = kept;
     }
 
-    /// Owned partitions that are read.
-    pub fn partitions(&self) -> BTreeMap<TopicPartition, PartitionMeter> {
-        let partitions = lock(&self.partitions);
-        partitions.iter().filter_map(|(at, meter)| Some((at.clone(), (*meter)?))).collect()
+    /// Owned partitions; none of one that is being opened, and perhaps has to wait for the database.
+    pub fn partitions(&self) -> BTreeMap<TopicPartition, Option<PartitionMeter>> {
+        lock(&self.partitions).clone()
     }
 
     /// Dead letters of a reason since the start.
@@ -406,13 +311,21 @@ impl Meters {
 
     /// Takes a sample for the achieved rate; called about once a second.
     pub fn tick(&self) {
-        let written = self.stored.load(Relaxed) + self.all_dead_letters();
-        let lanes = lock(&self.lanes).iter().map(LaneTime::spent).collect();
-        let sample = Sample { at: Instant::now(), written, lanes };
-        let mut history = lock(&self.history);
-        history.push_back(sample);
-        while history.len() > 2 && history[history.len() - 1].at - history[1].at >= ACHIEVED_OVER {
-            history.pop_front();
-        }
+        // In this order: spans without their message would be a message too few.
+        let settled_spans = self.settled_spans.load(Relaxed);
+        let (whole, effective) = {
+            let rate = lock(&self.rate);
+            (rate.whole, rate.effective)
+        };
+        let sample = Sample {
+            at: Instant::now(),
+            written: self.stored.load(Relaxed) + self.all_dead_letters(),
+            messages: self.messages.load(Relaxed),
+            settled_spans,
+            whole,
+            effective,
+            lanes: lock(&self.lanes).iter().map(LaneTime::spent).collect(),
+        };
+        lock(&self.history).push(sample);
     }
 }

@@ -12,6 +12,7 @@
 //! that what belongs to an earlier opening is recognised and dropped.
 
 pub mod batch;
+mod beside;
 mod dead_letter_topic;
 mod driver;
 pub mod id;
@@ -29,7 +30,6 @@ use std::time::Duration;
 
 use sluice_crds::v1alpha1::StartFrom;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::decode::Decoder;
@@ -42,11 +42,9 @@ use crate::meter::Meters;
 use crate::seal::Sealing;
 use crate::source::{Source, SourceError};
 use crate::store::{ErrorKind, Store, StoreError};
-use dead_letter_topic::DeadLetterSender;
+use beside::{Beside, Names};
 use driver::Driver;
 use marks::Marks;
-use retention::Retention;
-use turn::Turn;
 
 pub use dead_letter_topic::{DeadLetterTopic, NotSent};
 
@@ -122,82 +120,36 @@ pub enum PipelineError {
 /// # Errors
 /// Only what a restart with the same settings would meet again, and panics.
 pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineError> {
-    let owner = replica_name();
-    let gate = Arc::new(Gate::new());
-    let live = parts.live.borrow().live.clone();
-    let clock = Arc::new(DatabaseClock::default());
+    let (gate, clock) = (Arc::new(Gate::new()), Arc::new(DatabaseClock::default()));
     let sealed = parts.sealing.counters.clone();
     parts.meters.sealing.get_or_init(|| sealed);
+    let live = parts.live.borrow().live.clone();
     let control = RateControl::new(gate.clone(), clock.clone(), parts.meters.clone(), live);
-    let side = parts.side.clone();
-    let control = Arc::new(control.with_limit(side.as_ref().and_then(|side| side.limit)));
-    // Lanes finish before the lease is given back: a release must not outlive it.
-    let lanes_done = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    tasks.spawn({
-        let (control, live, stop) = (control.clone(), parts.live.clone(), lanes_done.clone());
-        async move { control.follow(live, stop).await }
-    });
-    tasks.spawn({
-        let (meters, stop) = (parts.meters.clone(), lanes_done.clone());
-        async move { tick(&meters, &stop).await }
-    });
+    let control = Arc::new(control.with_limit(parts.side.as_ref().and_then(|side| side.limit)));
+    let mut beside = Beside::default();
+    let (following, live) = (control.clone(), parts.live.clone());
+    beside.spawn(|stop| async move { following.follow(live, stop).await });
+    let meters = parts.meters.clone();
+    beside.spawn(|stop| async move { tick(&meters, &stop).await });
     let source = parts.source.clone();
     // The live document is followed, and told of, while database and broker are waited for.
     let result = match start(&parts, &stop).await {
         Ok(Some(cluster_id)) => {
-            let (group, table) =
-                side.as_ref().map_or((&parts.group, &parts.table), |side| (&side.group, &side.table));
-            let pipeline = format!("{cluster_id}/{group}/{table}");
+            let names = Names::new(&parts, cluster_id);
             let marks = Arc::new(Marks::default());
-            if side.is_none() {
-                tasks.spawn({
-                    let (marks, store, stop) = (marks.clone(), parts.store.clone(), lanes_done.clone());
-                    async move { marks.watch(&*store, &stop).await }
-                });
-                let retention = Retention {
-                    store: parts.store.clone(),
-                    clock: clock.clone(),
-                    meters: parts.meters.clone(),
-                    pipeline: pipeline.clone(),
-                    holder: owner.clone(),
-                    own_time_ms: || jiff::Timestamp::now().as_millisecond(),
-                };
-                tasks.spawn(retention.run(parts.live.clone(), lanes_done.clone()));
-                if let Some(topic) = parts.dead_letter_topic.clone() {
-                    let name = format!("dead letters of {pipeline}");
-                    let sender = DeadLetterSender {
-                        store: parts.store.clone(),
-                        sealing: parts.sealing.clone(),
-                        topic,
-                        meters: parts.meters.clone(),
-                        cluster_id: cluster_id.clone(),
-                        group: parts.group.clone(),
-                        turn: Turn::new(parts.store.clone(), clock.clone(), name, owner.clone()),
-                    };
-                    tasks.spawn(sender.run(lanes_done.clone()));
-                }
+            if parts.side.is_none() {
+                beside.keep_table(&parts, &names, &clock, &marks);
             }
-            tasks.spawn({
-                let (store, stop) = (parts.store.clone(), lanes_done.clone());
-                let owner = owner.clone();
-                async move { control.renew(&*store, pipeline, owner, stop).await }
-            });
+            let Names { cluster_id, pipeline, owner } = names;
+            let (store, holder) = (parts.store.clone(), owner.clone());
+            beside.spawn(|stop| async move { control.renew(&*store, pipeline, holder, stop).await });
             Driver::new(parts, cluster_id, owner, gate, clock, marks).run(stop).await
         }
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
-    lanes_done.cancel();
-    let joined = async {
-        let mut joined = Ok(());
-        while let Some(ended) = tasks.join_next().await {
-            joined = joined.and(ended.map_err(PipelineError::Panicked));
-        }
-        joined
-    };
     // Side by side: the group is left in time also where the database does not answer.
-    let (joined, ()) = tokio::join!(joined, source.shutdown());
+    let (joined, ()) = tokio::join!(beside.end(), source.shutdown());
     result.and(joined)
 }
 
@@ -244,13 +196,6 @@ async fn reach(source: &dyn Source) -> Result<String, SourceError> {
     let cluster_id = source.cluster_id().await?;
     source.partitions().await?;
     Ok(cluster_id)
-}
-
-/// Unique for each start of a process: host name, process id and a random part.
-fn replica_name() -> String {
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned());
-    let host: String = host.chars().take(48).collect();
-    format!("{host}-{}-{:08x}", std::process::id(), fastrand::u32(..))
 }
 
 async fn tick(meters: &Meters, stop: &CancellationToken) {

@@ -1,35 +1,62 @@
 //! Which pipeline a command is about: its database, and what its bodies are sealed with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
+use sluice_crds::problem::chain;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Database};
 use crate::seal::Sealing;
 use crate::secrets::Secrets;
-use crate::store::Store;
+use crate::store::{Store, StoreError, is_missing_table};
 use crate::{consume, local};
+
+/// Folder for SQLite databases where none is given.
+const DATA_DIR: &str = "sluice-data";
 
 /// Which pipeline.
 #[derive(Clone, Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("pipeline").args(["file", "local"]).required(true).multiple(true))]
 pub struct Place {
-    /// The TracePipeline, as YAML.
-    #[arg(short, long, value_name = "FILE", required_unless_present = "local", conflicts_with = "local")]
+    /// The TracePipeline, as YAML; - reads standard input.
+    #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// The data folder of `sluice local`, instead of -f.
+    /// The data folder of `sluice local`; with -f as well where it was started with one.
     #[arg(long, value_name = "DIR")]
     pub local: Option<PathBuf>,
     /// Folder with one folder a Secret and one file a key.
     #[arg(long, value_name = "DIR")]
     pub secrets_dir: Option<PathBuf>,
     /// Folder for SQLite databases: <DIR>/<claimName>/sluice.db.
-    #[arg(long, value_name = "DIR", default_value = "sluice-data")]
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     pub data_dir: PathBuf,
+}
+
+/// As on the command line, for a command that is to be about the same one.
+impl std::fmt::Display for Place {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { file, local, secrets_dir, data_dir } = self;
+        let data_dir = Some(data_dir).filter(|folder| *folder != Path::new(DATA_DIR));
+        let options = [
+            ("-f", file.as_ref()),
+            ("--local", local.as_ref()),
+            ("--secrets-dir", secrets_dir.as_ref()),
+            ("--data-dir", data_dir),
+        ];
+        let given = options.into_iter().filter_map(|(option, path)| Some((option, path?)));
+        for (index, (option, path)) in given.enumerate() {
+            let space = if index > 0 { " " } else { "" };
+            write!(formatter, "{space}{option} {}", path.display())?;
+        }
+        Ok(())
+    }
 }
 
 /// What a command works with.
 pub struct Opened {
+    /// The pipeline.
+    pub config: Config,
     /// Connects when it is asked.
     pub store: Arc<dyn Store>,
     /// Opens what is sealed.
@@ -37,22 +64,18 @@ pub struct Opened {
 }
 
 impl Place {
-    /// The pipeline's configuration.
-    ///
-    /// # Errors
-    /// The file cannot be read, or everything that is wrong with it.
-    pub fn config(&self) -> anyhow::Result<Config> {
+    fn config(&self) -> anyhow::Result<Config> {
         match (&self.file, &self.local) {
-            (Some(file), _) => Ok(config::load(file)?),
+            (Some(file), _) => Ok(config::load_once(file)?),
             (None, Some(folder)) => Ok(config::load(&local::pipeline_file(folder))?),
             (None, None) => bail!("expected -f or --local"),
         }
     }
 
-    /// The pipeline's database.
+    /// The pipeline and its database. Reads the file once.
     ///
     /// # Errors
-    /// As [`Self::config`]; or the folder of `sluice local` holds no database.
+    /// The file cannot be read, or everything that is wrong with it; or there is no SQLite database, which then is not created.
     pub fn open(&self) -> anyhow::Result<Opened> {
         let secrets = Secrets::new(self.secrets_dir.clone());
         if let Some(folder) = &self.local {
@@ -63,8 +86,48 @@ impl Place {
         let config = self.config()?;
         let store = match &self.local {
             Some(folder) => local::open_store(&config, &local::database(folder))?,
-            None => consume::open_store(&config, &secrets, &self.data_dir)?,
+            None => existing_store(&config, &secrets, &self.data_dir)?,
         };
-        Ok(Opened { store, sealing: Arc::new(config.sealing(&secrets)) })
+        Ok(Opened { store, sealing: Arc::new(config.sealing(&secrets)), config })
     }
+}
+
+/// The database of a pipeline that has run before.
+///
+/// # Errors
+/// It is a SQLite database, and not there.
+pub fn existing_store(config: &Config, secrets: &Secrets, data_dir: &Path) -> anyhow::Result<Arc<dyn Store>> {
+    if let Database::Sqlite { claim_name } = &config.sink.database {
+        let database = consume::sqlite_file(data_dir, claim_name);
+        let what = database.display();
+        ensure!(
+            database.exists(),
+            "there is no {what}: no consumer has started on it yet, or --data-dir is another"
+        );
+    }
+    consume::open_store(config, secrets, data_dir)
+}
+
+/// Says of a database why `what` cannot be read from it.
+pub fn cannot_read(what: &'static str) -> impl Fn(StoreError) -> anyhow::Error {
+    move |error| {
+        if is_missing_table(&error) {
+            return anyhow!("cannot read {what}: no consumer has started on this database yet");
+        }
+        let why = chain(&error);
+        anyhow!(
+            "cannot read {what}: {why}; `sluice check --connect` tells whether database and rights are in order"
+        )
+    }
+}
+
+/// Makes a folder, and those above it.
+///
+/// # Errors
+/// A file stands in the way, or it cannot be made.
+pub fn make_folder(path: &Path) -> anyhow::Result<()> {
+    if let Some(file) = path.ancestors().find(|part| part.is_file()) {
+        bail!("expected a folder, and {} is a file", file.display());
+    }
+    std::fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))
 }

@@ -9,14 +9,16 @@
 
 use std::sync::LazyLock;
 
+use clap::ValueEnum;
+
 #[cfg(not(debug_assertions))]
 compile_error!("the feature `planted` plants bugs: it is for tests, and never for a release build");
 
 /// The variable that wakes a bug.
 pub const VARIABLE: &str = "SLUICE_PLANTED_BUG";
 
-/// What can be wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What can be wrong; `CommitEarly` is awake as `commit-early`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Bug {
     /// The position moves in a transaction of its own, before the rows.
     PositionFirst,
@@ -52,28 +54,9 @@ pub enum Bug {
     BelieveLateAnswers,
     /// A data key's nonces begin anew with every batch.
     ReuseNonce,
+    /// The group is not polled while nothing is stored.
+    StopPolling,
 }
-
-/// Every bug with the name that wakes it.
-const NAMES: [(&str, Bug); 17] = [
-    ("position-first", Bug::PositionFirst),
-    ("commit-early", Bug::CommitEarly),
-    ("drop-comparison", Bug::DropComparison),
-    ("unlimited-document", Bug::UnlimitedDocument),
-    ("unlimited-lease", Bug::UnlimitedLease),
-    ("keep-share", Bug::KeepShare),
-    ("double-release", Bug::DoubleRelease),
-    ("swallow-refused", Bug::SwallowRefused),
-    ("skip-tombstone", Bug::SkipTombstone),
-    ("no-retry", Bug::NoRetry),
-    ("truncate", Bug::Truncate),
-    ("forget-gap", Bug::ForgetGap),
-    ("ignore-fingerprint", Bug::IgnoreFingerprint),
-    ("tell-password", Bug::TellPassword),
-    ("own-clock", Bug::OwnClock),
-    ("believe-late-answers", Bug::BelieveLateAnswers),
-    ("reuse-nonce", Bug::ReuseNonce),
-];
 
 /// Whether this bug is awake.
 ///
@@ -82,9 +65,10 @@ const NAMES: [(&str, Bug); 17] = [
 pub fn is(bug: Bug) -> bool {
     static AWAKE: LazyLock<Option<Bug>> = LazyLock::new(|| {
         let name = std::env::var(VARIABLE).ok()?;
-        let known = NAMES.iter().find(|(known, _)| *known == name);
-        let Some((_, bug)) = known else { panic!("{VARIABLE} is {name:?}, which is no planted bug") };
-        Some(*bug)
+        let Ok(bug) = Bug::from_str(&name, false) else {
+            panic!("{VARIABLE} is {name:?}, which is no planted bug")
+        };
+        Some(bug)
     });
     *AWAKE == Some(bug)
 }

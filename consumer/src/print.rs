@@ -1,4 +1,4 @@
-//! What the commands that look into a database have in common on the command line.
+//! What commands have in common on the command line.
 
 use clap::ValueEnum;
 use jiff::Timestamp;
@@ -9,7 +9,7 @@ pub enum Output {
     /// For people.
     #[default]
     Table,
-    /// One JSON document, for programs.
+    /// JSON, for programs.
     Json,
 }
 

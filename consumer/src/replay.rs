@@ -34,14 +34,15 @@ use crate::decode::Decoder;
 use crate::logging::{self, LogFormat};
 use crate::meter::{Identity, Meters};
 use crate::pipeline::{self, Parts, Side};
+use crate::place::{cannot_read, existing_store};
 use crate::seal::Sealing;
 use crate::secrets::Secrets;
 use crate::source::kafka::KafkaSource;
 use crate::source::kafka::config::client_config;
 use crate::source::{Source, TopicPartition};
 use crate::store::{Store, StreamKey};
-use crate::{consume, live, stop};
-pub use args::{Args, Output};
+use crate::{consume, live, out, stop};
+pub use args::Args;
 use plan::{Range, Wanted};
 use range::{Ends, RangeSource};
 use show::Progress;
@@ -51,7 +52,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// A partition that stands still for this long may hold nothing any more.
 const QUIET: Duration = Duration::from_secs(10);
 /// Longest consumer group: what a pipeline's own may have.
-const MAX_GROUP: usize = 249;
+const MAX_GROUP: usize = sluice_crds::v1alpha1::MAX_KAFKA_NAME;
 
 /// Runs until everything is read, SIGTERM or Ctrl-C.
 ///
@@ -59,6 +60,11 @@ const MAX_GROUP: usize = 249;
 /// What a person must know; printed with its causes.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     logging::start(LogFormat::Auto);
+    if args.to.is_some_and(|to| args.from.is_behind(to)) {
+        out::note("error: --from lies behind --to: nothing can lie between them");
+        // As for every other mistake on the command line.
+        return Ok(ExitCode::from(2));
+    }
     let replay = Replay::open(args).await?;
     let done = replay.run().await;
     replay.home.close().await;
@@ -84,7 +90,7 @@ impl Replay {
         let config = config::load(&args.file)?;
         let secrets = Secrets::new(args.secrets_dir.clone());
         let table = args.table.clone().unwrap_or_else(|| config.sink.table.clone());
-        let home = consume::open_store(&config, &secrets, &args.data_dir)?;
+        let home = existing_store(&config, &secrets, &args.data_dir)?;
         let mut other = config.clone();
         other.sink.table.clone_from(&table);
         let target = consume::open_store(&other, &secrets, &args.data_dir)?;
@@ -112,7 +118,7 @@ impl Replay {
 
     async fn run(&self) -> anyhow::Result<ExitCode> {
         if self.args.dry_run {
-            println!("{}", show::plan(self.args.output, &self.plan().await?, &self.table));
+            out::line(show::plan(self.args.output, &self.plan().await?, &self.table));
             return Ok(ExitCode::SUCCESS);
         }
         ensure!(
@@ -131,15 +137,15 @@ impl Replay {
         if ends.is_empty() {
             let ranges: Vec<_> =
                 self.plan().await?.into_iter().filter(|range| range.messages() > 0).collect();
-            println!("{}", show::plan(self.args.output, &ranges, &self.table));
+            out::line(show::plan(self.args.output, &ranges, &self.table));
             if ranges.is_empty() {
-                eprintln!("nothing lies in this range");
+                out::note("nothing lies in this range");
                 return Ok(ExitCode::SUCCESS);
             }
             self.begin(&ranges).await?;
             ends = self.ends().await?;
         } else {
-            eprintln!("going on with the replay of this name, and with the range that it began with");
+            out::note("going on with the replay of this name, and with the range that it began with");
         }
         self.replay(ends).await
     }
@@ -147,9 +153,8 @@ impl Replay {
     /// What is asked for, as ranges.
     async fn plan(&self) -> anyhow::Result<Vec<Range>> {
         let group = &self.config.kafka.consumer_group;
-        let known = self.home.positions(&self.cluster_id, group).await.context(
-            "cannot read where the pipeline stands; `sluice check --connect` tells what is wrong with the database",
-        )?;
+        let known = self.home.positions(&self.cluster_id, group).await;
+        let known = known.map_err(cannot_read("where the pipeline stands"))?;
         let positions: BTreeMap<_, _> =
             known.into_iter().map(|(key, offset)| ((key.topic, key.partition), offset)).collect();
         ensure!(
@@ -199,7 +204,7 @@ impl Replay {
     async fn replay(&self, ends: Ends) -> anyhow::Result<ExitCode> {
         let left = left(&ends, &self.offsets(&self.group()).await?);
         if left == 0 {
-            eprintln!("the replay of this name was finished before; for another one choose another --name");
+            out::note("the replay of this name was finished before; for another one choose another --name");
             return Ok(ExitCode::SUCCESS);
         }
         let stop = stop::on_signal()?;
@@ -216,7 +221,7 @@ impl Replay {
             sealing: self.sealing.clone(),
             // Letters of messages that are read again are in the topic already, or wait for it.
             dead_letter_topic: None,
-            decoder: Decoder::new(self.config.format, &self.config.json).map_err(anyhow::Error::msg)?,
+            decoder: Decoder::new(self.config.format, &self.config.json)?,
             max_rows: self.config.sink.max_rows,
             max_delay: self.config.sink.max_delay,
             // All streams exist.
@@ -248,7 +253,7 @@ impl Replay {
         if state == "finished" {
             return Ok(ExitCode::SUCCESS);
         }
-        eprintln!("run the same command again to go on");
+        out::note("run the same command again to go on");
         Ok(ExitCode::FAILURE)
     }
 

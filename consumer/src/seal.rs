@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use sluice_crds::problem::chain;
 
 use crate::store::Store;
@@ -44,6 +46,8 @@ const KEY_PERIOD: Duration = Duration::from_secs(24 * 3_600);
 pub const BODIES_PER_KEY: u64 = 1 << 32;
 /// Random numbers of data keys that are tried until one is free.
 const ID_TRIES: u32 = 16;
+/// After this long without a commit nobody would have noticed that another server has taken the database's place.
+const QUIET: Duration = Duration::from_secs(5);
 /// Data keys that are remembered for opening.
 const REMEMBERED_KEYS: usize = 4_096;
 
@@ -62,6 +66,11 @@ pub struct Sealing {
     /// What compresses now.
     dictionary: Mutex<Option<Arc<Dictionary>>>,
     training: Mutex<Training>,
+    /// How often there was doubt, and how often of these key and dictionary have been looked up since.
+    doubts: AtomicU64,
+    settled: AtomicU64,
+    /// When the database was last known to have both.
+    sure_at: Mutex<Instant>,
     /// What was done so far.
     pub counters: Arc<Counters>,
 }
@@ -94,6 +103,9 @@ impl Sealing {
             dictionaries: Mutex::default(),
             dictionary: Mutex::default(),
             training: Mutex::new(Training::new()),
+            doubts: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
+            sure_at: Mutex::new(Instant::now()),
             counters: Arc::default(),
         }
     }
@@ -127,7 +139,71 @@ impl Sealing {
             ring.unwrap(&self.table, newest)?;
         }
         self.data_key(store).await?;
-        self.adopt_newest(store).await?;
+        match self.adopt_newest(store).await {
+            Err(error) if error.is_unavailable() => Err(error),
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(
+                    error,
+                    "the newest dictionary cannot be opened: bodies are sealed without one"
+                );
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Has key and dictionary looked up before they seal again: the database was away, and what is in its place now may be
+    /// a replica that lagged behind and has neither.
+    pub fn doubt(&self) {
+        self.doubts.fetch_add(1, Relaxed);
+    }
+
+    /// A batch was committed: the database is the one that it was.
+    pub fn committed(&self) {
+        *lock(&self.sure_at) = Instant::now();
+    }
+
+    /// The number of doubts, if there is one that was not settled, or if it is long since a commit would have shown one.
+    fn open_doubts(&self) -> Option<u64> {
+        let doubts = self.doubts.load(Relaxed);
+        let is_sure = self.settled.load(Relaxed) == doubts && lock(&self.sure_at).elapsed() < QUIET;
+        (!is_sure).then_some(doubts)
+    }
+
+    /// Forgets a key and a dictionary that are not in the table, where there is doubt.
+    async fn confirm(&self, store: &dyn KeyStore) -> Result<(), SealError> {
+        if self.open_doubts().is_none() {
+            return Ok(());
+        }
+        let _making = self.making.lock().await;
+        // What arises from here on is another doubt.
+        let Some(doubts) = self.open_doubts() else { return Ok(()) };
+        let current = lock(&self.current).clone();
+        if let Some(key) = current
+            && store.data_key(key.id()).await?.is_none()
+        {
+            tracing::warn!(id = key.id(), "the database has lost the data key in use: another one is made");
+            *lock(&self.current) = None;
+        }
+        // Their numbers may mean others by now.
+        lock(&self.dictionaries).clear();
+        let newest = self.adopt_newest(store).await;
+        if let Err(error) = &newest
+            && error.is_unavailable()
+        {
+            return newest.map(drop);
+        }
+        if !matches!(newest, Ok(true)) && lock(&self.dictionary).take().is_some() {
+            let error = newest.err().map(|error| chain(&error));
+            tracing::warn!(
+                error,
+                "the database has lost the dictionary in use: bodies are sealed without one"
+            );
+            *lock(&self.training) = Training::new();
+        }
+        self.settled.store(doubts, Relaxed);
+        self.committed();
         Ok(())
     }
 
@@ -225,6 +301,8 @@ impl Sealing {
         let current = lock(&self.dictionary).clone();
         let training = tokio::task::spawn_blocking(move || training::train(samples, current.as_deref()));
         let Some(trained) = training.await.map_err(|_| SealError::Library)?? else { return Ok(false) };
+        // A dictionary that is sealed with a key that was lost could never be opened.
+        self.confirm(store).await?;
         let id = self.dictionary_id().unwrap_or(NO_DICTIONARY) + 1;
         if id == NOT_COMPRESSED {
             return Ok(false);
@@ -297,4 +375,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -83,11 +83,12 @@ impl Headers for NoHeaders {
 pub enum ReadEnd {
     /// Nothing more right now; [`PartitionReader::ready`] tells when to come again.
     Drained,
-    /// `limit` messages were read; there may be more.
+    /// `limit` messages were read, or no more were wanted; there may be more.
     Limit,
-    /// The offset to read is not in the partition (expired, truncated, or the topic was re-created). The
-    /// reader gives nothing more; the partition must be opened again where [`Source::bounds`] allows.
-    OffsetOutOfRange,
+    /// The offset to read is not in the partition (expired, truncated, or the topic was re-created), or it is in doubt
+    /// whether it is still the same topic. The reader gives nothing more; the partition must be opened again where
+    /// [`Source::bounds`] allows.
+    Reopen,
 }
 
 /// Reads one open partition.
@@ -134,6 +135,10 @@ pub trait Source: Send + Sync {
 
     /// Oldest and next offset of a partition.
     async fn bounds(&self, at: &TopicPartition) -> Result<Bounds, SourceError>;
+
+    /// Where a partition's next message will be written: beyond its end in [`Self::bounds`] where readers may not read
+    /// the last ones yet.
+    async fn written_end(&self, at: &TopicPartition) -> Result<u64, SourceError>;
 
     /// Starts fetching an owned partition at `offset`. The reader that was open before gives nothing more.
     ///

@@ -35,6 +35,8 @@ pub enum SpanDefect {
     KindTooLong,
     /// A NUL in trace id or kind: PostgreSQL's text cannot hold it.
     NulCharacter,
+    /// An escaped half of a surrogate pair in trace id or kind: no text can hold it.
+    HalfSurrogate,
 }
 
 impl fmt::Display for SpanDefect {
@@ -44,6 +46,7 @@ impl fmt::Display for SpanDefect {
             Self::TraceIdTooLong => write!(formatter, "trace id longer than {MAX_TRACE_ID_CHARS} characters"),
             Self::KindTooLong => write!(formatter, "kind longer than {MAX_KIND_CHARS} characters"),
             Self::NulCharacter => write!(formatter, "a NUL character in trace id or kind"),
+            Self::HalfSurrogate => write!(formatter, "half a surrogate pair in trace id or kind"),
         }
     }
 }

@@ -8,6 +8,8 @@
 //! passes the same test suite (`tests/tests/store.rs`); [`memory::MemoryStore`] is the twin for tests, and without
 //! rows the floor for benchmarks.
 
+mod absent;
+mod address;
 pub mod inspect;
 pub mod key;
 pub mod letter;
@@ -21,17 +23,19 @@ pub mod table;
 
 use async_trait::async_trait;
 
+pub use absent::is_missing_table;
 pub use sql::{ConnectWith, is_denied};
 pub use table::{TableName, TableNameError};
 
 use crate::gate::clock::DatabaseTime;
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
+use crate::pipeline::id::STREAM_BITS;
 use key::KeyStore;
 use letter::LetterStore;
 use retention::{Sweep, Swept};
 
-/// Most streams (rows of `sluice_progress`) that one table can have: 14 bits of the row id.
-pub const MAX_STREAMS: u16 = 1 << 14;
+/// Most streams (rows of `sluice_progress`) that one table can have: as many as the row id tells apart.
+pub const MAX_STREAMS: u16 = 1 << STREAM_BITS;
 
 /// Names one row of `sluice_progress`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -211,7 +215,8 @@ pub enum ErrorKind {
     Fenced,
     /// An id exists already: position and ids must be read again.
     DuplicateId,
-    /// The schema is missing, foreign, or of a form that cannot be adopted; needs a person.
+    /// The schema is missing, foreign, or of a form that cannot be adopted, or tables contradict each other; needs a
+    /// person.
     Schema,
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sluice_consumer::read::{trace_id_forms, zipkin_v2};
 
 fn translated(body: &Value) -> Value {
-    let text = zipkin_v2(&body.to_string()).expect("a span").into_owned();
+    let text = zipkin_v2("", &body.to_string()).expect("a span").into_owned();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
@@ -26,7 +26,21 @@ fn otlp(more: Value) -> Value {
 #[test]
 fn a_zipkin_span_is_given_byte_for_byte() {
     let body = "{ \"traceId\":\"1\",\"id\" : \"aB\", \"timestamp\":18446744073709551615,\"x\":\"\\ud83d\", \"duration\":1E2 }";
-    assert_eq!(zipkin_v2(body).as_deref(), Some(body));
+    assert_eq!(zipkin_v2("", body).as_deref(), Some(body));
+}
+
+#[test]
+fn a_span_whose_trace_id_its_message_said_once_gets_that_of_its_row() {
+    let body = r#"{"id":"ab","name":"json"}"#;
+    assert_eq!(zipkin_v2("00aa", body).as_deref(), Some(r#"{"traceId":"00aa","id":"ab","name":"json"}"#));
+    assert_eq!(zipkin_v2("order-17", body), None);
+    for none in ["null", "\"\""] {
+        let body = format!(r#"{{ "id":"ab","traceId": {none} ,"name":"json"}}"#);
+        let expected = r#"{ "id":"ab","traceId": "00aa" ,"name":"json"}"#;
+        assert_eq!(zipkin_v2("00aa", &body).as_deref(), Some(expected));
+    }
+    assert_eq!(zipkin_v2("00aa", r#"{"traceId":"order-17","id":"ab"}"#), None);
+    assert_eq!(zipkin_v2("00aa", r#"{"name":"without an id"}"#), None);
 }
 
 #[test]
@@ -42,7 +56,7 @@ fn what_is_no_span_is_left_out() {
         r#"{"traceId":"","spanId":"1"}"#,
         r#"[{"traceId":"1","id":"2"}]"#,
     ] {
-        assert_eq!(zipkin_v2(body), None, "{body}");
+        assert_eq!(zipkin_v2("", body), None, "{body}");
     }
 }
 
@@ -105,16 +119,65 @@ fn attributes_become_tags_and_the_spans_own_win() {
 
 #[test]
 fn the_status_becomes_tags_and_error_is_there_only_for_errors() {
-    let error = [json!({ "key": "error", "value": { "boolValue": false } })];
     for (status, tags) in [
         (json!({}), Value::Null),
         (json!({ "code": 1, "message": "ignored" }), json!({ "otel.status_code": "OK" })),
         (json!({ "code": 2, "message": "boom" }), json!({ "otel.status_code": "ERROR", "error": "boom" })),
         (json!({ "code": "STATUS_CODE_ERROR" }), json!({ "otel.status_code": "ERROR", "error": "" })),
+        (json!({ "code": 2.0, "message": "boom" }), json!({ "otel.status_code": "ERROR", "error": "boom" })),
     ] {
-        let span = translated(&otlp(json!({ "status": status, "attributes": error })));
-        assert_eq!(span["tags"], tags);
+        for value in [false, true] {
+            let error = [json!({ "key": "error", "value": { "boolValue": value } })];
+            let span = translated(&otlp(json!({ "status": status, "attributes": error })));
+            assert_eq!(span["tags"], tags, "{status} {value}");
+        }
     }
+    // What somebody has written there for people says more than that.
+    let said = [json!({ "key": "error", "value": { "stringValue": "out of stock" } })];
+    assert_eq!(translated(&otlp(json!({ "attributes": said })))["tags"], json!({ "error": "out of stock" }));
+    let fine = otlp(json!({ "attributes": said, "status": { "code": 1 } }));
+    assert_eq!(translated(&fine)["tags"], json!({ "otel.status_code": "OK" }));
+}
+
+#[test]
+fn a_parent_of_zeros_is_none_and_a_service_keeps_its_name_whatever_that_looks_like() {
+    let resource =
+        json!({ "attributes": [{ "key": "service.name", "value": { "stringValue": "10.0.0.7" } }] });
+    let span = translated(&otlp(json!({ "parentSpanId": "0000000000000000", "resource": resource })));
+    assert_eq!(span.get("parentId"), None);
+    assert_eq!(span["localEndpoint"], json!({ "serviceName": "10.0.0.7" }));
+}
+
+#[test]
+fn null_is_what_is_not_there() {
+    let event = json!({ "timeUnixNano": "1000", "name": null, "attributes": [{ "key": "k", "value": { "stringValue": "v" } }] });
+    let span = translated(&otlp(json!({
+        "parentSpanId": null, "name": null, "kind": null, "status": { "code": 2, "message": null },
+        "scope": { "name": null }, "events": [event],
+    })));
+    for absent in ["parentId", "name", "kind"] {
+        assert_eq!(span.get(absent), None, "{absent}");
+    }
+    assert_eq!(span["tags"], json!({ "error": "", "otel.status_code": "ERROR" }));
+    assert_eq!(span["annotations"][0]["value"], r#""":{"k":"v"}"#);
+}
+
+#[test]
+fn a_span_that_took_no_time_has_a_duration() {
+    let times =
+        json!({ "startTimeUnixNano": "1763704800000000000", "endTimeUnixNano": "1763704800000000000" });
+    assert_eq!(translated(&otlp(times))["duration"], 1);
+    let unfinished = json!({ "startTimeUnixNano": "1763704800000000000", "endTimeUnixNano": "0" });
+    assert_eq!(translated(&otlp(unfinished)).get("duration"), None);
+}
+
+#[test]
+fn numbers_are_read_in_every_spelling_of_json() {
+    let times =
+        json!({ "startTimeUnixNano": 1.7637048e18, "endTimeUnixNano": "1.7637048005e18", "kind": "2.0" });
+    let span = translated(&otlp(times));
+    assert_eq!((&span["timestamp"], &span["duration"]), (&json!(1_763_704_800_000_000_i64), &json!(500_000)));
+    assert_eq!(span["kind"], "SERVER");
 }
 
 #[test]
@@ -162,7 +225,7 @@ fn the_best_known_peer_becomes_the_remote_endpoint_of_clients_and_producers() {
 #[test]
 fn half_a_surrogate_pair_does_not_hide_a_span() {
     let body = r#"{"traceId":"1","spanId":"2","name":"cut \ud83d","attributes":[{"key":"\ude00","value":{"stringValue":"\ud83d\ude00"}}]}"#;
-    let span: Value = serde_json::from_str(&zipkin_v2(body).unwrap()).unwrap();
+    let span: Value = serde_json::from_str(&zipkin_v2("", body).unwrap()).unwrap();
     assert_eq!((&span["name"], &span["tags"]["\u{fffd}"]), (&json!("cut \u{fffd}"), &json!("😀")));
 }
 
@@ -171,15 +234,32 @@ fn a_trace_is_found_by_every_form_of_its_id() {
     assert_eq!(trace_id_forms("order-17"), ["order-17"]);
     assert_eq!(
         trace_id_forms("463AC35C9F6413AD"),
-        ["463AC35C9F6413AD", "463ac35c9f6413ad", "0000000000000000463ac35c9f6413ad"]
+        [
+            "463AC35C9F6413AD",
+            "463ac35c9f6413ad",
+            "0000000000000000463ac35c9f6413ad",
+            "0000000000000000463AC35C9F6413AD"
+        ]
     );
     assert_eq!(
         trace_id_forms("00000000000000000000000000000abc"),
-        ["00000000000000000000000000000abc", "0000000000000abc"]
+        [
+            "00000000000000000000000000000abc",
+            "0000000000000abc",
+            "abc",
+            "00000000000000000000000000000ABC",
+            "0000000000000ABC",
+            "ABC"
+        ]
     );
-    assert_eq!(trace_id_forms("abc"), ["abc", "0000000000000abc", "00000000000000000000000000000abc"]);
+    assert!(
+        ["0000000000000abc", "00000000000000000000000000000ABC"]
+            .iter()
+            .all(|form| trace_id_forms("abc").contains(&(*form).to_owned()))
+    );
+    assert_eq!(trace_id_forms("0"), ["0", "0000000000000000", "00000000000000000000000000000000"]);
     let long = "5b8efff798038103d269b633813fc60c";
-    assert_eq!(trace_id_forms(long), [long]);
+    assert_eq!(trace_id_forms(long), [long, "5B8EFFF798038103D269B633813FC60C"]);
     assert_eq!(trace_id_forms(&long.repeat(2)), [long.repeat(2)]);
 }
 

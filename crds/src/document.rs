@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::problem::{Problem, Problems};
 use crate::v1alpha1::TracePipeline;
-use crate::validate::{MAX_PIPELINE_NAME, is_object_name, validate};
+use crate::validate::{is_object_name, is_pipeline_name, validate};
 use crate::yaml;
 
 /// Reads and checks one resource.
@@ -22,6 +22,9 @@ use crate::yaml;
 /// Everything that is wrong with it, in the order of the document's fields.
 pub fn read(text: &str) -> Result<TracePipeline, Problems> {
     let mut value = yaml::to_json(text).map_err(|message| Problem::new("", message))?;
+    if value.is_null() {
+        return Err(Problem::new("", "expected a TracePipeline, found nothing").into());
+    }
     let schema = &*structure::SCHEMA;
     let mut problems = structure::repair(schema, &mut value);
     let pipeline = typed(schema, value, &mut problems)?;
@@ -39,8 +42,12 @@ pub fn full_name(pipeline: &TracePipeline) -> String {
     format!("{namespace}/{}", pipeline.metadata.name.as_deref().unwrap_or_default())
 }
 
-/// What the field at a problem's path is for, from the schema; none for a field that does not exist.
+/// What the field at a problem's path is for, from the schema; none for a field that does not exist, and for the document
+/// as a whole.
 pub fn describe(path: &str) -> Option<String> {
+    if path.is_empty() {
+        return None;
+    }
     let (mut schema, mut rest) = (&*structure::SCHEMA, path);
     while !rest.is_empty() {
         let end = rest.find(['.', '[']).unwrap_or(rest.len());
@@ -80,14 +87,16 @@ fn typed(schema: &Value, mut value: Value, problems: &mut Vec<Problem>) -> Resul
 fn metadata(pipeline: &TracePipeline) -> Vec<Problem> {
     let names = [("name", &pipeline.metadata.name), ("namespace", &pipeline.metadata.namespace)];
     let wrong = names.into_iter().filter(|(field, name)| match name {
-        Some(name) => !is_object_name(name) || (*field == "name" && name.len() > MAX_PIPELINE_NAME),
+        Some(name) if *field == "name" => !is_pipeline_name(name),
+        Some(name) => !is_object_name(name),
         None => *field == "name",
     });
     wrong
         .map(|(field, name)| {
             let found = name.as_ref().map_or("nothing".to_owned(), |name| format!("{name:?}"));
+            let first = if field == "name" { "a letter first, " } else { "" };
             let message = format!(
-                "expected a name (lower-case letters, digits, '-', '.', 63 characters at most), found {found}"
+                "expected a name ({first}lower-case letters, digits, '-', '.', 63 characters at most), found {found}"
             );
             Problem::new(format!("metadata.{field}"), message)
         })

@@ -63,6 +63,11 @@ impl Live {
         }
     }
 
+    /// When the override ended, where that was before `now`: it has no effect.
+    pub fn ended_override(&self, now: Timestamp) -> Option<Timestamp> {
+        self.rate_override.as_ref().map(|ended| ended.until).filter(|until| *until <= now)
+    }
+
     /// The rate of the whole pipeline at `now` (database time), in spans per second. See [`RatePlan`], which reads the
     /// windows only once.
     pub fn rate_at(&self, now: Timestamp) -> u32 {

@@ -4,6 +4,8 @@ use sha2::{Digest, Sha256};
 
 /// Longest DNS label.
 const MAX_NAME: usize = 63;
+/// Hexadecimal digits that tell contents apart.
+const HASH: usize = 16;
 /// Hexadecimal digits that keep shortened names apart.
 const SHORT_HASH: usize = 8;
 
@@ -44,8 +46,18 @@ pub fn child(pipeline: &str, suffix: &str) -> String {
     format!("{}-{}-{suffix}", readable.trim_end_matches('-'), short_hash(pipeline))
 }
 
-fn short_hash(text: &str) -> String {
-    Sha256::digest(text).iter().take(SHORT_HASH / 2).map(|byte| format!("{byte:02x}")).collect()
+/// Tells one text from another in a label or an annotation: the first 16 hexadecimal digits of its SHA-256.
+pub fn hash(text: impl AsRef<[u8]>) -> String {
+    digits(text.as_ref(), HASH)
+}
+
+/// As [`hash`], of 8 digits, where a name has no room for more.
+pub fn short_hash(text: impl AsRef<[u8]>) -> String {
+    digits(text.as_ref(), SHORT_HASH)
+}
+
+fn digits(text: &[u8], count: usize) -> String {
+    Sha256::digest(text).iter().take(count / 2).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -70,14 +70,43 @@ pub(crate) fn without_credentials(text: &str) -> Cow<'_, str> {
     Cow::Owned([hidden, shown, cut].concat())
 }
 
-/// An error with its causes, on one line.
+/// An error with its causes, on one line. A cause that the text before it ends with is not said again: some libraries
+/// print it themselves.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
+        let said = inner.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Link {
+        text: &'static str,
+        source: Option<Box<Link>>,
+    }
+
+    fn link(text: &'static str, source: Option<Link>) -> Link {
+        Link { text, source: source.map(Box::new) }
+    }
+
+    #[test]
+    fn a_cause_is_said_once_also_where_an_error_prints_it_itself() {
+        let refused = || link("refused", None);
+        assert_eq!(chain(&link("cannot send", Some(refused()))), "cannot send: refused");
+        assert_eq!(chain(&link("cannot send: refused", Some(refused()))), "cannot send: refused");
+        let middle = link("connect: refused", Some(refused()));
+        assert_eq!(chain(&link("cannot send", Some(middle))), "cannot send: connect: refused");
+    }
 }

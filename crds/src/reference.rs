@@ -6,6 +6,9 @@ use serde_json::Value;
 
 use crate::v1alpha1::{KAFKA_PROPERTIES, PropertyValue, crd};
 
+/// The head of a table of fields.
+const HEAD: &str = "| field | type | default | meaning |\n|---|---|---|---|\n";
+
 /// The generated `docs/reference.md`.
 ///
 /// # Errors
@@ -18,11 +21,17 @@ pub fn markdown() -> Result<String, String> {
         "<!-- Generated from crds/src/v1alpha1.rs: cargo run --bin crdgen -- reference > docs/reference.md -->\n\
          # Fields of a TracePipeline\n\n\
          `apiVersion: sluice.dev/v1alpha1`, `kind: TracePipeline`. Fields that are called *live* take effect within a second, \
-         without a restart. Fields in **bold** are required where the object that holds them is set.\n\n\
-         | field | type | default | meaning |\n|---|---|---|---|\n",
+         without a restart. Fields in **bold** are required where the object that holds them is set.\n\n",
     );
+    page.push_str(HEAD);
     rows(&schema["properties"]["spec"], "spec", &mut page);
     page.push_str("\n## Rules\n\n");
+    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+        // Of the name: the schema of an object's metadata is Kubernetes' own.
+        if let Some((field, rule)) = rule["message"].as_str().and_then(|message| message.split_once(": ")) {
+            let _ = writeln!(page, "- `{field}`: {rule}");
+        }
+    }
     rules(&schema["properties"]["spec"], "spec", &mut page);
     page.push_str(
         "\n## Settings allowed in `spec.source.kafka.properties`\n\n| setting | value |\n|---|---|\n",
@@ -36,6 +45,12 @@ pub fn markdown() -> Result<String, String> {
         };
         let _ = writeln!(page, "| `{}` | {value} |", property.name);
     }
+    page.push_str(
+        "\n## Status\n\n\
+         What the operator tells. [What the conditions mean](operations.md#what-the-conditions-mean), and what to do.\n\n",
+    );
+    page.push_str(HEAD);
+    rows(&schema["properties"]["status"], "status", &mut page);
     Ok(page)
 }
 
@@ -59,7 +74,7 @@ fn rows(schema: &Value, path: &str, page: &mut String) {
             .join(" ");
         // Writing to a String cannot fail.
         let _ = writeln!(page, "| {shown} | {} | {default} | {} |", type_of(field), text.replace('|', "\\|"));
-        if !is_secret(field) {
+        if !is_secret(field) && !is_condition(&field["items"]) {
             rows(field, &path, page);
             rows(&field["items"], &format!("{path}[]"), page);
         }
@@ -69,6 +84,11 @@ fn rows(schema: &Value, path: &str, page: &mut String) {
 /// References to Secrets are all alike: one row each is enough.
 fn is_secret(field: &Value) -> bool {
     field["properties"]["secretKeyRef"].is_object()
+}
+
+/// Kubernetes' own type, of which its own reference tells.
+fn is_condition(item: &Value) -> bool {
+    item["properties"]["lastTransitionTime"].is_object()
 }
 
 fn type_of(field: &Value) -> String {

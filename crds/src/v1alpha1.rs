@@ -15,19 +15,20 @@ mod status;
 mod workload;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceColumnDefinition, CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrBool,
+    CustomResourceColumnDefinition, CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrBool,
     ValidationRule,
 };
 use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::validate::MAX_PIPELINE_NAME;
 
 pub use control::{Guard, MAX_WINDOWS, ScheduleWindow, TARGET_LATENCY, WINDOW_LENGTH};
 pub use dead_letter::DeadLetter;
 pub use encryption::{Encryption, EncryptionKey, MAX_ENCRYPTION_KEYS};
-pub use kafka::{KafkaSasl, KafkaSource, KafkaTls, SaslMechanism, Source, StartFrom};
+pub use kafka::{KafkaSasl, KafkaSource, KafkaTls, MAX_KAFKA_NAME, SaslMechanism, Source, StartFrom};
 pub use properties::{KAFKA_PROPERTIES, KafkaProperty, PropertyValue};
 pub use secret::{SecretKeyRef, SecretSource};
 pub use sink::{Batch, Sink, SqlServer, Sqlite};
@@ -81,7 +82,7 @@ pub const MAX_TIME: jiff::Timestamp = jiff::Timestamp::constant(253_402_128_000,
         .message("the table cannot be changed: the stored positions belong to it")
         .field_path(".sink.table"),
     validation = Rule::new("!has(self.sink.sqlite) || self.replicas <= 1")
-        .message("a SQLite file has one writer: expected 0 or 1")
+        .message("a SQLite file has one writer: set replicas: 1 (the default is 2), or 0")
         .field_path(".replicas"),
     validation = Rule::new("!has(self.sink.sqlite) || !has(self.autoscaling)")
         .message("a SQLite file has one writer: it cannot be scaled")
@@ -131,8 +132,8 @@ pub struct TracePipelineSpec {
     /// Where dead letters go besides the database. Default: nowhere else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<DeadLetter>,
-    /// Pods that share the work, 0 to 1000; for sqlite it must be 1 (or 0). `kubectl scale` and autoscalers set
-    /// it. Ignored where `autoscaling` is set, and outside a cluster. Default: 2.
+    /// Pods that share the work, 0 to 1000. `kubectl scale` and autoscalers set it. Ignored where `autoscaling` is set,
+    /// and outside a cluster. Default: 2. For sqlite the default does not do: it must be set, to 1 (or 0).
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = MAX_REPLICAS), extend("format" = "int32"))]
     pub replicas: u32,
@@ -177,7 +178,8 @@ pub enum Format {
 #[serde(rename_all = "camelCase", default)]
 pub struct JsonPaths {
     /// The list of spans, from the root of the message. Empty: the message itself is the span, or the list of
-    /// spans. Default: /spans.
+    /// spans. A span is stored byte for byte, and of what the message says beside the list trace id and kind only.
+    /// Default: /spans.
     #[schemars(length(max = 256), regex(pattern = r"^(/([^~/]|~[01])*)*$"))]
     pub spans: String,
     /// The trace id, looked for in the span first and then from the root of the message. Default: /traceId.
@@ -223,11 +225,20 @@ pub fn crd() -> CustomResourceDefinition {
         version.additional_printer_columns = Some(columns());
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
             drop_nullable(schema);
-            schema.x_kubernetes_validations.get_or_insert_default().push(ValidationRule {
-                rule: format!("self.metadata.name.size() <= {MAX_PIPELINE_NAME}"),
-                message: Some(format!("metadata.name: expected at most {MAX_PIPELINE_NAME} characters")),
-                ..Default::default()
-            });
+            if let Some(status) = schema.properties.as_mut().and_then(|members| members.get_mut("status")) {
+                // Of no generation: else readers of kstatus, such as `helm --wait`, take a pipeline that nobody has looked
+                // at for one in order.
+                status.default = Some(JSON(json!({ "observedGeneration": -1 })));
+            }
+            let size = format!("self.metadata.name.size() <= {MAX_PIPELINE_NAME}");
+            let expected_size = format!("metadata.name: expected at most {MAX_PIPELINE_NAME} characters");
+            // The pipeline's Service is called after it, and names of Services begin with a letter.
+            let letter = "self.metadata.name.matches('^[a-z]')".to_owned();
+            let expected_letter = "metadata.name: expected a letter at its beginning".to_owned();
+            for (rule, message) in [(size, expected_size), (letter, expected_letter)] {
+                let rule = ValidationRule { rule, message: Some(message), ..Default::default() };
+                schema.x_kubernetes_validations.get_or_insert_default().push(rule);
+            }
         }
     }
     crd

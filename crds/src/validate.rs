@@ -18,8 +18,8 @@ use crate::problem::{Problem, without_credentials};
 use crate::settings::Settings;
 use crate::v1alpha1::{
     Batch, DeadLetter, Encryption, JsonPaths, KAFKA_PROPERTIES, KafkaSource, KafkaTls, MAX_ENCRYPTION_KEYS,
-    MAX_RATE_LIMIT_QPS, MAX_TIME, SecretKeyRef, SecretSource, Sink, Source, SqlServer, StartFrom,
-    TracePipelineSpec,
+    MAX_KAFKA_NAME, MAX_RATE_LIMIT_QPS, MAX_TIME, SecretKeyRef, SecretSource, Sink, Source, SqlServer,
+    StartFrom, TracePipelineSpec,
 };
 
 /// Longest wait of a batch's first row.
@@ -112,6 +112,12 @@ pub fn is_object_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(label)
 }
 
+/// Whether a text can name a pipeline: one of the objects whose children are called after it is a Service, whose name
+/// begins with a letter.
+pub fn is_pipeline_name(text: &str) -> bool {
+    is_object_name(text) && text.len() <= MAX_PIPELINE_NAME && text.as_bytes()[0].is_ascii_lowercase()
+}
+
 /// Whether a text can be a key of a Secret, and so the name of a file.
 pub fn is_secret_key(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
@@ -175,7 +181,7 @@ impl Check {
         }
         let legal = |letter: char| letter.is_ascii_graphic();
         let expected = "printable ASCII without spaces";
-        self.text(format!("{path}.consumerGroup"), &kafka.consumer_group, 249, legal, expected);
+        self.text(format!("{path}.consumerGroup"), &kafka.consumer_group, MAX_KAFKA_NAME, legal, expected);
         if let StartFrom::Timestamp(time) = kafka.start_from {
             let good = (Timestamp::UNIX_EPOCH..MAX_TIME).contains(&time);
             let expected = format!("a time from 1970 and before {MAX_TIME}");
@@ -194,7 +200,7 @@ impl Check {
     fn topic(&mut self, path: &str, topic: &str) {
         let legal = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
         let expected = "a topic name (letters, digits, '.', '_', '-')";
-        self.text(path.into(), topic, 249, legal, expected);
+        self.text(path.into(), topic, MAX_KAFKA_NAME, legal, expected);
         self.expect(!matches!(topic, "." | ".."), path.into(), expected, Quoted(topic));
     }
 

@@ -11,7 +11,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
+
+use crate::names;
 
 /// A document that is written by one program and read by another one of another version.
 pub trait Document: Serialize + DeserializeOwned {
@@ -86,12 +87,12 @@ pub fn write<D: Document>(document: &D) -> Result<String, DocumentError> {
     Ok(canonical(&value))
 }
 
-/// The first 16 hexadecimal digits of the SHA-256 of the canonical document.
+/// The [hash](names::hash) of the canonical document.
 ///
 /// # Errors
 /// As [`write`].
 pub fn hash<D: Document>(document: &D) -> Result<String, DocumentError> {
-    Ok(digest(&write(document)?))
+    Ok(names::hash(write(document)?))
 }
 
 /// The [`hash`] that the writer of `text` gave it, however it is laid out. Fields that this program does not know
@@ -103,11 +104,7 @@ pub fn hash_as_written<D: Document>(text: &str) -> Result<String, DocumentError>
     let malformed =
         |error: serde_json::Error| DocumentError::Malformed { name: D::NAME, message: error.to_string() };
     let value: Value = serde_json::from_str(text).map_err(malformed)?;
-    Ok(digest(&canonical(&value)))
-}
-
-fn digest(canonical: &str) -> String {
-    Sha256::digest(canonical).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    Ok(names::hash(canonical(&value)))
 }
 
 /// JSON with sorted keys and without spaces. Sorted here, because serde_json keeps the order of insertion

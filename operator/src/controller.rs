@@ -8,11 +8,15 @@ pub mod autoscale;
 pub mod build;
 pub mod dead_letters;
 pub mod dereference;
+mod edits;
 pub mod live;
 pub mod probe;
+mod rivals;
 pub mod status;
 pub mod validate;
 
+#[cfg(test)]
+pub(crate) mod example;
 mod memory;
 mod tell;
 
@@ -20,22 +24,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use kube::Client;
 use kube::runtime::controller::Action;
-use kube::runtime::events::Recorder;
+use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
-use kube::{Client, ResourceExt};
 use sluice_crds::live::{Live, LiveDocument};
 use sluice_crds::schedule::RatePlan;
 use sluice_crds::v1alpha1::TracePipeline;
-use sluice_crds::validate::validate_live;
 
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::watch::{World, unreadable};
+use crate::watch::World;
 use apply::{ApplyError, Outcome, Rollout, Rollouts};
 use autoscale::Autoscaler;
 use dead_letters::DeadLetters;
 use dereference::{Found, dereference};
+pub use edits::hurry;
+use edits::revision_seen;
 pub use memory::{Backoffs, Conflicts, PodMonitors};
 use probe::{PodReport, Prober, Target};
 use status::Facts;
@@ -48,10 +53,17 @@ const RESYNC: Duration = Duration::from_secs(600);
 const RETRY_SOON: Duration = Duration::from_secs(10);
 /// How soon after somebody else's write, at first.
 const RETRY_CONFLICT: Duration = Duration::from_millis(50);
+/// How long after an override or a window begins or ends it is looked at: the time of day and the timer are two clocks, and
+/// a look that comes too early finds nothing new.
+const AFTER_A_CHANGE: Duration = Duration::from_millis(50);
 /// How soon after any other failure, at first.
 const RETRY_FAILURE: Duration = Duration::from_millis(500);
+/// When a PodMonitor that could not be written is tried again: nothing of the pipeline's own waits for it.
+const POD_MONITOR_AGAIN: Duration = Duration::from_secs(60);
 /// So many conflicts in a row happen to everybody; more of them are a failure.
 const ORDINARY_CONFLICTS: u32 = 6;
+/// So many failures of the API server in a row pass by themselves: within four seconds nobody has to know.
+const PASSING_FAILURES: u32 = 3;
 /// Longest time of a reconcile: requests to a dead connection have no end of their own.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -84,10 +96,29 @@ pub struct Context {
 }
 
 impl Context {
+    /// Remembers nothing yet.
+    pub fn new(client: Client, options: Options, world: World, metrics: Arc<Metrics>) -> Self {
+        let reporter =
+            Reporter { controller: apply::FIELD_MANAGER.into(), instance: Some(options.identity.clone()) };
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            options,
+            world,
+            prober: Arc::new(Prober::new(metrics.clone())),
+            metrics,
+            rollouts: Rollouts::default(),
+            autoscaler: Autoscaler::default(),
+            backoffs: Backoffs::default(),
+            dead_letters: DeadLetters::default(),
+            conflicts: Conflicts::default(),
+            pod_monitors: PodMonitors::default(),
+        }
+    }
+
     /// Whether the pipeline is there.
     pub fn exists(&self, pipeline: &ObjectRef<TracePipeline>) -> bool {
-        let namespace = pipeline.namespace.as_deref().unwrap_or_default();
-        self.world.pipelines.get(namespace, &pipeline.name).is_some()
+        self.world.pipeline(pipeline).is_some()
     }
 
     /// Drops what is remembered of a pipeline that is gone.
@@ -97,6 +128,7 @@ impl Context {
         self.backoffs.forget(pipeline);
         self.dead_letters.forget(pipeline);
         self.conflicts.forget(pipeline);
+        self.pod_monitors.forget(pipeline);
         self.metrics.forget(pipeline);
     }
 }
@@ -115,6 +147,26 @@ pub enum ReconcileError {
     TimedOut,
 }
 
+impl ReconcileError {
+    /// Somebody has written at the same time: what is there must be looked at again, and nothing is wrong.
+    fn is_conflict(&self) -> bool {
+        match self {
+            Self::Apply(error) => error.is_conflict(),
+            Self::Status(error) => matches!(&**error, kube::Error::Api(status) if status.code == 409),
+            Self::TimedOut => false,
+        }
+    }
+
+    /// See [`apply::may_pass`].
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Apply(error) => error.may_pass(),
+            Self::Status(error) => apply::may_pass(error),
+            Self::TimedOut => false,
+        }
+    }
+}
+
 /// Makes what is what should be.
 ///
 /// # Errors
@@ -126,32 +178,22 @@ pub async fn reconcile(
     let began = Instant::now();
     let once = tokio::time::timeout(LIMIT, reconcile_once(&pipeline, &context));
     let result = once.await.unwrap_or(Err(ReconcileError::TimedOut));
-    context.metrics.reconciled(result.is_ok(), began.elapsed());
+    let name = ObjectRef::from_obj(&*pipeline);
+    if !context.exists(&name) {
+        // Deleted meanwhile: what was remembered after it was forgotten goes as well, and no failure counts.
+        context.forget(&name);
+        return Ok(Action::await_change());
+    }
+    match &result {
+        Err(error) if error.is_conflict() && context.backoffs.count(&name) < ORDINARY_CONFLICTS => {
+            context.metrics.conflicted(began.elapsed());
+        }
+        result => context.metrics.reconciled(result.is_ok(), began.elapsed()),
+    }
     if result.is_ok() {
-        context.backoffs.forget(&ObjectRef::from_obj(&*pipeline));
+        context.backoffs.forget(&name);
     }
     result
-}
-
-/// Carries an edit of a pipeline that runs to its live document, and does nothing else: so that no edit waits
-/// for the reconciles before its own. Whatever goes wrong is found and told by the reconcile that follows.
-pub async fn hurry(pipeline: &ObjectRef<TracePipeline>, context: &Context) {
-    let namespace = pipeline.namespace.as_deref().unwrap_or_default();
-    let Some(pipeline) = context.world.pipelines.get(namespace, &pipeline.name) else { return };
-    if pipeline.metadata.deletion_timestamp.is_some() {
-        return;
-    }
-    let found = dereference(&context.world, &pipeline);
-    let Ok(valid) = validate(&pipeline, &found, &context.options) else { return };
-    let reports = context.prober.reports(&ObjectRef::from_obj(&*pipeline));
-    let seen = revision_seen(&pipeline, &valid.uid, &reports);
-    let plan = live::plan(found.live.as_deref(), &valid.uid, &valid.live, seen);
-    if matches!(plan, live::Plan::Write(_))
-        && found.live.is_some()
-        && let Err(error) = apply::live(context, &valid, &found, &plan).await
-    {
-        tracing::debug!(pipeline = %valid.settings.pipeline, %error, "an edit waits for its reconcile");
-    }
 }
 
 async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<Action, ReconcileError> {
@@ -166,16 +208,17 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
         return say_conflict(context, pipeline, refusal).await;
     }
     let (document, outcome) = match &valid {
-        Ok(valid) => match build_and_apply(pipeline, valid, &mut found, context).await {
-            // Somebody has written at the same time: what is there is looked at again before anything is said.
-            Built { outcome: Outcome { error: Some(error), .. }, .. }
-                if error.is_conflict() && context.backoffs.count(&name) < ORDINARY_CONFLICTS =>
-            {
+        Ok(valid) => {
+            let mut built = build_and_apply(pipeline, valid, &mut found, context).await;
+            let failures = context.backoffs.count(&name);
+            let trouble = [&mut built.outcome.error, &mut built.outcome.pod_monitor];
+            let ordinary = |error: &mut ApplyError| is_ordinary(error, failures);
+            if let Some(error) = trouble.into_iter().find_map(|error| error.take_if(ordinary)) {
                 return Err(error.into());
             }
-            built => (built.document, Some(built.outcome)),
-        },
-        Err(_) => (live_of_refused(pipeline, &found, context).await, None),
+            (built.document, Some(built.outcome))
+        }
+        Err(_) => (edits::live_of_refused(pipeline, &found, context).await, None),
     };
     let reports = match &document {
         Some(document) => {
@@ -194,6 +237,7 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
         document: document.as_ref(),
         deployment: written.or(found.deployment.as_deref()),
         reports: &reports,
+        idle: &found.idle,
         dead_letters_grow: growing.is_some(),
         now: Timestamp::now(),
     };
@@ -204,41 +248,27 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
         Some(Outcome { error: Some(error), .. }) => Err(error.into()),
         outcome => {
             let next = next_look(pipeline, valid.err().as_ref(), outcome.as_ref());
-            Ok(Action::requeue([growing, untold].into_iter().flatten().fold(next, Duration::min)))
+            let again = outcome.and_then(|outcome| outcome.pod_monitor).map(|error| {
+                tracing::warn!(pipeline = %name, error = %sluice_crds::problem::chain(&error), "no PodMonitor was written");
+                POD_MONITOR_AGAIN
+            });
+            Ok(Action::requeue([growing, untold, again].into_iter().flatten().fold(next, Duration::min)))
         }
     }
 }
 
-/// A refused pipeline that runs takes live edits all the same: an emergency stop must not wait for a spec that is
-/// right. Gives the document in effect.
-async fn live_of_refused(pipeline: &TracePipeline, found: &Found, context: &Context) -> Option<LiveDocument> {
-    let (existing, uid) = (found.live.as_deref()?, pipeline.uid()?);
-    let current = live::current(existing, &uid)?;
-    let wanted = Live::of(&pipeline.spec);
-    if unreadable(pipeline).is_some() || !validate_live(&wanted).is_empty() {
-        return Some(current);
-    }
-    let reports = context.prober.reports(&ObjectRef::from_obj(pipeline));
-    let seen = revision_seen(pipeline, &uid, &reports);
-    let live::Plan::Write(document) = live::plan(Some(existing), &uid, &wanted, seen) else {
-        return Some(current);
-    };
-    match apply::live_over(context, existing, &document).await {
-        Ok(()) => Some(document),
-        Err(error) => {
-            let name = ObjectRef::from_obj(pipeline);
-            tracing::warn!(pipeline = %name, error = %sluice_crds::problem::chain(&error),
-                "cannot write the live document of a refused pipeline");
-            Some(current)
-        }
-    }
+/// Whether it happens to everybody, after so many failures in a row: what is there is looked at again before anything is
+/// said.
+fn is_ordinary(error: &ApplyError, failures: u32) -> bool {
+    (error.is_conflict() && failures < ORDINARY_CONFLICTS)
+        || (error.may_pass() && failures < PASSING_FAILURES)
 }
 
 /// Pods that were not asked yet count as silent ones.
 fn with_silent(mut reports: Vec<PodReport>, found: &Found) -> Vec<PodReport> {
     for pod in &found.pods {
         if !reports.iter().any(|report| report.pod == pod.name) {
-            reports.push(PodReport { pod: pod.name.clone(), answer: Err("not asked yet".into()) });
+            reports.push(PodReport::not_asked(pod.name.clone()));
         }
     }
     reports
@@ -259,7 +289,7 @@ async fn build_and_apply(
     let name = ObjectRef::from_obj(pipeline);
     let reports = context.prober.reports(&name);
     if found.live.is_none() {
-        match apply::live_without_label(context, valid).await {
+        match apply::live_without_label(context, &valid.owner).await {
             Ok(live) => found.live = live.map(Arc::new),
             Err(error) => {
                 let outcome = Outcome { error: Some(error), ..Outcome::default() };
@@ -268,30 +298,25 @@ async fn build_and_apply(
         }
     }
     let found = &*found;
-    let seen = revision_seen(pipeline, &valid.uid, &reports);
-    let plan = live::plan(found.live.as_deref(), &valid.uid, &valid.live, seen);
-    let document = plan.document().clone();
+    let seen = revision_seen(pipeline, &valid.owner.uid, &reports);
+    let plan = live::plan(found.live.as_deref(), &valid.owner.uid, &valid.live, seen);
+    // First: an edit must not wait for anything else.
+    let live = apply::live(context, &valid.owner, found.live.as_deref(), &plan).await;
+    let document = match &live {
+        Ok(()) => plan.document().cloned(),
+        // A number that was not written is told to nobody: it would count as seen, and the next try would take the one after
+        // it. Where the write came through all the same, the watch shows it, and until then a try finds another version.
+        Err(_) => found.live.as_deref().and_then(|there| live::current(there, &valid.owner.uid)),
+    };
     let apply = async {
-        apply::live(context, valid, found, &plan).await?;
+        live?;
         let replicas = replicas(valid, found, context, &name, &reports);
         let with_pod_monitor = context.pod_monitors.kind_is_installed(&context.client).await;
         let children = build::build(valid, &context.options, replicas, with_pod_monitor)?;
         apply::children(context, valid, found, children).await
     };
     let outcome = apply.await.unwrap_or_else(|error| Outcome { error: Some(error), ..Outcome::default() });
-    Built { document: Some(document), outcome }
-}
-
-/// The largest revision that anybody has seen of this very pipeline.
-fn revision_seen(pipeline: &TracePipeline, uid: &str, reports: &[PodReport]) -> u64 {
-    let reported = reports
-        .iter()
-        .filter_map(|report| report.answer.as_ref().ok())
-        .filter(|answer| answer.pipeline_uid.as_deref() == Some(uid))
-        .map(|answer| answer.revision)
-        .max();
-    let written = pipeline.status.as_ref().map(|status| status.rate.revision);
-    reported.max(written).unwrap_or(0)
+    Built { document, outcome }
 }
 
 fn replicas(
@@ -318,13 +343,13 @@ fn next_look(pipeline: &TracePipeline, refusal: Option<&Refusal>, outcome: Optio
         Duration::try_from(left).ok().filter(|left| !left.is_zero())
     });
     let resync = if pipeline.spec.autoscaling.is_some() { autoscale::GROW_AFTER } else { RESYNC };
-    until_change.map_or(resync, |left| resync.min(left + RETRY_CONFLICT))
+    until_change.map_or(resync, |left| resync.min(left + AFTER_A_CHANGE))
 }
 
 /// How soon after a failure, by the number of failures in a row.
 pub fn retry(pipeline: Arc<TracePipeline>, error: &ReconcileError, context: Arc<Context>) -> Action {
     let name = ObjectRef::from_obj(&*pipeline);
-    if matches!(error, ReconcileError::Apply(error) if error.is_conflict()) {
+    if error.is_conflict() {
         let wait = context.backoffs.next(&name, RETRY_CONFLICT).min(RETRY_SOON);
         if context.backoffs.count(&name) <= ORDINARY_CONFLICTS {
             tracing::debug!(pipeline = %name, retry_in = ?wait, "somebody has written at the same time");
@@ -335,6 +360,14 @@ pub fn retry(pipeline: Arc<TracePipeline>, error: &ReconcileError, context: Arc<
         return Action::requeue(wait);
     }
     let wait = context.backoffs.next(&name, RETRY_FAILURE);
-    tracing::warn!(pipeline = %name, error = %sluice_crds::problem::chain(error), retry_in = ?wait, "cannot reconcile");
+    let told = sluice_crds::problem::chain(error);
+    if error.may_pass() && context.backoffs.count(&name) <= PASSING_FAILURES {
+        tracing::info!(pipeline = %name, reason = told, retry_in = ?wait, "cannot reconcile now");
+    } else {
+        tracing::warn!(pipeline = %name, error = told, retry_in = ?wait, "cannot reconcile");
+    }
     Action::requeue(wait)
 }
+
+#[cfg(test)]
+mod tests;

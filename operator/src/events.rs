@@ -1,8 +1,10 @@
 //! Events: what a person should notice about a pipeline, when it begins and when it ends.
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Resource;
 use kube::runtime::events::{Event, EventType};
+use sluice_crds::names;
 use sluice_crds::v1alpha1::{TracePipeline, TracePipelineStatus};
 
 use crate::controller::Context;
@@ -20,9 +22,19 @@ pub async fn publish(
     new: &TracePipelineStatus,
 ) {
     for event in changes(old, new) {
-        if let Err(error) = context.recorder.publish(&event, &pipeline.object_ref(&())).await {
+        if let Err(error) = context.recorder.publish(&event, &regarding(pipeline, &event)).await {
             tracing::debug!(%error, "an event was not written");
         }
+    }
+}
+
+/// The recorder counts an event as the last one again where all but the note is the same, and the old note stays. What the
+/// reference names of the pipeline differs with the note, so that only what says the same is counted together.
+fn regarding(pipeline: &TracePipeline, event: &Event) -> ObjectReference {
+    let note = names::short_hash(event.note.as_deref().unwrap_or_default());
+    ObjectReference {
+        field_path: Some(format!("status.conditions{{{}-{note}}}", event.reason)),
+        ..pipeline.object_ref(&())
     }
 }
 
@@ -32,7 +44,9 @@ fn changes(old: &TracePipelineStatus, new: &TracePipelineStatus) -> Vec<Event> {
         let before = old.conditions.iter().find(|before| before.type_ == condition.type_);
         let same = before
             .is_some_and(|before| before.status == condition.status && before.reason == condition.reason);
-        if same {
+        // A rate may be confirmed before anybody has noticed that it was not.
+        let is_another_rate = condition.type_ == "RateConfirmed" && old.rate.applied != new.rate.applied;
+        if same && !is_another_rate {
             continue;
         }
         let known = before.is_some();
@@ -45,7 +59,7 @@ fn changes(old: &TracePipelineStatus, new: &TracePipelineStatus) -> Vec<Event> {
             }
             ("Ready", "True") => events.push(event(EventType::Normal, condition, "Ready")),
             ("Suspended", _) if known => events.push(event(EventType::Normal, condition, "Suspended")),
-            ("RateConfirmed", "True") if old.rate.applied != new.rate.applied => {
+            ("RateConfirmed", "True") if is_another_rate => {
                 events.push(event(EventType::Normal, condition, "RateApplied"));
             }
             _ => {}
@@ -65,5 +79,46 @@ fn event(type_: EventType, condition: &Condition, action: &str) -> Event {
         note: Some(note),
         action: action.to_owned(),
         secondary: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::example;
+
+    #[tokio::test]
+    async fn the_same_text_is_counted_and_another_one_is_an_event_of_its_own() {
+        let server = example::Server::default();
+        let (context, pipeline) = (server.context(), example::pipeline());
+        let old = TracePipelineStatus::default();
+        for rate in ["8000", "8000", "20000"] {
+            let mut confirmed = example::condition("RateConfirmed", "True");
+            confirmed.message = format!("every consumer applies {rate} spans per second");
+            let mut new = TracePipelineStatus { conditions: vec![confirmed], ..old.clone() };
+            new.rate.applied = rate.parse().ok();
+            publish(&context, &pipeline, &old, &new).await;
+        }
+        let told: Vec<_> = server
+            .bodies()
+            .iter()
+            .map(|body| (body["note"].clone(), body["series"]["count"].clone()))
+            .collect();
+        let note = |rate: &str| format!("every consumer applies {rate} spans per second").into();
+        assert_eq!(told, [(note("8000"), ().into()), (note("8000"), 2.into()), (note("20000"), ().into())]);
+    }
+
+    #[test]
+    fn a_rate_that_is_confirmed_at_once_is_an_event_too() {
+        let status = |rate| {
+            let mut status = TracePipelineStatus {
+                conditions: vec![example::condition("RateConfirmed", "True")],
+                ..TracePipelineStatus::default()
+            };
+            status.rate.applied = Some(rate);
+            status
+        };
+        assert!(changes(&status(1), &status(1)).is_empty());
+        assert_eq!(changes(&status(1), &status(2)).len(), 1);
     }
 }

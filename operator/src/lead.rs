@@ -133,6 +133,10 @@ impl Candidate {
 impl Lead {
     /// Renews the Lease until that fails for too long, or somebody else has it.
     pub async fn keep(&mut self) -> Lost {
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Bug::KeepLead) {
+            std::future::pending::<()>().await;
+        }
         loop {
             let end = self.renewed + ACTS;
             // A process that was frozen asks nothing any more.

@@ -8,5 +8,8 @@ pub mod events;
 pub mod lead;
 pub mod metrics;
 pub mod options;
+#[cfg(feature = "planted")]
+mod planted;
 pub mod run;
+mod tasks;
 pub mod watch;

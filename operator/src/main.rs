@@ -12,13 +12,12 @@ use tracing_subscriber::filter::LevelFilter;
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
     let options = Options::parse();
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
         .with_current_span(false)
         .with_span_list(false)
-        .with_env_filter(filter)
+        .with_env_filter(filter())
         .with_writer(std::io::stderr)
         .init();
     match run(options).await {
@@ -28,5 +27,16 @@ async fn main() -> ExitCode {
             tracing::error!(error = format!("{error:#}"), "ended");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What `RUST_LOG` says, else `info`. A watch that is refused logs so at every try; the operator says it once.
+fn filter() -> EnvFilter {
+    const REPEATED: &str = "kube_runtime::watcher";
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let is_named = std::env::var(EnvFilter::DEFAULT_ENV).is_ok_and(|said| said.contains("kube_runtime"));
+    match format!("{REPEATED}=error").parse() {
+        Ok(quieter) if !is_named => filter.add_directive(quieter),
+        _ => filter,
     }
 }

@@ -16,20 +16,28 @@ use prometheus_client::registry::{Registry, Unit};
 use sluice_crds::v1alpha1::TracePipeline;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Result {
+enum Outcome {
     #[expect(non_camel_case_types, reason = "the label's value")]
     ok,
     #[expect(non_camel_case_types, reason = "the label's value")]
     error,
+    #[expect(non_camel_case_types, reason = "the label's value")]
+    conflict,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByResult {
-    result: Result,
+    result: Outcome,
 }
 
 fn by_result(good: bool) -> ByResult {
-    ByResult { result: if good { Result::ok } else { Result::error } }
+    ByResult { result: if good { Outcome::ok } else { Outcome::error } }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByNamespace {
+    /// Not `namespace`: that is the target's where Prometheus scrapes.
+    watched_namespace: String,
 }
 
 /// Most combinations of condition, status and reason that are told apart: some reasons come from consumers, and
@@ -43,11 +51,17 @@ struct Verdict {
     reason: String,
 }
 
-/// What was last said of each pipeline; verdicts by their number, because most pipelines share them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByStatus {
+    condition: String,
+    status: String,
+}
+
+/// What was last said of each pipeline, and since which second; verdicts by their number, because most pipelines share them.
 #[derive(Default)]
 struct Judged {
     verdicts: Vec<Verdict>,
-    of: HashMap<ObjectRef<TracePipeline>, Vec<usize>>,
+    of: HashMap<ObjectRef<TracePipeline>, Vec<(usize, i64)>>,
 }
 
 impl Judged {
@@ -70,6 +84,22 @@ impl Judged {
         self.verdicts.push(verdict);
         self.verdicts.len() - 1
     }
+
+    /// Since when the pipeline of which it is true for the longest has a status of a condition.
+    fn oldest(&self) -> HashMap<ByStatus, i64> {
+        let mut by_number: Vec<Option<i64>> = vec![None; self.verdicts.len()];
+        for (number, since) in self.of.values().flatten() {
+            let oldest = by_number[*number].get_or_insert(*since);
+            *oldest = (*oldest).min(*since);
+        }
+        let mut oldest = HashMap::new();
+        for (verdict, since) in self.verdicts.iter().zip(by_number) {
+            let Some(since) = since else { continue };
+            let status = ByStatus { condition: verdict.condition.clone(), status: verdict.status.clone() };
+            oldest.entry(status).and_modify(|oldest: &mut i64| *oldest = since.min(*oldest)).or_insert(since);
+        }
+        oldest
+    }
 }
 
 /// Counters of this process.
@@ -84,7 +114,9 @@ pub struct Metrics {
     number_writes: Counter,
     pipelines: Gauge<i64, AtomicI64>,
     conditions: Family<Verdict, Gauge<i64, AtomicI64>>,
+    conditions_since: Family<ByStatus, Gauge<i64, AtomicI64>>,
     judged: Mutex<Judged>,
+    namespace_listed: Family<ByNamespace, Gauge<i64, AtomicI64>>,
     leader: Gauge<i64, AtomicI64>,
     ready: AtomicBool,
     watch_errors: Counter<u64, AtomicU64>,
@@ -105,7 +137,9 @@ impl Default for Metrics {
             number_writes: Counter::default(),
             pipelines: Gauge::default(),
             conditions: Family::default(),
+            conditions_since: Family::default(),
             judged: Mutex::default(),
+            namespace_listed: Family::default(),
             leader: Gauge::default(),
             ready: AtomicBool::new(false),
             watch_errors: Counter::default(),
@@ -123,6 +157,11 @@ impl Default for Metrics {
         registry.register("pipelines", "Pipelines that exist", metrics.pipelines.clone());
         let help = "Pipelines by condition, its status and its reason";
         registry.register("pipeline_conditions", help, metrics.conditions.clone());
+        let help = "Unix time of the oldest last transition to a status of a condition";
+        let since = metrics.conditions_since.clone();
+        registry.register("pipeline_condition_since_timestamp_seconds", help, since);
+        let help = "1 while everything in a namespace is listed, and looked after";
+        registry.register("namespace_listed", help, metrics.namespace_listed.clone());
         registry.register("leader", "1 while this replica is the leader", metrics.leader.clone());
         registry.register(
             "watch_errors",
@@ -137,6 +176,12 @@ impl Metrics {
     /// A reconcile has ended.
     pub fn reconciled(&self, good: bool, took: Duration) {
         self.reconciles.get_or_create(&by_result(good)).inc();
+        self.reconcile_time.observe(took.as_secs_f64());
+    }
+
+    /// A reconcile has ended because somebody has written at the same time, as it happens to everybody.
+    pub fn conflicted(&self, took: Duration) {
+        self.reconciles.get_or_create(&ByResult { result: Outcome::conflict }).inc();
         self.reconcile_time.observe(took.as_secs_f64());
     }
 
@@ -168,6 +213,14 @@ impl Metrics {
         self.watch_errors.inc();
     }
 
+    /// Whether everything in a namespace was listed; none for all namespaces at once.
+    pub fn set_listed(&self, namespace: Option<&str>, listed: bool) {
+        let namespace = namespace.unwrap_or_default().to_owned();
+        self.namespace_listed
+            .get_or_create(&ByNamespace { watched_namespace: namespace })
+            .set(i64::from(listed));
+    }
+
     /// How many pipelines there are.
     pub fn set_pipelines(&self, count: usize) {
         self.pipelines.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -176,11 +229,13 @@ impl Metrics {
     /// What is now said of a pipeline.
     pub fn judged(&self, pipeline: &ObjectRef<TracePipeline>, conditions: &[Condition]) {
         let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
-        let new: Vec<_> = conditions.iter().map(|condition| judged.number(condition)).collect();
-        for number in &new {
+        let since = |condition: &Condition| condition.last_transition_time.0.as_second();
+        let new: Vec<_> =
+            conditions.iter().map(|condition| (judged.number(condition), since(condition))).collect();
+        for (number, _) in &new {
             self.conditions.get_or_create(&judged.verdicts[*number]).inc();
         }
-        for number in judged.of.insert(pipeline.clone(), new).unwrap_or_default() {
+        for (number, _) in judged.of.insert(pipeline.clone(), new).unwrap_or_default() {
             self.conditions.get_or_create(&judged.verdicts[number]).dec();
         }
     }
@@ -188,7 +243,7 @@ impl Metrics {
     /// The pipeline is gone.
     pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
         let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
-        for number in judged.of.remove(pipeline).unwrap_or_default() {
+        for (number, _) in judged.of.remove(pipeline).unwrap_or_default() {
             self.conditions.get_or_create(&judged.verdicts[number]).dec();
         }
     }
@@ -212,7 +267,13 @@ impl Metrics {
     ///
     /// # Errors
     /// A value could not be written, which only a defect of the registry explains.
-    pub fn page(&self) -> std::result::Result<String, std::fmt::Error> {
+    pub fn page(&self) -> Result<String, std::fmt::Error> {
+        // Held until all is written, so that no other page takes away what this one shows.
+        let judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        self.conditions_since.clear();
+        for (status, since) in judged.oldest() {
+            self.conditions_since.get_or_create(&status).set(since);
+        }
         let mut page = String::new();
         text::encode(&mut page, &self.registry)?;
         Ok(page)
@@ -252,6 +313,27 @@ mod tests {
         assert!(text.contains(&line("True", "ConsumersReady", 0)), "{text}");
         metrics.forget(&b);
         assert!(metrics.page().unwrap().contains(&line("False", "InvalidSpec", 1)));
+    }
+
+    #[test]
+    fn the_pipeline_that_is_not_ready_for_the_longest_tells_since_when() {
+        let (metrics, a, b) = (Metrics::default(), ObjectRef::new("a"), ObjectRef::new("b"));
+        let since = |second, status, reason| {
+            let mut conditions = ready(status, reason);
+            conditions[0].last_transition_time = Time(jiff::Timestamp::constant(second, 0));
+            conditions
+        };
+        let told = || {
+            let page = metrics.page().unwrap();
+            let lines = page.lines().filter(|line| line.contains("condition_since_timestamp_seconds{"));
+            lines.map(|line| line.split_once('{').unwrap().1.to_owned()).collect::<Vec<_>>()
+        };
+        metrics.judged(&a, &since(300, "False", "InvalidSpec"));
+        metrics.judged(&b, &since(200, "False", "NotApplied"));
+        assert_eq!(told(), [r#"condition="Ready",status="False"} 200"#]);
+        metrics.judged(&b, &since(400, "True", "ConsumersReady"));
+        metrics.forget(&a);
+        assert_eq!(told(), [r#"condition="Ready",status="True"} 400"#]);
     }
 
     #[test]

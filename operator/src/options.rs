@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use sha2::{Digest, Sha256};
+use sluice_crds::names;
 
 /// Turns TracePipelines into running consumers and carries live edits to them.
 #[derive(Clone, Debug, clap::Parser)]
@@ -31,8 +31,8 @@ pub struct Options {
     /// The namespace that the operator runs in: its Lease lies there, and consumers admit probes from it.
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub namespace: String,
-    /// Name of this replica in the leader election.
-    #[arg(long, value_name = "NAME", default_value = "sluice-operator")]
+    /// Name of this replica in the leader election; the host's, which is a pod's, where none is given.
+    #[arg(long, value_name = "NAME", default_value_t = host_name(), hide_default_value = true)]
     pub identity: String,
     /// Namespaces whose pods may scrape the consumers' metrics, separated by commas.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -45,10 +45,42 @@ pub struct Options {
     pub admin: SocketAddr,
 }
 
+/// Two that run under one name would take each other's lead for their own.
+fn host_name() -> String {
+    let told = [std::env::var("HOSTNAME").ok(), std::fs::read_to_string("/proc/sys/kernel/hostname").ok()];
+    first_name(told)
+}
+
+fn first_name(told: [Option<String>; 2]) -> String {
+    let mut names = told.into_iter().flatten().map(|name| name.trim().to_owned());
+    names.find(|name| !name.is_empty()).unwrap_or_else(|| "sluice-operator".to_owned())
+}
+
 impl Options {
     /// Tells one upgrade from another: what an operator of this version with this image makes of pods.
     pub fn upgrade_mark(&self) -> String {
-        let built = format!("{} {}", env!("CARGO_PKG_VERSION"), self.consumer_image);
-        Sha256::digest(built).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+        names::short_hash(format!("{} {}", env!("CARGO_PKG_VERSION"), self.consumer_image))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn an_operator_is_called_as_its_host_unless_it_is_told_otherwise() {
+        let identity = |arguments: &[&str]| {
+            let all = ["sluice-operator", "--consumer-image", "a"].iter().chain(arguments);
+            Options::parse_from(all).identity
+        };
+        assert_eq!(identity(&["--identity", "b"]), "b");
+        assert_eq!(identity(&[]), host_name());
+        let named =
+            |one: Option<&str>, two: Option<&str>| first_name([one, two].map(|name| name.map(Into::into)));
+        assert_eq!(named(Some("pod-1"), Some("node\n")), "pod-1");
+        assert_eq!(named(Some(" "), Some("node\n")), "node");
+        assert_eq!(named(None, None), "sluice-operator");
     }
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures_util::stream::{BoxStream, StreamExt, poll_fn, select_all};
+use futures_util::future::join_all;
+use futures_util::stream::{BoxStream, StreamExt, poll_fn};
+use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::Client;
 use kube::runtime::controller::{Config, applier};
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
 use sluice_crds::v1alpha1::TracePipeline;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
@@ -19,13 +19,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
-use crate::controller::autoscale::Autoscaler;
-use crate::controller::probe::Prober;
-use crate::controller::{self, Context, apply};
+use crate::controller::apply::may_pass;
+use crate::controller::{self, Context};
 use crate::lead::Candidate;
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::watch::{Change, Trigger, World};
+use crate::tasks;
+use crate::watch::{Change, Space, Trigger, World};
 
 /// Reconciles under way at once: each waits for the API server most of its time.
 const CONCURRENCY: u16 = 32;
@@ -35,8 +35,12 @@ const EDITS_AT_ONCE: usize = 16;
 /// gives up. Longer than a watch is silent.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// HTTP's code where a watch asks for what is no longer kept.
-const GONE: u16 = 410;
+/// Pause before an API server that is not ready is asked again.
+const NOT_READY: Duration = Duration::from_secs(2);
+
+/// For so long all namespaces wait for the lists of each other, so that at a start nobody is judged by a half of what is
+/// there: an older rival, a rollout that has failed. One that cannot be listed then holds up no other.
+const TOGETHER: Duration = Duration::from_secs(20);
 
 /// Runs until SIGTERM or Ctrl-C, or until the lead is lost: then everything that acts is dropped at once and the
 /// process ends; its supervisor starts a new one that waits for the lead again.
@@ -49,13 +53,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     admin::serve(options.admin, metrics.clone(), stop.clone())
         .await
         .with_context(|| format!("cannot serve the admin endpoints on {}", options.admin))?;
-    let mut config = kube::Config::infer()
+    let config = kube::Config::infer()
         .await
         .context("cannot find an API server: no service account, no KUBECONFIG")?;
-    config.read_timeout = Some(SILENCE);
-    config.reset_reader_on_write = true;
-    let client = Client::try_from(config).context("cannot make a client of the API server")?;
-    let version = client.apiserver_version().await.context("the API server does not answer")?;
+    let client = client(config).context("cannot make a client of the API server")?;
+    let asking = answering(&client);
+    let Some(version) = stop.run_until_cancelled(asking).await else { return Ok(()) };
+    let version = version.context("the API server does not answer")?;
     tracing::info!(api_server = %version.git_version, installation = %options.installation,
         namespaces = ?options.namespaces, "connected");
     metrics.set_ready(true);
@@ -87,6 +91,27 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     result
 }
 
+/// The version of an API server that has begun to answer: one that starts, or has too much to do, is waited for.
+async fn answering(client: &Client) -> kube::Result<Info> {
+    loop {
+        match client.apiserver_version().await {
+            Err(error) if may_pass(&error) && matches!(error, kube::Error::Api(_)) => {
+                tracing::info!(reason = %sluice_crds::problem::chain(&error), "the API server is not ready");
+                tokio::time::sleep(NOT_READY).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+fn client(mut config: kube::Config) -> kube::Result<Client> {
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
+    // Tries and pauses are ours: the client's own take minutes, in silence.
+    config.default_retry = false;
+    Client::try_from(config)
+}
+
 /// Ends with `stop`; whoever drops it ends everything that it has begun.
 async fn reconcile_all(
     client: Client,
@@ -95,39 +120,15 @@ async fn reconcile_all(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let (world, triggers) = World::watch(&client, &options.namespaces);
-    let reporter =
-        Reporter { controller: apply::FIELD_MANAGER.into(), instance: Some(options.identity.clone()) };
-    let context = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), reporter),
-        client,
-        options,
-        world,
-        prober: Arc::new(Prober::new(metrics.clone())),
-        metrics: metrics.clone(),
-        rollouts: apply::Rollouts::default(),
-        autoscaler: Autoscaler::default(),
-        backoffs: controller::Backoffs::default(),
-        dead_letters: controller::dead_letters::DeadLetters::default(),
-        conflicts: controller::Conflicts::default(),
-        pod_monitors: controller::PodMonitors::default(),
-    });
+    let context = Arc::new(Context::new(client, options, world, metrics));
     let (changed, changes) = mpsc::unbounded_channel();
     let mut queues = Queues::default();
-    let appliers: Vec<_> = context
+    let work: Vec<_> = context
         .world
-        .pipelines
-        .stores()
-        .map(|(namespace, store)| {
-            let queue = queues.add(namespace).take_until(stop.clone().cancelled_owned());
-            applier(
-                |pipeline, context| Box::pin(controller::reconcile(pipeline, context)),
-                controller::retry,
-                context.clone(),
-                store,
-                queue,
-                Config::default().concurrency(CONCURRENCY),
-            )
-            .boxed()
+        .spaces()
+        .map(|space| {
+            context.metrics.set_listed(space.namespace.as_deref(), false);
+            work(space.clone(), queues.add(space.namespace.clone()), context.clone(), stop.clone())
         })
         .collect();
     let mut tasks = JoinSet::new();
@@ -135,15 +136,76 @@ async fn reconcile_all(
     let exists = move |pipeline: &ObjectRef<TracePipeline>| known.exists(pipeline);
     tasks.spawn(context.prober.clone().run(changed, exists));
     tasks.spawn(feed(triggers, changes, queues, context.clone()));
-    // Nothing is judged before everything was listed once: what is not there yet may only be unknown.
+    let all_work = async {
+        if stop.run_until_cancelled(wait_for_lists(&context.world)).await.is_some() {
+            join_all(work).await;
+        }
+    };
     tokio::select! {
-        ready = context.world.ready() => anyhow::ensure!(ready, "watching has ended"),
-        () = stop.cancelled() => return Ok(()),
+        () = all_work => Ok(()),
+        // They have no end: without one of them the operator would go on, deaf or blind.
+        error = tasks::ended(&mut tasks) => Err(error),
     }
-    tracing::info!(pipelines = context.world.pipelines.count(), "everything is listed");
-    // Results were counted and logged where they arose.
-    select_all(appliers).for_each(|_| std::future::ready(())).await;
-    Ok(())
+}
+
+/// Waits until everything is listed, or tells what is not.
+async fn wait_for_lists(world: &World) {
+    if tokio::time::timeout(TOGETHER, world.listed()).await.is_ok() {
+        tracing::info!(pipelines = world.count(), "everything is listed");
+        return;
+    }
+    for space in world.spaces().filter(|space| !space.is_listed()) {
+        tracing::warn!(namespace = space.namespace.as_deref().unwrap_or("all"), kinds = ?space.unlisted(),
+            "a namespace is not listed yet, and nothing in it is looked after: see that it exists, with the operator's \
+             Role and RoleBinding in it (helm upgrade makes them), or take it out of --namespaces");
+    }
+}
+
+/// Reconciles what lies in a space, from when that is listed until `stop`.
+async fn work(space: Arc<Space>, queue: Queue, context: Arc<Context>, stop: CancellationToken) {
+    let is_late = !space.is_listed();
+    if stop.run_until_cancelled(space.listed()).await.is_none() {
+        return;
+    }
+    let namespace = space.namespace.as_deref();
+    let metrics = context.metrics.clone();
+    metrics.set_listed(namespace, true);
+    if is_late {
+        tracing::info!(namespace = namespace.unwrap_or("all"), "the namespace is listed now");
+    }
+    let applier = applier(
+        |pipeline, context| Box::pin(controller::reconcile(pipeline, context)),
+        controller::retry,
+        context,
+        space.pipelines.clone(),
+        queue.take_until(stop.cancelled_owned()),
+        Config::default().concurrency(CONCURRENCY),
+    );
+    tokio::select! {
+        // Results were counted and logged where they arose.
+        () = applier.for_each(|_| std::future::ready(())) => {}
+        () = tell_of_losses(&space, &metrics) => {}
+    }
+}
+
+/// Tells when a namespace that was listed is lost, and when it is back. It has no end.
+async fn tell_of_losses(space: &Space, metrics: &Metrics) {
+    let namespace = space.namespace.as_deref();
+    let name = namespace.unwrap_or("all");
+    loop {
+        space.lost().await;
+        metrics.set_listed(namespace, false);
+        // An API server that has just begun refuses some of what it shows soon.
+        let is_back = tokio::time::timeout(TOGETHER, space.listed()).await.is_ok();
+        if !is_back {
+            tracing::warn!(namespace = name, kinds = ?space.unlisted(),
+                "a namespace that was listed is lost, and what is in it is not seen: see that it exists, with the operator's \
+                 Role and RoleBinding in it (helm upgrade makes them), or take it out of --namespaces");
+            space.listed().await;
+            tracing::info!(namespace = name, "the namespace is listed again");
+        }
+        metrics.set_listed(namespace, true);
+    }
 }
 
 /// Which applier works on which namespace.
@@ -181,23 +243,15 @@ async fn feed(
         tokio::select! {
             trigger = triggers.next() => match trigger {
                 Some(Ok(Change::Child(pipeline))) => queues.push(pipeline),
+                Some(Ok(Change::Gone(pipeline))) => {
+                    context.forget(&pipeline);
+                    context.metrics.set_pipelines(context.world.count());
+                }
                 Some(Ok(Change::Pipeline(pipeline))) => {
-                    if !context.exists(&pipeline) {
-                        context.forget(&pipeline);
-                    }
-                    context.metrics.set_pipelines(context.world.pipelines.count());
+                    context.metrics.set_pipelines(context.world.count());
                     edits.hurry(pipeline, &context, hurried.clone());
                 }
-                Some(Err(error)) => {
-                    context.metrics.watch_failed();
-                    let told = sluice_crds::problem::chain(&error);
-                    // An API server keeps its past for a while only, a new one has none: no fault of anything.
-                    if matches!(&error, watcher::Error::WatchError(status) if status.code == GONE) {
-                        tracing::info!(reason = %told, "a watch begins again");
-                    } else {
-                        tracing::warn!(error = %told, "a watch broke and begins again");
-                    }
-                }
+                Some(Err(_)) => context.metrics.watch_failed(),
                 None => return,
             },
             Some(pipeline) = edited.recv() => queues.push(pipeline),
@@ -220,7 +274,7 @@ impl Default for Edits {
 }
 
 impl Edits {
-    /// Hurries an edit, then passes the pipeline on. Before everything is listed nothing can be judged.
+    /// Hurries an edit, then passes the pipeline on. Before its namespace is listed nothing can be judged.
     fn hurry(
         &mut self,
         pipeline: ObjectRef<TracePipeline>,
@@ -228,11 +282,12 @@ impl Edits {
         then: mpsc::UnboundedSender<ObjectRef<TracePipeline>>,
     ) {
         let (permits, context) = (self.permits.clone(), context.clone());
-        if !context.world.is_listed() || !context.exists(&pipeline) {
+        let space = context.world.space(pipeline.namespace.as_deref().unwrap_or_default());
+        if !space.is_some_and(|space| space.is_listed()) || !context.exists(&pipeline) {
             let _ = then.send(pipeline);
             return;
         }
-        while self.under_way.try_join_next().is_some() {}
+        tasks::reap(&mut self.under_way);
         self.under_way.spawn(async move {
             let _permit = permits.acquire_owned().await;
             controller::hurry(&pipeline, &context).await;
@@ -253,3 +308,6 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     });
     Ok(stop)
 }
+
+#[cfg(test)]
+mod tests;

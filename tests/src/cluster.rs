@@ -7,12 +7,12 @@
 //!
 //! What is not there: names of services but those that a test tells, dynamic volumes, a second node.
 
-mod certificates;
 mod client;
 mod control_plane;
 mod cut;
 mod dns;
 mod faults;
+mod identities;
 pub mod image;
 mod machine;
 mod node;
@@ -36,12 +36,12 @@ pub use self::proxy::{ApiProxy, Sent, Watch};
 pub use self::tools::{helm, kwok};
 pub use self::writes::{Write, WriteProxy};
 
-use self::certificates::Authority;
 use self::control_plane::ControlPlane;
 use self::dns::NameServer;
 use self::machine::Machine;
 use self::node::Node;
 use self::reader::Reader;
+use crate::certificates::Authority;
 use crate::component::Scratch;
 use crate::{eventually, sluice};
 

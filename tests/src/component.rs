@@ -1,14 +1,15 @@
 //! A child process that a test starts, hurts and stops.
 //!
 //! Guarantees: its output lies in a log file; it is signalled by process id, never by name; it dies with the
-//! test process, however that ends, because a small shell guard kills it when a pipe from here closes.
+//! test process, however that ends, because a small shell guard kills it when a pipe from here closes. A test
+//! fails where a Rust program that it started has panicked, whatever else it asserts.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -28,6 +29,9 @@ wait "$child"; status=$?
 kill "$reader"
 exit "$status"
 "#;
+
+/// What the default hook writes of a panic, in any thread and also where the process lives on.
+const PANIC: &str = " panicked at ";
 
 /// A running child process.
 #[derive(Debug)]
@@ -110,16 +114,18 @@ impl Component {
         self.ended(Duration::from_secs(10)).await.map(|_| ())
     }
 
-    /// Asks the process to stop (SIGTERM) and waits for its exit code; killed by a signal it is 128 + signal.
+    /// Asks the process to stop (SIGTERM) and waits until it has, with the exit code 0.
     ///
     /// # Errors
-    /// It does not go within `deadline`.
-    pub async fn stop(&mut self, deadline: Duration) -> anyhow::Result<i32> {
+    /// It does not go within `deadline`, or ends with another code.
+    pub async fn stop(&mut self, deadline: Duration) -> anyhow::Result<()> {
         self.signal(Signal::SIGTERM)?;
-        self.ended(deadline).await
+        let code = self.ended(deadline).await?;
+        ensure!(code == 0, "{} was asked to stop, and ended with {code}:\n{}", self.name, self.log_tail(20));
+        Ok(())
     }
 
-    /// Waits for the end of the process and returns its exit code.
+    /// Waits for the end of the process and returns its exit code; killed by a signal it is 128 + signal.
     ///
     /// # Errors
     /// It does not end within `deadline`.
@@ -153,6 +159,14 @@ impl Component {
         process_cpu_time(self.pid())
     }
 
+    /// The first panic that its output tells of, with the message behind it.
+    fn panic(&self) -> Option<String> {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let mut lines = text.lines().skip_while(|line| !line.contains(PANIC));
+        lines.next().map(|line| format!("{line}\n{}", lines.next().unwrap_or_default()))
+    }
+
     /// The last lines of its output.
     pub fn log_tail(&self, lines: usize) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
@@ -172,6 +186,12 @@ impl Drop for Component {
         drop(self.guard.stdin.take());
         if let Err(error) = self.guard.wait() {
             eprintln!("cannot wait for {}: {error}", self.name);
+        }
+        // A second panic would abort the test process, and hide why the test fails.
+        if !std::thread::panicking()
+            && let Some(panic) = self.panic()
+        {
+            panic!("{} panicked: {panic}", self.name);
         }
     }
 }
@@ -260,14 +280,62 @@ impl Drop for Scratch {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::*;
 
-    fn sleeper(log: &Path) -> Launch {
-        Launch {
-            program: "sleep".into(),
-            arguments: vec!["600".into()],
+    fn shell(log: &Path, script: &str) -> Component {
+        let launch = Launch {
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
             log: log.to_owned(),
             ..Launch::default()
+        };
+        Component::start("shell", &launch).unwrap()
+    }
+
+    /// What a test ends with that lets go of a component, and does something before.
+    fn dropped(component: Component, before: impl FnOnce()) -> Option<String> {
+        let test = AssertUnwindSafe(|| {
+            let _component = component;
+            before();
+        });
+        let panic = catch_unwind(test).err()?;
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
+    }
+
+    const PANICS: &str = "echo \"thread 'lane' (7) panicked at src/lane.rs:1:2:\nno row\" >&2";
+
+    #[tokio::test]
+    async fn a_test_whose_component_has_panicked_fails_at_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut component = shell(&dir.path().join("log"), PANICS);
+        component.ended(Duration::from_secs(10)).await.unwrap();
+        let failure = dropped(component, || ()).unwrap();
+        assert!(failure.starts_with("shell panicked: thread 'lane' (7)"), "{failure}");
+        assert!(failure.ends_with("no row"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn a_test_that_fails_by_itself_says_why_also_where_its_component_has_panicked() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut component = shell(&dir.path().join("log"), PANICS);
+        component.ended(Duration::from_secs(10)).await.unwrap();
+        assert_eq!(dropped(component, || panic!("rows are missing")).as_deref(), Some("rows are missing"));
+    }
+
+    #[tokio::test]
+    async fn who_is_asked_to_stop_must_end_with_0() {
+        let dir = tempfile::tempdir().unwrap();
+        for (code, is_good) in [(0, true), (3, false)] {
+            let log = dir.path().join(code.to_string());
+            let script = format!("trap 'exit {code}' TERM; echo ready; while true; do sleep 0.05; done");
+            let mut component = shell(&log, &script);
+            let ready = async || Ok((component.log_tail(1) == "ready").then_some(()));
+            eventually("the trap to be set", Duration::from_secs(10), ready).await.unwrap();
+            let stopped = component.stop(Duration::from_secs(10)).await;
+            assert_eq!(stopped.is_ok(), is_good, "{stopped:?}");
         }
     }
 
@@ -278,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn a_component_dies_with_its_handle() {
         let dir = tempfile::tempdir().unwrap();
-        let component = Component::start("sleep", &sleeper(&dir.path().join("log"))).unwrap();
+        let component = shell(&dir.path().join("log"), "exec sleep 600");
         let pid = component.pid();
         assert!(exists(pid));
         drop(component);
@@ -297,14 +365,8 @@ mod tests {
     #[tokio::test]
     async fn a_family_has_children_and_their_children() {
         let dir = tempfile::tempdir().unwrap();
-        let launch = Launch {
-            program: "/bin/sh".into(),
-            // A command after the last one, or the shell would become the command.
-            arguments: vec!["-c".into(), "sh -c 'sleep 600; true'; true".into()],
-            log: dir.path().join("log"),
-            ..Launch::default()
-        };
-        let component = Component::start("shells", &launch).unwrap();
+        // A command after the last one, or the shell would become the command.
+        let component = shell(&dir.path().join("log"), "sh -c 'sleep 600; true'; true");
         let members = eventually("three generations", Duration::from_secs(10), async || {
             let members = family(component.pid())?;
             Ok((members.len() == 3).then_some(members))
@@ -319,7 +381,7 @@ mod tests {
     #[tokio::test]
     async fn a_killed_component_reports_its_end() {
         let dir = tempfile::tempdir().unwrap();
-        let mut component = Component::start("sleep", &sleeper(&dir.path().join("log"))).unwrap();
+        let mut component = shell(&dir.path().join("log"), "exec sleep 600");
         assert!(component.is_running().unwrap());
         component.kill().await.unwrap();
         assert!(!component.is_running().unwrap());

@@ -5,6 +5,8 @@
 
 mod broker;
 mod clients;
+mod groups;
+mod secure;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -23,8 +25,10 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::component::{Component, Scratch};
 use crate::{cache_dir, eventually, free_port};
 use broker::{PASSWORD, broker, java, password_property, path, server_properties};
+use secure::Secure;
 
 pub use clients::{Reader, Sender};
+pub use secure::{CERTIFIED, On, Right};
 
 /// How long a broker may take to answer after its start.
 const START: Duration = Duration::from_secs(60);
@@ -50,6 +54,7 @@ struct Own {
     jars: PathBuf,
     heap: String,
     protected: String,
+    secure: Option<Secure>,
     // Dropped in this order: the process first, then its files.
     component: Component,
     dir: Scratch,
@@ -61,7 +66,7 @@ impl Kafka {
     /// # Errors
     /// The jars are missing, or it does not answer within a minute.
     pub async fn start() -> anyhow::Result<Self> {
-        Self::start_listening(None, CLUSTER).await
+        Self::start_listening(None, CLUSTER, None).await
     }
 
     /// A broker of another cluster than [`Self::start`]'s.
@@ -69,7 +74,7 @@ impl Kafka {
     /// # Errors
     /// As [`Self::start`]; or all tests share a given broker.
     pub async fn start_another() -> anyhow::Result<Self> {
-        let another = Self::start_listening(None, OTHER_CLUSTER).await?;
+        let another = Self::start_listening(None, OTHER_CLUSTER, None).await?;
         ensure!(another.own.is_some(), "this test needs a second broker; unset SLUICE_TEST_KAFKA");
         Ok(another)
     }
@@ -79,10 +84,14 @@ impl Kafka {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_on(address: Ipv4Addr) -> anyhow::Result<Self> {
-        Self::start_listening(Some(address), CLUSTER).await
+        Self::start_listening(Some(address), CLUSTER, None).await
     }
 
-    async fn start_listening(pods: Option<Ipv4Addr>, cluster: &str) -> anyhow::Result<Self> {
+    async fn start_listening(
+        pods: Option<Ipv4Addr>,
+        cluster: &str,
+        secure: Option<Secure>,
+    ) -> anyhow::Result<Self> {
         if let Ok(bootstrap) = std::env::var("SLUICE_TEST_KAFKA") {
             return Ok(Self { bootstrap, pod_bootstrap: None, own: None });
         }
@@ -97,18 +106,22 @@ impl Kafka {
         let pod_bootstrap = pod_bootstrap.transpose()?;
         let data = data.display().to_string();
         let protected = format!("127.0.0.1:{}", free_port()?);
-        let text = server_properties(port, controller_port, pod_bootstrap.as_deref(), &protected, &data);
-        std::fs::write(&properties, text)?;
+        let pods = pod_bootstrap.as_deref().map(|address| ("PODS", address));
+        let more: Vec<_> = pods.into_iter().chain(secure.iter().flat_map(Secure::listeners)).collect();
+        let text = server_properties(port, controller_port, &protected, &more, &data);
+        let secured = secure.as_ref().map(Secure::properties).unwrap_or_default();
+        std::fs::write(&properties, text + &secured)?;
 
         let mut format = java("kafka-format", &jars, &dir, &["kafka.tools.StorageTool", "format", "-t"])?;
         format.arguments.extend([cluster, "-c"].map(str::to_owned).into_iter().chain([path(&properties)]));
+        format.arguments.extend(secure.iter().flat_map(|_| Secure::format_arguments()));
         let mut formatter = Component::start("Kafka's format", &format)?;
         let code = formatter.ended(START).await?;
         ensure!(code == 0, "Kafka's format ended with {code}:\n{}", formatter.log_tail(20));
 
         let heap = std::env::var("SLUICE_TEST_KAFKA_HEAP").unwrap_or_default();
         let component = Component::start("Kafka", &broker(&jars, &dir, &heap)?)?;
-        let own = Some(Own { jars, dir, component, heap, protected });
+        let own = Some(Own { jars, dir, component, heap, protected, secure });
         let mut kafka = Self { bootstrap: format!("127.0.0.1:{port}"), pod_bootstrap, own };
         kafka.answers().await?;
         Ok(kafka)
@@ -306,30 +319,13 @@ impl Kafka {
         .await
     }
 
-    /// The offsets that a group has committed, by partition; none where it has committed nothing.
+    /// The id of the broker's cluster.
     ///
     /// # Errors
     /// The broker does not answer.
-    pub async fn committed(
-        &self,
-        group: &str,
-        topic: &str,
-        partitions: i32,
-    ) -> anyhow::Result<Vec<Option<u64>>> {
-        let client: BaseConsumer = self.client().set("group.id", group).create()?;
-        let mut list = TopicPartitionList::new();
-        list.add_partition_range(topic, 0, partitions - 1);
-        // A broker that has just started does not know its groups at once.
-        let committed = eventually("the committed offsets", START, async || {
-            Ok(client.committed_offsets(list.clone(), Duration::from_secs(5)).ok())
-        })
-        .await?;
-        let offset =
-            |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match element.offset() {
-                Offset::Offset(offset) => u64::try_from(offset).ok(),
-                _ => None,
-            };
-        Ok(committed.elements().iter().map(offset).collect())
+    pub async fn cluster_id(&self) -> anyhow::Result<String> {
+        let client: BaseConsumer = self.client().create()?;
+        eventually("the cluster's id", START, async || Ok(client.client().fetch_cluster_id(REQUEST))).await
     }
 
     /// A producer that batches well and keeps the order.

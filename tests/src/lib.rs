@@ -4,6 +4,7 @@
 //! that need one are `#[ignore]`d with the reason, so that `cargo test` works anywhere; `tests/run` installs
 //! what they need and runs them.
 
+pub mod certificates;
 pub mod cluster;
 pub mod component;
 pub mod disk;
@@ -19,6 +20,7 @@ pub mod pgpool;
 pub mod postgres;
 pub mod proxy;
 pub mod rate;
+pub mod responder;
 pub mod server;
 pub mod sluice;
 pub mod workload;

@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
+use crate::certificates::Identity;
 use crate::server::{START, Server, program};
 use crate::{eventually, free_port};
 
@@ -36,7 +37,7 @@ impl MariaDb {
     /// # Errors
     /// It is not installed, or does not answer within a minute.
     pub async fn start_with(options: &[&str]) -> anyhow::Result<Self> {
-        Self::start_listening(options, None, None).await
+        Self::start_listening(options, None, None, None).await
     }
 
     /// As [`Self::start_with`], on a disk of so many bytes.
@@ -44,7 +45,17 @@ impl MariaDb {
     /// # Errors
     /// As [`Self::start`], or no disk can be mounted.
     pub async fn start_on_disk(bytes: u64, options: &[&str]) -> anyhow::Result<Self> {
-        Self::start_listening(options, None, Some(bytes)).await
+        Self::start_listening(options, None, Some(bytes), None).await
+    }
+
+    /// As [`Self::start`]; nobody is served without TLS.
+    ///
+    /// # Errors
+    /// As [`Self::start`], or the server is not ours.
+    pub async fn start_secure(identity: &Identity) -> anyhow::Result<Self> {
+        let mariadb = Self::start_listening(&[], None, None, Some(identity)).await?;
+        ensure!(mariadb.own.is_some(), NOT_OURS);
+        Ok(mariadb)
     }
 
     /// As [`Self::start`]; the server listens on a second address too, for pods (`Cluster::host_address`).
@@ -52,7 +63,7 @@ impl MariaDb {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_on(address: Ipv4Addr) -> anyhow::Result<Self> {
-        let mariadb = Self::start_listening(&[], Some(address), None).await?;
+        let mariadb = Self::start_listening(&[], Some(address), None, None).await?;
         if mariadb.own.is_some() {
             mariadb
                 .execute("CREATE USER 'pod'@'%'; GRANT ALL ON *.* TO 'pod'@'%' WITH GRANT OPTION")
@@ -104,6 +115,7 @@ impl MariaDb {
         options: &[&str],
         pods: Option<Ipv4Addr>,
         disk: Option<u64>,
+        identity: Option<&Identity>,
     ) -> anyhow::Result<Self> {
         if let Ok(url) = std::env::var("SLUICE_TEST_MYSQL_URL") {
             let base = url.rsplit_once('/').map_or(url.clone(), |(base, _)| base.to_owned());
@@ -115,7 +127,7 @@ impl MariaDb {
         let listen = pods.map_or(loopback.to_string(), |address| format!("{loopback},{address}"));
         let daemon =
             program(["/usr/sbin/mariadbd", "/usr/bin/mariadbd"].map(PathBuf::from), "mariadb-server")?;
-        let own = Server::start("mariadb", "mysql", disk, |dir| {
+        let own = Server::start("mariadb", "mysql", disk, identity, |dir| {
             // Each server that starts removes the temporary tables it finds in this folder: in a common one also
             // those that its neighbours are using.
             let temporary = format!("--tmpdir={dir}");
@@ -142,6 +154,11 @@ impl MariaDb {
                 "--innodb-log-file-size=256M".to_owned(),
             ];
             run.extend(options.iter().map(|&option| option.to_owned()));
+            if identity.is_some() {
+                run.push(format!("--ssl-cert={dir}/server.crt"));
+                run.push(format!("--ssl-key={dir}/server.key"));
+                run.push("--require-secure-transport=ON".to_owned());
+            }
             [initialise.to_vec(), run]
         })
         .await?;

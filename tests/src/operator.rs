@@ -31,8 +31,6 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     /// Further arguments.
     pub arguments: Vec<String>,
-    /// The program; that beside the test where none is named.
-    pub program: Option<PathBuf>,
 }
 
 /// A running operator.
@@ -74,7 +72,7 @@ impl Operator {
         }
         arguments.extend(settings.arguments.iter().cloned());
         let kubeconfig = settings.kubeconfig.as_deref().unwrap_or(cluster.kubeconfig());
-        Self::launch(dir, kubeconfig, arguments, Vec::new(), settings.program.clone())
+        Self::launch(dir, kubeconfig, arguments, Vec::new())
     }
 
     /// Starts an operator with these arguments and the rights of a kubeconfig, without waiting.
@@ -86,7 +84,7 @@ impl Operator {
         arguments: Vec<String>,
         environment: Vec<(String, String)>,
     ) -> anyhow::Result<Self> {
-        Self::launch(Scratch::new("sluice-operator-")?, kubeconfig, arguments, environment, None)
+        Self::launch(Scratch::new("sluice-operator-")?, kubeconfig, arguments, environment)
     }
 
     fn launch(
@@ -94,11 +92,9 @@ impl Operator {
         kubeconfig: &Path,
         arguments: Vec<String>,
         mut environment: Vec<(String, String)>,
-        program: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         environment.push(("KUBECONFIG".into(), kubeconfig.display().to_string()));
-        let program = program.map_or_else(binary, Ok)?;
-        let launch = Launch { program, arguments, environment, log: dir.path().join("log") };
+        let launch = Launch { program: binary()?, arguments, environment, log: dir.path().join("log") };
         Ok(Self { component: Component::start("the operator", &launch)?, dir })
     }
 
@@ -217,11 +213,14 @@ pub fn log_is_clean(log: &str, expected: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The operator's binary beside the test.
+/// The operator's binary beside the test, or the one that `SLUICE_TEST_OPERATOR` names.
 ///
 /// # Errors
 /// It has not been built.
 pub fn binary() -> anyhow::Result<PathBuf> {
+    if let Some(given) = std::env::var_os("SLUICE_TEST_OPERATOR") {
+        return Ok(given.into());
+    }
     let test = std::env::current_exe()?;
     let beside =
         test.ancestors().skip(1).take(2).map(|dir| dir.join("sluice-operator")).find(|path| path.is_file());

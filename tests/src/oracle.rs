@@ -4,12 +4,15 @@
 //! the [`Ledger`]. Its own tests feed it every kind of wrong table and see that it objects.
 
 pub mod database;
+mod positions;
 pub mod unseal;
 
 use std::collections::HashMap;
 use std::fmt;
 
 use crate::ledger::Ledger;
+
+pub use positions::{PositionWatch, Positions};
 
 /// A row of the trace table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +55,10 @@ pub struct FoundDeadLetter {
 /// A row of `sluice_progress`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundPosition {
+    /// Kafka's cluster.
+    pub cluster: String,
+    /// Consumer group.
+    pub group: String,
     /// Topic.
     pub topic: String,
     /// Partition.
@@ -190,46 +197,6 @@ impl std::hash::Hash for FoundDeadLetter {
     }
 }
 
-/// Watches that positions, epochs and last ids only grow.
-#[derive(Debug, Default)]
-pub struct PositionWatch {
-    last: HashMap<(String, i64, i64), FoundPosition>,
-    /// What went back.
-    pub problems: Vec<Problem>,
-}
-
-impl PositionWatch {
-    /// Takes what the table holds now.
-    pub fn observe(&mut self, positions: &[FoundPosition]) {
-        for position in positions {
-            let key = (position.topic.clone(), position.partition, position.generation);
-            if let Some(before) = self.last.insert(key, position.clone())
-                && (position.next_offset < before.next_offset
-                    || position.epoch < before.epoch
-                    || position.last_id < before.last_id)
-            {
-                self.problems.push(Problem::PositionFell(Box::new(before), Box::new(position.clone())));
-            }
-        }
-    }
-
-    /// Takes the offsets committed to Kafka, by partition, *read before* the positions.
-    pub fn committed(&mut self, topic: &str, committed: &[Option<u64>], positions: &[FoundPosition]) {
-        for position in positions.iter().filter(|position| position.topic == topic) {
-            let committed = usize::try_from(position.partition).ok().and_then(|index| committed.get(index));
-            if let Some(Some(committed)) = committed
-                && *committed as i64 > position.next_offset
-            {
-                self.problems.push(Problem::CommittedAhead(
-                    position.partition,
-                    *committed,
-                    position.next_offset,
-                ));
-            }
-        }
-    }
-}
-
 /// The first problems in words, for a failing test.
 pub fn report(problems: &[Problem]) -> String {
     let shown: Vec<String> = problems.iter().take(20).map(ToString::to_string).collect();
@@ -334,25 +301,5 @@ mod tests {
         assert!(matches!(problems(&rows(), &twice, &[letter()])[..], [Problem::DeadLetterUnexpected(_)]));
         let changed = FoundDeadLetter { value: b"[".to_vec(), ..letter() };
         assert_eq!(problems(&rows(), &[changed], &[letter()]).len(), 2);
-    }
-
-    #[test]
-    fn a_position_that_falls_and_a_commit_ahead_of_it_are_found() {
-        let position = |next_offset| FoundPosition {
-            topic: "spans".to_owned(),
-            partition: 0,
-            generation: 0,
-            epoch: 1,
-            next_offset,
-            last_id: 9,
-        };
-        let mut watch = PositionWatch::default();
-        watch.observe(&[position(5)]);
-        watch.observe(&[position(6)]);
-        watch.committed("spans", &[Some(6)], &[position(6)]);
-        assert_eq!(watch.problems, []);
-        watch.observe(&[position(4)]);
-        watch.committed("spans", &[Some(6)], &[position(4)]);
-        assert_eq!(watch.problems.len(), 2);
     }
 }

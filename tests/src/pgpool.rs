@@ -26,7 +26,7 @@ impl Pgpool {
         let (port, control) = (free_port()?, free_port()?);
         let backends = [(primary.own_port()?, 0), (replica.own_port()?, 1)];
         let pgpool = program(["/usr/sbin/pgpool", "/usr/bin/pgpool"].map(PathBuf::from), "pgpool2")?;
-        let server = Server::start("pgpool", "postgres", None, |dir| {
+        let server = Server::start("pgpool", "postgres", None, None, |dir| {
             let write = [
                 "/bin/sh".to_owned(),
                 "-c".to_owned(),

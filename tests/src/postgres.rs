@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
+use crate::certificates::Identity;
 use crate::server::{START, Server, program};
 use crate::{eventually, free_port};
 
@@ -35,7 +36,17 @@ impl Postgres {
     /// # Errors
     /// It is not installed, or does not answer within a minute.
     pub async fn start_with(settings: &[&str]) -> anyhow::Result<Self> {
-        Self::start_having(settings, None, None).await
+        Self::start_having(settings, None, None, None).await
+    }
+
+    /// As [`Self::start`], with TLS for those who ask for it.
+    ///
+    /// # Errors
+    /// As [`Self::start`], or the server is not ours.
+    pub async fn start_secure(identity: &Identity) -> anyhow::Result<Self> {
+        let postgres = Self::start_having(&[], None, None, Some(identity)).await?;
+        ensure!(postgres.own.is_some(), NOT_OURS);
+        Ok(postgres)
     }
 
     /// As [`Self::start_with`], on a disk of so many bytes.
@@ -43,7 +54,7 @@ impl Postgres {
     /// # Errors
     /// As [`Self::start`], or no disk can be mounted.
     pub async fn start_on_disk(bytes: u64, settings: &[&str]) -> anyhow::Result<Self> {
-        Self::start_having(settings, Some(bytes), None).await
+        Self::start_having(settings, Some(bytes), None, None).await
     }
 
     /// Starts another server that follows this one and can be read, until it is promoted (`pg_promote()`).
@@ -51,7 +62,7 @@ impl Postgres {
     /// # Errors
     /// This server is not ours, or as [`Self::start`].
     pub async fn start_replica(&self) -> anyhow::Result<Self> {
-        Self::start_having(&[], None, Some(self.own_port()?)).await
+        Self::start_having(&[], None, Some(self.own_port()?), None).await
     }
 
     /// With a primary's port a replica of that.
@@ -59,6 +70,7 @@ impl Postgres {
         settings: &[&str],
         disk: Option<u64>,
         primary: Option<u16>,
+        identity: Option<&Identity>,
     ) -> anyhow::Result<Self> {
         if let Ok(url) = std::env::var("SLUICE_TEST_POSTGRES_URL") {
             let base = url.rsplit_once('/').map_or(url.clone(), |(base, _)| base.to_owned());
@@ -67,7 +79,7 @@ impl Postgres {
         let port = free_port()?;
         let (initdb, copy, daemon) =
             (installed("initdb")?, installed("pg_basebackup")?, installed("postgres")?);
-        let own = Server::start("postgres", "postgres", disk, |dir| {
+        let own = Server::start("postgres", "postgres", disk, identity, |dir| {
             let initialise = match primary {
                 None => {
                     format!("{initdb} -D {dir}/data -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync")
@@ -77,9 +89,12 @@ impl Postgres {
             let run = format!(
                 "{daemon} -D {dir}/data -p {port} -k {dir} -c listen_addresses=127.0.0.1 -c shared_buffers=256MB"
             );
+            let tls = identity.map_or_else(String::new, |_| {
+                format!(" -c ssl=on -c ssl_cert_file={dir}/server.crt -c ssl_key_file={dir}/server.key")
+            });
             let words = |line: String| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
             let more = settings.iter().flat_map(|&setting| ["-c".to_owned(), setting.to_owned()]);
-            [words(initialise), words(run).into_iter().chain(more).collect()]
+            [words(initialise), words(run + &tls).into_iter().chain(more).collect()]
         })
         .await?;
         let mut postgres =

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
+use crate::certificates::Identity;
 use crate::component::{Component, Launch, Scratch, family};
 use crate::disk::Disk;
 
@@ -29,18 +30,27 @@ pub struct Server {
 impl Server {
     /// Initialises and starts a server. Programs run as `user` where the test runs as root, as servers refuse
     /// to be root; `commands` gives the program and arguments of both steps from the directory. With `disk`, all of
-    /// its files are on one of so many bytes.
+    /// its files are on one of so many bytes. `identity` lies in the directory as `server.crt` and `server.key`.
     pub(crate) async fn start(
         name: &'static str,
         user: &str,
         disk: Option<u64>,
+        identity: Option<&Identity>,
         commands: impl FnOnce(&str) -> [Vec<String>; 2],
     ) -> anyhow::Result<Self> {
         let dir = Scratch::new(&format!("sluice-{name}-"))?;
         let disk = disk.map(|bytes| Disk::mount(dir.path(), bytes)).transpose()?;
+        if let Some(Identity { certificate, key }) = identity {
+            std::fs::copy(certificate, dir.path().join("server.crt"))?;
+            let own = dir.path().join("server.key");
+            std::fs::copy(key, &own)?;
+            // PostgreSQL reads no key that others may read, too.
+            std::fs::set_permissions(own, std::fs::Permissions::from_mode(0o600))?;
+        }
         let mut prefix = Vec::new();
         if Uid::effective().is_root() {
-            let owned = std::process::Command::new("chown").arg(user).arg(dir.path()).status()?;
+            let owned =
+                std::process::Command::new("chown").arg("--recursive").arg(user).arg(dir.path()).status()?;
             ensure!(owned.success(), "cannot give the directory to {user}");
             std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
             // Replaces itself by the program, so that the process id is the server's.

@@ -1,5 +1,6 @@
 //! A `sluice consume` process: its administration port, its log, its death.
 
+mod checked;
 mod home;
 
 use std::path::PathBuf;
@@ -15,7 +16,8 @@ use nix::sys::signal::Signal;
 use crate::component::{Component, Launch};
 use crate::{eventually, free_port};
 
-pub use self::home::{Home, Pipeline, Sink};
+pub use self::checked::{CANARY, Checked};
+pub use self::home::{Home, Pipeline, Sink, secret};
 
 /// How long a consumer may take until its administration port answers.
 const START: Duration = Duration::from_secs(30);
@@ -204,6 +206,12 @@ impl Admin {
         ensure!(code == 200, "/status answered {code}: {body}");
         serde_json::from_str(&body).with_context(|| format!("/status is no JSON: {body}"))
     }
+}
+
+/// The numbers of the partitions that `/status` tells to be read: owned ones that wait to be opened have no position.
+pub fn read_partitions(status: &serde_json::Value) -> Vec<i64> {
+    let owned = status["partitions"].as_array().into_iter().flatten();
+    owned.filter(|one| !one["position"].is_null()).filter_map(|one| one["partition"].as_i64()).collect()
 }
 
 /// Whether `/status` tells of an error with this reason, whatever else is wrong.

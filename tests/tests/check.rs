@@ -1,63 +1,12 @@
 //! `sluice check --connect` against real components: what works, what fails and how it is said, and that
 //! nothing is changed on the way.
 
-use std::process::Command;
-
-use anyhow::Context;
-use serde_json::Value;
 use sluice_tests::free_port;
 use sluice_tests::kafka::Kafka;
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::postgres::Postgres;
-use sluice_tests::sluice::{Home, Pipeline, Sink, binary};
+use sluice_tests::sluice::{CANARY, Checked, Pipeline, Sink};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, PgConnection};
-
-/// The password that must not be shown.
-const CANARY: &str = "canary-4711";
-
-/// A report, and whether the command succeeded.
-struct Checked {
-    success: bool,
-    text: String,
-    report: Value,
-}
-
-impl Checked {
-    /// Runs the command on a pipeline; `edit` changes its file first.
-    fn run(pipeline: &Pipeline, edit: impl Fn(String) -> String) -> anyhow::Result<Self> {
-        let home = Home::new(pipeline)?;
-        home.save(&edit(pipeline.yaml()))?;
-        let output = Command::new(binary()?)
-            .args(["check", "--connect", "-o", "json", "-f"])
-            .arg(home.path().join("pipeline.yaml"))
-            .arg("--secrets-dir")
-            .arg(home.path().join("secrets"))
-            .arg("--data-dir")
-            .arg(home.path().join("data"))
-            .output()?;
-        let text = String::from_utf8(output.stdout)? + &String::from_utf8(output.stderr)?;
-        let report = serde_json::from_str(&text).with_context(|| text.clone())?;
-        Ok(Self { success: output.status.success(), text, report })
-    }
-
-    /// The checks that failed, as `path: detail`.
-    fn failed(&self) -> Vec<String> {
-        let text = |check: &Value, field: &str| check[field].as_str().unwrap_or_default().to_owned();
-        let checks = self.report["checks"].as_array().into_iter().flatten();
-        let failed = checks.filter(|check| check["state"] == "Failed");
-        failed.map(|check| format!("{}: {}", text(check, "path"), text(check, "detail"))).collect()
-    }
-
-    /// Exactly these checks failed, by the beginnings of their lines.
-    fn expect_failed(&self, expected: &[&str]) {
-        let failed = self.failed();
-        let matches = failed.len() == expected.len()
-            && failed.iter().zip(expected).all(|(line, beginning)| line.starts_with(beginning));
-        assert!(matches, "expected {expected:#?}, found {failed:#?}\n{}", self.text);
-        assert_eq!(self.success, expected.is_empty());
-        assert!(!self.text.contains(CANARY), "{}", self.text);
-    }
-}
 
 fn unchanged(text: String) -> String {
     text
@@ -109,6 +58,10 @@ async fn kafka_and_mariadb_are_tried_and_left_as_they_were() {
     let password = Checked::run(&pipeline(&with_user(&url, "nobody")), unchanged).unwrap();
     password.expect_failed(&["spec.sink.mysql: "]);
     assert!(password.text.contains("check user name and password"), "{}", password.text);
+    let (server, _) = url.rsplit_once('/').unwrap();
+    Checked::run(&pipeline(server), unchanged)
+        .unwrap()
+        .expect_failed(&["spec.sink.mysql: the connection names no database"]);
 
     for sql in [
         format!("CREATE USER reader IDENTIFIED BY '{CANARY}'"),
@@ -120,6 +73,10 @@ async fn kafka_and_mariadb_are_tried_and_left_as_they_were() {
     ] {
         database.execute(AssertSqlSafe(sql)).await.unwrap();
     }
+    let elsewhere = format!("{}/mysql", with_user(server, "reader"));
+    let elsewhere = Checked::run(&pipeline(&elsewhere), unchanged).unwrap();
+    elsewhere.expect_failed(&["spec.sink.mysql: "]);
+    assert!(elsewhere.text.contains("GRANT this user rights on the database"), "{}", elsewhere.text);
     let reader = Checked::run(&pipeline(&with_user(&url, "reader")), unchanged).unwrap();
     reader.expect_failed(&[
         "spec.sink.table: cannot use the table connectivity_trace: its column id is AUTO_INCREMENT",

@@ -89,6 +89,7 @@ on_every_store! {
     a_write_that_is_dropped_half_way_is_stored_once_or_not_at_all,
     replicas_that_start_at_once_prepare_the_same_schema,
     dead_letters_are_listed_by_page_and_filter,
+    a_letter_whose_bytes_are_not_there_is_an_error_and_no_empty_letter,
     marks_are_counted_once_and_tell_the_partitions,
     a_redriven_letter_is_rows_or_a_letter_with_its_history,
     a_letter_that_was_purged_meanwhile_is_not_stored,

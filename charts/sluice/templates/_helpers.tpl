@@ -1,12 +1,17 @@
+{{/* The beginning of a name that ends as a name may. Call with (list $name $length). */}}
+{{- define "sluice.beginning" -}}
+{{- regexReplaceAll "[-.]+$" (trunc (index . 1) (index . 0)) "" -}}
+{{- end -}}
+
 {{/* The beginning of every name; 38 characters leave room for "-operator-" and more. */}}
 {{- define "sluice.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 38 | trimSuffix "-" -}}
+{{- include "sluice.beginning" (list .Values.fullnameOverride 38) -}}
 {{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 38 | trimSuffix "-" -}}
+{{- include "sluice.beginning" (list .Release.Name 38) -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 38 | trimSuffix "-" -}}
+{{- include "sluice.beginning" (list (printf "%s-%s" .Release.Name $name) 38) -}}
 {{- end -}}
 {{- end -}}
 
@@ -27,11 +32,11 @@
 {{ default (include "sluice.operatorName" .) .Values.operator.serviceAccount.name }}
 {{- end -}}
 
-{{/* A label's value: at most 63 characters. */}}
+{{/* A label's value, and the end of the Lease's name: at most 63 characters, a DNS subdomain. */}}
 {{- define "sluice.installation" -}}
 {{- $name := default (printf "%s.%s" .Release.Namespace .Release.Name) .Values.installation -}}
 {{- if gt (len $name) 63 -}}
-{{- printf "%s-%s" ($name | trunc 54) ($name | sha256sum | trunc 8) -}}
+{{- printf "%s-%s" (include "sluice.beginning" (list $name 54)) ($name | sha256sum | trunc 8) -}}
 {{- else -}}
 {{- $name -}}
 {{- end -}}
@@ -64,17 +69,17 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* Consumers admit questions from pods with this very name: see network_policy in the operator. */}}
 {{- define "sluice.operatorSelector" -}}
 app.kubernetes.io/name: sluice-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "sluice.demoSelector" -}}
 app.kubernetes.io/name: sluice-demo
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "sluice.testSelector" -}}
 app.kubernetes.io/name: sluice-test
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/* The pod security standard "restricted". */}}

@@ -5,7 +5,7 @@ use sluice_consumer::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS, SpanBuf, SpanDef
 use sluice_crds::v1alpha1::{Format, JsonPaths};
 
 /// What the spans of a message may take beyond its own length: the decoder's own bound, and what counting leaves out.
-const ADDED: usize = (32 << 20) + (1 << 20);
+const ADDED: usize = (64 << 20) + (1 << 20);
 /// How deep a body may be nested.
 const DEPTH: usize = 127;
 
@@ -59,7 +59,7 @@ fn rejects(rejected: &[RejectedSpan], stored: usize) {
             stored + rejected.len()
         );
         let holds = match one.defect {
-            SpanDefect::MissingTraceId => one.trace_id.is_empty(),
+            SpanDefect::MissingTraceId | SpanDefect::HalfSurrogate => one.trace_id.is_empty(),
             SpanDefect::TraceIdTooLong => one.trace_id.chars().count() > MAX_TRACE_ID_CHARS,
             SpanDefect::KindTooLong => one.kind.chars().count() > MAX_KIND_CHARS,
             SpanDefect::NulCharacter => one.trace_id.contains('\0') || one.kind.contains('\0'),

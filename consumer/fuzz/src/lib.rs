@@ -9,6 +9,7 @@
 mod body;
 mod decoder;
 mod documents;
+mod sealed;
 
 use sluice_crds::v1alpha1::Format;
 
@@ -25,10 +26,12 @@ pub enum Target {
     Live,
     /// The body of an HTTP request.
     Body,
+    /// What lies in the place of a sealed body, of a dead letter's part, of a dictionary.
+    Sealed,
 }
 
 /// Every target with its name, which is that of its folder in `corpus/`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("json", Target::Decoder(Format::Json)),
     ("zipkin-json", Target::Decoder(Format::ZipkinJson)),
     ("zipkin-proto", Target::Decoder(Format::ZipkinProto)),
@@ -40,6 +43,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("pipeline", Target::Pipeline),
     ("live", Target::Live),
     ("body", Target::Body),
+    ("sealed", Target::Sealed),
 ];
 
 impl Target {
@@ -59,6 +63,7 @@ impl Target {
             Self::Pipeline => documents::pipeline(data),
             Self::Live => documents::live(data),
             Self::Body => body::check(data),
+            Self::Sealed => sealed::check(data),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Tries brokers, topics, the right to read them, and the consumer group. Joins nothing, creates nothing.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use super::report::Finding;
 use crate::config::{Config, Topics};
 use crate::secrets::Secrets;
 use crate::source::kafka::config::client_config;
+use crate::source::kafka::remedy;
 
 /// Time limit of each step.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -23,6 +25,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 const UNREACHABLE: Duration = Duration::from_secs(3);
 /// One try within it; between two, errors are collected.
 const STEP: Duration = Duration::from_millis(500);
+
+/// Most events that are looked through for a refusal.
+const EVENTS: usize = 100;
 
 const BROKERS: &str = "spec.source.kafka.bootstrapServers";
 const GROUP: &str = "spec.source.kafka.consumerGroup";
@@ -83,17 +88,23 @@ fn check_dead_letters(name: &str, consumer: &Probe) -> Finding {
     Finding::ok(DEAD_LETTERS, detail)
 }
 
-/// What librdkafka says of its own accord. The first cause is the telling one.
+/// What librdkafka says of its own accord. A refusal is the telling one, as who refuses may hang up first; else what came
+/// first.
 #[derive(Clone, Default)]
-struct Complaints(Arc<Mutex<Vec<String>>>);
+struct Complaints {
+    broken: Arc<Mutex<Vec<String>>>,
+    group_denied: Arc<AtomicBool>,
+}
 
 impl Complaints {
     fn add(&self, text: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
     }
 
-    fn first(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).first().cloned()
+    fn telling(&self) -> Option<String> {
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        let refusal = broken.iter().find(|said| remedy::of_credentials(said).is_some());
+        refusal.or(broken.first()).cloned()
     }
 }
 
@@ -105,8 +116,12 @@ impl ClientContext for Complaints {
         }
     }
 
-    // What comes here is in the log before, and there with its cause.
-    fn error(&self, _error: KafkaError, _reason: &str) {}
+    // What else comes here is in the log before, and there with its cause.
+    fn error(&self, error: KafkaError, _reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed) {
+            self.group_denied.store(true, Relaxed);
+        }
+    }
 }
 
 impl ConsumerContext for Complaints {}
@@ -145,7 +160,7 @@ fn connect(config: &Config, secrets: &Secrets) -> Result<(Probe, Metadata), Find
         let event = consumer.poll(Duration::ZERO).and_then(Result::err);
         let all_down =
             event.and_then(|error| error.rdkafka_error_code()) == Some(RDKafkaErrorCode::AllBrokersDown);
-        let detail = complaints.first().unwrap_or(error);
+        let detail = complaints.telling().unwrap_or(error);
         let handshake =
             ["SSL handshake failed", "SASL", "authentication"].iter().any(|word| detail.contains(word));
         let waited = begin.elapsed();
@@ -158,12 +173,13 @@ fn connect(config: &Config, secrets: &Secrets) -> Result<(Probe, Metadata), Find
 
 /// What to do about a connection that does not come about, from librdkafka's own words.
 fn connection_remedy(detail: &str, config: &Config) -> &'static str {
-    let detail = detail.to_lowercase();
+    if let Some(remedy) = remedy::of_credentials(detail) {
+        return remedy;
+    }
+    let detail = remedy::without_broker(detail).to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| detail.contains(word));
-    if has(&["authentication", "sasl"]) {
-        "check sasl.mechanism, and what usernameFrom and passwordFrom hold"
-    } else if has(&["certificate verify", "certificate_verify", "unknown ca"]) {
-        "let tls.caFrom name the authority that signed the brokers' certificates, and name the brokers as these do"
+    if config.kafka.sasl.is_none() && has(&["ssl connection closed by peer (after"]) {
+        "check whether this port wants SASL (spec.source.kafka.sasl), and tls.certFrom and keyFrom"
     } else if has(&["ssl", "tls"]) {
         "check that this port speaks TLS, and tls.caFrom, certFrom and keyFrom"
     } else if has(&["resolve"]) {
@@ -189,8 +205,9 @@ fn check_named(
     let error = topic.and_then(MetadataTopic::error).map(RDKafkaErrorCode::from);
     let finding = match (topic, error) {
         (_, Some(RDKafkaErrorCode::TopicAuthorizationFailed)) => {
+            let right = if path == DEAD_LETTERS { "Write" } else { "Read" };
             Finding::failed(path, format!("this user may not see {name}"))
-                .remedy("allow it (kafka-acls --operation Describe --operation Read --topic)")
+                .remedy(format!("allow it (kafka-acls --operation Describe --operation {right} --topic)"))
         }
         (None, _) | (_, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
             Finding::failed(path, format!("the topic {name} does not exist"))
@@ -280,21 +297,33 @@ fn group_found(group: &str, members: usize) -> String {
 }
 
 fn check_group(consumer: &Probe, group: &str, topic: &str, partition: i32) -> Finding {
-    let denied = |error: KafkaError| {
-        Finding::failed(GROUP, format!("cannot describe the group {group}: {error}"))
+    let denied = |detail: String| {
+        Finding::failed(GROUP, format!("cannot describe the group {group}: {detail}"))
             .remedy("allow this user to read the group (kafka-acls --operation Read --group)")
+    };
+    // Who may not know of the group gets no answer: the library asks for the group's broker again and again, and tells
+    // of the refusal among its events.
+    let is_refused = || {
+        let events = (0..EVENTS).map_while(|_| consumer.poll(Duration::ZERO)).count();
+        tracing::trace!(events, "looked for a refusal");
+        consumer.context().group_denied.load(Relaxed)
     };
     let mut one = TopicPartitionList::new();
     one.add_partition(topic, partition);
-    if let Err(error) = consumer.committed_offsets(one, LIMIT) {
-        return denied(error);
+    let asked = consumer.committed_offsets(one.clone(), STEP).or_else(|error| match is_refused() {
+        true => Err(error),
+        false => consumer.committed_offsets(one, LIMIT),
+    });
+    if let Err(error) = asked {
+        let refused = is_refused().then(|| RDKafkaErrorCode::GroupAuthorizationFailed.to_string());
+        return denied(refused.unwrap_or_else(|| error.to_string()));
     }
     match consumer.fetch_group_list(Some(group), LIMIT) {
         Ok(groups) => {
             let members: usize = groups.groups().iter().map(|group| group.members().len()).sum();
             Finding::ok(GROUP, group_found(group, members))
         }
-        Err(error) => denied(error),
+        Err(error) => denied(error.to_string()),
     }
 }
 
@@ -304,16 +333,13 @@ mod tests {
 
     /// What librdkafka 2.12 says, and a word of the remedy.
     const SAID: [(&str, &str); 7] = [
-        ("SASL authentication error: Authentication failed: Invalid username or password", "usernameFrom"),
-        (
-            "SASL SCRAM-SHA-256 mechanism handshake failed: Broker: Unsupported SASL mechanism",
-            "sasl.mechanism",
-        ),
         ("SSL handshake failed: error:0A000086:SSL routines::certificate verify failed", "tls.caFrom"),
         ("SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?", "speaks TLS"),
+        ("Disconnected: SSL connection closed by peer (after 1ms in state UP)", "wants SASL"),
         ("Failed to resolve 'nohost.invalid:9092': Name or service not known", "DNS"),
         ("Disconnected: connection closed by peer: receive 0 after POLLIN", "wants TLS"),
         ("Connect to ipv4#127.0.0.1:1 failed: Connection refused", "firewalls"),
+        ("sasl_ssl://k:9092/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused", "firewalls"),
     ];
 
     #[test]

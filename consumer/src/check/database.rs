@@ -49,7 +49,9 @@ pub async fn check(config: &Config, secrets: &Secrets, data_dir: &Path) -> Vec<F
         Ok(Ok(inspection)) => judge(path, &inspection, config.sink.manage_schema),
         Ok(Err(error)) => {
             let detail = chain(&error);
-            let remedy = connection_remedy(&detail);
+            // Without names of hosts and databases, which may hold any word.
+            let said = error.source.as_deref().map_or_else(|| detail.clone(), |source| chain(source));
+            let remedy = connection_remedy(&said);
             vec![Finding::failed(path, detail).remedy(remedy), Finding::skipped(TABLE, "needs the database")]
         }
         Err(_) => {
@@ -118,12 +120,16 @@ fn can_write(folder: &Path) -> io::Result<()> {
 fn connection_remedy(detail: &str) -> &'static str {
     let detail = detail.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| detail.contains(word));
-    if has(&["must be a url", "not a usable url", "parameter in its url"]) {
+    if has(&["must be a url", "not a usable url", "parameter in its url", "names no database"]) {
         "correct the URL in the Secret"
+    } else if has(&["to database '", "permission denied for database"]) {
+        "GRANT this user rights on the database, or correct its name"
     } else if has(&["access denied", "password authentication", "no pg_hba", "1045", "28p01"]) {
         "check user name and password, and whether this user may connect from here"
     } else if has(&["unknown database", "does not exist"]) {
         "create the database, or correct its name"
+    } else if has(&["not valid for name"]) {
+        "name the host as its certificate does"
     } else if has(&["certificate", "tls", "ssl"]) {
         "check that the server speaks TLS, and that caFrom holds the authority that signed its certificate"
     } else if has(&["failed to lookup", "name or service", "resolve"]) {
@@ -182,7 +188,7 @@ fn judge_missing(path: &str, found: &Inspection, manage_schema: bool) -> Finding
     let tables = found.missing_tables.join(", ");
     match &found.cannot_create {
         _ if !manage_schema => Finding::failed(path, format!("these tables do not exist: {tables}"))
-            .remedy("set manageSchema: true, or apply the migrations of this kind of database by hand"),
+            .remedy("set manageSchema: true, or apply the files of consumer/migrations for this kind of database by hand"),
         Some(why) => Finding::failed(path, format!("{tables} cannot be created: {why}"))
             .remedy("GRANT CREATE on the database (PostgreSQL: on the schema) to the user"),
         None => Finding::ok(path, format!("{tables} will be created at the first start")),
@@ -193,6 +199,20 @@ fn judge_missing(path: &str, found: &Inspection, manage_schema: bool) -> Finding
 mod tests {
     use super::super::report::State;
     use super::*;
+
+    #[test]
+    fn who_may_not_use_a_database_is_told_apart_from_who_may_not_come_in() {
+        for (detail, remedy) in [
+            ("1045 (28000): Access denied for user 'a'@'%' (using password: YES)", "password"),
+            ("1044 (42000): Access denied for user 'a'@'%' to database 'traces'", "GRANT"),
+            ("permission denied for database \"traces\"", "GRANT"),
+            ("invalid peer certificate: certificate not valid for name \"db\"", "name the host"),
+            ("invalid peer certificate: UnknownIssuer", "caFrom"),
+            ("the connection names no database: add one to the URL", "correct the URL"),
+        ] {
+            assert!(connection_remedy(detail).contains(remedy), "{detail}");
+        }
+    }
 
     fn found() -> Inspection {
         Inspection {

@@ -10,6 +10,8 @@ use serde::Serialize;
 pub enum State {
     /// It is as it must be.
     Ok,
+    /// It is allowed, and hardly what was meant.
+    Notice,
     /// It is not; the pipeline would not work.
     Failed,
     /// It could not be tried, because something before it failed.
@@ -34,6 +36,11 @@ impl Finding {
     /// Something that is as it must be.
     pub fn ok(path: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { path: path.into(), state: State::Ok, detail: detail.into(), remedy: String::new() }
+    }
+
+    /// Something that may be so, and is hardly meant.
+    pub fn notice(path: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { state: State::Notice, ..Self::ok(path, detail) }
     }
 
     /// Something that is not.
@@ -105,6 +112,7 @@ impl fmt::Display for Report {
         for Finding { path, state, detail, remedy } in &self.checks {
             let state = match state {
                 State::Ok => "OK",
+                State::Notice => "NOTICE",
                 State::Failed => "FAILED",
                 State::Skipped => "SKIPPED",
             };

@@ -57,6 +57,59 @@ fn the_json_report_names_state_path_detail_and_remedy() {
 }
 
 #[test]
+fn an_override_that_has_ended_is_told_and_no_fault() {
+    let over = "rateLimitQPS: 5000\n  override: { rateLimitQPS: 7, until: 2020-01-01T00:00:00Z }";
+    let report = checked(&PIPELINE.replace("rateLimitQPS: 5000", over));
+    let text = report.to_string();
+    assert_eq!((report.failed(), report.len()), (0, 2), "{text}");
+    assert!(
+        text.contains("NOTICE  spec.override.until  the override ended at 2020-01-01T00:00:00Z"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_fault_of_the_whole_file_is_one_line_that_names_it_and_no_field() {
+    let twice = PIPELINE.replace("  rateLimitQPS: 5000", "  rateLimitQPS: 5000\n  rateLimitQPS: 6000");
+    let several = format!("{PIPELINE}---\n{PIPELINE}");
+    for text in ["a: [", "", "\u{0}\u{1}", &twice, &several] {
+        let report = checked(text);
+        let shown = report.to_string();
+        assert_eq!((report.failed(), report.len()), (1, 1), "{shown}");
+        assert!(shown.contains("pipeline.yaml: ") && !shown.contains("remedy"), "{shown}");
+    }
+    assert_eq!(checked(&format!("{PIPELINE}---\n")).failed(), 0);
+}
+
+#[test]
+fn a_rule_of_ours_about_a_field_of_kubernetes_is_not_explained_by_kubernetes_words() {
+    let report = checked(&PIPELINE.replace("name: demo", "name: 7up"));
+    let shown = report.to_string();
+    assert!(shown.contains("metadata.name") && !shown.contains("which means"), "{shown}");
+}
+
+#[test]
+fn keys_that_are_missing_or_no_keys_are_named_by_their_field() {
+    let names = ["good", "short", "none"];
+    let keys =
+        names.map(|name| format!("{{ name: {name}, secretKeyRef: {{ name: k, key: {name} }} }}")).join(", ");
+    let text = format!("{PIPELINE}  encryption: {{ keys: [{keys}], primaryKey: good }}\n");
+    let config = config::parse(&text).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("k")).unwrap();
+    for (name, value) in [("good", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="), ("short", "AAEC")] {
+        std::fs::write(folder.path().join("k").join(name), value).unwrap();
+    }
+    let mut report = Report::new(Path::new("pipeline.yaml"));
+    report.extend(check_keys(&config, &Secrets::new(Some(folder.path().to_owned()))));
+    let shown = report.to_string();
+    assert_eq!((report.len(), report.failed()), (3, 2), "{shown}");
+    for path in ["keys[1].secretKeyRef", "keys[2].secretKeyRef", "openssl rand -base64 32"] {
+        assert!(shown.contains(path), "{path} is not in\n{shown}");
+    }
+}
+
+#[test]
 fn every_missing_credential_is_named_by_its_field() {
     let config = config::parse(PIPELINE).unwrap();
     let mut report = Report::new(Path::new("pipeline.yaml"));

@@ -77,6 +77,7 @@ fn connect(config: &ClientConfig, topic: &str) -> Result<Producer, String> {
         Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
             Err(format!("there is no topic {topic}: create it, or correct spec.deadLetter.topic"))
         }
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Err(denied(topic)),
         Some(code) => Err(format!("the topic {topic} cannot be used: {code}")),
     }
 }
@@ -118,22 +119,35 @@ async fn send(producer: &Producer, topic: &str, letter: &StoredLetter) -> Result
     }
     match producer.send(record, SEND_WITHIN).await {
         Ok(_) => Ok(()),
-        Err((error, _)) => Err(not_sent(&error, topic, letter.bytes.len())),
+        Err((error, _)) => {
+            // What ends the producer as a whole comes back as messages that were thrown away.
+            let fatal = producer.client().fatal_error();
+            let (code, said) = fatal.map_or_else(
+                || (error.rdkafka_error_code(), error.to_string()),
+                |(code, said)| (Some(code), said),
+            );
+            Err(not_sent(code, &said, topic, letter.bytes.len()))
+        }
     }
 }
 
-fn not_sent(error: &KafkaError, topic: &str, bytes: usize) -> NotSent {
-    match error.rdkafka_error_code() {
+fn denied(topic: &str) -> String {
+    format!("the credentials do not suffice for the topic {topic}: grant them WRITE")
+}
+
+fn not_sent(code: Option<RDKafkaErrorCode>, said: &str, topic: &str, bytes: usize) -> NotSent {
+    match code {
         Some(RDKafkaErrorCode::MessageSizeTooLarge) => NotSent::Refused(format!(
             "the topic {topic} takes no message of {bytes} bytes: raise its max.message.bytes, or purge the letter"
         )),
         Some(code @ (RDKafkaErrorCode::InvalidMessage | RDKafkaErrorCode::InvalidRecord)) => {
             NotSent::Refused(format!("the topic {topic} refuses it: {code}"))
         }
-        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => NotSent::Unavailable(format!(
-            "the credentials do not suffice for the topic {topic}: grant them WRITE"
-        )),
-        _ => NotSent::Unavailable(format!("the topic {topic} took no message: {error}")),
+        // Of the cluster, where there is no topic at all that the user may write to: nobody gets a producer's id then.
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed) => {
+            NotSent::Unavailable(denied(topic))
+        }
+        _ => NotSent::Unavailable(format!("the topic {topic} took no message: {said}")),
     }
 }
 

@@ -50,7 +50,7 @@ pub fn table(letters: &[LetterSummary], more: bool) -> String {
                 origin(letter),
                 letter.reason.clone(),
                 state,
-                detail.replace(['\n', '\r'], " "),
+                one_line(&detail),
             ]
         })
         .collect();
@@ -120,7 +120,7 @@ pub fn letter(letter: &StoredLetter) -> String {
     if let Some(timestamp) = summary.timestamp {
         line("sent", time(timestamp));
     }
-    line("reason", format!("{}: {}", summary.reason, summary.detail));
+    line("reason", format!("{}: {}", summary.reason, one_line(&summary.detail)));
     line("attempts", summary.attempts.to_string());
     if summary.pending {
         line("redrive", "waits for its consumer".to_owned());
@@ -129,15 +129,19 @@ pub fn letter(letter: &StoredLetter) -> String {
     for failure in earlier {
         let id = failure["id"].as_i64().unwrap_or_default();
         let (reason, detail) = (failure["reason"].as_str(), failure["detail"].as_str());
-        let text =
-            format!("{} {}: {}", stored_at(id), reason.unwrap_or_default(), detail.unwrap_or_default());
+        let text = format!(
+            "{} {}: {}",
+            stored_at(id),
+            reason.unwrap_or_default(),
+            one_line(detail.unwrap_or_default())
+        );
         line("before", text);
     }
     if let Some(trace_id) = &letter.trace_id {
-        line("trace id", trace_id.clone());
+        line("trace id", readable(trace_id.as_bytes()));
     }
     if let Some(kind) = &letter.kind {
-        line("kind", kind.clone());
+        line("kind", readable(kind.as_bytes()));
     }
     if let Some(key) = &letter.key {
         line("key", readable(key));
@@ -148,6 +152,11 @@ pub fn letter(letter: &StoredLetter) -> String {
     line("bytes", letter.bytes.len().to_string());
     let _ = writeln!(out, "{}", readable(&letter.bytes));
     out
+}
+
+/// What a sender or a database has said: a terminal would obey its control characters.
+fn one_line(text: &str) -> String {
+    text.chars().map(|one| if one.is_control() { ' ' } else { one }).collect()
 }
 
 /// Text as it is, without what a terminal would obey; other bytes in base64.

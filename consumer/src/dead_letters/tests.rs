@@ -1,4 +1,9 @@
+use tokio_util::sync::CancellationToken;
+
 use super::*;
+use crate::store::letter::LetterStore;
+use crate::store::memory::MemoryStore;
+use crate::store::{DeadLetter, Position, StreamKey, WriteBatch};
 
 #[test]
 fn a_moment_is_a_time_or_how_long_ago() {
@@ -19,10 +24,68 @@ fn reasons_are_named_as_they_are_stored() {
 #[test]
 fn nothing_is_chosen_by_accident() {
     let none = Filters::default();
-    assert!(chosen(&[], &none, false).is_err());
-    assert_eq!(chosen(&[], &none, true).unwrap(), Some(LetterFilter::default()));
-    assert_eq!(chosen(&[7], &none, false).unwrap(), None);
+    let filter = |ids: &[i64], filters, all| Chosen::new(ids, filters, all).map(|chosen| chosen.filter);
+    assert!(filter(&[], &none, false).is_err());
+    assert_eq!(filter(&[], &none, true).unwrap(), Some(LetterFilter::default()));
+    assert_eq!(filter(&[7], &none, false).unwrap(), None);
     let topic = Filters { topic: Some("spans".to_owned()), ..Filters::default() };
-    assert!(chosen(&[], &topic, false).unwrap().is_some());
-    assert!(chosen(&[7], &topic, false).is_err());
+    assert!(filter(&[], &topic, false).unwrap().is_some());
+    assert!(filter(&[7], &topic, false).is_err());
+}
+
+#[tokio::test]
+async fn ids_that_are_not_there_are_counted_and_hide_none_that_are() {
+    let store = MemoryStore::new(1, usize::MAX);
+    let mut chosen = Chosen::new(&[9, 7, 7], &Filters::default(), false).unwrap();
+    assert!(chosen.next(&store).await.unwrap().is_empty());
+    assert_eq!(chosen.missing, 2);
+}
+
+/// A store with one letter, which waits to be redriven.
+async fn with_a_waiting_letter() -> MemoryStore {
+    let store = MemoryStore::new(1, usize::MAX);
+    let key = StreamKey { cluster_id: "c".into(), group: "g".into(), topic: "t".into(), partition: 0 };
+    store.create_streams(&[(key.clone(), 0)]).await.unwrap();
+    let claim = store.claim(&key, "owner").await.unwrap();
+    let letter = DeadLetter {
+        id: 1,
+        topic: "t",
+        partition: 0,
+        offset: 0,
+        span: None,
+        timestamp: None,
+        reason: Reason::Undecodable,
+        detail: "",
+        key: None,
+        headers: b"[]",
+        bytes: b"broken",
+        sealed: false,
+    };
+    let batch = WriteBatch {
+        stream: claim.stream,
+        epoch: claim.epoch,
+        from: claim.position,
+        to: Position { next_offset: 1, last_id: 1 },
+        fingerprint: None,
+        rows: &[],
+        dead_letters: &[letter],
+        to_topic: false,
+    };
+    store.write(&batch).await.unwrap();
+    store.mark(&[1]).await.unwrap();
+    store
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_that_is_interrupted_is_no_success() {
+    let store = with_a_waiting_letter().await;
+    let stop = CancellationToken::new();
+    let interrupt = async {
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        stop.cancel();
+    };
+    let (stored, ()) = tokio::join!(redrive::wait_for_none(&store, &stop), interrupt);
+    assert!(!stored.unwrap());
+    store.purge(&[1]).await.unwrap();
+    assert!(redrive::wait_for_none(&store, &CancellationToken::new()).await.unwrap());
 }

@@ -14,14 +14,16 @@
 //!
 //! - Jaeger: ids of 16 (or 8) and 8 bytes in fields 1 and 2, a start time in field 6 that is a *message*; in
 //!   the root (`Span`), or in each field 1 of a root that has only fields 1 and 2 (`Batch`);
-//! - OTLP: each field 1 of the root holds nothing but `resource`, `scope_spans` and `schema_url`; the resource
-//!   holds attributes, of keys and values, where the others have 16 or 8 bytes of an id;
+//! - OTLP: each field 1 of the root holds `resource`, `scope_spans` and `schema_url`; the resource holds attributes,
+//!   of keys and values, where the others have 16 or 8 bytes of an id. Fields that OTLP does not have yet may stand
+//!   anywhere where there is a span with its two ids: it grows, and readers skip what they do not know;
 //! - Zipkin: each field 1 of the root has ids of 16 or 8 and 8 bytes in fields 1 and 3, and a time in field 6,
 //!   if any, that is a *fixed64*.
 //!
 //! Jaeger's and Zipkin's definitions are frozen and checked to the last field. What fits nothing is [`Unknown`](super::DecodeError::Unknown), never a guess: Zipkin
 //! thrift, Jaeger JSON and Avro, for example.
 
+use super::BYTE_ORDER_MARK;
 use super::json::{self, Message, Paths, path};
 use super::output::Output;
 use super::scan::{Scanner, Syntax};
@@ -41,6 +43,7 @@ pub(super) enum Found {
 
 /// Whether a message begins as JSON does.
 pub(super) fn looks_like_json(payload: &[u8]) -> bool {
+    let payload = payload.strip_prefix(BYTE_ORDER_MARK).unwrap_or(payload);
     matches!(payload.trim_ascii_start().first(), Some(b'{' | b'['))
 }
 
@@ -97,7 +100,7 @@ pub(super) fn proto(payload: &[u8]) -> Option<Proto> {
         return Some(Proto::Jaeger);
     }
     let mut format = None;
-    let mut processes = 0;
+    let (mut processes, mut unknown) = (0, 0);
     for field in Fields::new(payload) {
         match field.ok()? {
             (1, Value::Bytes(element)) => match format {
@@ -108,19 +111,24 @@ pub(super) fn proto(payload: &[u8]) -> Option<Proto> {
                 Some(_) => return None,
             },
             (2, Value::Bytes(_)) => processes += 1,
+            (3.., _) => unknown += 1,
             _ => return None,
         }
     }
-    format.filter(|format| processes == 0 || *format == Proto::Jaeger)
+    format.filter(|format| match format {
+        Proto::Jaeger => unknown == 0,
+        Proto::Otlp => processes == 0,
+        Proto::Zipkin => processes == 0 && unknown == 0,
+    })
 }
 
 fn element_format(element: &[u8]) -> Option<Proto> {
     if is_jaeger_span(element) {
         Some(Proto::Jaeger)
-    } else if is_resource_spans(element) {
-        Some(Proto::Otlp)
     } else if is_zipkin_span(element) {
         Some(Proto::Zipkin)
+    } else if is_resource_spans(element) {
+        Some(Proto::Otlp)
     } else {
         None
     }
@@ -157,23 +165,29 @@ fn is_zipkin_span(message: &[u8]) -> bool {
     fits && trace_id && id
 }
 
+/// Without a span nothing but what OTLP has today counts: hardly any bytes are no message of unknown fields.
 fn is_resource_spans(message: &[u8]) -> bool {
-    all_fields(message, |field| match field {
-        (1, Value::Bytes(resource)) => is_resource(resource),
-        (2 | 1000, Value::Bytes(scope_spans)) => is_scope_spans(scope_spans),
+    let (mut unknown, mut has_span) = (false, false);
+    let fits = all_fields(message, |field| match field {
+        (1, Value::Bytes(resource)) => is_resource(resource, &mut unknown),
+        (2 | 1000, Value::Bytes(scope_spans)) => is_scope_spans(scope_spans, &mut unknown, &mut has_span),
         (3, Value::Bytes(_)) => true,
-        _ => false,
-    })
+        (number, _) => later(number, 3, &mut unknown),
+    });
+    fits && (has_span || !unknown)
 }
 
 /// Attributes, and what else there may be beside them. A trace id, whose place a resource has, is no list of
 /// attributes.
-fn is_resource(message: &[u8]) -> bool {
+fn is_resource(message: &[u8], unknown: &mut bool) -> bool {
     let mut has_attributes = message.is_empty();
     let fits = all_fields(message, |field| match field {
         (1, Value::Bytes(attribute)) => {
             has_attributes = true;
-            all_fields(attribute, |field| matches!(field, (1 | 2, Value::Bytes(_))))
+            all_fields(attribute, |field| match field {
+                (1 | 2, value) => matches!(value, Value::Bytes(_)),
+                (number, _) => later(number, 2, unknown),
+            })
         }
         (2, value) => matches!(value, Value::Varint(_)),
         (number, _) => number > 2,
@@ -181,8 +195,34 @@ fn is_resource(message: &[u8]) -> bool {
     fits && (has_attributes || message.len() < 8)
 }
 
-fn is_scope_spans(message: &[u8]) -> bool {
-    all_fields(message, |field| matches!(field, (1..=3, Value::Bytes(_))))
+fn is_scope_spans(message: &[u8], unknown: &mut bool, has_span: &mut bool) -> bool {
+    all_fields(message, |field| match field {
+        (1 | 3, Value::Bytes(_)) => true,
+        (2, Value::Bytes(span)) => {
+            *has_span = *has_span || is_otlp_span(span);
+            true
+        }
+        (number, _) => later(number, 3, unknown),
+    })
+}
+
+fn is_otlp_span(message: &[u8]) -> bool {
+    let (mut trace_id, mut span_id) = (false, false);
+    let fits = all_fields(message, |field| {
+        match field {
+            (1, value) => trace_id = matches!(value, Value::Bytes(id) if id.len() == 16),
+            (2, value) => span_id = matches!(value, Value::Bytes(id) if id.len() == 8),
+            _ => {}
+        }
+        true
+    });
+    fits && trace_id && span_id
+}
+
+/// Notes a field that came after those up to `last`, if it is one.
+fn later(number: u32, last: u32, unknown: &mut bool) -> bool {
+    *unknown |= number > last;
+    number > last
 }
 
 fn all_fields<'a>(message: &'a [u8], mut fits: impl FnMut((u32, Value<'a>)) -> bool) -> bool {

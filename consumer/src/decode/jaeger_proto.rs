@@ -8,7 +8,8 @@
 //!   (or `otel.library.*`) the scope: these are no attributes then;
 //! - the process is the resource; its name is `service.name`;
 //! - the parent is the first `CHILD_OF` reference to the same trace, else the first `FOLLOWS_FROM` one; every
-//!   other reference is a link with `opentracing.ref_type`;
+//!   reference but a parent of the former kind is a link with `opentracing.ref_type`;
+//! - a tag of a type that `model.proto` does not have is a text that says so;
 //! - a log is an event, named by its field `event`; warnings are the attribute `jaeger.warnings`.
 //!
 //! Times are exact over the whole range of their types, negative ones included.
@@ -98,7 +99,7 @@ impl<'a> Span<'a> {
                 (7, value) => span.duration.merge(value.bytes()?),
                 (8, value) => {
                     fields.note(&mut span.tags);
-                    span.meaning.note(&Tag::read(value.bytes()?)?)?;
+                    span.meaning.note(&Tag::read(value.bytes()?)?);
                 }
                 (9, _) => fields.note(&mut span.logs),
                 (10, value) => span.process.merge(value.bytes()?),
@@ -136,7 +137,7 @@ impl<'a> Span<'a> {
         let mut members = Members::open(out);
         members.text(name!("traceId"), trace_id);
         members.id(name!("spanId"), self.span_id);
-        members.id(name!("parentSpanId"), self.parent_span_id);
+        members.parent_id(name!("parentSpanId"), self.parent_span_id);
         members.text(name!("traceState"), self.meaning.trace_state);
         members.number(name!("flags"), u64::from(self.flags as u32));
         members.text(name!("name"), self.operation_name);
@@ -165,7 +166,7 @@ impl<'a> Span<'a> {
         for tag in self.tags.elements(self.message, 8) {
             let tag = Tag::read(tag?)?;
             if !self.meaning.has_place(&tag) {
-                list.tag(&tag)?;
+                list.tag(&tag);
             }
         }
         if !self.warnings.is_empty() {
@@ -184,10 +185,10 @@ impl<'a> Span<'a> {
         Ok(())
     }
 
-    /// Every reference but the parent.
+    /// Every reference but a parent that the span is the child of; that it follows from it stands nowhere else.
     fn links(&self, out: &mut String) -> Result<(), WireError> {
         let parent = self.parent()?;
-        let mut skipped = parent.is_none();
+        let mut skipped = parent.is_none_or(|parent| parent.follows_from);
         out.push('[');
         let mut first = true;
         for reference in self.links.elements(self.message, 4) {
@@ -279,7 +280,7 @@ fn event(out: &mut String, message: &[u8]) -> Result<(), WireError> {
     for tag in repeated(message, 2) {
         let tag = Tag::read(tag?)?;
         if tag.key != "event" || tag.text() != name {
-            list.tag(&tag)?;
+            list.tag(&tag);
         }
     }
     list.close();
@@ -300,7 +301,7 @@ fn resource(out: &mut String, process: &[u8]) -> Result<(), WireError> {
         list.text("service.name", service_name);
     }
     for tag in repeated(process, 2) {
-        list.tag(&Tag::read(tag?)?)?;
+        list.tag(&Tag::read(tag?)?);
     }
     list.close();
     members.close();

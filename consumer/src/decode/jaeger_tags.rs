@@ -47,7 +47,7 @@ impl<'a> Tag<'a> {
         }
     }
 
-    fn write_value(&self, out: &mut String) -> Result<(), WireError> {
+    fn write_value(&self, out: &mut String) {
         let mut members = Members::open(out);
         match self.value_type {
             0 => write::string(members.key(name!("stringValue")), self.text),
@@ -55,10 +55,12 @@ impl<'a> Tag<'a> {
             2 => members.long(name!("intValue"), self.integer),
             3 => write::double(members.key(name!("doubleValue")), self.double),
             4 => write::base64(members.key(name!("bytesValue")), self.binary),
-            _ => return Err(WireError("a tag's type is unknown")),
+            unknown => {
+                let text = format!("<unknown Jaeger tag type {unknown}>");
+                write::string(members.key(name!("stringValue")), &text);
+            }
         }
         members.close();
-        Ok(())
     }
 }
 
@@ -77,18 +79,12 @@ pub(super) struct Meaning<'a> {
 
 impl<'a> Meaning<'a> {
     /// Takes note of one tag.
-    ///
-    /// # Errors
-    /// The tag's type is unknown.
-    pub(super) fn note(&mut self, tag: &Tag<'a>) -> Result<(), WireError> {
-        if tag.value_type > 4 {
-            return Err(WireError("a tag's type is unknown"));
-        }
+    pub(super) fn note(&mut self, tag: &Tag<'a>) {
         if tag.key == "error" {
             self.error = tag.is_true();
-            return Ok(());
+            return;
         }
-        let Some(text) = tag.text() else { return Ok(()) };
+        let Some(text) = tag.text() else { return };
         match tag.key {
             "span.kind" => self.kind = text,
             "w3c.tracestate" => self.trace_state = text,
@@ -98,7 +94,6 @@ impl<'a> Meaning<'a> {
             "otel.scope.version" | "otel.library.version" => self.scope_version = text,
             _ => {}
         }
-        Ok(())
     }
 
     /// Whether a tag has its place elsewhere, exactly as it is, and so is no attribute.
@@ -180,14 +175,10 @@ impl<'o> List<'o> {
     }
 
     /// A tag.
-    ///
-    /// # Errors
-    /// The tag's type is unknown.
-    pub(super) fn tag(&mut self, tag: &Tag<'_>) -> Result<(), WireError> {
+    pub(super) fn tag(&mut self, tag: &Tag<'_>) {
         let out = self.key(tag.key);
-        tag.write_value(out)?;
+        tag.write_value(out);
         out.push('}');
-        Ok(())
     }
 
     pub(super) fn close(self) {

@@ -58,10 +58,11 @@ impl Paths {
     /// Compiles the paths of the `Json` format.
     ///
     /// # Errors
-    /// The field that is no JSON Pointer, and why.
-    pub(super) fn new(paths: &JsonPaths) -> Result<Self, String> {
+    /// One of them is no JSON Pointer.
+    pub(super) fn new(paths: &JsonPaths) -> Result<Self, PathError> {
         if paths.trace_id.is_empty() {
-            return Err("json.traceId: expected a JSON Pointer like /traceId, found an empty one".to_owned());
+            let found = "expected a JSON Pointer like /traceId, found an empty one".to_owned();
+            return Err(PathError { field: "json.traceId", found });
         }
         let own = |name: &str| vec![Token { key: name.to_owned(), index: None }];
         Ok(Self {
@@ -112,17 +113,26 @@ fn bits(mut mask: u8) -> impl Iterator<Item = u8> {
     })
 }
 
+/// A path of the `Json` format that is no JSON Pointer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {found}")]
+pub struct PathError {
+    field: &'static str,
+    found: String,
+}
+
 /// RFC 6901.
-fn pointer(field: &str, text: &str) -> Result<Vec<Token>, String> {
+fn pointer(field: &'static str, text: &str) -> Result<Vec<Token>, PathError> {
+    let wrong = |found: String| PathError { field, found };
     if text.is_empty() {
         return Ok(Vec::new());
     }
     let Some(tokens) = text.strip_prefix('/') else {
-        return Err(format!("{field}: expected a JSON Pointer, which begins with `/`, found {text:?}"));
+        return Err(wrong(format!("expected a JSON Pointer, which begins with `/`, found {text:?}")));
     };
     let token = |token: &str| {
         if token.replace("~0", "").replace("~1", "").contains('~') {
-            return Err(format!("{field}: in a JSON Pointer `~` is written `~0`, found {text:?}"));
+            return Err(wrong(format!("in a JSON Pointer `~` is written `~0`, found {text:?}")));
         }
         let is_index = token == "0" || !token.starts_with(['0', '+']);
         let index = if is_index { token.parse().ok() } else { None };
@@ -135,8 +145,6 @@ fn pointer(field: &str, text: &str) -> Result<Vec<Token>, String> {
 struct Piece<'a> {
     found: Found<'a>,
     body: &'a str,
-    /// Where the body ends in the message.
-    end: usize,
 }
 
 /// The way through one message.
@@ -187,7 +195,7 @@ impl<'a, 'd> Message<'a, 'd> {
             message.root = root;
         }
         scanner.finish()?;
-        message.settle(output)?;
+        message.settle(output);
         Ok(message)
     }
 
@@ -285,21 +293,19 @@ impl<'a, 'd> Message<'a, 'd> {
             || has_content(at(&found, path::TRACE_ID))
                 && (has_content(at(&found, path::KIND)) || kind_bit(self.paths) == 0);
         if complete && self.waiting.is_empty() {
-            return push(&Piece { found, body, end: scanner.position() }, &Found::default(), output);
-        }
-        // Many small spans take less in the message than here.
-        if output.spend(size_of::<Piece<'_>>()) {
-            self.waiting.push(Piece { found, body, end: scanner.position() });
+            push(&Piece { found, body }, &Found::default(), output);
+        } else if output.spend(size_of::<Piece<'_>>()) {
+            // Many small spans take less in the message than here.
+            self.waiting.push(Piece { found, body });
         }
         Ok(())
     }
 
     /// The root is known: what waited for it can go.
-    fn settle(&mut self, output: &mut Output<'_>) -> Result<(), Syntax> {
+    fn settle(&mut self, output: &mut Output<'_>) {
         for piece in std::mem::take(&mut self.waiting) {
-            push(&piece, &self.root, output)?;
+            push(&piece, &self.root, output);
         }
-        Ok(())
     }
 }
 
@@ -308,16 +314,15 @@ fn kind_bit(paths: &Paths) -> u8 {
     if paths.tokens(path::KIND).is_empty() { 0 } else { path::KIND }
 }
 
-fn push(piece: &Piece<'_>, root: &Found<'_>, output: &mut Output<'_>) -> Result<(), Syntax> {
+fn push(piece: &Piece<'_>, root: &Found<'_>, output: &mut Output<'_>) {
     let pick = |path| {
         let own = at(&piece.found, path);
         scalar(if has_content(own) { own } else { at(root, path) })
     };
-    let unpaired = Syntax { what: "trace id or kind holds half a surrogate pair", at: piece.end };
-    let trace_id = pick(path::TRACE_ID).ok_or(unpaired)?;
-    let kind = pick(path::KIND).ok_or(unpaired)?;
-    output.verbatim(&trace_id, &kind, piece.body);
-    Ok(())
+    match (pick(path::TRACE_ID), pick(path::KIND)) {
+        (Some(trace_id), Some(kind)) => output.verbatim(&trace_id, &kind, piece.body),
+        _ => output.half_surrogate(piece.body.to_owned()),
+    }
 }
 
 /// Whether a raw value is a string that is not empty, or a number.

@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 
 use super::json::scalar;
+use super::number::integer;
 use super::otlp_proto::{KINDS, kind_name};
 use super::output::Output;
 use super::scan::{Scanner, Syntax};
@@ -128,19 +129,7 @@ fn span(
         Ok::<(), Syntax>(())
     })?;
     let text = scanner.since(start);
-    let unpaired = || scanner.error("trace id or kind holds half a surrogate pair");
-    let mut trace_id = scalar(trace_id).ok_or_else(unpaired)?;
-    // Anything else, such as base64, which some encoders write, means another id in another case.
-    let is_hex = trace_id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if is_hex && trace_id.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        trace_id = Cow::Owned(trace_id.to_ascii_lowercase());
-    }
-    let kind = scalar(kind).ok_or_else(unpaired)?;
-    let kind = match kind.parse() {
-        Ok(number) => kind_name(number),
-        Err(_) => kind.strip_prefix("SPAN_KIND_").filter(|name| KINDS.contains(name)).unwrap_or_default(),
-    };
-    output.written(&trace_id, kind, |out| {
+    let write = |out: &mut String| {
         out.push_str(&text[..text.len() - 1]);
         out.push_str(if empty { "\"resource\":" } else { ",\"resource\":" });
         out.push_str(resource);
@@ -148,5 +137,21 @@ fn span(
         out.push_str(scope);
         out.push('}');
         Ok(())
-    })
+    };
+    let (Some(mut trace_id), Some(kind)) = (scalar(trace_id), scalar(kind)) else {
+        let mut body = String::new();
+        write(&mut body)?;
+        output.half_surrogate(body);
+        return Ok(());
+    };
+    // Anything else, such as base64, which some encoders write, means another id in another case.
+    let is_hex = trace_id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_hex && trace_id.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        trace_id = Cow::Owned(trace_id.to_ascii_lowercase());
+    }
+    let kind = match integer(&kind) {
+        Some(number) => u64::try_from(number).map_or("", kind_name),
+        None => kind.strip_prefix("SPAN_KIND_").filter(|name| KINDS.contains(name)).unwrap_or_default(),
+    };
+    output.written(&trace_id, kind, write)
 }

@@ -178,7 +178,7 @@ impl<'a> Span<'a> {
         let mut members = Members::open(out);
         members.text(name!("traceId"), trace_id);
         members.id(name!("spanId"), self.span_id);
-        members.id(name!("parentSpanId"), self.parent_span_id);
+        members.parent_id(name!("parentSpanId"), self.parent_span_id);
         members.text(name!("traceState"), self.trace_state);
         members.number(name!("flags"), u64::from(self.flags));
         members.text(name!("name"), self.name);

@@ -1,18 +1,18 @@
 //! Where decoders put their spans.
 
-use crate::span::{SpanBuf, SpanMark};
+use crate::span::{SpanBuf, SpanDefect, SpanMark};
 
 use super::RejectedSpan;
 
 /// Bytes that the spans of one message may take beyond the message's own length.
 ///
 /// What a message says once is written into many spans: OTLP's resource and scope, Jaeger's process, ids at the
-/// root of a JSON message. A megabyte can ask for gigabytes in that way. The largest honest batches (8,192 spans
-/// with 2 kB of resource each) stay well below this, and four lanes that meet the worst at the same time stay
-/// within what a consumer is given.
-pub(super) const MAX_ADDED_BYTES: usize = 32 << 20;
-/// What a span takes besides its texts, at least, wherever it waits.
-const SPAN_BYTES: usize = 64;
+/// root of a JSON message. A megabyte can ask for gigabytes in that way. The largest honest batches (8,192 spans, the
+/// OpenTelemetry Collector's default, with 7 kB of resource each: a Java agent's has its command line, some 5 kB as JSON)
+/// stay below this, and four lanes that meet the worst at the same time stay within what a consumer is given (384 MiB).
+pub(super) const MAX_ADDED_BYTES: usize = 64 << 20;
+/// What a span takes besides its texts, at most, wherever it waits.
+const SPAN_BYTES: usize = 128;
 
 /// The spans of one message, numbered as they come.
 pub(super) struct Output<'o> {
@@ -104,7 +104,16 @@ impl<'o> Output<'o> {
         outcome
     }
 
-    fn reject(&mut self, trace_id: &str, kind: &str, defect: crate::span::SpanDefect, body: String) {
+    /// A span that has no trace id or kind which a text could hold. It is told without them, so that it can never become
+    /// a row with others.
+    pub(super) fn half_surrogate(&mut self, body: String) {
+        if self.spend(SPAN_BYTES + body.len()) {
+            self.reject("", "", SpanDefect::HalfSurrogate, body);
+        }
+        self.index = self.index.saturating_add(1);
+    }
+
+    fn reject(&mut self, trace_id: &str, kind: &str, defect: SpanDefect, body: String) {
         let (trace_id, kind) = (trace_id.to_owned(), kind.to_owned());
         self.rejected.push(RejectedSpan { index: self.index, defect, trace_id, kind, body });
     }

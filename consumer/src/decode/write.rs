@@ -124,6 +124,13 @@ impl<'o> Members<'o> {
         }
     }
 
+    /// Writes the id of a parent: one of zeros, which many write into roots, stands for none.
+    pub(crate) fn parent_id(&mut self, name: &str, id: &[u8]) {
+        if id.iter().any(|byte| *byte != 0) {
+            self.id(name, id);
+        }
+    }
+
     /// Writes a number, unless it is zero.
     pub(crate) fn number(&mut self, name: &str, value: u64) {
         if value != 0 {

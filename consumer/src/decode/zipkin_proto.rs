@@ -1,7 +1,9 @@
 //! `ZipkinProto`: `ListOfSpans` of `zipkin.proto3`, to Zipkin v2 JSON.
 //!
 //! Field numbers: zipkin-api, `zipkin.proto`. Member names: the OpenAPI document of the Zipkin v2 API. Names,
-//! times and tags are exact: nothing is lower-cased, rounded or cut. Unknown fields are skipped. Zipkin's older
+//! times and tags are exact: nothing is lower-cased, rounded or cut. Unknown fields are skipped. Two things are as
+//! Zipkin's own reader has them, because senders rely on it: a parent id of zeros is none, and an address is told by its
+//! length, in whichever of the two fields it is; one of another length is left out. Zipkin's older
 //! thrift encoding (v1), deprecated in its senders, is not read: such a message becomes a dead letter.
 
 use std::fmt::Write;
@@ -80,7 +82,7 @@ impl<'a> Span<'a> {
     fn write(&self, out: &mut String, trace_id: &str) -> Result<(), WireError> {
         let mut members = Members::open(out);
         members.text(name!("traceId"), trace_id);
-        members.id(name!("parentId"), self.parent_id);
+        members.parent_id(name!("parentId"), self.parent_id);
         members.id(name!("id"), self.id);
         members.text(name!("kind"), self.kind());
         members.text(name!("name"), self.name);
@@ -110,12 +112,11 @@ impl<'a> Span<'a> {
 }
 
 fn endpoint(out: &mut String, message: &[u8]) -> Result<(), WireError> {
-    let (mut name, mut ipv4, mut ipv6, mut port): (_, &[u8], &[u8], _) = ("", &[], &[], 0);
+    let (mut name, mut port, mut addresses) = ("", 0, Addresses::default());
     for field in Fields::new(message) {
         match field? {
             (1, value) => name = value.text()?,
-            (2, value) => ipv4 = value.bytes()?,
-            (3, value) => ipv6 = value.bytes()?,
+            (2 | 3, value) => addresses.add(value.bytes()?),
             (4, value) => port = value.varint()?,
             _ => {}
         }
@@ -123,21 +124,38 @@ fn endpoint(out: &mut String, message: &[u8]) -> Result<(), WireError> {
     let mut members = Members::open(out);
     members.text(name!("serviceName"), name);
     // Writing to a String cannot fail.
-    if let Ok(octets) = <[u8; 4]>::try_from(ipv4) {
-        let _ = write!(members.key(name!("ipv4")), "\"{}\"", Ipv4Addr::from(octets));
-    } else if !ipv4.is_empty() {
-        return Err(WireError("an IPv4 address must have 4 bytes"));
+    if let Some(address) = addresses.ipv4 {
+        let _ = write!(members.key(name!("ipv4")), "\"{address}\"");
     }
-    if let Ok(octets) = <[u8; 16]>::try_from(ipv6) {
-        let _ = write!(members.key(name!("ipv6")), "\"{}\"", Ipv6Addr::from(octets));
-    } else if !ipv6.is_empty() {
-        return Err(WireError("an IPv6 address must have 16 bytes"));
+    if let Some(address) = addresses.ipv6 {
+        let _ = write!(members.key(name!("ipv6")), "\"{address}\"");
     }
     if port as i32 != 0 {
         write::integer(members.key(name!("port")), i64::from(port as i32));
     }
     members.close();
     Ok(())
+}
+
+/// An endpoint's addresses. Go's clients write one of IPv4 with the 16 bytes that stand for it in IPv6.
+#[derive(Default)]
+struct Addresses {
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Option<Ipv6Addr>,
+}
+
+impl Addresses {
+    fn add(&mut self, bytes: &[u8]) {
+        if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+            self.ipv4 = Some(octets.into());
+        } else if let Ok(octets) = <[u8; 16]>::try_from(bytes) {
+            let address = Ipv6Addr::from(octets);
+            match address.to_ipv4_mapped() {
+                Some(address) => self.ipv4 = Some(address),
+                None => self.ipv6 = Some(address),
+            }
+        }
+    }
 }
 
 fn annotation(out: &mut String, message: &[u8]) -> Result<(), WireError> {

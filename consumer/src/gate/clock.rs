@@ -56,8 +56,8 @@ impl Reading {
 }
 
 impl DatabaseClock {
-    /// A reading that was asked for at `asked_at`.
-    pub fn read(&self, asked_at: Instant, reading: DatabaseTime) {
+    /// Takes in a reading that was asked for at `asked_at`.
+    pub fn correct(&self, asked_at: Instant, reading: DatabaseTime) {
         let at = reading.told_at;
         // By now it stands at this at least. At most it does if it was read at once, at the end of its millisecond.
         let least = Duration::from_millis(u64::try_from(reading.ms).unwrap_or(0));
@@ -100,7 +100,7 @@ mod tests {
     async fn it_goes_on_from_its_reading_in_both_directions() {
         let clock = DatabaseClock::default();
         assert_eq!(clock.at(Instant::now()), None);
-        clock.read(Instant::now(), DatabaseTime::told(NOON));
+        clock.correct(Instant::now(), DatabaseTime::told(NOON));
         let read_at = Instant::now();
         passes(1_500).await;
         assert_eq!(clock.at(Instant::now()), Some(NOON + 1_500));
@@ -110,16 +110,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn slow_answers_do_not_set_it_back() {
         let clock = DatabaseClock::default();
-        clock.read(Instant::now(), DatabaseTime::told(NOON));
+        clock.correct(Instant::now(), DatabaseTime::told(NOON));
         let asked_at = Instant::now();
         passes(80).await;
-        clock.read(asked_at, DatabaseTime::told(NOON));
+        clock.correct(asked_at, DatabaseTime::told(NOON));
         assert_eq!(behind(&clock, NOON + 80), 1);
         // Nor after an outage, when the last good one is old: no further than the clocks may have drifted apart.
         passes(20_000).await;
         let asked_at = Instant::now();
         passes(60).await;
-        clock.read(asked_at, DatabaseTime::told(NOON + 20_081));
+        clock.correct(asked_at, DatabaseTime::told(NOON + 20_081));
         assert_eq!(behind(&clock, NOON + 20_140), 11);
     }
 
@@ -128,21 +128,21 @@ mod tests {
         let clock = DatabaseClock::default();
         let asked_at = Instant::now();
         passes(80).await;
-        clock.read(asked_at, DatabaseTime::told(NOON));
-        clock.read(Instant::now(), DatabaseTime::told(NOON + 80));
+        clock.correct(asked_at, DatabaseTime::told(NOON));
+        clock.correct(Instant::now(), DatabaseTime::told(NOON + 80));
         assert_eq!(clock.at(Instant::now()), Some(NOON + 80));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_database_whose_clock_was_set_is_followed_at_once() {
         let clock = DatabaseClock::default();
-        clock.read(Instant::now(), DatabaseTime::told(NOON));
+        clock.correct(Instant::now(), DatabaseTime::told(NOON));
         let asked_at = Instant::now();
         passes(50).await;
-        clock.read(asked_at, DatabaseTime::told(NOON + 3_600_000));
+        clock.correct(asked_at, DatabaseTime::told(NOON + 3_600_000));
         assert_eq!(clock.at(Instant::now()), Some(NOON + 3_600_000));
         // Back: to the latest time that the reading allows.
-        clock.read(Instant::now(), DatabaseTime::told(NOON));
+        clock.correct(Instant::now(), DatabaseTime::told(NOON));
         assert_eq!(clock.at(Instant::now()), Some(NOON + 1));
     }
 
@@ -167,7 +167,7 @@ mod tests {
                     passes(there).await;
                     let reading = true_time();
                     passes(back).await;
-                    clock.read(asked_at, DatabaseTime::told(reading));
+                    clock.correct(asked_at, DatabaseTime::told(reading));
                     let (now, shown) = (Instant::now(), clock.at(Instant::now()).unwrap());
                     assert!(shown <= true_time(), "{shown} is ahead of {}", true_time());
                     assert!(shown >= reading, "{shown} is behind what was read: {reading}");

@@ -217,7 +217,7 @@ impl RateControl {
                 share
             })
             .await?;
-        self.clock.read(asked_at, grant.database_time);
+        self.clock.correct(asked_at, grant.database_time);
         {
             let mut inputs = self.lock();
             // Idle leases lapse, too; only where the database did not answer was it away.

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use serde_json::json;
 use sluice_crds::problem::chain;
 
-use super::{CANNOT_READ, Keys, progress};
-use crate::pipeline::id::EPOCH_MS;
-use crate::place::Place;
+use super::{KEYS, Keys, progress};
+use crate::out;
+use crate::pipeline::id::first_at;
+use crate::place::{Place, cannot_read};
 use crate::print::{Output, moment};
 use crate::seal::Sealing;
 use crate::store::StoredSpan;
@@ -60,13 +61,13 @@ impl Verify {
         let keys = Keys::open(&self.place)?;
         let sealing = Sealing::new(&keys.table, Some(keys.ring.clone()));
         let mut found = Found::default();
-        for wrapped in keys.store.data_keys().await.context(CANNOT_READ)? {
+        for wrapped in keys.store.data_keys().await.map_err(cannot_read(KEYS))? {
             found.data_keys += 1;
             if let Err(error) = keys.ring.unwrap(&keys.table, &wrapped) {
                 found.problem(format!("data key {}: {}", wrapped.id, chain(&error)));
             }
         }
-        for dictionary in keys.store.dictionaries().await.context(CANNOT_READ)? {
+        for dictionary in keys.store.dictionaries().await.map_err(cannot_read(KEYS))? {
             found.dictionaries += 1;
             if let Err(error) = sealing.opened_dictionary(&*keys.store, &dictionary).await {
                 found.problem(format!("dictionary {}: {}", dictionary.id, chain(&error)));
@@ -79,13 +80,12 @@ impl Verify {
     }
 
     async fn verify_rows(&self, keys: &Keys, sealing: &Sealing, found: &mut Found) -> anyhow::Result<()> {
-        let since = self.since.map_or(0, |since| since.as_millisecond().saturating_sub(EPOCH_MS).max(0));
-        let mut after = since.saturating_mul(1 << 22) - 1;
+        let mut after = self.since.map_or(0, |since| first_at(since.as_millisecond())) - 1;
         let bar = progress(self.rows, "rows");
         let mut left = self.rows;
         while left > 0 {
             let limit = left.min(u64::from(PAGE)) as u32;
-            let rows = keys.store.rows_after(after, limit).await.context("cannot read rows")?;
+            let rows = keys.store.rows_after(after, limit).await.map_err(cannot_read("rows"))?;
             let Some(last) = rows.last() else { break };
             after = last.id;
             left -= rows.len() as u64;
@@ -115,18 +115,18 @@ impl Verify {
                 "dataKeys": data_keys, "dictionaries": dictionaries, "sealedRows": sealed, "plainRows": plain,
                 "problems": broken, "details": problems,
             });
-            println!("{report:#}");
+            out::line(format_args!("{report:#}"));
             return;
         }
         for problem in problems {
-            println!("{problem}");
+            out::line(problem);
         }
         if *broken > problems.len() as u64 {
-            println!("… and {} more", broken - problems.len() as u64);
+            out::line(format_args!("… and {} more", broken - problems.len() as u64));
         }
-        println!(
+        out::line(format_args!(
             "{data_keys} data keys, {dictionaries} dictionaries, {sealed} sealed and {plain} plain rows looked at: {}",
             if *broken == 0 { "all can be read".to_owned() } else { format!("{broken} cannot be read") }
-        );
+        ));
     }
 }

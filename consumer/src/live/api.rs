@@ -16,6 +16,7 @@ use kube::{Api, Client};
 
 use super::cluster::ConfigMapName;
 use super::document::Found;
+use crate::backoff::Backoff;
 use sluice_crds::names::LIVE_KEY;
 
 /// How long to wait for an API server.
@@ -71,7 +72,7 @@ pub async fn follow(
     timing: Timing,
     found: impl Fn(Found),
 ) {
-    let mut pause = timing.first_pause;
+    let mut backoff = Backoff::new(timing.first_pause, timing.longest_pause);
     loop {
         let mut listed_at = None;
         let failure = match try_once(at, client, timing, &found, &mut listed_at).await {
@@ -81,13 +82,11 @@ pub async fn follow(
         let text = failure.to_string();
         if listed_at.is_some_and(|at: Instant| at.elapsed() >= STEADY) {
             tracing::debug!(error = %text, "the watch of the live document begins anew");
-            pause = timing.first_pause;
+            backoff.reset();
         } else {
             found(Found::Unreachable(text));
         }
-        // Jittered: all consumers of a cluster lose their API server at the same moment.
-        tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        pause = (pause * 2).min(timing.longest_pause);
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 

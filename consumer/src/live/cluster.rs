@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
+use jiff::Timestamp;
 use sluice_crds::validate::is_object_name;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::api::{self, Timing};
-use super::changes::describe;
+use super::changes::describe_at;
 use super::document::{Documents, Found};
 use super::{Applied, Origin, directory};
 
@@ -124,7 +125,7 @@ fn replace(applied: &mut Applied, new: &Applied) -> bool {
     }
     let source = new.origin.map_or("none", Origin::as_str);
     if applied.revision != new.revision {
-        let changes = describe(&applied.live, &new.live);
+        let changes = describe_at(Timestamp::now(), &applied.live, &new.live);
         info!(revision = new.revision, source, %changes, "applied a live document");
     } else if applied.origin != new.origin {
         info!(revision = new.revision, source, "the live document is read from another place now");

@@ -1,18 +1,19 @@
 //! Watches the pipeline file: saving it is the live edit.
 //!
 //! Guarantees: a valid change of live fields is in effect within half a second; anything else (a broken file,
-//! an absent one, a change that needs a restart, alone or together with live fields) changes nothing and is
-//! shown in [`Applied::refused`] until the file is good again. Each content is logged once.
+//! an absent one, a change that needs a restart or can never be made, alone or together with live fields) changes
+//! nothing and is shown in [`Applied::refused`] until the file is good again. Each content is logged once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use sluice_crds::live::Live;
 use sluice_crds::settings::Settings;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::changes::{changed_fields, describe};
+use super::changes::{describe_at, refusal};
 use super::poll::{self, Content};
 use super::{Applied, Origin};
 use crate::config::{self, Config};
@@ -31,15 +32,17 @@ pub fn watch(path: PathBuf, config: &Config, stop: CancellationToken) -> watch::
         tokio::select! {
             () = stop.cancelled() => {}
             () = sender.closed() => {}
-            () = poll::follow(&path, |content| apply(content, &settings, &sender)) => {}
+            () = poll::follow(&path, |content| apply(&path, content, &settings, &sender)) => {}
         }
     });
     receiver
 }
 
-fn apply(content: &Content, settings: &Settings, sender: &watch::Sender<Applied>) {
+fn apply(path: &Path, content: &Content, settings: &Settings, sender: &watch::Sender<Applied>) {
     let live = match content {
-        Ok(text) => accept(text, settings).map_err(|reason| LastError::new(ErrorReason::LiveRefused, reason)),
+        Ok(text) => accept(text, settings).map_err(|reason| {
+            LastError::new(ErrorReason::LiveRefused, format!("{}: {reason}", path.display()))
+        }),
         Err(unread) if unread.missing => Err(LastError::new(ErrorReason::LiveMissing, &unread.message)),
         Err(unread) => Err(LastError::new(ErrorReason::LiveRefused, &unread.message)),
     };
@@ -65,11 +68,10 @@ fn refuse(applied: &mut Applied, error: LastError) {
 
 fn accept(text: &str, settings: &Settings) -> Result<Live, String> {
     let config = config::parse(text).map_err(|problems| problems.to_string())?;
-    let changed = changed_fields(settings, &config.settings);
-    if changed.is_empty() {
-        return Ok(config.live);
+    match refusal(settings, &config.settings) {
+        None => Ok(config.live),
+        Some(reason) => Err(reason),
     }
-    Err(format!("a restart is needed to change {}", changed.join(", ")))
 }
 
 /// Whether anything changed that a listener must see.
@@ -83,7 +85,7 @@ fn replace(applied: &mut Applied, live: Live) -> bool {
         return was_refused;
     }
     applied.revision += 1;
-    let changes = describe(&applied.live, &live);
+    let changes = describe_at(Timestamp::now(), &applied.live, &live);
     info!(revision = applied.revision, %changes, "applied a live edit");
     applied.live = live;
     true

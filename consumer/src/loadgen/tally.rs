@@ -145,6 +145,7 @@ pub struct Pace {
     began: Instant,
     /// Spans per second; 0: as fast as possible.
     rate: f64,
+    /// None where there is no end, or none that a clock reaches.
     ends: Option<Instant>,
 }
 
@@ -152,7 +153,7 @@ impl Pace {
     /// Begins now.
     pub fn start(rate: u64, duration: Option<Duration>) -> Self {
         let began = Instant::now();
-        Self { began, rate: rate as f64, ends: duration.map(|duration| began + duration) }
+        Self { began, rate: rate as f64, ends: duration.and_then(|duration| began.checked_add(duration)) }
     }
 
     /// When it began.

@@ -12,6 +12,16 @@ pub enum TargetError {
     /// The client library refused to start.
     #[error("cannot make a Kafka producer")]
     Kafka(#[from] rdkafka::error::KafkaError),
+    /// Nothing was ever taken, and there is nobody who would.
+    #[error("nobody takes the spans at {address}: {reason}; {remedy}")]
+    Unreachable {
+        /// Where to they should have gone.
+        address: String,
+        /// What stood in the way last.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// A task of the sender panicked.
     #[error("a sender ended unexpectedly")]
     Interrupted(#[source] tokio::task::JoinError),

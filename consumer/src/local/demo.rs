@@ -1,5 +1,6 @@
 //! The demo: made-up traces over HTTP, first a burst well over the rate, then a trickle; and what is shown.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
@@ -30,8 +31,10 @@ const FORMAT: Format = Format::ZipkinJson;
 const REDRAW: Duration = Duration::from_millis(100);
 /// How often the log tells the same, where there is no terminal.
 const LOG: Duration = Duration::from_secs(1);
-/// Over which the achieved rate is measured.
+/// Over which the achieved rate is measured, and where the rate is low: over so many messages, but no longer than this.
 const ACHIEVED_OVER: Duration = Duration::from_secs(1);
+const ACHIEVED_MESSAGES: f64 = 10.0;
+const ACHIEVED_OVER_AT_MOST: Duration = Duration::from_secs(30);
 
 /// Whether a pipeline that reads `format` takes what the demo sends.
 pub(super) fn can_feed(format: Format) -> bool {
@@ -96,9 +99,8 @@ impl Demo {
         let appended = self.queue.appended().max(1) as f64;
         // The queue counts messages; what arrived so far tells how many spans are in one.
         let spans_per_message = (self.ingest.spans() as f64 / appended).max(1.0);
-        let achieved = history.rate(self.meters.stored.load(Relaxed));
+        let achieved = history.rate(self.meters.stored.load(Relaxed), status.rate_limit_qps);
         let backlog = (messages as f64 * spans_per_message) as u64;
-        let rate = if achieved > 0.0 { achieved } else { status.effective_qps };
         Numbers {
             arrived: self.ingest.spans(),
             backlog,
@@ -106,7 +108,7 @@ impl Demo {
             suspended: status.suspended,
             achieved,
             stored: status.stored,
-            drain_seconds: (rate > 0.0).then(|| (backlog as f64 / rate).ceil() as u64),
+            drain_seconds: status.drain_seconds,
             trouble: status
                 .last_error
                 .or_else(|| tally.refusal().map(|reason| format!("pushes are refused: {reason}"))),
@@ -114,19 +116,28 @@ impl Demo {
     }
 }
 
-/// Rows stored at moments of the last second.
+/// Rows stored at moments of the last seconds.
 #[derive(Default)]
-struct History(std::collections::VecDeque<(Instant, u64)>);
+struct History {
+    stored: VecDeque<(Instant, u64)>,
+    set: u32,
+}
 
 impl History {
-    /// Rows per second over about the last second.
-    fn rate(&mut self, stored: u64) -> f64 {
-        let now = Instant::now();
-        self.0.push_back((now, stored));
-        while self.0.len() > 2 && now.duration_since(self.0[1].0) >= ACHIEVED_OVER {
-            self.0.pop_front();
+    /// Rows per second since the rate was set to what it is, over about a second: over more where a message is worth more
+    /// of the rate than that.
+    fn rate(&mut self, stored: u64, set: u32) -> f64 {
+        if std::mem::replace(&mut self.set, set) != set {
+            self.stored.clear();
         }
-        let (since, before) = self.0[0];
+        let now = Instant::now();
+        self.stored.push_back((now, stored));
+        let over = ACHIEVED_MESSAGES * SPANS_PER_MESSAGE as f64 / f64::from(set.max(1));
+        let over = Duration::from_secs_f64(over).clamp(ACHIEVED_OVER, ACHIEVED_OVER_AT_MOST);
+        while self.stored.len() > 2 && now.duration_since(self.stored[1].0) >= over {
+            self.stored.pop_front();
+        }
+        let (since, before) = self.stored[0];
         let seconds = now.duration_since(since).as_secs_f64();
         if seconds > 0.0 { (stored - before) as f64 / seconds } else { 0.0 }
     }

@@ -121,12 +121,17 @@ fn decode(
     spans: &mut SpanBuf,
     rejected: &mut Vec<RejectedSpan>,
 ) -> Result<(), Refusal> {
-    // In protobuf, nothing is a valid message without spans.
-    if payload.is_empty() && matches!(format, Format::OtlpProto | Format::ZipkinProto) {
+    // Nothing is a valid message without spans in protobuf, and an object without members in OTLP/JSON.
+    let says_nothing = match format {
+        Format::OtlpProto | Format::ZipkinProto => payload.is_empty(),
+        Format::OtlpJson => payload.iter().filter(|byte| !byte.is_ascii_whitespace()).eq(b"{}"),
+        _ => false,
+    };
+    if says_nothing {
         return Ok(());
     }
     let decoder = Decoder::new(format, &JsonPaths::default())
-        .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
+        .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     decoder.decode(payload, spans, rejected).map_err(|error| refused(&error))
 }
 
@@ -146,12 +151,13 @@ fn with_retry_after(mut response: Response) -> Response {
 /// `POST /api/v2/spans`: 202, or the reason as text.
 pub async fn zipkin(State(ingest): State<Arc<Ingest>>, headers: HeaderMap, body: Body) -> Response {
     let format = match media_type(&headers).as_str() {
-        "" | "application/json" | "text/plain" => Format::ZipkinJson,
         "application/x-protobuf" => Format::ZipkinProto,
-        other => {
-            let reason = format!("expected application/json or application/x-protobuf, found {other:?}\n");
+        "application/x-thrift" => {
+            let reason = "expected application/json or application/x-protobuf; thrift is Zipkin's v1\n";
             return (StatusCode::UNSUPPORTED_MEDIA_TYPE, reason).into_response();
         }
+        // As Zipkin's server has it: what is not said to be protobuf is JSON, such as what `curl -d` sends by itself.
+        _ => Format::ZipkinJson,
     };
     match ingest.push(format, &headers, body).await {
         Ok(_) => StatusCode::ACCEPTED.into_response(),

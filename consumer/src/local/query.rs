@@ -28,7 +28,7 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// At most one row more than an answer holds.
+    /// The oldest first; at most one row more than an answer holds.
     async fn rows(&self, trace_id: &str) -> Result<Vec<OpenedSpan>, Response> {
         if trace_id.is_empty() || trace_id.chars().count() > MAX_TRACE_ID_CHARS {
             let reason = format!("expected a trace id of 1 to {MAX_TRACE_ID_CHARS} characters");
@@ -36,7 +36,14 @@ impl Traces {
         }
         let unavailable =
             |failed: &dyn std::error::Error| error(StatusCode::SERVICE_UNAVAILABLE, chain(failed));
-        let stored = self.store.trace(trace_id, MAX_ROWS + 1).await.map_err(|failed| unavailable(&failed))?;
+        let mut stored = Vec::new();
+        // One trace may lie under several forms of its id: producers write it differently.
+        for form in read::trace_id_forms(trace_id) {
+            let found = self.store.trace(&form, MAX_ROWS + 1).await.map_err(|failed| unavailable(&failed))?;
+            stored.extend(found);
+        }
+        stored.sort_by_key(|span| span.id);
+        stored.truncate(MAX_ROWS as usize + 1);
         self.sealing.open_spans(&*self.store, stored).await.map_err(|failed| unavailable(&failed))
     }
 }
@@ -119,21 +126,19 @@ pub async fn trace(State(traces): State<Traces>, Path(trace_id): Path<String>) -
 /// The trace as a list of Zipkin v2 spans. Bodies that are no spans of either kind are left out; one that cannot be
 /// opened fails the whole, as the format has no place to say so.
 pub async fn zipkin(State(traces): State<Traces>, Path(trace_id): Path<String>) -> Response {
-    let mut stored = Vec::new();
-    // One trace may lie under several forms of its id: producers write it differently.
-    for form in read::trace_id_forms(&trace_id) {
-        match traces.rows(&form).await {
-            Ok(found) => stored.extend(found),
-            Err(response) => return response,
-        }
-    }
-    stored.sort_by_key(|opened| opened.span.id);
+    let mut stored = match traces.rows(&trace_id).await {
+        Ok(stored) => stored,
+        Err(response) => return response,
+    };
     stored.truncate(MAX_ROWS as usize);
     if let Some((id, why)) = stored.iter().find_map(|one| Some((one.span.id, one.error.as_ref()?))) {
         let reason = format_args!("cannot open the body of row {id}: {}", chain(why));
         return error(StatusCode::INTERNAL_SERVER_ERROR, reason);
     }
-    let spans: Vec<_> = stored.iter().filter_map(|opened| read::zipkin_v2(&opened.span.body)).collect();
+    let spans: Vec<_> = stored
+        .iter()
+        .filter_map(|opened| read::zipkin_v2(&opened.span.trace_id, &opened.span.body))
+        .collect();
     if spans.is_empty() {
         return unknown(&trace_id);
     }

@@ -1,10 +1,11 @@
 //! What `/status` says, computed when somebody asks.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{DeadLetterTopicStatus, Meters, RetentionStatus, lanes, lock};
+use super::{DeadLetterTopicStatus, Meters, RetentionStatus, lock};
 use crate::last_error::LastError;
 use crate::live::Origin;
 
@@ -25,22 +26,25 @@ pub struct Identity {
 impl Meters {
     /// The body of `/status`.
     pub fn status(&self, identity: &Identity) -> StatusDocument {
-        let (achieved, bottleneck) = self.recent();
+        let (achieved, bottleneck) = lock(&self.history).recent();
         let partitions: Vec<PartitionStatus> = self
             .partitions()
             .into_iter()
             .map(|(at, meter)| PartitionStatus {
                 topic: at.topic.to_string(),
                 partition: at.partition,
-                position: meter.position,
-                lag: meter.end.map(|end| end.saturating_sub(meter.position)),
+                position: meter.map(|meter| meter.position),
+                lag: meter.and_then(|meter| Some(meter.end?.saturating_sub(meter.position))),
             })
             .collect();
         let troubles = lock(&self.troubles);
         let rate = lock(&self.rate);
-        let bottleneck = match rate.guard {
-            Some(_) if bottleneck == "Limiter" => "Guard",
-            _ => bottleneck,
+        // Without leases nothing is released: lanes wait at the gate for the database.
+        let lapsed = troubles.lease.is_some() && rate.whole > 0 && rate.effective <= 0.0;
+        let bottleneck = match bottleneck {
+            "Limiter" if lapsed => "Store",
+            "Limiter" if rate.guard.is_some() => "Guard",
+            other => other,
         };
         // What stops rows comes first; a live document that was refused stops nothing.
         let errors: Vec<_> =
@@ -66,8 +70,8 @@ impl Meters {
             guard_qps: rate.guard.map(rounded),
             leased_fraction: (rate.fraction * 1e3).round() / 1e3,
             bottleneck,
-            retention_seconds: lock(&self.topic_retention).map(|retention| retention.as_secs()),
-            drain_seconds: lag.and_then(|lag| self.drain_seconds(lag, rate.effective, achieved)),
+            retention_seconds: self.retention_of(&partitions).map(|kept| kept.as_secs()),
+            drain_seconds: lag.and_then(|lag| self.drain_seconds(lag, rate.effective)),
             partitions,
             stored: self.stored.load(Relaxed),
             dead_letters: self.all_dead_letters(),
@@ -81,27 +85,29 @@ impl Meters {
         }
     }
 
-    /// Rows and dead letters per second over the last seconds, and what lanes spent most of that time with.
-    fn recent(&self) -> (f64, &'static str) {
-        let history = lock(&self.history);
-        let (Some(first), Some(last)) = (history.front(), history.back()) else { return (0.0, "Idle") };
-        let between = last.at - first.at;
-        if between.is_zero() {
-            return (0.0, "Idle");
+    /// Lag counts messages, the rate counts spans: those of the last minute convert one into the other.
+    fn drain_seconds(&self, lag: u64, effective: f64) -> Option<u64> {
+        if lag == 0 {
+            return Some(0);
         }
-        let written = (last.written - first.written) as f64;
-        (written / between.as_secs_f64(), lanes::bottleneck(&first.lanes, &last.lanes, between))
+        let (messages, spans) = (self.messages.load(Relaxed), self.settled_spans.load(Relaxed));
+        let history = lock(&self.history);
+        let rate = match history.sustained() {
+            Some(sustained) if sustained > 0.0 => sustained.min(effective),
+            _ => effective,
+        };
+        (rate > 0.0).then(|| (lag as f64 * history.spans_per_message(messages, spans) / rate).ceil() as u64)
     }
 
-    /// Lag counts messages, the rate counts spans: the ratio so far converts one into the other.
-    fn drain_seconds(&self, lag: u64, effective: f64, achieved: f64) -> Option<u64> {
-        let messages = self.messages.load(Relaxed);
-        let spans_per_message = match messages {
-            0 => 1.0,
-            _ => self.settled_spans.load(Relaxed) as f64 / messages as f64,
-        };
-        let rate = if achieved > 0.0 { achieved.min(effective) } else { effective };
-        (rate > 0.0).then(|| (lag as f64 * spans_per_message / rate).ceil() as u64)
+    /// The shortest retention of the topics that have a backlog; of all where none has.
+    fn retention_of(&self, partitions: &[PartitionStatus]) -> Option<Duration> {
+        let kept = lock(&self.topic_retention);
+        let behind: Vec<_> =
+            partitions.iter().filter(|one| one.lag != Some(0)).map(|one| &one.topic).collect();
+        kept.iter()
+            .filter(|(topic, _)| behind.is_empty() || behind.contains(topic))
+            .map(|(_, kept)| *kept)
+            .min()
     }
 }
 
@@ -156,8 +162,8 @@ pub struct StatusDocument {
     pub skipped_offsets: u64,
     /// Seconds until the backlog is drained at the current rate; none while it is unknown or the rate is 0.
     pub drain_seconds: Option<u64>,
-    /// Seconds after which the broker deletes messages of the topics read here, the shortest of them; none where that is
-    /// unknown or where it never does.
+    /// Seconds after which the broker deletes messages of the topics that have a backlog here (of all, where none has one),
+    /// the shortest of them; none where that is unknown or where it never does.
     pub retention_seconds: Option<u64>,
     /// An error that has not been followed by a success, for people.
     pub last_error: Option<String>,
@@ -191,19 +197,19 @@ pub struct PartitionStatus {
     /// Partition.
     pub partition: i32,
     /// Offset of the first message that is not settled.
-    pub position: u64,
+    pub position: Option<u64>,
     /// Messages between it and the end of the partition; none before the first contact.
     pub lag: Option<u64>,
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::Arc;
 
     use super::*;
-    use crate::meter::PartitionMeter;
+    use crate::meter::{Activity, LaneMeter, PartitionMeter};
     use crate::source::TopicPartition;
-    use crate::store::Reason;
+    use crate::store::{ErrorKind, Reason, StoreError};
 
     fn at() -> TopicPartition {
         TopicPartition { topic: "t".into(), partition: 0 }
@@ -240,6 +246,60 @@ mod tests {
     }
 
     #[test]
+    fn a_drained_partition_takes_no_time_and_one_that_waits_to_be_opened_an_unknown_one() {
+        let meters = Meters::default();
+        // Who has nothing to do holds no share of the rate.
+        meters.set_rate(100, 0.0, 0.0, false);
+        meters.add_partition(&at());
+        let status = meters.status(&Identity::default());
+        let PartitionStatus { position, lag, .. } = status.partitions[0];
+        assert_eq!((position, lag, status.drain_seconds), (None, None, None));
+        meters.set_partition(&at(), PartitionMeter { position: 10, end: Some(10) });
+        let status = meters.status(&Identity::default());
+        assert_eq!((status.partitions[0].position, status.drain_seconds), (Some(10), Some(0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_leases_the_database_is_the_limit_and_not_the_rate() {
+        let meters = Arc::new(Meters::default());
+        let lane = LaneMeter::new(meters.clone());
+        meters.set_rate(100, 0.0, 0.0, false);
+        meters.lease_failed(&StoreError::new(ErrorKind::Unavailable, "away"));
+        lane.enter(Activity::Gate);
+        meters.tick();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        meters.tick();
+        assert_eq!(meters.status(&Identity::default()).bottleneck, "Store");
+        meters.set_rate(0, 0.0, 0.0, false);
+        assert_eq!(meters.status(&Identity::default()).bottleneck, "Limiter");
+        meters.set_rate(100, 100.0, 1.0, false);
+        meters.lease_renewed();
+        assert_eq!(meters.status(&Identity::default()).bottleneck, "Limiter");
+    }
+
+    #[test]
+    fn the_retention_of_a_topic_without_a_backlog_is_none_that_matters() {
+        let meters = Meters::default();
+        let place = |topic: &str| TopicPartition { topic: topic.into(), partition: 0 };
+        for (topic, end) in [("audit", 5), ("spans", 500)] {
+            meters.add_partition(&place(topic));
+            meters.set_partition(&place(topic), PartitionMeter { position: 5, end: Some(end) });
+        }
+        let set = |kept: &[(&str, u64)]| {
+            let kept =
+                kept.iter().map(|(topic, seconds)| ((*topic).to_owned(), Duration::from_secs(*seconds)));
+            meters.set_topic_retention(kept.collect());
+        };
+        let told = || meters.status(&Identity::default()).retention_seconds;
+        set(&[("audit", 3_600)]);
+        assert_eq!(told(), None, "what has the backlog is kept for ever");
+        set(&[("audit", 3_600), ("spans", 604_800)]);
+        assert_eq!(told(), Some(604_800));
+        meters.set_partition(&place("spans"), PartitionMeter { position: 500, end: Some(500) });
+        assert_eq!(told(), Some(3_600), "the shortest, where nothing waits");
+    }
+
+    #[test]
     fn what_comes_late_of_a_partition_that_has_left_is_not_told() {
         let (meters, meter) = (Meters::default(), |position| PartitionMeter { position, end: None });
         meters.add_partition(&at());
@@ -247,7 +307,7 @@ mod tests {
         meters.advance_partition(&at(), meter(20));
         // The answer to a commit of before it was opened again.
         meters.advance_partition(&at(), meter(15));
-        assert_eq!(meters.partitions()[&at()], meter(20));
+        assert_eq!(meters.partitions()[&at()], Some(meter(20)));
         meters.remove_partition(&at());
         meters.advance_partition(&at(), meter(30));
         meters.set_partition(&at(), meter(30));

@@ -15,8 +15,8 @@ use crate::store::{ErrorKind, StoreError};
 /// A transaction that loses every race for this long is in trouble: other work holds what it needs. Shorter is
 /// everyday life.
 const LASTING: Duration = Duration::from_secs(5);
-/// A store whose leases are renewed and that has refused nothing for this long works: a lane that waits for it
-/// tries more often. Only where no row is there to prove it.
+/// A store whose leases are renewed and that has refused nothing for this long works. Only where no batch waits to prove
+/// it, as one of many spans is tried seldom where the rate is low.
 const CALM: Duration = Duration::from_secs(60);
 
 /// All errors that are not resolved.
@@ -31,6 +31,8 @@ pub(super) struct Troubles {
 #[derive(Debug, Default)]
 struct Trouble {
     store: Option<Spell>,
+    /// A batch waits for the store: its commit will prove that the store works, and nothing else.
+    holds_batch: bool,
     source: Option<LastError>,
 }
 
@@ -85,9 +87,19 @@ impl Troubles {
         spell.shown && !was_shown
     }
 
+    /// A batch of this partition is tried until it is committed.
+    pub(super) fn batch_held(&mut self, at: &TopicPartition) {
+        if let Some(place) = self.place(Some(at)) {
+            place.holds_batch = true;
+        }
+    }
+
     /// A transaction of this partition, or of the process, succeeded; true where nothing is left to tell.
     pub(super) fn store_works(&mut self, at: Option<&TopicPartition>) -> bool {
-        let ended = self.place(at).and_then(|place| place.store.take());
+        let ended = self.place(at).and_then(|place| {
+            place.holds_batch = false;
+            place.store.take()
+        });
         ended.is_some_and(|spell| spell.shown) && self.store().is_none()
     }
 
@@ -95,7 +107,8 @@ impl Troubles {
     pub(super) fn renewed(&mut self) -> bool {
         self.lease = None;
         let was_shown = self.store().is_some();
-        for place in self.partitions.values_mut().chain([&mut self.process]) {
+        let places = self.partitions.values_mut().chain([&mut self.process]);
+        for place in places.filter(|place| !place.holds_batch) {
             place.store.take_if(|spell| spell.last.elapsed() >= CALM);
         }
         was_shown && self.store().is_none()
@@ -201,5 +214,16 @@ mod tests {
         tokio::time::advance(CALM / 2).await;
         assert!(troubles.renewed());
         assert!(troubles.store().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_prove_nothing_while_a_batch_waits() {
+        let mut troubles = two_partitions();
+        troubles.store_failed(Some(&at(0)), &error(ErrorKind::Unavailable));
+        troubles.batch_held(&at(0));
+        tokio::time::advance(CALM * 3).await;
+        assert!(!troubles.renewed());
+        assert!(troubles.store().is_some());
+        assert!(troubles.store_works(Some(&at(0))));
     }
 }

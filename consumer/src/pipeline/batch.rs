@@ -165,8 +165,14 @@ impl<'a> Batch<'a> {
         self.letters.iter().map(|letter| letter.entry)
     }
 
-    /// The batch in the store's form; rows and dead letters are its own, or what they were sealed to.
-    pub fn write<'b>(&'b self, rows: &'b [Row<'b>], dead_letters: &'b [DeadLetter<'b>]) -> WriteBatch<'b> {
+    /// The batch in the store's form; rows and dead letters are its own, or what they were sealed to. `to_topic`: whether
+    /// dead letters wait to be sent to a topic.
+    pub fn to_write_batch<'b>(
+        &'b self,
+        rows: &'b [Row<'b>],
+        dead_letters: &'b [DeadLetter<'b>],
+        to_topic: bool,
+    ) -> WriteBatch<'b> {
         WriteBatch {
             stream: self.claim.stream,
             epoch: self.claim.epoch,
@@ -175,21 +181,18 @@ impl<'a> Batch<'a> {
             fingerprint: Some(self.fingerprint),
             rows,
             dead_letters,
-            to_topic: false,
+            to_topic,
         }
     }
 }
 
-/// A JSON list of `{"name": …, "value": base64 or null}`; names that are no UTF-8 lose their broken bytes.
+/// A JSON list of `{"name": …, "value": base64 or null}`.
 fn headers_json(segment: &Segment, entry: &Entry) -> Vec<u8> {
     let list: Vec<serde_json::Value> = segment
         .headers(entry)
         .into_iter()
         .map(|(name, value)| {
-            serde_json::json!({
-                "name": String::from_utf8_lossy(name),
-                "value": value.map(|bytes| BASE64.encode(bytes)),
-            })
+            serde_json::json!({ "name": name, "value": value.map(|bytes| BASE64.encode(bytes)) })
         })
         .collect();
     serde_json::Value::Array(list).to_string().into_bytes()

@@ -13,11 +13,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::turn::{self, Turn};
+use crate::backoff::Backoff;
 use crate::last_error::{ErrorReason, LastError};
 use crate::meter::Meters;
 use crate::seal::Sealing;
 use crate::store::letter::StoredLetter;
-use crate::store::{Store, StoreError};
+use crate::store::{ErrorKind, Store, StoreError};
 
 /// Letters that are looked for in one go.
 const PAGE: u32 = 100;
@@ -26,9 +27,11 @@ const SEND_BYTES: usize = 4 << 20;
 /// Pause where nothing waits.
 const LOOK: Duration = Duration::from_secs(1);
 /// First and longest pause after an error.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 /// How often those that wait are counted.
 const COUNT: Duration = Duration::from_secs(10);
+/// After this a pass over all that wait stops to be told of: where new ones come all the time it has no end.
+const TELL: Duration = Duration::from_secs(5);
 
 /// Where copies go.
 #[async_trait]
@@ -62,6 +65,19 @@ pub struct DeadLetterSender {
     pub group: String,
     /// Whether it is this replica that sends.
     pub turn: Turn,
+    /// How far it is.
+    pub pass: Pass,
+}
+
+/// A pass over all letters that wait.
+#[derive(Debug, Default)]
+pub struct Pass {
+    /// Those up to this id were looked at.
+    after: i64,
+    /// Why one of them was refused.
+    refused: Option<String>,
+    /// One was refused in the pass before.
+    was_refused: bool,
 }
 
 /// Why a round ended early.
@@ -79,7 +95,7 @@ impl From<StoreError> for Ended {
 impl DeadLetterSender {
     /// Sends until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut backoff = BACKOFF.0;
+        let mut backoff = BACKOFF;
         let mut counted_at = None;
         loop {
             // What is dropped half-way is sent again.
@@ -95,50 +111,72 @@ impl DeadLetterSender {
         self.turn.end().await;
     }
 
-    /// One round over all that wait, if it is our turn. Returns how long to pause.
-    async fn proceed(&mut self, backoff: &mut Duration, counted_at: &mut Option<Instant>) -> Duration {
+    /// A part of a pass, if it is our turn. Returns how long to pause.
+    async fn proceed(&mut self, backoff: &mut Backoff, counted_at: &mut Option<Instant>) -> Duration {
         let ended = self.round().await;
         if counted_at.is_none_or(|at: Instant| at.elapsed() >= COUNT) {
             *counted_at = Some(Instant::now());
             self.count().await;
         }
-        let message = match ended {
-            Ok(None) => {
-                *backoff = BACKOFF.0;
-                self.meters.dead_letter_topic_works();
-                return if self.meters.dead_letter_topic.is_ours() { LOOK } else { turn::RENEW };
-            }
-            Ok(Some(refused)) | Err(Ended::Topic(refused)) => refused,
-            Err(Ended::Store(error)) => {
-                self.meters.store_refused(&error);
-                chain(&error)
+        let is_whole = match ended {
+            Ok(is_whole) => is_whole,
+            Err(error) => {
+                self.pass = Pass::default();
+                let message = match error {
+                    Ended::Topic(message) => message,
+                    Ended::Store(error) => {
+                        self.meters.store_refused(&error);
+                        chain(&error)
+                    }
+                };
+                self.failed(message);
+                return backoff.pause();
             }
         };
-        self.meters.dead_letter_topic_failed(LastError::new(ErrorReason::DeadLetterTopicFailed, message));
-        let pause = *backoff;
-        *backoff = (*backoff * 2).min(BACKOFF.1);
-        pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+        if let Some(refused) = self.pass.refused.clone() {
+            self.failed(refused);
+        } else if is_whole || !self.pass.was_refused {
+            self.meters.dead_letter_topic_works();
+        }
+        if !is_whole {
+            return Duration::ZERO;
+        }
+        let was_refused = self.pass.refused.is_some();
+        self.pass = Pass { was_refused, ..Pass::default() };
+        if was_refused {
+            return backoff.pause();
+        }
+        backoff.reset();
+        if self.meters.dead_letter_topic.is_ours() { LOOK } else { turn::RENEW }
     }
 
-    /// Returns why some letters were refused, if any were.
-    async fn round(&mut self) -> Result<Option<String>, Ended> {
-        let (mut after, mut refused) = (0, None);
+    fn failed(&self, message: String) {
+        self.meters.dead_letter_topic_failed(LastError::new(ErrorReason::DeadLetterTopicFailed, message));
+    }
+
+    /// Goes on with the pass for a while; true where nothing is left, or it is another replica's turn.
+    async fn round(&mut self) -> Result<bool, Ended> {
+        let begun = Instant::now();
         loop {
-            let ours = self.turn.is_ours().await?;
-            self.meters.dead_letter_topic.set_ours(ours);
-            if !ours {
-                return Ok(None);
+            let ours = self.turn.is_ours().await;
+            self.meters.dead_letter_topic.set_ours(self.turn.holds());
+            if !ours? {
+                self.pass = Pass::default();
+                return Ok(true);
             }
-            let ids = self.store.unsent(&self.cluster_id, &self.group, after, PAGE).await?;
-            let Some(last) = ids.last() else { return Ok(refused) };
-            after = *last;
+            let ids = self.store.unsent(&self.cluster_id, &self.group, self.pass.after, PAGE).await?;
+            let Some(last) = ids.last() else { return Ok(true) };
             let mut rest = ids.as_slice();
             while !rest.is_empty() {
                 let (taken, why) = self.send_some(&mut rest).await?;
-                refused = refused.or(why);
+                self.pass.refused = self.pass.refused.take().or(why);
                 if !taken.is_empty() {
                     self.store.sent(&taken).await?;
                 }
+            }
+            self.pass.after = *last;
+            if begun.elapsed() >= TELL {
+                return Ok(false);
             }
         }
     }
@@ -150,10 +188,19 @@ impl DeadLetterSender {
         let mut bytes = 0;
         while let Some((id, later)) = ids.split_first() {
             *ids = later;
-            // None: it was purged, or stored after all.
-            let Some(letter) = self.store.letter(*id).await? else {
-                done.push(*id);
-                continue;
+            let letter = match self.store.letter(*id).await {
+                Ok(Some(letter)) => letter,
+                // It was purged, or stored after all.
+                Ok(None) => {
+                    done.push(*id);
+                    continue;
+                }
+                // It is damaged, and holds up no other one.
+                Err(error) if error.kind == ErrorKind::Schema => {
+                    refused = Some(chain(&error));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
             };
             match self.sealing.open_letter(&*self.store, letter).await {
                 Ok(letter) => {

@@ -96,6 +96,7 @@ impl Driver {
             owner,
             start_from: parts.start_from,
             by_pattern: parts.by_pattern,
+            starting: Arc::default(),
         };
         Self {
             source: parts.source,

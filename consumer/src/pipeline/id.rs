@@ -15,9 +15,11 @@
 /// 2024-01-01T00:00:00Z, in milliseconds since 1970.
 pub const EPOCH_MS: i64 = 1_704_067_200_000;
 
+/// How many bits tell the stream.
+pub const STREAM_BITS: u32 = 14;
 const SEQUENCE_BITS: u32 = 8;
-const STREAM_BITS: u32 = 14;
-const TICK_MASK: i64 = (1 << (41 + SEQUENCE_BITS)) - 1;
+const TIME_BITS: u32 = 41;
+const TICK_MASK: i64 = (1 << (TIME_BITS + SEQUENCE_BITS)) - 1;
 
 /// Ids of one stream in the order in which they are given out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +45,11 @@ impl IdSequence {
     }
 }
 
-/// The smallest id that can be given out at a time, in milliseconds since 1970; 0 before the epoch of ids.
+/// The smallest id that can be given out at a time, in milliseconds since 1970: 0 before the epoch of ids, and the largest
+/// number there is where they have ended.
 pub fn first_at(database_time_ms: i64) -> i64 {
-    assemble(((database_time_ms - EPOCH_MS).max(0) << SEQUENCE_BITS) & TICK_MASK, 0)
+    let milliseconds = database_time_ms.saturating_sub(EPOCH_MS).max(0);
+    milliseconds.saturating_mul(1 << (SEQUENCE_BITS + STREAM_BITS))
 }
 
 /// When an id was given out, in milliseconds since 1970, of the database's clock.
@@ -95,16 +99,17 @@ mod tests {
 
     #[test]
     fn the_first_id_of_a_time_parts_what_was_before_from_what_was_not() {
-        let largest = (1 << 14) - 1;
+        let largest = (1 << STREAM_BITS) - 1;
         let before = (0..256).scan(IdSequence::after(largest, 0, NOW - 1), |ids, _| Some(ids.take())).last();
         assert!(before.unwrap() < first_at(NOW));
         assert!(IdSequence::after(0, 0, NOW).take() >= first_at(NOW));
         assert_eq!((first_at(EPOCH_MS - 1), time_ms(first_at(NOW))), (0, NOW));
+        assert_eq!((first_at(i64::MIN), first_at(i64::MAX)), (0, i64::MAX));
     }
 
     #[test]
     fn the_largest_stream_and_the_last_millisecond_stay_positive() {
-        let mut ids = IdSequence::after((1 << 14) - 1, 0, EPOCH_MS + (1 << 41) - 1);
+        let mut ids = IdSequence::after((1 << STREAM_BITS) - 1, 0, EPOCH_MS + (1 << TIME_BITS) - 1);
         assert!(ids.take() > 0);
     }
 }

@@ -13,6 +13,7 @@ use std::ops::Range;
 use super::batch::Refusal;
 use crate::gate::Gate;
 use crate::gate::bucket::Offer;
+use crate::meter::{Activity, LaneMeter};
 use crate::store::{ErrorKind, Reason, Row, Store, StoreError};
 
 /// The refused ones among `rows`; `span_of_row` translates to the segment's numbering. Waits at the
@@ -23,6 +24,7 @@ use crate::store::{ErrorKind, Reason, Row, Store, StoreError};
 pub async fn find_refused(
     store: &dyn Store,
     gate: &Gate,
+    time: &LaneMeter,
     rows: &[Row<'_>],
     span_of_row: impl Fn(usize) -> usize,
 ) -> Result<Vec<Refusal>, StoreError> {
@@ -36,7 +38,7 @@ pub async fn find_refused(
         if range.is_empty() {
             continue;
         }
-        let released = range.start + release(gate, range.len()).await;
+        let released = range.start + release(gate, time, range.len()).await;
         open.push(released..range.end);
         let range = range.start..released;
         let Err(error) = store.probe(&rows[range.clone()]).await else {
@@ -59,8 +61,8 @@ pub async fn find_refused(
         match error.kind {
             // Whether some row is accepted is known at the end.
             ErrorKind::Constraint => rule_broken_by = Some(row),
-            ErrorKind::TooLarge => accepts(store, gate, smallest_twin(row).row(row.id)).await?,
-            _ => accepts(store, gate, twin(row).row(row.id)).await?,
+            ErrorKind::TooLarge => accepts(store, gate, time, smallest_twin(row).row(row.id)).await?,
+            _ => accepts(store, gate, time, twin(row).row(row.id)).await?,
         }
         let detail = sluice_crds::problem::chain(&error);
         refusals.push(Refusal { span: span_of_row(range.start), reason, detail });
@@ -68,8 +70,8 @@ pub async fn find_refused(
     if let Some(row) = rule_broken_by {
         match accepted {
             // With the refused row's id and now: it may be these that have no place in the table.
-            Some(index) => accepts(store, gate, Row { id: row.id, ..rows[index] }).await?,
-            None => accepts(store, gate, twin(row).row(row.id)).await?,
+            Some(index) => accepts(store, gate, time, Row { id: row.id, ..rows[index] }).await?,
+            None => accepts(store, gate, time, twin(row).row(row.id)).await?,
         }
     }
     Ok(refusals)
@@ -81,16 +83,19 @@ pub fn is_refusal(kind: ErrorKind) -> bool {
 }
 
 /// How many of the rows, at least one, may be tried now.
-async fn release(gate: &Gate, rows: usize) -> usize {
+async fn release(gate: &Gate, time: &LaneMeter, rows: usize) -> usize {
     let offer = Offer { first: 1, available: rows, most: rows, more: true };
-    gate.release(offer, |most| (most, most)).await.0
+    time.enter(Activity::Gate);
+    let released = gate.release(offer, |most| (most, most)).await.0;
+    time.enter(Activity::Store);
+    released
 }
 
 /// Waits until all of the rows have been let through.
-pub async fn release_all(gate: &Gate, rows: usize) {
+pub async fn release_all(gate: &Gate, time: &LaneMeter, rows: usize) {
     let mut left = rows;
     while left > 0 {
-        left -= release(gate, left).await.min(left);
+        left -= release(gate, time, left).await.min(left);
     }
 }
 
@@ -125,8 +130,8 @@ fn smallest_twin(row: &Row<'_>) -> Texts {
 }
 
 /// Asks the table for a row that nothing but the table itself can speak against.
-async fn accepts(store: &dyn Store, gate: &Gate, row: Row<'_>) -> Result<(), StoreError> {
-    release(gate, 1).await;
+async fn accepts(store: &dyn Store, gate: &Gate, time: &LaneMeter, row: Row<'_>) -> Result<(), StoreError> {
+    release(gate, time, 1).await;
     store.probe(&[row]).await.map_err(|error| {
         if !is_refusal(error.kind) {
             return error;

@@ -4,6 +4,7 @@
 //! partition, and only then goes on. An error of the database holds the batch for as long as it takes; a
 //! fenced batch is dropped and its partition handed back to be claimed again.
 
+mod inbox;
 #[cfg(feature = "planted")]
 mod planted;
 mod redrive;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::marks::Marks;
 use super::segment::Segment;
 use super::stream::{OpenStream, Trouble};
+use crate::backoff::{Backoff, jittered};
 use crate::decode::Decoder;
 use crate::gate::Gate;
 use crate::gate::bucket::Offer;
@@ -29,18 +31,20 @@ use crate::meter::{Activity, LaneMeter, Meters};
 use crate::seal::Sealing;
 use crate::source::{ReadEnd, Source, TopicPartition};
 use crate::store::{ErrorKind, Store};
+use inbox::Inbox;
 use served::{Served, wait_for_work};
 use write::Written;
 
 /// Bytes that a lane decodes ahead, over all of its partitions; one more segment at most.
 const LANE_BYTES: usize = 4 << 20;
-/// Messages read from one partition before others get their turn.
+/// Messages read from one partition before others get their turn: at least these, and as many as a transaction may have
+/// rows, as a batch of less would wait to become full while there is more.
 const READ_AHEAD: usize = 1_000;
-/// First and longest pause between two tries of a batch; the pause doubles, with jitter.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Between two tries of a batch.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 /// Pause after a deadlock or a lost race: it is over as soon as the other transaction is.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
-/// After this many errors in a row the source is asked again no sooner than this.
+/// After an error a partition is read again no sooner than this.
 const SOURCE_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the driver tells a lane.
@@ -101,49 +105,38 @@ struct Released {
 
 impl Lane {
     /// Serves streams until `stop`; a transaction under way is finished first.
-    pub async fn run(self, mut commands: mpsc::UnboundedReceiver<Command>, stop: CancellationToken) {
-        let mut served: Vec<Served> = Vec::new();
+    pub async fn run(self, commands: mpsc::UnboundedReceiver<Command>, stop: CancellationToken) {
+        let mut inbox = Inbox::new(commands, stop);
         let mut turn = 0usize;
         loop {
-            while let Ok(command) = commands.try_recv() {
-                self.obey(&mut served, command);
-            }
-            if stop.is_cancelled() {
+            inbox.obey_all();
+            if inbox.stop.is_cancelled() {
                 return;
             }
-            self.read_ahead(&mut served, turn).await;
-            let marked = served.iter().position(|one| self.marks.contain(&one.stream.at));
+            self.read_ahead(&mut inbox.served, turn).await;
+            let marked = inbox.served.iter().position(|one| self.marks.contain(&one.stream.at));
             if let Some(index) = marked {
-                let current = served.remove(index);
-                if let Some(current) = self.redrive(current, &mut served, &mut commands, &stop).await {
-                    served.insert(index.min(served.len()), current);
-                }
+                let current = inbox.served.remove(index);
+                let kept = self.redrive(current, &mut inbox).await;
+                inbox.put_back(index, kept);
             }
-            if let Some(index) = self.choose(&served, turn) {
+            if let Some(index) = self.choose(&inbox.served, turn) {
                 turn = turn.wrapping_add(1);
-                let current = served.remove(index);
-                if let Some(current) = self.advance(current, &mut served, &mut commands, &stop).await {
-                    served.insert(index.min(served.len()), current);
-                }
+                let current = inbox.served.remove(index);
+                let kept = self.advance(current, &mut inbox).await;
+                inbox.put_back(index, kept);
             } else {
                 self.time.enter(Activity::Idle);
                 tokio::select! {
-                    () = stop.cancelled() => return,
-                    command = commands.recv() => match command {
-                        Some(command) => self.obey(&mut served, command),
+                    () = inbox.stop.cancelled() => return,
+                    command = inbox.commands.recv() => match command {
+                        Some(command) => inbox.obey(command),
                         None => return,
                     },
-                    () = wait_for_work(&mut served, self.max_delay) => {}
+                    () = wait_for_work(&mut inbox.served, self.max_delay) => {}
                     () = self.marks.changed() => {}
                 }
             }
-        }
-    }
-
-    fn obey(&self, served: &mut Vec<Served>, command: Command) {
-        match command {
-            Command::Add(stream) => served.push(Served::new(*stream)),
-            Command::Remove(at) => served.retain(|one| one.stream.at != at),
         }
     }
 
@@ -179,7 +172,7 @@ impl Lane {
         let (mut trouble, mut came) = (None, false);
         let (decoder, max_rows) = (&self.decoder, self.max_rows);
         let expected = &mut stream.expected;
-        let end = stream.reader.read(READ_AHEAD, &mut |message| {
+        let end = stream.reader.read(READ_AHEAD.max(max_rows), &mut |message| {
             came = true;
             match expected.admit(&message) {
                 Ok(true) => segment.append(decoder, &message),
@@ -200,7 +193,7 @@ impl Lane {
         #[cfg(feature = "planted")]
         planted::commit_early(&*self.source, stream);
         match end {
-            Ok(ReadEnd::OffsetOutOfRange) => return Err(Trouble::OutOfRange),
+            Ok(ReadEnd::Reopen) => return Err(Trouble::Reopen),
             Ok(end) => {
                 one.drained = end == ReadEnd::Drained;
                 one.read_after = None;
@@ -228,26 +221,18 @@ impl Lane {
     /// Releases and writes one batch of `current`, as often as it takes; gives it back unless it was lost or
     /// removed. A repeated transaction is load on the database like a first one, and the rate may have changed:
     /// it takes its turn at the gate again, with as much as fits then.
-    async fn advance(
-        &self,
-        mut current: Served,
-        others: &mut Vec<Served>,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-        stop: &CancellationToken,
-    ) -> Option<Served> {
+    async fn advance(&self, mut current: Served, inbox: &mut Inbox) -> Option<Served> {
         let mut refused = Vec::new();
-        let mut backoff = BACKOFF.0;
+        let mut backoff = BACKOFF;
         loop {
             self.time.enter(Activity::Gate);
             let more = !current.drained || current.segment.is_full(self.max_rows);
-            let released = self.release(&current, &current.segment, more, others, commands, stop).await;
-            let released = released?;
-            self.time.enter(Activity::Store);
-            let written = self.write(&current, released, &refused, others, commands, stop).await;
+            let released = self.release(&current, &current.segment, more, inbox).await?;
+            let written = self.write(&current, released, &refused, inbox).await;
             let pause = match written {
                 Written::Committed(position) => {
                     current.stream.position = position;
-                    current.segment.settle(released.messages, LANE_BYTES / (others.len() + 1));
+                    current.segment.settle(released.messages, LANE_BYTES / (inbox.served.len() + 1));
                     self.source.report_position(&current.stream.at, position.next_offset);
                     return Some(current);
                 }
@@ -265,15 +250,12 @@ impl Lane {
                     refused = planted::every_span(current.segment.front_spans(released.messages));
                     CONFLICT_PAUSE
                 }
-                Written::Held(ErrorKind::Conflict) => CONFLICT_PAUSE,
-                Written::Held(_) => {
-                    let pause = backoff;
-                    backoff = (backoff * 2).min(BACKOFF.1);
-                    pause
-                }
+                Written::Held(ErrorKind::Conflict) => jittered(CONFLICT_PAUSE),
+                Written::Held(_) => backoff.pause(),
             };
-            let until = Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-            if !self.pause(until, &current, others, commands, stop).await {
+            // Whatever the batch was doing: it waits for the database, or for what seals it.
+            self.time.enter(Activity::Store);
+            if !inbox.pause(&current, Instant::now() + pause).await {
                 return None;
             }
         }
@@ -285,9 +267,7 @@ impl Lane {
         current: &Served,
         segment: &Segment,
         more: bool,
-        others: &mut Vec<Served>,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-        stop: &CancellationToken,
+        inbox: &mut Inbox,
     ) -> Option<Released> {
         let offer =
             Offer { first: segment.first_weight(), available: segment.pending(), most: self.max_rows, more };
@@ -296,60 +276,9 @@ impl Lane {
                 (messages, at) = self.gate.release(offer, |most| segment.cut(most)) => {
                     return Some(Released { messages, at });
                 }
-                () = stop.cancelled() => return None,
-                command = commands.recv() => if !self.keeps(current, others, command) {
+                () = inbox.stop.cancelled() => return None,
+                command = inbox.commands.recv() => if !inbox.keeps(current, command) {
                     return None;
-                }
-            }
-        }
-    }
-
-    /// Obeys a command; false where it removes `current` (or the driver is gone).
-    fn keeps(&self, current: &Served, others: &mut Vec<Served>, command: Option<Command>) -> bool {
-        match command {
-            None => false,
-            Some(Command::Remove(at)) if at == current.stream.at => false,
-            Some(other) => {
-                self.obey(others, other);
-                true
-            }
-        }
-    }
-
-    /// Waits for `work`; none, and `work` is dropped, where the partition is removed meanwhile.
-    async fn while_ours<T>(
-        &self,
-        current: &Served,
-        others: &mut Vec<Served>,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-        work: impl Future<Output = T>,
-    ) -> Option<T> {
-        tokio::pin!(work);
-        loop {
-            tokio::select! {
-                outcome = &mut work => return Some(outcome),
-                command = commands.recv() => if !self.keeps(current, others, command) {
-                    return None;
-                }
-            }
-        }
-    }
-
-    /// Waits until `until`; false where the partition was removed or the process stops.
-    async fn pause(
-        &self,
-        until: Instant,
-        current: &Served,
-        others: &mut Vec<Served>,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-        stop: &CancellationToken,
-    ) -> bool {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep_until(until) => return true,
-                () = stop.cancelled() => return false,
-                command = commands.recv() => if !self.keeps(current, others, command) {
-                    return false;
                 }
             }
         }

@@ -3,11 +3,12 @@
 //! Marks lie in the database. One look every [`LOOK`] serves the whole replica; lanes fetch the letters
 //! themselves, of the partitions that they own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::source::TopicPartition;
@@ -15,11 +16,18 @@ use crate::store::Store;
 
 /// Between two looks: the longest that a mark waits for its lane, and one small query a replica.
 pub const LOOK: Duration = Duration::from_secs(5);
+/// How long letters that cannot be opened are passed over before they are tried again.
+const PASS_OVER: Duration = Duration::from_secs(60);
+
+/// Topic and partition.
+type Place = (String, i32);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Marks {
-    found: Mutex<BTreeSet<(String, i32)>>,
+    found: Mutex<BTreeSet<Place>>,
+    /// Up to which id none can be opened, and since when that is known.
+    passed: Mutex<BTreeMap<Place, (i64, Instant)>>,
     appeared: Notify,
 }
 
@@ -59,12 +67,25 @@ impl Marks {
     /// Whether the partition has any.
     pub fn contain(&self, at: &TopicPartition) -> bool {
         let found = self.found();
-        !found.is_empty() && found.contains(&(at.topic.to_string(), at.partition))
+        !found.is_empty() && found.contains(&place(at))
     }
 
     /// Nothing more for now, until the next look.
     pub fn settle(&self, at: &TopicPartition) {
-        self.found().remove(&(at.topic.to_string(), at.partition));
+        self.found().remove(&place(at));
+    }
+
+    /// The id that the partition's letters to look at lie behind.
+    pub fn passed(&self, at: &TopicPartition) -> i64 {
+        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        passed.retain(|_, (_, since)| since.elapsed() < PASS_OVER);
+        passed.get(&place(at)).map_or(0, |(id, _)| *id)
+    }
+
+    /// None of the partition's letters up to this id can be opened now.
+    pub fn pass(&self, at: &TopicPartition, id: i64) {
+        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        passed.entry(place(at)).or_insert((id, Instant::now())).0 = id;
     }
 
     /// Ends when marks were found. Safe to cancel.
@@ -72,7 +93,11 @@ impl Marks {
         self.appeared.notified().await;
     }
 
-    fn found(&self) -> MutexGuard<'_, BTreeSet<(String, i32)>> {
+    fn found(&self) -> MutexGuard<'_, BTreeSet<Place>> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn place(at: &TopicPartition) -> Place {
+    (at.topic.to_string(), at.partition)
 }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::turn::{self, Turn};
+use crate::backoff::Backoff;
 use crate::gate::clock::DatabaseClock;
 use crate::live::Applied;
 use crate::meter::Meters;
@@ -28,8 +29,8 @@ use pace::{Moved, Pace};
 const AGAIN: Duration = Duration::from_secs(3_600);
 /// Longest pause once nothing is old any more.
 const ROUND: Duration = Duration::from_secs(10);
-/// First and longest pause after an error.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// After errors.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
 /// What removing old rows needs.
 pub struct Retention {
@@ -56,19 +57,12 @@ struct Course {
     /// Time of the last row that was looked at, and when.
     last: Option<(i64, Instant)>,
     pace: Pace,
-    backoff: Duration,
+    backoff: Backoff,
 }
 
 impl Course {
     fn new(turn: Turn) -> Self {
-        Self {
-            turn,
-            after: 0,
-            began_at: Instant::now(),
-            last: None,
-            pace: Pace::default(),
-            backoff: BACKOFF.0,
-        }
+        Self { turn, after: 0, began_at: Instant::now(), last: None, pace: Pace::default(), backoff: BACKOFF }
     }
 }
 
@@ -107,15 +101,13 @@ impl Retention {
     async fn proceed(&self, course: &mut Course, kept: Duration) -> Duration {
         match self.step(course, kept).await {
             Ok(pause) => {
-                course.backoff = BACKOFF.0;
+                course.backoff.reset();
                 self.meters.retention_works();
                 pause
             }
             Err(error) => {
                 self.meters.retention_failed(&error);
-                let pause = course.backoff;
-                course.backoff = (course.backoff * 2).min(BACKOFF.1);
-                pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+                course.backoff.pause()
             }
         }
     }

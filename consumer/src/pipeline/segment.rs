@@ -282,14 +282,15 @@ impl Segment {
     }
 
     /// Headers of a message in order.
-    pub fn headers(&self, entry: &Entry) -> Vec<(&[u8], Option<&[u8]>)> {
+    pub fn headers(&self, entry: &Entry) -> Vec<(&str, Option<&[u8]>)> {
         let mut rest = &self.context[entry.context.clone()];
         if entry.has_key {
             take(&mut rest);
         }
         let mut headers = Vec::new();
         while !rest.is_empty() {
-            let name = take(&mut rest);
+            // It was a text when it was put there.
+            let name = std::str::from_utf8(take(&mut rest)).unwrap_or_default();
             let has_value = rest[0] == 1;
             rest = &rest[1..];
             headers.push((name, has_value.then(|| take(&mut rest))));

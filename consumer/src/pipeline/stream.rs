@@ -11,6 +11,7 @@ use sluice_crds::v1alpha1::StartFrom;
 use tokio::time::Instant;
 
 use super::segment::fingerprint;
+use crate::backoff::Backoff;
 use crate::gate::clock::DatabaseClock;
 use crate::last_error::LastError;
 use crate::meter::{Meters, PartitionMeter};
@@ -24,8 +25,8 @@ pub enum Trouble {
     Fenced,
     /// An id existed already.
     DuplicateId,
-    /// The queue no longer has the offset that was to be read.
-    OutOfRange,
+    /// The reader cannot go on: see [`crate::source::ReadEnd::Reopen`].
+    Reopen,
     /// The last message that this stream stored is another one in the queue: the topic was deleted and created
     /// again.
     Recreated {
@@ -126,6 +127,8 @@ pub struct Opener {
     pub start_from: StartFrom,
     /// See [`super::Parts::by_pattern`].
     pub by_pattern: bool,
+    /// Held while the first starts are resolved: of many partitions that are opened at once, one does it for all.
+    pub starting: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Why opening failed.
@@ -143,8 +146,10 @@ pub enum OpenError {
 const SHRUNK_FOR: Duration = Duration::from_secs(10);
 /// Pause before a stream is claimed again whose ids existed already: claiming alone may not change that.
 const DUPLICATE_PAUSE: Duration = Duration::from_secs(1);
-/// First and longest pause between two tries of opening.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Between two looks at an end that seems to have gone back.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Between two tries of opening.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 impl Opener {
     /// Tries until the partition is open; none where it is no longer ours. Cancelled by its caller when the
@@ -155,7 +160,7 @@ impl Opener {
         serial: u64,
         trouble: Option<Trouble>,
     ) -> Option<OpenStream> {
-        let mut backoff = BACKOFF.0;
+        let mut backoff = BACKOFF;
         let mut trouble = trouble;
         let mut gap = Gap::default();
         if trouble == Some(Trouble::DuplicateId) {
@@ -183,8 +188,7 @@ impl Opener {
                     }
                 }
             }
-            tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-            backoff = (backoff * 2).min(BACKOFF.1);
+            tokio::time::sleep(backoff.pause()).await;
         }
     }
 
@@ -204,11 +208,13 @@ impl Opener {
         // A new leader may not know yet how far consumers were allowed to read: ask again before believing it.
         let shrunk_at = Instant::now();
         while claim.position.next_offset > bounds.high && shrunk_at.elapsed() < SHRUNK_FOR {
-            tokio::time::sleep(BACKOFF.0).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
             bounds = self.source.bounds(at).await?;
         }
         let recreated = trouble == Some(Trouble::Recreated { stream: claim.stream });
-        if recreated || claim.position.next_offset > bounds.high {
+        let next_offset = claim.position.next_offset;
+        // What an open transaction keeps from readers was read where the isolation level was another one.
+        if recreated || next_offset > bounds.high && next_offset > self.source.written_end(at).await? {
             tracing::warn!(partition = %at, position = claim.position.next_offset, ?bounds,
                 "the topic was deleted and created again: a new stream begins at its oldest message");
             self.store.supersede(&key, &claim, bounds.low).await?;
@@ -268,12 +274,13 @@ impl Opener {
     async fn claim(&self, key: &StreamKey) -> Result<Claim, StoreError> {
         let asked_at = Instant::now();
         let claim = self.store.claim(key, &self.owner).await?;
-        self.clock.read(asked_at, claim.database_time);
+        self.clock.correct(asked_at, claim.database_time);
         Ok(claim)
     }
 
     /// Commits the resolved start of every partition that is new, before anything is fetched.
     async fn ensure_stream(&self, at: &TopicPartition, key: &StreamKey) -> Result<(), OpenError> {
+        let _starting = self.starting.lock().await;
         let known = self.store.streams(&self.cluster_id, &self.group).await?;
         if known.iter().any(|stream| stream.topic == key.topic && stream.partition == key.partition) {
             return Ok(());

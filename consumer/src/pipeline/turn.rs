@@ -42,7 +42,12 @@ impl Turn {
         if self.asked_at.is_none_or(|asked| now.saturating_duration_since(asked) >= RENEW) {
             self.ask(now).await?;
         }
-        Ok(self.until.is_some_and(|until| now < until))
+        Ok(self.holds())
+    }
+
+    /// Whether it is ours, by the last answer.
+    pub fn holds(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
     }
 
     async fn ask(&mut self, now: Instant) -> Result<(), StoreError> {
@@ -56,7 +61,7 @@ impl Turn {
             if others.iter().all(|other| other.share == 0) { WHOLE } else { 0 }
         };
         let grant = self.store.lease(&request, &mut free).await?;
-        self.clock.read(now, grant.database_time);
+        self.clock.correct(now, grant.database_time);
         self.asked_at = Some(now);
         self.until = (grant.share == WHOLE).then(|| now + TTL);
         Ok(())

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{content, elements, members};
+use crate::decode::number::integer;
 use crate::decode::write::{self, Members, name};
 
 /// Attributes that name the peer, the best first, each with the one that has its port.
@@ -77,13 +78,18 @@ impl Span<'_> {
         let mut out = String::new();
         let mut json = Members::open(&mut out);
         json.text(name!("traceId"), &content(self.trace_id).to_ascii_lowercase());
-        json.text(name!("parentId"), &content(self.parent_span_id).to_ascii_lowercase());
+        let parent = content(self.parent_span_id);
+        if parent.bytes().any(|digit| digit != b'0') {
+            json.text(name!("parentId"), &parent.to_ascii_lowercase());
+        }
         json.text(name!("id"), &content(self.span_id).to_ascii_lowercase());
         json.text(name!("kind"), kind);
         json.text(name!("name"), &content(self.name));
         self.times(&mut json);
         let service = service.unwrap_or_else(|| "unknown_service".to_owned());
-        endpoint(json.key(name!("localEndpoint")), &service, "");
+        let mut local = Members::open(json.key(name!("localEndpoint")));
+        local.text(name!("serviceName"), &service);
+        local.close();
         if let Some((name, port)) = remote {
             endpoint(json.key(name!("remoteEndpoint")), &name, &port);
         }
@@ -95,11 +101,12 @@ impl Span<'_> {
 
     /// Zipkin's name of the kind; it has none for internal spans.
     fn kind(&self) -> &'static str {
-        match &*content(self.kind) {
-            "2" | "SPAN_KIND_SERVER" => "SERVER",
-            "3" | "SPAN_KIND_CLIENT" => "CLIENT",
-            "4" | "SPAN_KIND_PRODUCER" => "PRODUCER",
-            "5" | "SPAN_KIND_CONSUMER" => "CONSUMER",
+        let kind = content(self.kind);
+        match (integer(&kind), &*kind) {
+            (Some(2), _) | (_, "SPAN_KIND_SERVER") => "SERVER",
+            (Some(3), _) | (_, "SPAN_KIND_CLIENT") => "CLIENT",
+            (Some(4), _) | (_, "SPAN_KIND_PRODUCER") => "PRODUCER",
+            (Some(5), _) | (_, "SPAN_KIND_CONSUMER") => "CONSUMER",
             _ => "",
         }
     }
@@ -110,7 +117,8 @@ impl Span<'_> {
             write::integer(json.key(name!("timestamp")), start.div_euclid(1000));
         }
         if let (Some(start), Some(end)) = (start, end)
-            && end > start
+            && end >= start
+            && end != 0
         {
             write::integer(json.key(name!("duration")), ((end - start) / 1000).max(1));
         }
@@ -132,21 +140,22 @@ impl Span<'_> {
                 tags.0.insert(tag.to_owned(), content(count).into_owned());
             }
         }
-        match &*content(member(self.status, "code")) {
-            "1" | "STATUS_CODE_OK" => {
+        // To Zipkin a span with the tag `error` has failed, whatever its value.
+        let code = content(member(self.status, "code"));
+        match (integer(&code), &*code) {
+            (Some(1), _) | (_, "STATUS_CODE_OK") => {
                 tags.0.insert("otel.status_code".to_owned(), "OK".to_owned());
+                tags.0.remove("error");
             }
-            "2" | "STATUS_CODE_ERROR" => {
+            (Some(2), _) | (_, "STATUS_CODE_ERROR") => {
                 tags.0.insert("otel.status_code".to_owned(), "ERROR".to_owned());
                 let message = content(member(self.status, "message")).into_owned();
                 tags.0.insert("error".to_owned(), message);
-                return;
+            }
+            _ if tags.0.get("error").is_some_and(|value| value == "true" || value == "false") => {
+                tags.0.remove("error");
             }
             _ => {}
-        }
-        // To Zipkin a span with the tag `error` has failed, whatever its value.
-        if tags.0.get("error").is_some_and(|value| value == "false") {
-            tags.0.remove("error");
         }
     }
 
@@ -161,7 +170,7 @@ impl Span<'_> {
             let (mut time, mut name, mut attributes) = ("", "\"\"", "");
             let is_object = members(event, |key, value| match key {
                 "timeUnixNano" => time = value,
-                "name" => name = value,
+                "name" if value != "null" => name = value,
                 "attributes" => attributes = value,
                 _ => {}
             });
@@ -203,7 +212,7 @@ fn member<'a>(object: &'a str, name: &str) -> &'a str {
 
 /// A 64-bit number, which is a string in OTLP/JSON and a number in what some exporters send.
 fn nanoseconds(raw: &str) -> Option<i128> {
-    content(raw).parse().ok()
+    integer(&content(raw))
 }
 
 fn endpoint(out: &mut String, name: &str, port: &str) {

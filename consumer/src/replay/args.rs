@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
-
 use super::plan::Point;
+use crate::print::Output;
 
 /// Read a part of the topic once more, beside the pipeline and within its rate.
 #[derive(Debug, clap::Args)]
@@ -27,7 +26,7 @@ database under --name. It shares the rate that the file sets, as one more replic
 takes effect at once, and a suspended pipeline suspends its replay. In a cluster, take the file from the cluster:
   kubectl get tracepipeline NAME -o yaml > pipeline.yaml")]
 pub struct Args {
-    /// The TracePipeline, as YAML.
+    /// The TracePipeline, as YAML; edits of its live fields take effect.
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
     /// Names the replay: the same name goes on with the same range.
@@ -57,7 +56,7 @@ pub struct Args {
     /// Really store into the pipeline's own table, where spans that are still there get a second row.
     #[arg(long)]
     pub yes: bool,
-    /// How to tell the progress.
+    /// How to tell the progress; in JSON a document a line.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
     /// Folder with one folder a Secret and one file a key.
@@ -66,16 +65,6 @@ pub struct Args {
     /// Folder for SQLite databases: <DIR>/<claimName>/sluice.db.
     #[arg(long, value_name = "DIR", default_value = "sluice-data")]
     pub data_dir: PathBuf,
-}
-
-/// How to tell the progress.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// One JSON document a line, for programs.
-    Json,
 }
 
 fn name(text: &str) -> Result<String, String> {

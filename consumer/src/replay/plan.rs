@@ -9,6 +9,9 @@ use sluice_crds::v1alpha1::StartFrom;
 use crate::print::moment;
 use crate::source::{Bounds, Source, TopicPartition};
 
+/// Most topics that an error names.
+const TOPICS_SHOWN: usize = 5;
+
 /// Where a range begins or ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
@@ -38,6 +41,15 @@ impl Point {
             _ if text == "latest" => Ok(Self::Latest),
             Ok(offset) => Ok(Self::Offset(offset)),
             Err(_) => moment(text).map(Self::Time).map_err(|why| format!("latest, an offset, or: {why}")),
+        }
+    }
+
+    /// Whether the one certainly lies behind the other.
+    pub fn is_behind(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Offset(one), Self::Offset(other)) => one > other,
+            (Self::Time(one), Self::Time(other)) => one > other,
+            _ => false,
         }
     }
 
@@ -108,11 +120,12 @@ pub async fn ranges(
 ) -> anyhow::Result<Vec<Range>> {
     let found = source.partitions().await.context("cannot find the topic's partitions")?;
     let partitions: Vec<_> = found
-        .into_iter()
+        .iter()
         .filter(|at| wanted.topic.as_deref().is_none_or(|topic| *at.topic == *topic))
         .filter(|at| wanted.partition.is_none_or(|partition| at.partition == partition))
+        .cloned()
         .collect();
-    ensure!(!partitions.is_empty(), "the pipeline reads no such topic or partition");
+    ensure!(!partitions.is_empty(), "{}", nothing_of(wanted, &found));
     let has_offset =
         [Some(wanted.from), wanted.to].into_iter().any(|point| matches!(point, Some(Point::Offset(_))));
     ensure!(
@@ -135,6 +148,26 @@ pub async fn ranges(
     }
     ranges.sort_by(|one, two| one.at.cmp(&two.at));
     Ok(ranges)
+}
+
+/// What was asked for and is not there, and what is.
+fn nothing_of(wanted: &Wanted, found: &[TopicPartition]) -> String {
+    let mut topics: BTreeMap<&str, u32> = BTreeMap::new();
+    for at in found {
+        *topics.entry(&at.topic).or_default() += 1;
+    }
+    let topic = wanted.topic.as_ref().map(|topic| format!("topic {topic}"));
+    let partition = wanted.partition.map(|partition| format!("partition {partition}"));
+    let asked: Vec<_> = topic.into_iter().chain(partition).collect();
+    let shown = topics.iter().take(TOPICS_SHOWN);
+    let mut read: Vec<_> = shown.map(|(topic, count)| format!("{topic} (partitions: {count})")).collect();
+    if topics.len() > TOPICS_SHOWN {
+        read.push(format!("{} more", topics.len() - TOPICS_SHOWN));
+    }
+    if read.is_empty() {
+        return "the pipeline's topic has no partitions, or does not exist".to_owned();
+    }
+    format!("the pipeline does not read {}: it reads {}", asked.join(", "), read.join(", "))
 }
 
 #[cfg(test)]
@@ -198,6 +231,10 @@ mod tests {
         let all = ranges(&source, &wanted(Point::Earliest, None), &positions).await.unwrap();
         assert_eq!(all.iter().map(Range::messages).collect::<Vec<_>>(), [4, 0]);
         let absent = Wanted { topic: Some("other".into()), ..wanted(Point::Earliest, None) };
-        assert!(ranges(&source, &absent, &positions).await.is_err());
+        let error = ranges(&source, &absent, &positions).await.unwrap_err().to_string();
+        assert_eq!(error, "the pipeline does not read topic other: it reads t (partitions: 2)");
+        let absent = Wanted { partition: Some(7), ..wanted(Point::Earliest, None) };
+        let error = ranges(&source, &absent, &positions).await.unwrap_err().to_string();
+        assert_eq!(error, "the pipeline does not read partition 7: it reads t (partitions: 2)");
     }
 }

@@ -55,6 +55,10 @@ impl Source for RangeSource {
         self.inner.bounds(at).await
     }
 
+    async fn written_end(&self, at: &TopicPartition) -> Result<u64, SourceError> {
+        self.inner.written_end(at).await
+    }
+
     async fn open(&self, at: &TopicPartition, offset: u64) -> Result<Box<dyn PartitionReader>, SourceError> {
         let end = self.ends.get(at).copied().unwrap_or_default();
         let inner = self.inner.open(at, offset).await?;

@@ -7,9 +7,10 @@ use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::Output;
 use super::plan::Range;
 use crate::meter::StatusDocument;
+use crate::out;
+use crate::print::Output;
 
 /// Between two lines where there is no bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -48,9 +49,13 @@ impl Progress {
         self.told_at = Some(Instant::now());
         match self.output {
             Output::Table => {
-                println!("{} of {} messages, {doing}", HumanCount(done), HumanCount(self.total));
+                out::line(format_args!(
+                    "{} of {} messages, {doing}",
+                    HumanCount(done),
+                    HumanCount(self.total)
+                ));
             }
-            Output::Json => println!("{}", self.json("running", status)),
+            Output::Json => out::line(self.json("running", status)),
         }
     }
 
@@ -58,20 +63,20 @@ impl Progress {
     pub fn end(&self, state: &'static str, status: &StatusDocument) {
         self.bar.finish_and_clear();
         if self.output == Output::Json {
-            return println!("{}", self.json(state, status));
+            return out::line(self.json(state, status));
         }
-        println!(
+        out::line(format_args!(
             "{state}: {} of {} messages are settled; this run stored {} rows and {} dead letters",
             HumanCount(self.done),
             HumanCount(self.total),
             HumanCount(status.stored),
             HumanCount(status.dead_letters)
-        );
+        ));
         if status.skipped_offsets > 0 {
-            println!(
+            out::line(format_args!(
                 "{} offsets were deleted from the topic before they could be read",
                 status.skipped_offsets
-            );
+            ));
         }
     }
 

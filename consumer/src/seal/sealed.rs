@@ -71,6 +71,7 @@ impl Sealing {
         if !self.seals() {
             return Ok(SealedRows(None));
         }
+        self.confirm(&**store).await?;
         let dictionary = lock(&self.dictionary).clone();
         let mut scratch = Scratch::new(dictionary.as_deref())?;
         let plain: usize = rows.iter().map(|row| row.body.len()).sum();
@@ -117,6 +118,7 @@ impl Sealing {
         if !self.seals() {
             return Ok(SealedLetters(None));
         }
+        self.confirm(store).await?;
         let dictionary = lock(&self.dictionary).clone();
         let mut scratch = Scratch::new(dictionary.as_deref())?;
         let mut sealed = Vec::with_capacity(letters.len());

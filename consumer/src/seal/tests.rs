@@ -12,10 +12,10 @@ use crate::store::{DeadLetter, ErrorKind, Reason, Row, StoreError, StoredSpan};
 const TABLE: &str = "connectivity_trace";
 
 /// Secrets in a folder, and rings that name them.
-struct Safe(tempfile::TempDir);
+pub(crate) struct Safe(tempfile::TempDir);
 
 impl Safe {
-    fn with(names: &[&str]) -> Self {
+    pub(crate) fn with(names: &[&str]) -> Self {
         let safe = Self(tempfile::tempdir().unwrap());
         names.iter().for_each(|name| safe.put(name, &BASE64.encode(*cipher::random_key().unwrap())));
         safe
@@ -37,7 +37,7 @@ impl Safe {
         KeyRing::new(&encryption, Secrets::new(Some(self.0.path().to_owned())))
     }
 
-    fn sealing(&self, names: &[&str], primary: &str) -> Arc<Sealing> {
+    pub(crate) fn sealing(&self, names: &[&str], primary: &str) -> Arc<Sealing> {
         Arc::new(Sealing::new(TABLE, Some(self.ring(names, primary))))
     }
 }
@@ -219,18 +219,76 @@ async fn rows_stay_readable_after_their_data_keys_were_wrapped_by_another_key() 
     assert!(error.contains("k2, which is not in encryption.keys"), "{error}");
 }
 
+/// What tails off with a primary that a replica which lagged behind replaces.
 #[tokio::test]
-async fn a_trained_dictionary_is_stored_sealed_and_used_by_the_next_process_too() {
-    let (safe, store) = (Safe::with(&["k1"]), memory());
+async fn a_key_and_a_dictionary_that_the_database_has_lost_seal_nothing_more() {
+    let (safe, before, after) = (Safe::with(&["k1"]), memory(), memory());
     let sealing = safe.sealing(&["k1"], "k1");
+    train(&sealing, &before).await;
+    let body = body(1);
+    sealing.doubt();
+    let kept = stored(&sealing, &before, &[row(1, &body)]).await;
+    assert_eq!((sealing.dictionary_id(), before.data_keys().await.unwrap().len()), (Some(1), 1));
+    assert_eq!(opened(&safe.sealing(&["k1"], "k1"), &before, kept).await, [Ok(body.clone())]);
+
+    sealing.doubt();
+    let spans = stored(&sealing, &after, &[row(2, &body)]).await;
+    assert_eq!(sealing.dictionary_id(), None);
+    assert_eq!(opened(&safe.sealing(&["k1"], "k1"), &after, spans).await, [Ok(body)]);
+}
+
+/// Nobody wrote while a replica took the primary's place, so that no write has failed.
+#[tokio::test(start_paused = true)]
+async fn after_a_pause_key_and_dictionary_are_looked_up_before_they_seal() {
+    let (safe, before, after) = (Safe::with(&["k1"]), memory(), memory());
+    let (sealing, body) = (safe.sealing(&["k1"], "k1"), body(1));
+    stored(&sealing, &before, &[row(1, &body)]).await;
+    tokio::time::advance(QUIET).await;
+    let spans = stored(&sealing, &after, &[row(2, &body)]).await;
+    assert_eq!(opened(&safe.sealing(&["k1"], "k1"), &after, spans).await, [Ok(body.clone())]);
+
+    // Commits show that it is the same one: nothing is looked up.
+    for id in 3..9 {
+        tokio::time::advance(QUIET / 2).await;
+        sealing.committed();
+        stored(&sealing, &before, &[row(id, &body)]).await;
+    }
+    assert_eq!(sealing.counters.data_keys.load(Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_doubt_that_arises_while_another_is_settled_is_settled_too() {
+    let (safe, before, after) = (Safe::with(&["k1"]), memory(), memory());
+    let (sealing, body) = (safe.sealing(&["k1"], "k1"), body(1));
+    stored(&sealing, &before, &[row(1, &body)]).await;
+    sealing.doubt();
+    let doubts = sealing.open_doubts().unwrap();
+    sealing.doubt();
+    // What the look-up for the first one does at its end.
+    sealing.settled.store(doubts, Relaxed);
+    let spans = stored(&sealing, &after, &[row(2, &body)]).await;
+    assert_eq!(opened(&safe.sealing(&["k1"], "k1"), &after, spans).await, [Ok(body)]);
+}
+
+/// Seals until there is a dictionary; returns the bodies.
+async fn train(sealing: &Arc<Sealing>, store: &Arc<dyn Store>) -> Vec<String> {
     let bodies: Vec<String> = (0..1_000).map(body).collect();
     let rows: Vec<Row<'_>> = bodies.iter().zip(0..).map(|(body, id)| row(id, body)).collect();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     while sealing.dictionary_id().is_none() {
         assert!(tokio::time::Instant::now() < deadline, "no dictionary");
-        stored(&sealing, &store, &rows).await;
+        stored(sealing, store, &rows).await;
         tokio::task::yield_now().await;
     }
+    bodies
+}
+
+#[tokio::test]
+async fn a_trained_dictionary_is_stored_sealed_and_used_by_the_next_process_too() {
+    let (safe, store) = (Safe::with(&["k1"]), memory());
+    let sealing = safe.sealing(&["k1"], "k1");
+    let bodies = train(&sealing, &store).await;
+    let rows: Vec<Row<'_>> = bodies.iter().zip(0..).map(|(body, id)| row(id, body)).collect();
     let dictionary = store.dictionary(1).await.unwrap().unwrap();
     let shared = b"GET /cart";
     assert!(!dictionary.sealed.windows(shared.len()).any(|window| window == shared), "it is sealed");

@@ -147,6 +147,13 @@ fn from_url<O: FromStr<Err = sqlx::Error>>(
     if !scheme.is_some_and(|scheme| schemes.contains(&scheme)) {
         return Err(unusable(format!("must be a URL that begins with {}://", schemes.join(":// or "))));
     }
+    // The password ends at the first of these, and the rest of it would be the name of a database, which is told.
+    let behind_host = url.expose().split_once("://").and_then(|(_, rest)| rest.split_once(['/', '#']));
+    if behind_host.is_some_and(|(_, path)| path.contains('@')) {
+        return Err(unusable(
+            "has an @ behind its host: write / ? # and @ in a password as %2F %3F %23 %40".into(),
+        ));
+    }
     let (base, query) = url.expose().split_once('?').unwrap_or((url.expose(), ""));
     base.parse::<O>().map_err(|error| match error {
         sqlx::Error::Configuration(error) => unusable(format!("is not a usable URL: {error}")),

@@ -131,6 +131,9 @@ fn no_error_about_a_url_shows_its_password() {
         "postgres://u:x@h/d?sslmode=canary-4711",
         // A password with characters that should have been escaped.
         "postgres://u:x?sslmode=canary-4711@h/d",
+        "postgres://u:42/canary-4711@h/d",
+        "mysql://u:/canary-4711@h/d",
+        "mysql://u:#canary-4711@h/d",
         "://canary-4711",
     ];
     for url in hostile {
@@ -141,6 +144,20 @@ fn no_error_about_a_url_shows_its_password() {
             let shown = everything_shown(error.as_ref());
             assert!(!shown.contains(CANARY), "{shown}");
         }
+    }
+}
+
+/// What is told of a database is its place, which a password must not reach.
+#[test]
+fn a_password_that_ends_early_is_refused() {
+    for url in ["postgres://u:42/secret@h/d", "mysql://u:/secret@h/d", "mysql://u:7#secret@h/d"] {
+        let (_dir, secrets) = folder(&[("db/url", url)]);
+        let server = SqlServer { url_from: source("db", "url"), ..SqlServer::default() };
+        let error = match url.starts_with("mysql") {
+            true => mysql(&server, &secrets)().expect_err("refused"),
+            false => postgres(&server, &secrets)().expect_err("refused"),
+        };
+        assert!(everything_shown(error.as_ref()).contains("%2F"), "{url}");
     }
 }
 

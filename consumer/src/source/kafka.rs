@@ -12,6 +12,7 @@
 
 pub mod config;
 mod context;
+mod ends;
 mod group;
 mod headers;
 pub mod limits;
@@ -19,6 +20,7 @@ mod opening;
 mod poll;
 mod prefetch;
 mod reader;
+pub mod remedy;
 mod retention;
 mod statistics;
 mod topics;
@@ -43,9 +45,11 @@ use crate::config::Topics;
 use crate::last_error::{ErrorReason, LastError};
 use crate::meter::Meters;
 use context::GroupContext;
+use ends::Ends;
 use group::Group;
 use prefetch::Prefetch;
 use retention::Retention;
+use statistics::Isolation;
 
 /// How long a question to the broker may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,6 +64,8 @@ type GroupConsumer = BaseConsumer<GroupContext>;
 
 /// A member of a Kafka consumer group.
 pub struct KafkaSource {
+    /// How brokers are reached.
+    client: ClientConfig,
     /// None after the shutdown.
     consumer: Mutex<Option<Arc<GroupConsumer>>>,
     group: Arc<Group>,
@@ -106,16 +112,17 @@ impl KafkaSource {
     ) -> Result<Self, SourceError> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let topics = Arc::new(topics);
-        let mut config = client;
+        let mut config = client.clone();
         limits::apply(&mut config);
-        let group = Arc::new(Group::new(sender, meters, topics.clone(), Prefetch::new(&config)));
+        let ends = Ends::new(Isolation::of(&config));
+        let group = Arc::new(Group::new(sender, meters, topics.clone(), Prefetch::new(&config), ends));
         let heartbeat = config.get("heartbeat.interval.ms").and_then(|text| text.parse().ok());
         config
             .set("group.id", consumer_group)
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            // Never silently begin elsewhere: an offset that is gone is counted, see `ReadEnd::OffsetOutOfRange`.
+            // Never silently begin elsewhere: an offset that is gone is counted, see `ReadEnd::Reopen`.
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "false")
             .set("allow.auto.create.topics", "false")
@@ -127,6 +134,7 @@ impl KafkaSource {
                 SourceError::Configuration(format!("the Kafka client refuses its settings: {error}"))
             })?;
         let source = Self {
+            client,
             consumer: Mutex::new(Some(Arc::new(consumer))),
             group,
             topics,
@@ -273,14 +281,35 @@ impl Source for KafkaSource {
             })
             .await?;
         let bounds = Bounds { low: low.max(0) as u64, high: high.max(0) as u64 };
-        self.group.set_end(at, bounds.high);
+        self.group.set_ends([(at.clone(), bounds.high)]);
         Ok(bounds)
+    }
+
+    /// Of a client for this question, which happens hardly ever: the answer depends on the client's isolation level.
+    async fn written_end(&self, at: &TopicPartition) -> Result<u64, SourceError> {
+        const CONTEXT: &str = "cannot read a partition's end";
+        let (mut client, asked) = (self.client.clone(), at.clone());
+        client.set("isolation.level", "read_uncommitted").set("allow.auto.create.topics", "false");
+        let asking = tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer<topics::Silent> = client.create_with_context(topics::Silent)?;
+            consumer.fetch_watermarks(&asked.topic, asked.partition, QUERY_TIMEOUT)
+        });
+        match asking.await {
+            Ok(Ok((_, high))) => Ok(high.max(0) as u64),
+            Ok(Err(error)) => Err(unavailable(CONTEXT, &error)),
+            Err(error) => Err(SourceError::Unavailable { context: CONTEXT, message: error.to_string() }),
+        }
     }
 
     async fn open(&self, at: &TopicPartition, offset: u64) -> Result<Box<dyn PartitionReader>, SourceError> {
         let (consumer, group, at) = (self.consumer()?, self.group.clone(), at.clone());
+        // Alive while somebody waits: a thread that comes late must not end what was opened since.
+        let waits = Arc::new(());
+        let waiting = Arc::downgrade(&waits);
         // Both change the assignment in librdkafka's main thread and wait for it: milliseconds.
-        let opened = tokio::task::spawn_blocking(move || reader::open(&consumer, &group, &at, offset)).await;
+        let opening = move || reader::open(&consumer, &group, &at, offset, &waiting);
+        let opened = tokio::task::spawn_blocking(opening).await;
+        drop(waits);
         opened.map_err(|error| SourceError::Unavailable {
             context: "cannot open a partition",
             message: error.to_string(),
@@ -358,6 +387,7 @@ fn unavailable(context: &'static str, error: &KafkaError) -> SourceError {
 }
 
 fn unavailable_because(context: &'static str, error: &KafkaError, message: String) -> SourceError {
+    let message = remedy::told(error.rdkafka_error_code(), &message);
     match trouble::reason(error.rdkafka_error_code()) {
         ErrorReason::SourceDenied => SourceError::Denied { context, message },
         ErrorReason::TopicUnknown => SourceError::UnknownTopic(format!("{context}: {message}")),

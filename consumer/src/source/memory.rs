@@ -27,6 +27,7 @@ struct Shared {
     /// Counts changes; whoever waits for anything waits for a change.
     changes: watch::Sender<u64>,
     opened: AtomicU64,
+    resolved: AtomicU64,
 }
 
 #[derive(Default)]
@@ -81,6 +82,7 @@ impl MemorySource {
             state: Mutex::new(state),
             changes: watch::Sender::new(0),
             opened: AtomicU64::new(0),
+            resolved: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -177,6 +179,11 @@ impl MemorySource {
         self.shared.state().partitions.get(at).and_then(|partition| partition.reported)
     }
 
+    /// How many starts were resolved.
+    pub fn resolved(&self) -> u64 {
+        self.shared.resolved.load(Relaxed)
+    }
+
     fn bounds_of(&self, at: &TopicPartition) -> Result<Bounds, SourceError> {
         let state = self.shared.state();
         let partition = state.partitions.get(at).ok_or_else(|| SourceError::NotOwned(at.clone()))?;
@@ -209,6 +216,7 @@ impl Source for MemorySource {
     }
 
     async fn resolve_start(&self, at: &TopicPartition, start_from: &StartFrom) -> Result<u64, SourceError> {
+        self.shared.resolved.fetch_add(1, Relaxed);
         let Bounds { low, high } = self.bounds_of(at)?;
         let state = self.shared.state();
         let messages = state.partitions.get(at).map(|partition| &partition.messages);
@@ -223,6 +231,10 @@ impl Source for MemorySource {
 
     async fn bounds(&self, at: &TopicPartition) -> Result<Bounds, SourceError> {
         self.bounds_of(at)
+    }
+
+    async fn written_end(&self, at: &TopicPartition) -> Result<u64, SourceError> {
+        Ok(self.bounds_of(at)?.high)
     }
 
     async fn open(&self, at: &TopicPartition, offset: u64) -> Result<Box<dyn PartitionReader>, SourceError> {
@@ -291,7 +303,7 @@ impl Reader {
             return Err(SourceError::Unavailable { context: "read", message });
         }
         if !(partition.low..=partition.high).contains(&self.next) {
-            return Ok(Err(ReadEnd::OffsetOutOfRange));
+            return Ok(Err(ReadEnd::Reopen));
         }
         let at = partition.messages.partition_point(|message| message.offset < self.next);
         Ok(partition.messages.get(at).cloned().ok_or(ReadEnd::Drained))
@@ -379,6 +391,6 @@ mod tests {
         source.assign(&[at()]);
         source.expire(&at(), 1);
         let mut reader = source.open(&at(), 0).await.unwrap();
-        assert_eq!(offsets(&mut *reader, 9), (vec![], ReadEnd::OffsetOutOfRange));
+        assert_eq!(offsets(&mut *reader, 9), (vec![], ReadEnd::Reopen));
     }
 }

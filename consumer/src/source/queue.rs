@@ -293,6 +293,10 @@ impl Source for Queue {
         Ok(Bounds { low: partition.low.load(Relaxed), high: *partition.next.borrow() })
     }
 
+    async fn written_end(&self, at: &TopicPartition) -> Result<u64, SourceError> {
+        Ok(self.bounds(at).await?.high)
+    }
+
     async fn open(&self, at: &TopicPartition, offset: u64) -> Result<Box<dyn PartitionReader>, SourceError> {
         let Bounds { low, high } = self.bounds(at).await?;
         let partition = self.partition(at)?;

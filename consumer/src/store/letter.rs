@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::{Reason, StoreError, WriteBatch};
-use crate::pipeline::id::EPOCH_MS;
+use crate::pipeline::id::first_at;
 
 /// Which dead letters are meant: everything that is given must fit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,9 +33,8 @@ pub struct LetterFilter {
 impl LetterFilter {
     /// The ids that `since_ms` and `until_ms` leave, the first included and the second excluded; after `after`.
     pub fn ids(&self, after: i64) -> (i64, i64) {
-        let id_at = |ms: i64| ms.saturating_sub(EPOCH_MS).max(0).saturating_mul(1 << 22);
-        let first = self.since_ms.map_or(0, id_at).max(after.saturating_add(1));
-        (first, self.until_ms.map_or(i64::MAX, id_at))
+        let first = self.since_ms.map_or(0, first_at).max(after.saturating_add(1));
+        (first, self.until_ms.map_or(i64::MAX, first_at))
     }
 }
 

@@ -55,6 +55,8 @@ pub enum Call {
     RemoveOlder,
     /// [`LetterStore::marked`](super::letter::LetterStore::marked)
     Marked,
+    /// [`LetterStore::letter`](super::letter::LetterStore::letter)
+    Letter,
     /// [`LetterStore::sent`](super::letter::LetterStore::sent)
     Sent,
     /// [`LetterStore::redrive`](super::letter::LetterStore::redrive), before anything is stored.

@@ -16,6 +16,7 @@ mod read;
 mod retention;
 mod schema;
 mod streams;
+mod transaction;
 mod write;
 
 use std::sync::OnceLock;
@@ -32,9 +33,10 @@ use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
 
 /// Statement overhead that a row's body must leave room for: the other columns and the packet's own parts.
 const ROW_OVERHEAD_BYTES: usize = 4096;
-/// Connections for claims, for leases, and for look-ups.
+/// Connections for claims, for leases (of the rate, and of the turns to remove old rows and to send dead letters: none
+/// waits for another one), and for look-ups.
 const CONTROL: usize = 2;
-const LEASE: usize = 1;
+const LEASE: usize = 3;
 const READERS: usize = 4;
 
 /// What a [`MySqlStore`] is made of.

@@ -18,6 +18,7 @@ mod read;
 mod retention;
 mod schema;
 mod streams;
+mod transaction;
 mod unnest;
 mod write;
 
@@ -34,9 +35,10 @@ use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
 
 /// A field has at most 1 GiB; what a row needs besides, and what is made of it on the way, stays below that.
 const MAX_BODY_BYTES: usize = 900_000_000;
-/// Connections for claims, for leases, and for look-ups.
+/// Connections for claims, for leases (of the rate, and of the turns to remove old rows and to send dead letters: none
+/// waits for another one), and for look-ups.
 const CONTROL: usize = 2;
-const LEASE: usize = 1;
+const LEASE: usize = 3;
 const READERS: usize = 4;
 
 /// What a [`PostgresStore`] is made of.

@@ -1,5 +1,7 @@
-//! What the three SQL backends share: connections that are kept while they are good, and batches cut into
-//! statements of fixed sizes.
+//! What the three SQL backends share: connections that are kept while they are good (`sessions`), batches cut into
+//! statements of fixed sizes (`sizes`), numbered changes of the schema (`migrations`), which rights are missing
+//! (`denied`), dead letters as rows (`letters`), and the queries that differ in their dialect only (`key_queries`,
+//! `lease_queries`, `letter_queries`, `stream_queries`).
 
 mod denied;
 pub(super) mod key_queries;
@@ -9,15 +11,15 @@ mod letters;
 pub(super) mod migrations;
 mod sessions;
 mod sizes;
+pub(super) mod stream_queries;
 
 pub use denied::is_denied;
 pub(super) use denied::missing_rights;
-pub(super) use letters::{detail_of, parts_of};
+pub(super) use letters::{SummaryRow, assembled, detail_of, parts_of, summary_of};
 pub use sessions::ConnectWith;
 pub(super) use sessions::{Purpose, Session, Sessions, Widths, within};
 pub(super) use sizes::FixedSizes;
 
-use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use super::{ErrorKind, MAX_STREAMS, StoreError, StoredSpan, StreamKey};
@@ -42,46 +44,11 @@ pub(super) fn stored_spans(rows: Vec<SpanRow>) -> Vec<StoredSpan> {
     rows.into_iter().map(span).collect()
 }
 
-/// The streams among `starts` that `existing` lacks, with the numbers that they get.
-///
-/// # Errors
-/// The numbers do not suffice.
-pub(super) fn number_missing<'a>(
-    starts: &'a [(StreamKey, u64)],
-    existing: &HashSet<StreamKey>,
-    first_free: u32,
-) -> Result<Vec<(u16, &'a StreamKey, u64)>, StoreError> {
-    let mut seen = HashSet::new();
-    starts
-        .iter()
-        .filter(|(key, _)| !existing.contains(key) && seen.insert(key))
-        .zip(first_free..)
-        .map(|((key, start), number)| Ok((stream_number(number)?, key, *start)))
-        .collect()
-}
-
-/// The last position of each partition, from rows in the order of generations.
-pub(super) fn newest_positions(
-    cluster_id: &str,
-    group: &str,
-    rows: impl IntoIterator<Item = (String, i32, u64)>,
-) -> Vec<(StreamKey, u64)> {
-    let newest: BTreeMap<_, _> =
-        rows.into_iter().map(|(topic, partition, next_offset)| ((topic, partition), next_offset)).collect();
-    let key = |(topic, partition)| StreamKey {
-        cluster_id: cluster_id.to_owned(),
-        group: group.to_owned(),
-        topic,
-        partition,
-    };
-    newest.into_iter().map(|(at, next_offset)| (key(at), next_offset)).collect()
-}
-
 /// A free number as the number of a stream.
 ///
 /// # Errors
 /// There are no more.
-pub(super) fn stream_number(number: u32) -> Result<u16, StoreError> {
+pub(super) fn stream_number(number: i64) -> Result<u16, StoreError> {
     u16::try_from(number).ok().filter(|number| *number < MAX_STREAMS).ok_or_else(|| {
         StoreError::new(
             ErrorKind::Schema,
@@ -114,4 +81,23 @@ pub(super) fn fenced(stream: u16, epoch: u64) -> StoreError {
         ErrorKind::Fenced,
         format!("stream {stream} has moved on since epoch {epoch} claimed this position"),
     )
+}
+
+/// A number as a backend without unsigned ones stores it.
+///
+/// # Errors
+/// Somebody has stored a number that Sluice never stores.
+pub(super) fn unsigned<T: TryFrom<i64>>(stored: i64, column: &str) -> Result<T, StoreError> {
+    T::try_from(stored).map_err(|_| {
+        StoreError::new(ErrorKind::Schema, format!("sluice_progress.{column} is {stored}, out of its range"))
+    })
+}
+
+/// An offset as a backend without unsigned numbers stores it.
+///
+/// # Errors
+/// It is beyond what any queue counts to (2^63).
+pub(super) fn signed(offset: u64) -> Result<i64, StoreError> {
+    i64::try_from(offset)
+        .map_err(|_| StoreError::new(ErrorKind::Refused, format!("offset {offset} is beyond 63 bits")))
 }

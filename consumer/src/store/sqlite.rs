@@ -16,10 +16,12 @@ mod read;
 mod retention;
 mod schema;
 mod streams;
+mod transaction;
 mod write;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use sqlx::Sqlite;
@@ -37,7 +39,7 @@ const READERS: usize = 4;
 /// What a [`SqliteStore`] is made of.
 #[derive(Clone, Debug)]
 pub struct SqliteOptions {
-    /// The file; created where it does not exist, in a folder that does.
+    /// The file; [`Store::prepare`] creates it where it does not exist, in a folder that does. Nothing else does.
     pub path: PathBuf,
     /// The trace table.
     pub table: TableName,
@@ -51,15 +53,18 @@ pub struct SqliteStore {
     manage_schema: bool,
     sessions: Sessions<Sqlite>,
     insert: write::RowInsert,
+    /// Whether a connection may create the file: a look into a database must leave none behind.
+    creates: Arc<AtomicBool>,
 }
 
 impl SqliteStore {
     /// Opens nothing yet; see [`Store::prepare`].
     pub fn new(options: SqliteOptions) -> Self {
         let connect = connect_options(&options.path);
+        let creates = Arc::new(AtomicBool::new(false));
         let connect_with = {
-            let connect = connect.clone();
-            Arc::new(move || Ok(connect.clone()))
+            let (connect, creates) = (connect.clone(), creates.clone());
+            Arc::new(move || Ok(connect.clone().create_if_missing(creates.load(Ordering::Relaxed))))
         };
         // Claims and leases write, too: they share the one connection that does.
         let widths = Widths { write: 1, control: 0, lease: 0, read: READERS };
@@ -68,6 +73,7 @@ impl SqliteStore {
             insert: write::RowInsert::new(&options.table),
             table: options.table,
             manage_schema: options.manage_schema,
+            creates,
         }
     }
 
@@ -79,7 +85,6 @@ impl SqliteStore {
 fn connect_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
-        .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(false)
@@ -88,6 +93,7 @@ fn connect_options(path: &Path) -> SqliteConnectOptions {
 #[async_trait]
 impl Store for SqliteStore {
     async fn prepare(&self) -> Result<(), StoreError> {
+        self.creates.store(true, Ordering::Relaxed);
         let mut session = self.session(Purpose::Write).await?;
         let done = self.prepare_schema(&mut session).await;
         self.settle(session, done).await
@@ -95,7 +101,7 @@ impl Store for SqliteStore {
 
     async fn streams(&self, cluster_id: &str, group: &str) -> Result<Vec<StreamKey>, StoreError> {
         let mut session = self.session(Purpose::Read).await?;
-        let done = self.list_streams(&mut session, cluster_id, group).await;
+        let done = self.streams_of(&mut session, cluster_id, group).await;
         self.settle(session, done).await
     }
 

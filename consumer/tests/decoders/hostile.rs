@@ -212,7 +212,7 @@ fn a_message_whose_spans_would_take_many_times_its_size_is_refused_and_leaves_no
 fn a_large_honest_batch_is_taken() {
     let attribute = o::KeyValue {
         key: "k".into(),
-        value: Some(o::AnyValue { value: Some(o::Value::String("x".repeat(2_000))) }),
+        value: Some(o::AnyValue { value: Some(o::Value::String("x".repeat(7_000))) }),
     };
     let span =
         o::Span { trace_id: vec![1; 16], span_id: vec![2; 8], name: "n".repeat(500), ..o::Span::default() };

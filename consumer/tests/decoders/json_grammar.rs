@@ -107,7 +107,6 @@ fn the_grammar_of_numbers_strings_and_words_is_followed_to_the_letter() {
         "nulL",
         "// a",
         "[1 2]",
-        "\u{feff}1",
         "\u{a0}1",
         "{\"a\":}",
         "{:1}",

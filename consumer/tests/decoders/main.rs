@@ -11,6 +11,7 @@ mod samples;
 mod samples_jaeger;
 mod samples_json;
 mod samples_proto;
+mod senders;
 
 use proptest::prelude::*;
 use samples::{FORMATS, Outcome, Sample, decode, explicit_and_auto};

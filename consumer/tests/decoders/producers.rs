@@ -53,7 +53,7 @@ fn the_collectors_otlp_is_decoded_alike_from_protobuf_and_json() {
     assert_eq!(ids(&from_json, "spanId"), expected(&SENT));
     for ((_, _, proto), (_, _, json)) in from_proto.spans.iter().zip(&from_json.spans) {
         // Both mean the same: they translate to the same Zipkin span.
-        let zipkin = |body: &str| serde_json::from_str::<Value>(&zipkin_v2(body).unwrap()).unwrap();
+        let zipkin = |body: &str| serde_json::from_str::<Value>(&zipkin_v2("", body).unwrap()).unwrap();
         assert_eq!(zipkin(proto), zipkin(json));
     }
 }
@@ -87,7 +87,7 @@ fn a_span_is_the_same_whether_it_came_as_otlp_or_by_way_of_jaeger() {
     for index in [0, 1] {
         let file = format!("opentelemetry-collector/jaeger_proto.{}.bin", index + 1);
         let jaeger = decoded(&file, Format::JaegerProto);
-        let zipkin = |body: &str| serde_json::from_str::<Value>(&zipkin_v2(body).unwrap()).unwrap();
+        let zipkin = |body: &str| serde_json::from_str::<Value>(&zipkin_v2("", body).unwrap()).unwrap();
         assert_eq!(zipkin(&jaeger.spans[0].2), zipkin(&otlp.spans[index].2));
     }
 }
@@ -106,7 +106,7 @@ fn zipkins_own_sender_is_decoded_alike_from_protobuf_and_json() {
     for ((_, _, proto), (_, _, json)) in from_proto.spans.iter().zip(&from_json.spans) {
         let value = |body: &str| serde_json::from_str::<Value>(body).unwrap();
         assert_eq!(value(proto), value(json));
-        assert_eq!(zipkin_v2(json).as_deref(), Some(json.as_str()));
+        assert_eq!(zipkin_v2("", json).as_deref(), Some(json.as_str()));
     }
 }
 

@@ -181,9 +181,11 @@ fn pair_want(span: &j::Span, special: &Special) -> Want {
     let mut parent = special.parent.as_deref();
     if let Some((trace_id, span_id, kind)) = &special.other {
         let same_trace = *trace_id == span.trace_id;
-        if same_trace && parent.is_none() {
+        let is_parent = same_trace && parent.is_none();
+        if is_parent {
             parent = Some(span_id);
-        } else {
+        }
+        if !is_parent || *kind == 1 {
             let kind = ["child_of", "follows_from"][*kind as usize];
             links.push(json!({ "traceId": hex(trace_id), "spanId": hex(span_id),
                 "attributes": [{ "key": "opentracing.ref_type", "value": { "stringValue": kind } }] }));

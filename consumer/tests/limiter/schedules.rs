@@ -1,4 +1,4 @@
-//! Schedules of what may happen, by the thousand.
+//! Schedules of what may happen: a thousand, and hundreds with a guard; more of both where `PROPTEST_CASES` asks for more.
 
 use std::time::Duration;
 

@@ -84,6 +84,7 @@ fn every_path_of_a_problem_leads_to_what_the_field_is_for() {
         assert!(text.starts_with(begins), "{path}: {text}");
     }
     assert_eq!(describe("spec.schedule[0].corn"), None);
+    assert_eq!(describe(""), None);
 }
 
 #[test]
@@ -97,6 +98,16 @@ fn text_that_is_no_mapping_is_refused_without_a_panic() {
     for text in ["", "~", "[]", "7", "a: [", "a: 1\na: 2", "--- 1\n--- 2", "\u{0}", "&a [*a]", "!tag {}"] {
         assert!(!problems(text).is_empty(), "{text:?}");
     }
+}
+
+#[test]
+fn empty_documents_do_not_count_and_a_second_one_is_refused() {
+    for around in [format!("{GOOD}---\n"), format!("---\n{GOOD}"), format!("{GOOD}---\n# nothing\n...\n")] {
+        assert!(read(&around).is_ok(), "{around}");
+    }
+    let found = problems(&format!("{GOOD}---\n{GOOD}"));
+    assert_eq!(found, ["expected one document, found several (a line `---` begins another)"]);
+    assert_eq!(problems("# nothing\n"), ["expected a TracePipeline, found nothing"]);
 }
 
 #[test]

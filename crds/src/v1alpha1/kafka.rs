@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::properties::allow_list_rule;
 use super::secret::SecretSource;
 
+/// Longest name of a topic, which Kafka sets, and of a consumer group here.
+pub const MAX_KAFKA_NAME: usize = 249;
+
 /// Exactly one kind of source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -44,7 +47,7 @@ pub struct KafkaSource {
     pub bootstrap_servers: String,
     /// The topic to read. Exactly one of `topic` and `topicPattern`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 249), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
+    #[schemars(length(min = 1, max = MAX_KAFKA_NAME), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     #[x_kube(validation = Rule::new("!(self in ['.', '..'])").message("Kafka allows no topic named . or .."))]
     pub topic: Option<String>,
     /// A regular expression (RE2 syntax) that whole topic names must match. Topics that appear later are found
@@ -59,7 +62,7 @@ pub struct KafkaSource {
     #[x_kube(validation = Rule::new("''.matches(self) in [true, false]").message("not a regular expression"))]
     pub exclude_pattern: Option<String>,
     /// The consumer group. It cannot be changed: the stored positions belong to it.
-    #[schemars(length(min = 1, max = 249), regex(pattern = r"^[!-~]+$"))]
+    #[schemars(length(min = 1, max = MAX_KAFKA_NAME), regex(pattern = r"^[!-~]+$"))]
     pub consumer_group: String,
     /// Where to begin at the very first start: Earliest, Latest, Committed (the offset that the group has
     /// committed to Kafka, else Earliest), or a timestamp such as 2026-11-21T06:00:00Z. Later starts go on where
@@ -171,7 +174,7 @@ pub struct KafkaSasl {
     pub mechanism: SaslMechanism,
     /// The user's name.
     pub username_from: SecretSource,
-    /// The password. The client library takes it once, at the start: rotating it needs a restart.
+    /// The password. Where brokers refuse it, it is read again, so that rotating it needs no restart.
     pub password_from: SecretSource,
 }
 

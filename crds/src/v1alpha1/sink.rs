@@ -18,10 +18,10 @@ use crate::duration::Duration;
         .field_path(".retention")
 )]
 pub struct Sink {
-    /// MySQL, MariaDB, TiDB or another database that speaks the MySQL protocol.
+    /// MySQL or MariaDB. Written for TiDB, too, and not run on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mysql: Option<SqlServer>,
-    /// PostgreSQL, CockroachDB or another database that speaks the PostgreSQL protocol.
+    /// PostgreSQL. Written for CockroachDB, too, and not run on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postgres: Option<SqlServer>,
     /// A SQLite file.

@@ -4,11 +4,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The state of a pipeline, as its consumers report it. Numbers are rounded and at most 30 s old.
+/// The state of a pipeline, as its consumers report it. Numbers are rounded and at most 30 s old; where hundreds of
+/// pipelines change at once the operator spreads its writes, and they are older.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TracePipelineStatus {
-    /// The generation of the spec that this status is about.
+    /// The generation of the spec that this status is about; -1 before the first look at it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Pods of the consumer.
@@ -46,7 +47,7 @@ pub struct TracePipelineStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RateStatus {
-    /// What the spec asks for now, override and suspension applied, in spans per second.
+    /// What the spec asks for now, schedule, override and suspension applied, in spans per second.
     #[serde(default)]
     pub desired: u32,
     /// What every consumer has confirmed, in spans per second; none while they differ or do not answer.

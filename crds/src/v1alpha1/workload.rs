@@ -56,7 +56,7 @@ pub struct PodTemplate {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "texts_schema")]
     pub labels: BTreeMap<String, String>,
-    /// Processor and memory of the container. Default: requests of 100m and 128Mi, a memory limit of 256Mi.
+    /// Processor and memory of the container. Default: requests of 100m and 128Mi, a memory limit of 384Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
     /// Labels that a node must have. Default: none.

@@ -13,7 +13,7 @@ impl Check {
         self.replicas(format!("{path}.replicas"), 0, spec.replicas);
         if spec.sink.sqlite.is_some() {
             let replicas = spec.replicas;
-            let expected = "0 or 1 (a SQLite file has one writer)";
+            let expected = "replicas: 1, or 0 (a SQLite file has one writer; the default is 2)";
             self.expect(replicas <= 1, format!("{path}.replicas"), expected, replicas);
             if spec.autoscaling.is_some() {
                 let message = "a SQLite file has one writer: it cannot be scaled";

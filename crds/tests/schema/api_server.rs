@@ -38,6 +38,11 @@ impl ApiServer {
         Self { rules: compile_schema(&schema), schema, strict }
     }
 
+    /// What it gives to those who read a document that was created.
+    pub fn stored(&self, document: &Value) -> Value {
+        apply_defaults(&self.schema, document)
+    }
+
     /// Everything that it says about a creation, or about an update of `old`.
     pub fn refuses(&self, document: &Value, old: Option<&Value>) -> Vec<Problem> {
         let document = apply_defaults(&self.schema, document);

@@ -64,6 +64,22 @@ fn code_refuses(document: &Value) -> Vec<Problem> {
 }
 
 #[test]
+fn names_whose_service_could_not_be_made_are_refused() {
+    let server = ApiServer::new();
+    let called = |name: &str| changed(&base(), "/metadata/name", &name.into());
+    for name in ["a", "a.1", "a-1", &"a".repeat(63)] {
+        assert_eq!(server.refuses(&called(name), None), [], "{name}");
+        document::read(&called(name).to_string()).unwrap();
+    }
+    for name in ["1", "1a", "0.a", &"a".repeat(64)] {
+        let refused = server.refuses(&called(name), None);
+        assert!(refused.iter().any(|problem| problem.message.starts_with("metadata.name: ")), "{refused:?}");
+        let problems = document::read(&called(name).to_string()).unwrap_err().0;
+        assert_eq!(paths(&problems).collect::<Vec<_>>(), ["metadata.name"]);
+    }
+}
+
+#[test]
 fn every_example_is_accepted_by_schema_rules_and_code() {
     let server = ApiServer::new();
     let examples = examples();
@@ -73,6 +89,15 @@ fn every_example_is_accepted_by_schema_rules_and_code() {
         assert_eq!(server.refuses(&value, None), [], "{name}");
         document::read(&text).unwrap_or_else(|problems| panic!("{name}: {problems}"));
     }
+}
+
+#[test]
+fn a_pipeline_that_nobody_has_looked_at_is_observed_at_no_generation() {
+    let stored = ApiServer::new().stored(&base());
+    assert_eq!(stored["status"]["observedGeneration"], -1);
+    let pipeline: TracePipeline = serde_json::from_value(stored).unwrap();
+    let status = pipeline.status.unwrap();
+    assert_eq!((status.observed_generation, status.conditions), (Some(-1), Vec::new()));
 }
 
 #[test]

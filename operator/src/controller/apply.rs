@@ -5,6 +5,10 @@
 //! the version that was looked at. Killed between any two writes, the next reconcile goes on from what is there.
 
 mod live_document;
+mod over;
+#[cfg(feature = "planted")]
+mod planted;
+mod pod_monitor;
 mod rollout;
 
 use std::fmt::Debug;
@@ -17,17 +21,16 @@ use kube::{Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use sluice_crds::names;
 
 use super::Context;
 use super::build::{self, Children, contains};
-use super::dereference::Found;
-use super::validate::Valid;
+use super::dereference::{Found, other_installation};
+use super::validate::{Owner, Valid};
 
-pub use live_document::{live, live_over, live_without_label};
+pub use live_document::{live, live_without_label};
 use rollout::Change;
-pub use rollout::{Rollouts, Standing};
+pub use rollout::{Rollouts, Standing, Withheld};
 
 /// Name of the operator as the owner of fields.
 pub const FIELD_MANAGER: &str = "sluice-operator";
@@ -37,10 +40,14 @@ pub const FIELD_MANAGER: &str = "sluice-operator";
 pub struct Outcome {
     /// Whether the Deployment was allowed to change.
     pub rollout: Rollout,
+    /// What it lacks of the spec, where it was not.
+    pub withheld: Withheld,
     /// The Deployment as it was written, where it was; the watch shows it later.
     pub deployment: Option<Deployment>,
     /// What stopped the writing.
     pub error: Option<ApplyError>,
+    /// What is wrong with the PodMonitor: consumers run without being scraped.
+    pub pod_monitor: Option<ApplyError>,
 }
 
 /// Whether the Deployment was allowed to change.
@@ -70,6 +77,19 @@ pub enum ApplyError {
         /// Kind and name.
         child: String,
     },
+    /// Another installation has made it meanwhile.
+    #[error("{child} belongs to the installation {installation:?}")]
+    Foreign {
+        /// Kind and name.
+        child: String,
+        /// Whose it is.
+        installation: String,
+    },
+    /// No number is left for the next live document.
+    #[error(
+        "the live document has the highest revision that consumers take, and no edit can follow it: delete the pipeline and create it anew"
+    )]
+    RevisionExhausted,
     /// The API server refuses it.
     #[error("cannot write {child}")]
     Write {
@@ -87,6 +107,8 @@ impl ApplyError {
         match self {
             Self::Build(_) => "InvalidTemplate",
             Self::Taken { .. } => "NameTaken",
+            Self::Foreign { .. } => "Conflict",
+            Self::RevisionExhausted => "RevisionExhausted",
             Self::Write { source, .. } => match status_code(source) {
                 Some(403) => "Forbidden",
                 Some(422) => "ChildRefused",
@@ -100,9 +122,28 @@ impl ApplyError {
         self.reason() != "ApiServerError"
     }
 
-    /// Somebody has written at the same time: what is there must be read again, and nothing is wrong.
+    /// Somebody has written at the same time: what is there must be read again, and nothing is wrong. What another
+    /// installation has made shows in the watch soon, and is a reason to refuse the pipeline then.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Write { source, .. } if matches!(status_code(source), Some(409)))
+        match self {
+            Self::Write { source, .. } => status_code(source) == Some(409),
+            Self::Foreign { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// See [`may_pass`].
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Write { source, .. } if may_pass(source))
+    }
+}
+
+/// The API server has too much to do, is in trouble, or cannot be reached: most often for a moment.
+pub fn may_pass(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => matches!(status.code, 429 | 500..),
+        kube::Error::Service(_) | kube::Error::HyperError(_) => true,
+        _ => false,
     }
 }
 
@@ -113,11 +154,34 @@ fn status_code(error: &kube::Error) -> Option<u16> {
     }
 }
 
+/// Lets pass only what is this pipeline's, and made by this installation, of what the watch does not show as ours: two
+/// installations over one namespace make the same children, with the same owner.
+fn own<K: ResourceExt>(
+    context: &Context,
+    owner: &Owner,
+    child: &str,
+    object: Option<K>,
+) -> Result<Option<K>, ApplyError> {
+    let Some(object) = object else { return Ok(None) };
+    if !is_owned(&object, &owner.uid) {
+        return Err(ApplyError::Taken { child: child.to_owned() });
+    }
+    match other_installation(&object, &context.options.installation) {
+        Some(whose) => Err(ApplyError::Foreign { child: child.to_owned(), installation: whose.to_owned() }),
+        None => Ok(Some(object)),
+    }
+}
+
 fn is_owned(object: &impl ResourceExt, uid: &str) -> bool {
+    #[cfg(feature = "planted")]
+    if crate::planted::is(crate::planted::Bug::TakeOver) {
+        return true;
+    }
     object.owner_references().iter().any(|owner| owner.uid == uid)
 }
 
-/// Writes the other children, the Deployment after all that its pods need, and removes settings that nobody uses.
+/// Writes the other children, the Deployment after all that its pods need, and removes settings that nobody uses. The
+/// PodMonitor comes last, and what is wrong with it is told in the outcome: no consumer waits for being scraped.
 ///
 /// # Errors
 /// See [`ApplyError`].
@@ -139,12 +203,12 @@ pub async fn children(
     writer.ensure(found.service.as_deref(), children.service).await?;
     writer.ensure(found.disruption_budget.as_deref(), children.disruption_budget).await?;
     writer.ensure(found.network_policy.as_deref(), children.network_policy).await?;
-    if let Some(monitor) = children.pod_monitor {
-        writer.pod_monitor(monitor).await?;
-    }
-    let (rollout, deployment) = writer.deployment(found.deployment.as_deref(), children.deployment).await?;
+    let mut outcome = writer.deployment(found.deployment.as_deref(), children.deployment).await?;
     writer.remove_unused_settings(found).await?;
-    Ok(Outcome { rollout, deployment, error: None })
+    if let Some(monitor) = children.pod_monitor {
+        outcome.pod_monitor = writer.pod_monitor(monitor).await.err();
+    }
+    Ok(outcome)
 }
 
 struct Writer<'a> {
@@ -154,7 +218,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn api<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self) -> Api<K> {
-        Api::namespaced(self.context.client.clone(), &self.valid.namespace)
+        Api::namespaced(self.context.client.clone(), &self.valid.owner.namespace)
     }
 
     /// Gives the object as it was written, where it had to be.
@@ -184,27 +248,40 @@ impl Writer<'_> {
             + Debug,
     {
         let mut desired = stamped(desired);
-        if actual.is_some_and(|actual| contains(&json(actual), &json(&desired))) {
+        let is_as_it_should_be = actual.is_some_and(|actual| contains(&json(actual), &json(&desired)));
+        #[cfg(feature = "planted")]
+        let is_as_it_should_be = planted::is_as_it_should_be(actual, &desired, is_as_it_should_be);
+        if is_as_it_should_be {
             return Ok(None);
         }
-        let mut version = actual.and_then(ResourceExt::resource_version);
         let name = desired.name_any();
         let child = format!("{} {name}", K::kind(&()));
         let cannot = |source| ApplyError::Write { child: child.clone(), source: Box::new(source) };
         let api = self.api::<K>();
-        if actual.is_none() {
+        let existing = match actual {
+            Some(_) => None,
             // Not seen among ours: nobody else's object may be taken over.
-            let existing = api.get_opt(&name).await.map_err(cannot)?;
-            if existing.as_ref().is_some_and(|existing| !is_owned(existing, &self.valid.uid)) {
-                return Err(ApplyError::Taken { child });
+            None => {
+                let existing = api.get_opt(&name).await.map_err(cannot)?;
+                own(self.context, &self.valid.owner, &child, existing)?
             }
-            version = existing.and_then(|existing| existing.resource_version());
-        }
-        if only_this_version {
-            desired.meta_mut().resource_version = version;
-        }
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        let written = api.patch(&name, &parameters, &Patch::Apply(&desired)).await.map_err(cannot)?;
+        };
+        #[cfg(not(feature = "planted"))]
+        let manager = FIELD_MANAGER;
+        #[cfg(feature = "planted")]
+        let manager = &*planted::manager(&desired);
+        let parameters = PatchParams::apply(manager).force();
+        let written = match actual.or(existing.as_ref()).filter(|_| only_this_version) {
+            Some(looked_at) => {
+                let apply = async |version| {
+                    desired.meta_mut().resource_version = version;
+                    api.patch(&name, &parameters, &Patch::Apply(&desired)).await
+                };
+                over::its_status(&api, looked_at, apply).await
+            }
+            None => api.patch(&name, &parameters, &Patch::Apply(&desired)).await,
+        };
+        let written = written.map_err(cannot)?;
         self.context.metrics.child_written();
         tracing::info!(pipeline = %self.valid.settings.pipeline, %child, "wrote a child");
         Ok(Some(written))
@@ -235,25 +312,30 @@ impl Writer<'_> {
         &self,
         actual: Option<&Deployment>,
         mut desired: Deployment,
-    ) -> Result<(Rollout, Option<Deployment>), ApplyError> {
+    ) -> Result<Outcome, ApplyError> {
         let mark = match rollout::change(actual, &desired) {
             Change::Spec => None,
             Change::Same(mark) => mark,
             Change::Upgrade { runs } => {
                 let (context, mark) = (self.context, self.context.options.upgrade_mark());
-                let all: Vec<_> = context.world.deployments.all().collect();
+                // Those of a namespace that cannot be listed are not known, and take no turn of anybody's.
+                let all = context.world.deployments();
                 let most = context.options.max_concurrent_rollouts;
                 match context.rollouts.turn(all.iter().map(|one| &one.standing), &desired, &mark, most) {
                     Rollout::Free => runs.then_some(mark),
-                    not_yet => return Ok((not_yet, self.scale(actual, &desired).await?)),
+                    not_yet => {
+                        let withheld = rollout::withheld(actual, &desired);
+                        let deployment = self.scale(actual, &desired).await?;
+                        return Ok(Outcome { rollout: not_yet, withheld, deployment, ..Outcome::default() });
+                    }
                 }
             }
         };
         if let Some(mark) = mark {
             desired.annotations_mut().insert(names::ANNOTATION_UPGRADE.to_owned(), mark);
         }
-        let written = self.ensure_over(actual, desired, true).await?;
-        Ok((Rollout::Free, written))
+        let deployment = self.ensure_over(actual, desired, true).await?;
+        Ok(Outcome { deployment, ..Outcome::default() })
     }
 
     /// Only the number of replicas: pods whose template must wait are scaled all the same.
@@ -265,51 +347,22 @@ impl Writer<'_> {
         let Some(actual) = actual.filter(|actual| actual.spec.replicas != desired.spec.replicas) else {
             return Ok(None);
         };
-        let patch = serde_json::json!({
-            "metadata": { "resourceVersion": actual.metadata.resource_version },
-            "spec": { "replicas": desired.spec.replicas },
-        });
-        let name = desired.name_any();
+        let (api, name) = (self.api::<Deployment>(), desired.name_any());
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-        let written = self.api::<Deployment>().patch(&name, &parameters, &Patch::Merge(&patch)).await;
-        let written = written.map_err(|source| ApplyError::Write {
+        let scale = async |version| {
+            let patch = serde_json::json!({
+                "metadata": { "resourceVersion": version },
+                "spec": { "replicas": desired.spec.replicas },
+            });
+            api.patch(&name, &parameters, &Patch::Merge(&patch)).await
+        };
+        let written = over::its_status(&api, actual, scale).await.map_err(|source| ApplyError::Write {
             child: format!("Deployment {name}"),
             source: Box::new(source),
         })?;
         self.context.metrics.child_written();
         tracing::info!(pipeline = %self.valid.settings.pipeline, "scaled while an upgrade waits");
         Ok(Some(written))
-    }
-
-    async fn pod_monitor(&self, monitor: kube::core::DynamicObject) -> Result<(), ApplyError> {
-        let name = monitor.name_any();
-        let key = format!("{}/{name}", self.valid.namespace);
-        let hash = hash(&json(&monitor));
-        if !self.context.pod_monitors.is_due(&key, &hash) {
-            return Ok(());
-        }
-        let api: Api<kube::core::DynamicObject> = Api::namespaced_with(
-            self.context.client.clone(),
-            &self.valid.namespace,
-            &build::pod_monitor_kind(),
-        );
-        let child = format!("PodMonitor {name}");
-        let cannot = |source| ApplyError::Write { child: child.clone(), source: Box::new(source) };
-        let monitor = stamped_with(monitor, &hash);
-        match api.get_opt(&name).await.map_err(cannot)? {
-            Some(existing) if !is_owned(&existing, &self.valid.uid) => {
-                return Err(ApplyError::Taken { child });
-            }
-            Some(existing) if contains(&json(&existing), &json(&monitor)) => {}
-            _ => {
-                let parameters = PatchParams::apply(FIELD_MANAGER).force();
-                api.patch(&name, &parameters, &Patch::Apply(&monitor)).await.map_err(cannot)?;
-                self.context.metrics.child_written();
-                tracing::info!(pipeline = %self.valid.settings.pipeline, %child, "wrote a child");
-            }
-        }
-        self.context.pod_monitors.written(key, hash);
-        Ok(())
     }
 
     /// Settings stay while a ReplicaSet names them: a pod of an old one may still restart.
@@ -319,6 +372,8 @@ impl Writer<'_> {
             let in_use = hash.is_some_and(|hash| {
                 *hash == self.valid.settings_hash || found.settings_in_use.contains(hash)
             });
+            #[cfg(feature = "planted")]
+            let in_use = planted::in_use(in_use, hash, &self.valid.settings_hash);
             if !in_use {
                 self.delete_config_map(&settings.name_any()).await?;
             }
@@ -344,5 +399,8 @@ fn json(object: &impl Serialize) -> Value {
 }
 
 fn hash(value: &Value) -> String {
-    Sha256::digest(value.to_string()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    names::hash(value.to_string())
 }
+
+#[cfg(test)]
+mod tests;

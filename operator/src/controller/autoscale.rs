@@ -59,7 +59,7 @@ impl Autoscaler {
         now: Instant,
     ) -> u32 {
         let current = current.unwrap_or(bounds.min).clamp(bounds.min, bounds.max);
-        let pressure = pressure(reports);
+        let pressure = pressure(reports, current);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let known = known.entry(pipeline.clone()).or_insert(Known { pressure, since: now, capacity: None });
         if known.pressure != pressure {
@@ -75,8 +75,9 @@ impl Autoscaler {
         // Counts anew: the next step must earn its time as well.
         known.since = now;
         // A consumer without a partition would do nothing.
-        let partitions: usize =
-            reports.iter().filter_map(|report| Some(report.answer.as_ref().ok()?.partitions.len())).sum();
+        let partitions =
+            reports.iter().filter_map(|report| Some(report.answer.as_ref().ok()?.partitions.count));
+        let partitions = partitions.fold(0, u64::saturating_add);
         let most = bounds.max.min(u32::try_from(partitions).unwrap_or(u32::MAX).max(current));
         wanted.clamp(bounds.min, most.max(bounds.min))
     }
@@ -91,7 +92,7 @@ impl Known {
     fn learn(&mut self, reports: &[PodReport], now: Instant) {
         let answers = || reports.iter().filter_map(|report| report.answer.as_ref().ok());
         let limited: Vec<f64> = answers()
-            .filter(|answer| answer.bottleneck == "Cpu" && answer.achieved_qps > 0.0)
+            .filter(|answer| answer.is_limited_by("Cpu") && answer.achieved_qps > 0.0)
             .map(|answer| answer.achieved_qps)
             .collect();
         if !limited.is_empty() {
@@ -113,11 +114,12 @@ impl Known {
     }
 }
 
-fn pressure(reports: &[PodReport]) -> Pressure {
+/// Consumers that do not run yet have no report: what they will do is not known before they do.
+fn pressure(reports: &[PodReport], current: u32) -> Pressure {
     let mut limited = 0;
     for report in reports {
         match &report.answer {
-            Ok(answer) if answer.bottleneck == "Cpu" => limited += 1,
+            Ok(answer) if answer.is_limited_by("Cpu") => limited += 1,
             Ok(_) => {}
             Err(_) => return Pressure::Unclear,
         }
@@ -125,7 +127,7 @@ fn pressure(reports: &[PodReport]) -> Pressure {
     match limited {
         _ if reports.is_empty() => Pressure::Unclear,
         0 => Pressure::None,
-        limited if limited * 2 >= reports.len() => Pressure::Cpu,
+        limited if limited * 2 >= reports.len() && reports.len() >= current as usize => Pressure::Cpu,
         _ => Pressure::Unclear,
     }
 }
@@ -133,7 +135,7 @@ fn pressure(reports: &[PodReport]) -> Pressure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::probe::{PartitionReport, Report};
+    use crate::controller::probe::Report;
 
     const BOUNDS: Autoscaling = Autoscaling { min: 1, max: 12 };
 
@@ -141,8 +143,8 @@ mod tests {
         let report = |(index, bottleneck): (usize, &&str)| PodReport {
             pod: format!("pod-{index}"),
             answer: Ok(Report {
-                bottleneck: (*bottleneck).to_owned(),
-                partitions: vec![PartitionReport::default(); partitions / bottlenecks.len()],
+                bottleneck: Some((*bottleneck).to_owned()),
+                partitions: vec![None; partitions / bottlenecks.len()].into_iter().collect(),
                 ..Report::default()
             }),
         };
@@ -160,6 +162,11 @@ mod tests {
     fn consumers_are_added_while_the_processor_limits_them() {
         assert_eq!(after(29, 2, &reports(&["Cpu", "Cpu"], 6)), 2);
         assert_eq!(after(30, 2, &reports(&["Cpu", "Cpu"], 6)), 3);
+    }
+
+    #[test]
+    fn none_is_added_while_one_that_is_wanted_does_not_run() {
+        assert_eq!(after(900, 3, &reports(&["Cpu", "Cpu"], 6)), 3);
     }
 
     #[test]

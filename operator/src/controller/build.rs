@@ -21,7 +21,7 @@ use kube::core::DynamicObject;
 use serde_json::Value;
 use sluice_crds::names;
 
-use super::validate::Valid;
+use super::validate::{Owner, Valid};
 use crate::options::Options;
 pub use network::pod_monitor_kind;
 
@@ -78,7 +78,7 @@ pub enum BuildError {
     #[error(transparent)]
     Document(#[from] sluice_crds::wire::DocumentError),
     /// A part of the template does not fit Kubernetes' type.
-    #[error("{field}: {source}")]
+    #[error("{field} does not fit Kubernetes' type")]
     Template {
         /// Which part.
         field: String,
@@ -96,7 +96,7 @@ pub enum BuildError {
 
 /// The name of everything that there is once.
 pub fn consumer_name(valid: &Valid) -> String {
-    names::child(&valid.name, "consumer")
+    names::child(&valid.owner.name, "consumer")
 }
 
 /// The name of the live ConfigMap.
@@ -118,16 +118,16 @@ pub fn selector_text(pipeline: &str) -> String {
 }
 
 fn selector(valid: &Valid) -> LabelSelector {
-    LabelSelector { match_labels: Some(selector_labels(&valid.name)), ..Default::default() }
+    LabelSelector { match_labels: Some(selector_labels(&valid.owner.name)), ..Default::default() }
 }
 
 /// Labels of every child.
-pub fn labels(valid: &Valid, options: &Options) -> BTreeMap<String, String> {
-    let mut labels = selector_labels(&valid.name);
+pub fn labels(owner: &Owner, options: &Options) -> BTreeMap<String, String> {
+    let mut labels = selector_labels(&owner.name);
     for (key, value) in [
         ("app.kubernetes.io/name", "sluice"),
         ("app.kubernetes.io/component", "consumer"),
-        ("app.kubernetes.io/instance", &valid.name),
+        ("app.kubernetes.io/instance", &owner.name),
         ("app.kubernetes.io/managed-by", "sluice-operator"),
         (names::LABEL_INSTALLATION, &options.installation),
     ] {
@@ -137,30 +137,40 @@ pub fn labels(valid: &Valid, options: &Options) -> BTreeMap<String, String> {
 }
 
 /// Name, namespace, labels and owner of a child.
-pub fn metadata(valid: &Valid, options: &Options, name: String) -> ObjectMeta {
+pub fn metadata(owner: &Owner, options: &Options, name: String) -> ObjectMeta {
     ObjectMeta {
         name: Some(name),
-        namespace: Some(valid.namespace.clone()),
-        labels: Some(labels(valid, options)),
-        owner_references: Some(vec![valid.owner.clone()]),
+        namespace: Some(owner.namespace.clone()),
+        labels: Some(labels(owner, options)),
+        owner_references: Some(vec![owner.reference.clone()]),
         ..Default::default()
     }
 }
 
+/// Members whose own members people name.
+const FREE: [&str; 4] = ["annotations", "labels", "matchLabels", "nodeSelector"];
+
 /// Whether `actual` has everything that `desired` says. Objects may have more members; lists may not have more
 /// items, because a list that we name is ours as a whole.
 pub fn contains(actual: &Value, desired: &Value) -> bool {
+    contains_in("", actual, desired)
+}
+
+/// As [`contains`], for the member of this name.
+fn contains_in(name: &str, actual: &Value, desired: &Value) -> bool {
+    let is_free = FREE.contains(&name);
     match (actual, desired) {
         (Value::Object(actual), Value::Object(desired)) => desired.iter().all(|(key, value)| {
-            // An empty list or map is stored as an absent one.
+            // An empty list or map is stored as an absent one, and so is an empty text, but for one that has a free key.
             let empty = value.is_null()
+                || (value.as_str().is_some_and(str::is_empty) && !is_free)
                 || value.as_array().is_some_and(Vec::is_empty)
                 || value.as_object().is_some_and(serde_json::Map::is_empty);
-            actual.get(key).map_or(empty, |actual| contains(actual, value))
+            actual.get(key).map_or(empty, |actual| contains_in(key, actual, value))
         }),
         (Value::Array(actual), Value::Array(desired)) => {
             actual.len() == desired.len()
-                && actual.iter().zip(desired).all(|(actual, desired)| contains(actual, desired))
+                && actual.iter().zip(desired).all(|(actual, desired)| contains_in(name, actual, desired))
         }
         (actual, desired) => actual == desired,
     }
@@ -174,13 +184,16 @@ mod tests {
 
     #[test]
     fn defaults_of_the_server_are_no_drift_and_every_other_difference_is() {
-        let desired = json!({ "spec": { "replicas": 2, "list": [{ "a": 1 }] }, "labels": {} });
+        let desired = json!({ "spec": { "replicas": 2, "list": [{ "a": 1, "text": "" }] }, "labels": {} });
+        let selected = json!({ "nodeSelector": { "infra": "", "disk": "fast" } });
+        assert!(!contains(&json!({ "nodeSelector": { "disk": "fast" } }), &selected));
         let with_defaults = json!({ "spec": { "replicas": 2, "more": 1, "list": [{ "a": 1, "b": 2 }] } });
         assert!(contains(&with_defaults, &desired));
         for drifted in [
             json!({ "spec": { "replicas": 3, "list": [{ "a": 1 }] } }),
             json!({ "spec": { "replicas": 2, "list": [{ "a": 2 }] } }),
             json!({ "spec": { "replicas": 2, "list": [{ "a": 1 }, { "a": 1 }] } }),
+            json!({ "spec": { "replicas": 2, "list": [{ "a": 1, "text": "b" }] } }),
             json!({ "spec": { "list": [{ "a": 1 }] } }),
         ] {
             assert!(!contains(&drifted, &desired), "{drifted}");

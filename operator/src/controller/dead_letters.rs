@@ -10,8 +10,8 @@ use sluice_crds::v1alpha1::{TracePipeline, TracePipelineStatus};
 use super::probe::PodReport;
 use super::status::DEAD_LETTERS_GROWING;
 
-/// For how long a new dead letter counts.
-const RECENT: Duration = Duration::from_secs(300);
+/// For how long a new dead letter counts; whole minutes.
+pub const RECENT: Duration = Duration::from_secs(300);
 
 #[derive(Default)]
 struct Seen {

@@ -10,10 +10,11 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::{Resource, ResourceExt};
 use sluice_crds::names;
-use sluice_crds::v1alpha1::{KafkaSource, TracePipeline};
+use sluice_crds::v1alpha1::TracePipeline;
 
 use super::build::live_name;
-use crate::watch::{Kept, World};
+use super::rivals::rival;
+use crate::watch::{Kept, KeptPod, World};
 
 /// A consumer that can be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,10 +48,12 @@ pub struct Found {
     pub network_policy: Option<Arc<NetworkPolicy>>,
     /// Hashes of the settings that a ReplicaSet names, or the Deployment, whose ReplicaSet may not be there yet.
     pub settings_in_use: BTreeSet<String>,
-    /// The Deployment's own pods that are not on their way out.
+    /// The Deployment's own pods that are not on their way out, and whose consumers run.
     pub pods: Vec<PodAddress>,
-    /// An older pipeline with the same topic and group.
-    pub older_rival: Option<String>,
+    /// Names of those whose consumers do not.
+    pub idle: Vec<String>,
+    /// A pipeline with the same topic and group that came first.
+    pub rival: Option<String>,
 }
 
 impl Found {
@@ -61,9 +64,8 @@ impl Found {
             installation: &str,
         ) -> Option<(String, String)> {
             let object = object?;
-            let whose = object.labels().get(names::LABEL_INSTALLATION)?;
-            (whose != installation)
-                .then(|| (format!("{} {}", K::kind(&()), object.name_any()), whose.clone()))
+            let whose = other_installation(&**object, installation)?;
+            Some((format!("{} {}", K::kind(&()), object.name_any()), whose.to_owned()))
         }
         foreign(self.deployment.as_ref(), installation)
             .or_else(|| foreign(self.live.as_ref(), installation))
@@ -73,20 +75,31 @@ impl Found {
     }
 }
 
+/// The installation that an object says it belongs to, where it is another one.
+pub fn other_installation<'a>(object: &'a impl ResourceExt, installation: &str) -> Option<&'a str> {
+    #[cfg(feature = "planted")]
+    if crate::planted::is(crate::planted::Bug::IgnoreInstallation) {
+        return None;
+    }
+    let whose = object.labels().get(names::LABEL_INSTALLATION)?;
+    (whose != installation).then_some(whose)
+}
+
 /// Gathers what belongs to a pipeline.
 pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
     let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+    let Some(space) = world.space(&namespace) else { return Found::default() };
     let consumer = names::child(&name, "consumer");
-    let settings = world
+    let settings = space
         .config_maps
         .of_pipeline(&namespace, &name)
         .iter()
         .filter_map(|map| map.read())
         .filter(|map| map.labels().contains_key(names::LABEL_SETTINGS))
         .collect();
-    let deployment = world.deployments.get(&namespace, &name, &consumer).and_then(|kept| kept.read());
+    let deployment = space.deployments.get(&namespace, &name, &consumer).and_then(|kept| kept.read());
     let uid = deployment.as_ref().and_then(|deployment| deployment.uid());
-    let replica_sets = world.replica_sets.of_pipeline(&namespace, &name);
+    let replica_sets = space.replica_sets.of_pipeline(&namespace, &name);
     let settings_in_use = replica_sets
         .iter()
         .filter_map(|replica_set| replica_set.settings.as_deref().map(Into::into))
@@ -97,65 +110,84 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
         .filter(|replica_set| uid.is_some() && replica_set.owner.as_deref() == uid.as_deref())
         .map(|replica_set| &*replica_set.uid)
         .collect();
-    let mut pods: Vec<PodAddress> = world
-        .pods
-        .of_pipeline(&namespace, &name)
-        .iter()
-        .filter(|pod| pod.runs && pod.owner.as_deref().is_some_and(|uid| own_replica_sets.contains(uid)))
-        .map(|pod| PodAddress { name: pod.name().to_owned(), ip: pod.ip.as_deref().map(Into::into) })
-        .collect();
-    pods.sort_by(|left, right| left.name.cmp(&right.name));
+    let (pods, idle) = consumers(&space.pods.of_pipeline(&namespace, &name), &own_replica_sets);
     Found {
-        live: world.config_maps.get(&namespace, &name, &live_name(&name)).and_then(|kept| kept.read()),
+        live: space.config_maps.get(&namespace, &name, &live_name(&name)).and_then(|kept| kept.read()),
         settings,
         deployment,
-        service: world.services.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
-        service_account: world
+        service: space.services.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
+        service_account: space
             .service_accounts
             .get(&namespace, &name, &consumer)
             .and_then(|kept| kept.read()),
-        role: world.roles.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
-        role_binding: world.role_bindings.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
-        disruption_budget: world
+        role: space.roles.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
+        role_binding: space.role_bindings.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
+        disruption_budget: space
             .disruption_budgets
             .get(&namespace, &name, &consumer)
             .and_then(|kept| kept.read()),
-        network_policy: world.network_policies.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
+        network_policy: space.network_policies.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
         settings_in_use,
         pods,
-        older_rival: older_rival(world, pipeline),
+        idle,
+        rival: rival(world, pipeline),
     }
 }
 
+/// Where the consumers are that run, and the names of the pods of the others.
+fn consumers(pods: &[Arc<KeptPod>], replica_sets: &BTreeSet<&str>) -> (Vec<PodAddress>, Vec<String>) {
+    let is_own = |pod: &KeptPod| pod.owner.as_deref().is_some_and(|uid| replica_sets.contains(uid));
+    let own = pods.iter().filter(|pod| pod.stays && is_own(pod));
+    let (running, idle): (Vec<_>, Vec<_>) = own.partition(|pod| pod.runs);
+    let address = |pod: &Arc<KeptPod>| PodAddress {
+        name: pod.name().to_owned(),
+        ip: pod.ip.as_deref().map(Into::into),
+    };
+    let mut pods: Vec<_> = running.into_iter().map(address).collect();
+    pods.sort_by(|left, right| left.name.cmp(&right.name));
+    (pods, idle.into_iter().map(|pod| pod.name().to_owned()).collect())
+}
+
 /// Hash of the settings that a Deployment's pods name.
-fn settings_of(deployment: &Deployment) -> Option<String> {
+pub fn settings_of(deployment: &Deployment) -> Option<String> {
     let template = deployment.spec.template.metadata.as_ref()?;
     template.labels.as_ref()?.get(names::LABEL_SETTINGS).cloned()
 }
 
-/// Two pipelines with one group would take partitions from each other, and each would store a part.
-fn older_rival(world: &World, pipeline: &TracePipeline) -> Option<String> {
-    let own = pipeline.spec.source.kafka.as_ref()?;
-    // Of two that were created within one second, the resolution of that time, the one that runs came first.
-    let age = |pipeline: &TracePipeline| {
-        let created = pipeline.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
-        let runs = world.deployments.get(&namespace, &name, &names::child(&name, "consumer")).is_some();
-        (created, !runs, namespace, name)
-    };
-    // The cheap question first: all pipelines are asked it, in every reconcile.
-    let is_rival = |other: &TracePipeline| {
-        other.spec.source.kafka.as_ref().is_some_and(|kafka| is_same_work(kafka, own))
-            && other.metadata.deletion_timestamp.is_none()
-            && age(other) < age(pipeline)
-    };
-    let rival = world.pipelines.find(is_rival)?;
-    Some(format!("{}/{}", rival.namespace().unwrap_or_default(), rival.name_any()))
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
 
-fn is_same_work(one: &KafkaSource, other: &KafkaSource) -> bool {
-    one.bootstrap_servers == other.bootstrap_servers
-        && one.consumer_group == other.consumer_group
-        && one.topic == other.topic
-        && one.topic_pattern == other.topic_pattern
+    use super::*;
+
+    fn pod(name: &str, status: &Value) -> Arc<KeptPod> {
+        let owner = json!({
+            "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true,
+        });
+        let pod = json!({ "metadata": { "name": name, "ownerReferences": [owner] }, "status": status });
+        Arc::new(KeptPod::keep(serde_json::from_value(pod).expect("a pod")))
+    }
+
+    #[test]
+    fn a_pod_whose_container_waits_has_no_consumer_to_ask() {
+        let with = |phase: &str, state: &Value| {
+            let containers = ["sidecar", "consumer"].map(|name| {
+                let state = if name == "consumer" { state.clone() } else { json!({ "running": {} }) };
+                json!({ "name": name, "state": state, "image": "", "imageID": "", "ready": false, "restartCount": 0 })
+            });
+            json!({ "phase": phase, "containerStatuses": containers })
+        };
+        let pods = [
+            pod("runs", &with("Running", &json!({ "running": {} }))),
+            pod("has-just-ended", &with("Running", &json!({ "terminated": { "exitCode": 137 } }))),
+            pod("says-its-phase-only", &json!({ "phase": "Running" })),
+            pod("has-no-node", &json!({ "phase": "Pending" })),
+            pod("has-no-image", &with("Pending", &json!({ "waiting": { "reason": "ImagePullBackOff" } }))),
+            pod("crashes", &with("Running", &json!({ "waiting": { "reason": "CrashLoopBackOff" } }))),
+        ];
+        let (running, idle) = consumers(&pods, &["r"].into());
+        let running: Vec<_> = running.into_iter().map(|pod| pod.name).collect();
+        assert_eq!(running, ["has-just-ended", "runs", "says-its-phase-only"]);
+        assert_eq!(idle, ["has-no-node", "has-no-image", "crashes"]);
+    }
 }

@@ -17,13 +17,16 @@ pub enum Plan {
     Write(LiveDocument),
     /// The one that is there was made immutable: delete it, then write this one.
     Recreate(LiveDocument),
+    /// Something has to be written, and no revision is left for it. The one that is there stays, if it is whole.
+    Exhausted(Option<LiveDocument>),
 }
 
 impl Plan {
     /// The document that is in effect afterwards.
-    pub fn document(&self) -> &LiveDocument {
+    pub fn document(&self) -> Option<&LiveDocument> {
         match self {
-            Self::Keep(document) | Self::Write(document) | Self::Recreate(document) => document,
+            Self::Keep(document) | Self::Write(document) | Self::Recreate(document) => Some(document),
+            Self::Exhausted(document) => document.as_ref(),
         }
     }
 }
@@ -36,7 +39,7 @@ pub fn current(actual: &ConfigMap, uid: &str) -> Option<LiveDocument> {
     (document.uid == uid && document.revision <= MAX_REVISION).then_some(document)
 }
 
-/// Decides. `seen` is the largest revision of this pipeline in status and reports.
+/// Decides. `seen` is the largest revision of this pipeline in status and reports, of those that a reader takes.
 pub fn plan(actual: Option<&ConfigMap>, uid: &str, wanted: &Live, seen: u64) -> Plan {
     let text = actual.and_then(|map| map.data.as_ref()?.get(names::LIVE_KEY));
     let current = actual.and_then(|actual| current(actual, uid));
@@ -52,7 +55,10 @@ pub fn plan(actual: Option<&ConfigMap>, uid: &str, wanted: &Live, seen: u64) -> 
             Plan::Keep(document)
         }
         current => {
-            let highest = current.map_or(0, |document| document.revision).max(seen);
+            let highest = current.as_ref().map_or(0, |document| document.revision).max(seen);
+            if highest >= MAX_REVISION {
+                return Plan::Exhausted(current);
+            }
             let document = LiveDocument { uid: uid.to_owned(), revision: highest + 1, live: wanted.clone() };
             if immutable { Plan::Recreate(document) } else { Plan::Write(document) }
         }
@@ -146,6 +152,15 @@ mod tests {
     #[test]
     fn the_document_of_a_deleted_pipeline_of_the_same_name_counts_for_nothing() {
         assert_eq!(plan(Some(&written("uid-0", 90, 5)), UID, &live(5), 0), Plan::Write(document(1, 5)));
+    }
+
+    #[test]
+    fn past_the_highest_revision_nothing_is_written() {
+        let last = written(UID, MAX_REVISION, 5);
+        assert_eq!(plan(Some(&last), UID, &live(5), 7), Plan::Keep(document(MAX_REVISION, 5)));
+        let stays = Plan::Exhausted(Some(document(MAX_REVISION, 5)));
+        assert_eq!(plan(Some(&last), UID, &live(6), 7), stays);
+        assert_eq!(plan(None, UID, &live(6), MAX_REVISION), Plan::Exhausted(None));
     }
 
     #[test]

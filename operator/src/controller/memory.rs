@@ -62,34 +62,87 @@ impl Conflicts {
 /// PodMonitors are not watched, because their kind may not be installed: they are written again now and then.
 #[derive(Default)]
 pub struct PodMonitors {
-    written: Mutex<HashMap<String, (String, Instant)>>,
+    written: Mutex<HashMap<ObjectRef<TracePipeline>, (String, Instant)>>,
     installed: Mutex<Option<(bool, Instant)>>,
 }
 
 impl PodMonitors {
-    /// Whether the Prometheus operator's kind is there; asked every ten minutes.
+    /// Whether the Prometheus operator's kind is there; asked every ten minutes. While there is no answer the last one counts.
     pub async fn kind_is_installed(&self, client: &Client) -> bool {
-        if let Some((answer, at)) = *lock(&self.installed)
+        let last = *lock(&self.installed);
+        if let Some((answer, at)) = last
             && at.elapsed() < REMEMBER
         {
             return answer;
         }
         let kind = build::pod_monitor_kind();
-        let listed = client.list_api_group_resources(&kind.api_version).await;
-        let answer =
-            listed.is_ok_and(|list| list.resources.iter().any(|resource| resource.kind == kind.kind));
+        let answer = match client.list_api_group_resources(&kind.api_version).await {
+            Ok(list) => list.resources.iter().any(|resource| resource.kind == kind.kind),
+            // No kind of its group is.
+            Err(kube::Error::Api(status)) if status.code == 404 => false,
+            Err(error) => {
+                tracing::warn!(error = %sluice_crds::problem::chain(&error), "cannot ask whether PodMonitors are installed");
+                return last.is_some_and(|(answer, _)| answer);
+            }
+        };
         *lock(&self.installed) = Some((answer, Instant::now()));
         answer
     }
 
-    /// Whether it should be written.
-    pub fn is_due(&self, key: &str, hash: &str) -> bool {
+    /// Forgets the answer about their kind: it has turned out to be wrong.
+    pub fn ask_again(&self) {
+        *lock(&self.installed) = None;
+    }
+
+    /// Whether that of a pipeline should be written.
+    pub fn is_due(&self, pipeline: &ObjectRef<TracePipeline>, hash: &str) -> bool {
         let written = lock(&self.written);
-        written.get(key).is_none_or(|(last, at)| last != hash || at.elapsed() >= REMEMBER)
+        written.get(pipeline).is_none_or(|(last, at)| last != hash || at.elapsed() >= REMEMBER)
     }
 
     /// It was.
-    pub fn written(&self, key: String, hash: String) {
-        lock(&self.written).insert(key, (hash, Instant::now()));
+    pub fn written(&self, pipeline: ObjectRef<TracePipeline>, hash: String) {
+        lock(&self.written).insert(pipeline, (hash, Instant::now()));
+    }
+
+    /// The pipeline is gone.
+    pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
+        lock(&self.written).remove(pipeline);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use hyper::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+    use tower::service_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_question_about_installed_kinds_that_fails_is_asked_again_and_an_answer_is_kept() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let service = service_fn(move |_: Request<Body>| {
+            let (code, answer) = match count.fetch_add(1, Ordering::Relaxed) {
+                0 => (503, json!({ "kind": "Status", "status": "Failure", "code": 503 })),
+                _ => {
+                    let kind = json!({ "name": "podmonitors", "singularName": "podmonitor", "namespaced": true,
+                        "kind": "PodMonitor", "verbs": [] });
+                    (200, json!({ "groupVersion": "monitoring.coreos.com/v1", "resources": [kind] }))
+                }
+            };
+            let answer = Body::from(answer.to_string().into_bytes());
+            std::future::ready(Response::builder().status(code).body(answer))
+        });
+        let (client, monitors) = (Client::new(service, "default"), PodMonitors::default());
+        assert!(!monitors.kind_is_installed(&client).await, "nobody has said so");
+        assert!(monitors.kind_is_installed(&client).await);
+        assert!(monitors.kind_is_installed(&client).await);
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
     }
 }

@@ -24,13 +24,15 @@ use kube::runtime::reflector::ObjectRef;
 use sluice_crds::names::ADMIN_PORT;
 use sluice_crds::v1alpha1::TracePipeline;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::dereference::PodAddress;
 use super::status::Told;
 use crate::metrics::Metrics;
-use report::notable;
-pub use report::{PartitionReport, PodReport, Report};
+use crate::tasks::reap;
+pub use report::{CONSUMER_ERROR, Expiry, PodReport, Report};
+use report::{beginning, notable};
 
 /// Between two questions while nothing is expected.
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
@@ -132,6 +134,8 @@ pub struct Prober {
     urgent: Semaphore,
     routine: Semaphore,
     metrics: Arc<Metrics>,
+    /// Where consumers listen.
+    port: u16,
 }
 
 impl Prober {
@@ -148,6 +152,7 @@ impl Prober {
             urgent: Semaphore::new(MAX_URGENT),
             routine: Semaphore::new(MAX_ROUTINE),
             metrics,
+            port: ADMIN_PORT,
         }
     }
 
@@ -214,8 +219,10 @@ impl Prober {
     ) {
         let mut tick = tokio::time::interval(TURN_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut questions = JoinSet::new();
         loop {
             tick.tick().await;
+            reap(&mut questions);
             if changed.is_closed() {
                 return;
             }
@@ -225,7 +232,7 @@ impl Prober {
                     continue;
                 }
                 let (prober, changed) = (self.clone(), changed.clone());
-                tokio::spawn(async move {
+                questions.spawn(async move {
                     let answers = prober.ask(&question).await;
                     if prober.keep(&pipeline, &question.target, answers, Instant::now()) {
                         // Nobody listens any more where the operator stops.
@@ -298,7 +305,8 @@ impl Prober {
 
     async fn fetch(&self, ip: &str) -> Result<Report, String> {
         let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
-        let uri = format!("http://{host}:{ADMIN_PORT}/status").parse().map_err(|error| format!("{error}"))?;
+        let uri =
+            format!("http://{host}:{}/status", self.port).parse().map_err(|error| format!("{error}"))?;
         let response = self.client.get(uri).await.map_err(|error| match error.is_connect() {
             true => "cannot connect".to_owned(),
             false => format!("no answer: {error}"),
@@ -308,7 +316,8 @@ impl Prober {
         }
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
         let body = body.map_err(|error| format!("unreadable answer: {error}"))?.to_bytes();
-        serde_json::from_slice(&body).map_err(|error| format!("unreadable answer: {error}"))
+        // The error may quote what was sent.
+        serde_json::from_slice(&body).map_err(|error| beginning(format!("unreadable answer: {error}")))
     }
 
     /// Keeps answers; tells whether somebody should look at them now.
@@ -371,5 +380,7 @@ fn spread(interval: Duration) -> Duration {
     interval * (900 + tenth) / 1_000
 }
 
+#[cfg(test)]
+mod strangers;
 #[cfg(test)]
 mod tests;

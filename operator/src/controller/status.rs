@@ -4,13 +4,16 @@
 //! stays the same object and is not written.
 
 mod conditions;
+mod last;
 mod numbers;
 mod told;
+
+use std::borrow::Cow;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt;
-use sluice_crds::live::LiveDocument;
+use sluice_crds::live::{Live, LiveDocument};
 use sluice_crds::v1alpha1::{RateStatus, TracePipeline, TracePipelineStatus};
 
 use super::apply::Outcome;
@@ -20,6 +23,7 @@ use super::validate::Refusal;
 use crate::watch::unreadable;
 use conditions::Conditions;
 pub use conditions::{CONFLICT, DEAD_LETTERS_GROWING, conflict};
+use numbers::Numbers;
 pub use told::Told;
 
 /// What a status is made of.
@@ -34,8 +38,10 @@ pub struct Facts<'a> {
     pub document: Option<&'a LiveDocument>,
     /// The Deployment as it is.
     pub deployment: Option<&'a Deployment>,
-    /// What each pod says.
+    /// What each pod says whose consumer runs.
     pub reports: &'a [PodReport],
+    /// Names of the other pods.
+    pub idle: &'a [String],
     /// Whether there was a new dead letter lately.
     pub dead_letters_grow: bool,
     /// Time of day.
@@ -48,13 +54,20 @@ impl Facts<'_> {
         self.reports.iter().filter_map(|report| report.answer.as_ref().ok())
     }
 
-    /// The rate that the spec asks for now.
-    fn desired(&self) -> u32 {
-        if unreadable(self.pipeline).is_some() {
-            let last = self.pipeline.status.as_ref().map_or(0, |status| status.rate.desired);
-            return self.document.map_or(last, |document| document.live.rate_at(self.now));
+    /// The live content that counts: that of the spec, and where it is refused, that of the document in effect, which may
+    /// lack a part of it. None where nobody knows.
+    fn live(&self) -> Option<Cow<'_, Live>> {
+        match self.document.filter(|_| self.refusal.is_some()) {
+            Some(document) => Some(Cow::Borrowed(&document.live)),
+            None if unreadable(self.pipeline).is_some() => None,
+            None => Some(Cow::Owned(Live::of(&self.pipeline.spec))),
         }
-        sluice_crds::live::Live::of(&self.pipeline.spec).rate_at(self.now)
+    }
+
+    /// The rate that is asked for now.
+    fn desired(&self) -> u32 {
+        let last = || self.pipeline.status.as_ref().map_or(0, |status| status.rate.desired);
+        self.live().map_or_else(last, |live| live.rate_at(self.now))
     }
 
     /// Whether a consumer applies the newest live document of this very pipeline.
@@ -81,7 +94,7 @@ impl Facts<'_> {
 }
 
 /// How the Deployment is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pods {
     /// How many there should be.
     pub wanted: i32,
@@ -95,25 +108,41 @@ pub struct Pods {
     pub observed: bool,
     /// Whether a rollout has failed to move for too long.
     pub stalled: bool,
+    /// Whether the newest template was rolled out. Pods may be missing since, which is no matter of the rollout's.
+    pub rolled: bool,
+    /// Why pods cannot be created, where the API server refuses them: its own words.
+    pub refused: Option<String>,
 }
 
 impl Pods {
     /// Reads a Deployment.
     pub fn of(deployment: &Deployment) -> Self {
         let status = deployment.status.clone().unwrap_or_default();
-        let stalled = status.conditions.iter().flatten().any(|condition| {
-            condition.type_.as_deref() == Some("Progressing")
-                && condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
+        let conditions = || status.conditions.iter().flatten();
+        let progress = |reason: &str| {
+            conditions().any(|condition| {
+                condition.type_.as_deref() == Some("Progressing")
+                    && condition.reason.as_deref() == Some(reason)
+            })
+        };
+        let refused = conditions().find(|condition| {
+            condition.type_.as_deref() == Some("ReplicaFailure")
+                && condition.status.as_deref() == Some("True")
         });
         let observed = status.observed_generation >= deployment.metadata.generation;
+        let (all, updated) = (status.replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0));
         Self {
             wanted: deployment.spec.replicas.unwrap_or(1),
-            all: status.replicas.unwrap_or(0),
-            updated: status.updated_replicas.unwrap_or(0),
+            all,
+            updated,
             ready: status.ready_replicas.unwrap_or(0),
             observed,
             // What is said of an older template says nothing of the newest.
-            stalled: stalled && observed,
+            stalled: progress("ProgressDeadlineExceeded") && observed,
+            // The reason of the rollout before stays for a while where pods are replaced, or a template comes back: until
+            // the first pod of the new one is there.
+            rolled: progress("NewReplicaSetAvailable") && observed && updated == all && updated > 0,
+            refused: refused.map(|condition| condition.message.clone().unwrap_or_default()),
         }
     }
 
@@ -121,13 +150,19 @@ impl Pods {
     pub fn settled(&self) -> bool {
         self.observed && self.updated == self.wanted && self.all == self.wanted && self.ready == self.wanted
     }
+
+    /// Whether no rollout is under way.
+    pub fn rolled_out(&self) -> bool {
+        self.rolled || self.settled()
+    }
 }
 
 /// Builds the status.
 pub fn status(facts: &Facts<'_>) -> TracePipelineStatus {
     let last = facts.pipeline.status.clone().unwrap_or_default();
     let pods = facts.deployment.map(Pods::of).unwrap_or_default();
-    let numbers = numbers::numbers(facts.reports);
+    let kept = last::before_any_answer(facts);
+    let numbers = kept.map_or_else(|| numbers::numbers(facts.reports), Numbers::of);
     let generation = facts.pipeline.metadata.generation;
     let mut conditions = Conditions::new(last.conditions, generation, facts.now);
     conditions.judge(facts, &pods);
@@ -138,7 +173,7 @@ pub fn status(facts: &Facts<'_>) -> TracePipelineStatus {
         selector: selector_text(&facts.pipeline.name_any()),
         rate: RateStatus {
             desired: facts.desired(),
-            applied: facts.confirmed(),
+            applied: kept.map_or_else(|| facts.confirmed(), |last| last.rate.applied),
             effective: numbers.effective,
             revision: facts.document.map_or(last.rate.revision, |document| document.revision),
         },

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use serde_json::{Value, json};
@@ -19,6 +19,9 @@ use super::status::{CONFLICT, Change, conflict};
 use super::validate::Refusal;
 use super::{Context, RETRY_SOON, ReconcileError};
 use crate::events;
+
+/// The watch is a little behind what was written last, by the operator itself, too.
+const STATUS_TRIES: u32 = 5;
 
 /// Name of the operator as the owner of the condition `Conflict`, which installations write to pipelines that are
 /// not theirs.
@@ -31,12 +34,14 @@ pub(super) async fn write_status(
     status: TracePipelineStatus,
 ) -> Result<Option<Duration>, ReconcileError> {
     let name = ObjectRef::from_obj(pipeline);
+    let mut version = pipeline.resource_version();
     let mut old = pipeline.status.clone().unwrap_or_default();
     let conflict = old.conditions.iter().position(|condition| condition.type_ == CONFLICT);
     if let Some(position) = conflict {
         // Of an operator that may be gone; one that is not says it again.
         if context.conflicts.is_first_look(&name) {
-            write_conflict(context, pipeline, None).await?;
+            let Some(written) = write_conflict(context, pipeline, None).await? else { return Ok(None) };
+            version = written.resource_version();
         }
         old.conditions.remove(position);
     }
@@ -55,7 +60,7 @@ pub(super) async fn write_status(
         }
         Change::Numbers | Change::AtOnce => {}
     }
-    if !apply_status(context, pipeline, FIELD_MANAGER, json!(status)).await? {
+    if apply_status(context, pipeline, version, FIELD_MANAGER, json!(status)).await?.is_none() {
         return Ok(None);
     }
     context.prober.told(&name, true);
@@ -65,23 +70,43 @@ pub(super) async fn write_status(
     Ok(None)
 }
 
-/// Applied: what is not said any more goes away. False where the pipeline was deleted meanwhile.
+/// Applied: what is not said any more goes away. Only over the version that was looked at, or a later one of the same
+/// generation, so that nothing is said of another pipeline of the name, nor of a spec that nobody has looked at: an API
+/// server takes any `metadata.uid` with a status.
+///
+/// Gives the pipeline as it is then; none where it was deleted meanwhile, or has a newer spec, which the watch will show.
 async fn apply_status(
     context: &Context,
     pipeline: &TracePipeline,
+    mut version: Option<String>,
     manager: &str,
     status: Value,
-) -> Result<bool, ReconcileError> {
+) -> Result<Option<DynamicObject>, ReconcileError> {
     let namespace = pipeline.namespace().unwrap_or_default();
     // Sent and taken without types: what the API server has may be what this program cannot read.
     let kind = ApiResource::erase::<TracePipeline>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &kind);
-    let patch = json!({ "apiVersion": kind.api_version, "kind": kind.kind, "status": status });
-    let parameters = PatchParams::apply(manager).force();
-    match api.patch_status(&pipeline.name_any(), &parameters, &Patch::Apply(&patch)).await {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(refused)) if refused.code == 404 => Ok(false),
-        Err(error) => Err(ReconcileError::Status(Box::new(error))),
+    let (name, parameters) = (pipeline.name_any(), PatchParams::apply(manager).force());
+    let cannot = |error| ReconcileError::Status(Box::new(error));
+    let mut tries = 1..STATUS_TRIES;
+    loop {
+        let metadata = ObjectMeta { resource_version: version, ..ObjectMeta::default() };
+        let patch = json!({
+            "apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "status": status,
+        });
+        match api.patch_status(&name, &parameters, &Patch::Apply(&patch)).await {
+            Ok(written) => return Ok(Some(written)),
+            Err(kube::Error::Api(refused)) if refused.code == 404 => return Ok(None),
+            Err(kube::Error::Api(refused)) if refused.code == 409 && tries.next().is_some() => {
+                let now = api.get_opt(&name).await.map_err(cannot)?;
+                let is_same = |now: &DynamicObject| {
+                    (now.uid(), now.metadata.generation) == (pipeline.uid(), pipeline.metadata.generation)
+                };
+                let Some(now) = now.filter(is_same) else { return Ok(None) };
+                version = now.resource_version();
+            }
+            Err(error) => return Err(cannot(error)),
+        }
     }
 }
 
@@ -102,14 +127,67 @@ pub(super) async fn say_conflict(
     Ok(Action::requeue(RETRY_SOON))
 }
 
+/// Gives what [`apply_status`] does.
 async fn write_conflict(
     context: &Context,
     pipeline: &TracePipeline,
     condition: Option<&Condition>,
-) -> Result<(), ReconcileError> {
+) -> Result<Option<DynamicObject>, ReconcileError> {
     let status = condition.map_or_else(|| json!({}), |condition| json!({ "conditions": [condition] }));
-    if apply_status(context, pipeline, CONFLICT_MANAGER, status).await? {
+    let version = pipeline.resource_version();
+    let written = apply_status(context, pipeline, version, CONFLICT_MANAGER, status).await?;
+    if written.is_some() {
         context.metrics.status_written(true);
     }
-    Ok(())
+    Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::example;
+
+    const STATUS: &str = "PATCH /apis/sluice.dev/v1alpha1/namespaces/shop/tracepipelines/traces/status";
+    const PIPELINE: &str = "GET /apis/sluice.dev/v1alpha1/namespaces/shop/tracepipelines/traces";
+
+    #[tokio::test]
+    async fn a_status_is_written_only_over_the_version_that_was_looked_at_or_one_of_the_same_spec() {
+        let server = example::Server::default();
+        let context = server.context();
+        let mut pipeline = example::pipeline();
+        pipeline.metadata.resource_version = Some("7".into());
+        let mut conflict = example::condition("Conflict", "True");
+        conflict.reason = "Conflict".into();
+        let old = TracePipelineStatus { conditions: vec![conflict], ..TracePipelineStatus::default() };
+        pipeline.status = Some(old);
+        let stored = |version: &str| {
+            let mut stored = pipeline.clone();
+            stored.metadata.resource_version = Some(version.into());
+            json!(stored)
+        };
+        server.answers(STATUS, 200, stored("8"));
+        let new = TracePipelineStatus { replicas: 1, ..TracePipelineStatus::default() };
+        assert_eq!(write_status(&context, &pipeline, new.clone()).await.expect("it is written"), None);
+        // The first one takes a stale condition away.
+        let version = |body: &Value| body["metadata"].clone();
+        let versions: Vec<_> = server.bodies().iter().map(version).collect();
+        assert_eq!(versions, [json!({ "resourceVersion": "7" }), json!({ "resourceVersion": "8" })]);
+
+        // Somebody has written meanwhile.
+        server.answers(STATUS, 409, example::refusal(409, "Conflict"));
+        let before = server.bodies().len();
+        server.answers(PIPELINE, 200, stored("9"));
+        let error = write_status(&context, &pipeline, new.clone()).await.expect_err("a conflict");
+        assert!(error.is_conflict(), "{error}");
+        let versions: Vec<_> = server.bodies()[before..].iter().map(version).collect();
+        let over = |version: &str| json!({ "resourceVersion": version });
+        assert_eq!(versions, [over("7"), over("9"), over("9"), over("9"), over("9")]);
+        // Nobody has looked at this spec.
+        let mut newer = stored("10");
+        newer["metadata"]["generation"] = 4.into();
+        server.answers(PIPELINE, 200, newer);
+        let before = server.bodies().len();
+        assert_eq!(write_status(&context, &pipeline, new).await.expect("nothing is wrong"), None);
+        assert_eq!(server.bodies().len(), before + 1);
+    }
 }

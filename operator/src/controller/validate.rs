@@ -3,26 +3,56 @@
 //! The API server has applied the same rules already, unless its schema is older than this program or was
 //! edited: they are checked again here, because what is built runs with the operator's rights.
 
+use std::fmt;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use sluice_crds::live::Live;
 use sluice_crds::settings::Settings;
 use sluice_crds::v1alpha1::{TracePipeline, TracePipelineSpec};
-use sluice_crds::validate::{MAX_PIPELINE_NAME, validate as validate_spec};
+use sluice_crds::validate::{MAX_PIPELINE_NAME, is_pipeline_name, validate as validate_spec};
 
 use super::dereference::Found;
 use crate::options::Options;
 use crate::watch::unreadable;
 
-/// A pipeline that passed every check, with what its children are made of.
+/// A pipeline as the owner of its children.
 #[derive(Clone, Debug)]
-pub struct Valid {
+pub struct Owner {
     /// Namespace.
     pub namespace: String,
     /// Name.
     pub name: String,
     /// Tells this object from a later one of the same name.
     pub uid: String,
+    /// Makes children go with the pipeline.
+    pub reference: OwnerReference,
+}
+
+impl Owner {
+    /// None where the object does not come from an API server.
+    pub fn of(pipeline: &TracePipeline) -> Option<Self> {
+        let reference = pipeline.controller_owner_ref(&())?;
+        Some(Self {
+            namespace: pipeline.namespace().unwrap_or_default(),
+            name: pipeline.name_any(),
+            uid: reference.uid.clone(),
+            reference,
+        })
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A pipeline that passed every check, with what its children are made of.
+#[derive(Clone, Debug)]
+pub struct Valid {
+    /// Whose children they are.
+    pub owner: Owner,
     /// The spec.
     pub spec: TracePipelineSpec,
     /// The static document.
@@ -33,8 +63,6 @@ pub struct Valid {
     pub live: Live,
     /// Image of the consumers.
     pub image: String,
-    /// Makes children go with the pipeline.
-    pub owner: OwnerReference,
 }
 
 /// Why a pipeline is not built. What runs already keeps running as it is.
@@ -53,13 +81,13 @@ pub enum Refusal {
         /// Whose it is.
         installation: String,
     },
-    /// An older pipeline reads the same topic with the same group.
+    /// Another pipeline reads the same topic with the same group.
     #[error(
-        "{older} reads the same topic with the same consumer group and came first: use another consumerGroup"
+        "{first} reads the same topic with the same consumer group and came first: delete one of them, or create it anew with another consumerGroup"
     )]
     Duplicate {
         /// The other pipeline.
-        older: String,
+        first: String,
     },
 }
 
@@ -79,39 +107,36 @@ impl Refusal {
 /// # Errors
 /// The first reason not to build it.
 pub fn validate(pipeline: &TracePipeline, found: &Found, options: &Options) -> Result<Valid, Refusal> {
-    let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
     let invalid = |message: String| Refusal::Invalid(message);
+    if let Some((child, installation)) = found.foreign_child(&options.installation) {
+        return Err(Refusal::Conflict { child, installation });
+    }
     if let Some(why) = unreadable(pipeline) {
         return Err(invalid(format!("this version of the operator cannot read it: {why}")));
     }
-    if name.len() > MAX_PIPELINE_NAME {
-        return Err(invalid(format!("metadata.name: expected at most {MAX_PIPELINE_NAME} characters")));
+    if !is_pipeline_name(&pipeline.name_any()) {
+        let expected = "expected a letter at its beginning, and at most";
+        return Err(invalid(format!("metadata.name: {expected} {MAX_PIPELINE_NAME} characters")));
     }
     let problems = validate_spec(&pipeline.spec);
     if !problems.is_empty() {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         return Err(invalid(lines.join("; ")));
     }
-    if let Some((child, installation)) = found.foreign_child(&options.installation) {
-        return Err(Refusal::Conflict { child, installation });
+    if let Some(first) = &found.rival {
+        return Err(Refusal::Duplicate { first: first.clone() });
     }
-    if let Some(older) = &found.older_rival {
-        return Err(Refusal::Duplicate { older: older.clone() });
-    }
-    let owner = pipeline.controller_owner_ref(&()).ok_or_else(|| {
+    let owner = Owner::of(pipeline).ok_or_else(|| {
         invalid("metadata.uid: missing; the object does not come from an API server".into())
     })?;
-    let settings = Settings::of(&format!("{namespace}/{name}"), &pipeline.spec).with_uid(&owner.uid);
+    let settings = Settings::of(&owner.to_string(), &pipeline.spec).with_uid(&owner.uid);
     let settings_hash = settings.hash().map_err(|error| invalid(error.to_string()))?;
     Ok(Valid {
-        uid: owner.uid.clone(),
         settings,
         settings_hash,
         live: Live::of(&pipeline.spec),
         image: pipeline.spec.image.clone().unwrap_or_else(|| options.consumer_image.clone()),
         spec: pipeline.spec.clone(),
-        namespace,
-        name,
         owner,
     })
 }

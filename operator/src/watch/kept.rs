@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::PartialObjectMeta;
 use kube::core::NamespaceResourceScope;
 use kube::{Resource, ResourceExt};
@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use sluice_crds::names;
 
 use crate::controller::apply::Standing;
+use crate::controller::build::deployment::CONTAINER;
 
 /// What is kept of an object.
 pub trait Kept: Send + Sync + 'static {
@@ -133,12 +134,14 @@ impl Kept for KeptReplicaSet {
     }
 }
 
-/// A pod: whose it is, whether it runs, and where.
+/// A pod: whose it is, whether its consumer runs, and where.
 pub struct KeptPod {
     name: Box<str>,
     /// The uid of what controls it.
     pub owner: Option<Box<str>>,
     /// Neither ended nor on its way out.
+    pub stays: bool,
+    /// Whether its consumer runs: one that does not has no partition and applies no rate.
     pub runs: bool,
     /// Its address, once it has one.
     pub ip: Option<Box<str>>,
@@ -153,8 +156,9 @@ impl Kept for KeptPod {
         Self {
             name: object.name_any().into(),
             owner: controller(&object),
-            runs: object.metadata.deletion_timestamp.is_none()
+            stays: object.metadata.deletion_timestamp.is_none()
                 && !matches!(phase, Some("Succeeded" | "Failed")),
+            runs: status.is_some_and(consumer_runs),
             ip: status.and_then(|status| status.pod_ip.as_deref()).map(Into::into),
         }
     }
@@ -162,6 +166,16 @@ impl Kept for KeptPod {
     fn name(&self) -> &str {
         &self.name
     }
+}
+
+/// Not while its container waits: for a node, its image, or the next try. One that has just ended may have partitions until
+/// the group misses it. Where nothing is said of containers, the pod's phase counts.
+fn consumer_runs(status: &PodStatus) -> bool {
+    let mut containers = status.container_statuses.iter().flatten();
+    let Some(consumer) = containers.find(|container| container.name == CONTAINER) else {
+        return status.phase.as_deref() == Some("Running");
+    };
+    consumer.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
 }
 
 fn controller(object: &impl Resource) -> Option<Box<str>> {

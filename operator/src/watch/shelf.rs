@@ -8,7 +8,6 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::Event;
 use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
-use tokio::sync::watch;
 
 use super::kept::Kept;
 
@@ -18,12 +17,11 @@ type Contents<T> = HashMap<Box<str>, Vec<Arc<T>>>;
 /// The children of one namespace, or of all.
 pub struct Shelf<T> {
     contents: RwLock<Contents<T>>,
-    listed: watch::Sender<bool>,
 }
 
 impl<T> Default for Shelf<T> {
     fn default() -> Self {
-        Self { contents: RwLock::default(), listed: watch::Sender::new(false) }
+        Self { contents: RwLock::default() }
     }
 }
 
@@ -73,11 +71,6 @@ impl<T: Kept> Shelf<T> {
             *place = Arc::new(new);
         }
     }
-
-    /// Waits for the first complete list; false where there will be none.
-    pub async fn ready(&self) -> bool {
-        self.listed.subscribe().wait_for(|listed| *listed).await.is_ok()
-    }
 }
 
 /// Fills a shelf from a watch.
@@ -109,13 +102,9 @@ impl<T: Kept> Filler<T> {
             }
             Event::InitDone => {
                 let old = std::mem::replace(&mut *self.shelf.write(), std::mem::take(&mut self.list));
-                let touched = {
-                    let new = self.shelf.read();
-                    let gone = old.keys().filter(|key| !new.contains_key(*key));
-                    new.keys().chain(gone).map(|key| reference(key)).collect()
-                };
-                self.shelf.listed.send_replace(true);
-                touched
+                let new = self.shelf.read();
+                let gone = old.keys().filter(|key| !new.contains_key(*key));
+                new.keys().chain(gone).map(|key| reference(key)).collect()
             }
             Event::Apply(object) => self.put(object),
             Event::Delete(object) => self.remove(&object),
@@ -152,6 +141,17 @@ impl<T: Kept> Filler<T> {
         let Some(key) = key_of(object) else { return Vec::new() };
         take_out(&mut self.shelf.write(), &key, &object.name_any());
         vec![reference(&key)]
+    }
+}
+
+#[cfg(test)]
+impl<T: Kept> Shelf<T> {
+    /// With these on it.
+    pub fn of(objects: Vec<T::Object>) -> Arc<Self> {
+        let shelf = Arc::new(Self::default());
+        let filler = Filler::new(shelf.clone());
+        objects.into_iter().for_each(|object| drop(filler.put(object)));
+        shelf
     }
 }
 

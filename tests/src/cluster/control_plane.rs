@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::ensure;
 
-use super::certificates::Authority;
 use super::client::Kubectl;
 use super::machine::Addresses;
 use super::reader::Reader;
 use super::tools::commands;
+use crate::certificates::Authority;
 use crate::component::{Component, Launch};
 use crate::{eventually, free_port};
 

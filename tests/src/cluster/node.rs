@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::ensure;
 use serde_json::{Value, json};
 
-use super::certificates::Authority;
 use super::control_plane::ControlPlane;
 use super::image;
 use super::machine::Machine;
 use super::tools::commands;
+use crate::certificates::Authority;
 use crate::component::Component;
 use crate::eventually;
 

@@ -22,6 +22,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("pod", "api/v1", "pods"),
     ("poddisruptionbudget", "apis/policy/v1", "poddisruptionbudgets"),
     ("podmonitor", "apis/monitoring.coreos.com/v1", "podmonitors"),
+    ("replicaset", "apis/apps/v1", "replicasets"),
     ("role", "apis/rbac.authorization.k8s.io/v1", "roles"),
     ("rolebinding", "apis/rbac.authorization.k8s.io/v1", "rolebindings"),
     ("secret", "api/v1", "secrets"),

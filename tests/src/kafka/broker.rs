@@ -46,20 +46,20 @@ pub(super) fn password_property(password: &str) -> String {
 pub(super) fn server_properties(
     port: u16,
     controller_port: u16,
-    pods: Option<&str>,
     protected: &str,
+    more: &[(&str, &str)],
     data: &str,
 ) -> String {
     // A client is told the address of the listener that it came through.
-    let pods = pods.map_or_else(String::new, |address| format!(",PODS://{address}"));
+    let more: String = more.iter().map(|(name, address)| format!(",{name}://{address}")).collect();
     format!(
         "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port},PASSWORD://{protected}{pods}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},PASSWORD://{protected}{pods}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PODS:PLAINTEXT,PASSWORD:SASL_PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port},PASSWORD://{protected}{more}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},PASSWORD://{protected}{more}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PODS:PLAINTEXT,PASSWORD:SASL_PLAINTEXT,TLS:SSL,SCRAM:SASL_SSL
 inter.broker.listener.name=PLAINTEXT
 listener.name.password.sasl.enabled.mechanisms=PLAIN
 log.dirs={data}

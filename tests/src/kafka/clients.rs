@@ -50,6 +50,25 @@ impl Sender {
         record.payload = payload;
         record.key = key;
         record.headers = headers;
+        self.queue(record).await
+    }
+
+    /// As [`Self::send`], of a message that was made at a time, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn send_made_at(
+        &self,
+        topic: &str,
+        partition: i32,
+        payload: &[u8],
+        made_at_ms: i64,
+    ) -> anyhow::Result<()> {
+        let record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).payload(payload);
+        self.queue(record.timestamp(made_at_ms)).await
+    }
+
+    async fn queue(&self, mut record: BaseRecord<'_, [u8], [u8]>) -> anyhow::Result<()> {
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),

@@ -194,20 +194,19 @@ impl Database {
     pub async fn positions(&self) -> anyhow::Result<Vec<FoundPosition>> {
         let columns = ["generation", "owner_epoch", "next_offset", "last_id"].map(|name| self.int(name));
         let sql = format!(
-            "SELECT {}, {}, {} FROM sluice_progress",
+            "SELECT {}, {}, {}, {}, {} FROM sluice_progress",
+            self.text("cluster_id"),
+            self.text("consumer_group"),
             self.text("topic"),
             self.int(&self.quoted("partition")),
             columns.join(", "),
         );
-        let rows = none_without_table(rows!(self, sql, (String, i64, i64, i64, i64, i64)))?;
-        let position = |(topic, partition, generation, epoch, next_offset, last_id)| FoundPosition {
-            topic,
-            partition,
-            generation,
-            epoch,
-            next_offset,
-            last_id,
-        };
+        type Found = (String, String, String, i64, i64, i64, i64, i64);
+        let rows = none_without_table(rows!(self, sql, Found))?;
+        let position =
+            |(cluster, group, topic, partition, generation, epoch, next_offset, last_id): Found| {
+                FoundPosition { cluster, group, topic, partition, generation, epoch, next_offset, last_id }
+            };
         Ok(rows.into_iter().map(position).collect())
     }
 

@@ -33,6 +33,8 @@ pub struct Pipeline {
     pub pattern: bool,
     /// Consumer group.
     pub group: String,
+    /// As in the resource; none: its default.
+    pub start_from: Option<String>,
     /// As in the resource.
     pub format: String,
     /// Spans per second.
@@ -51,6 +53,10 @@ pub struct Pipeline {
     pub retention: Option<String>,
     /// Settings of librdkafka.
     pub properties: Vec<(String, String)>,
+    /// Further lines of `source.kafka`, each indented by six spaces.
+    pub security: String,
+    /// Whether the database must show a certificate of the authority that the Secret `db` holds under `ca`.
+    pub verify_database: bool,
     /// What seals bodies; the last one is the primary key. None: they are stored as they are.
     pub ring: Vec<RingKey>,
 }
@@ -81,6 +87,7 @@ impl Pipeline {
             topic: topic.to_owned(),
             pattern: false,
             group: format!("{topic}-to-db"),
+            start_from: None,
             format: "Json".to_owned(),
             rate: 10_000_000,
             rate_override: None,
@@ -90,6 +97,8 @@ impl Pipeline {
             max_rows: 1_000,
             retention: None,
             properties: Vec::new(),
+            security: String::new(),
+            verify_database: false,
             ring: Vec::new(),
         }
     }
@@ -104,7 +113,9 @@ impl Pipeline {
     /// The resource as YAML.
     pub fn yaml(&self) -> String {
         let topic = if self.pattern { "topicPattern" } else { "topic" };
-        let url = format!("{{ urlFrom: {{ secretKeyRef: {{ name: {SECRET}, key: url }} }} }}");
+        let ca =
+            if self.verify_database { format!(", caFrom: {}", secret(SECRET, "ca")) } else { String::new() };
+        let url = format!("{{ urlFrom: {}{ca} }}", secret(SECRET, "url"));
         let sink = match &self.sink {
             Sink::Mysql(_) => format!("mysql: {url}"),
             Sink::Postgres(_) => format!("postgres: {url}"),
@@ -113,6 +124,10 @@ impl Pipeline {
         let rate_override = self.rate_override.as_ref().map_or_else(String::new, |(rate, until)| {
             format!("  override: {{ rateLimitQPS: {rate}, until: {until} }}\n")
         });
+        let start_from = self
+            .start_from
+            .as_ref()
+            .map_or_else(String::new, |start_from| format!("      startFrom: {start_from:?}\n"));
         let encryption = self.encryption();
         let retention = self
             .retention
@@ -131,8 +146,8 @@ spec:
       bootstrapServers: {:?}
       {topic}: {:?}
       consumerGroup: {:?}
-      properties: {properties}
-  format: {}
+{start_from}      properties: {properties}
+{}  format: {}
   rateLimitQPS: {}
   replicas: 1
 {encryption}{rate_override}{}  suspend: {}
@@ -143,6 +158,7 @@ spec:
             self.bootstrap,
             self.topic,
             self.group,
+            self.security,
             self.format,
             self.rate,
             self.controls,
@@ -150,6 +166,11 @@ spec:
             self.max_rows
         )
     }
+}
+
+/// A reference to a value, as YAML.
+pub fn secret(name: &str, key: &str) -> String {
+    format!("{{ secretKeyRef: {{ name: {name}, key: {key} }} }}")
 }
 
 /// The folder of one pipeline: its file, its secrets, its SQLite files. Shared by its replicas.
@@ -197,9 +218,18 @@ impl Home {
     /// # Errors
     /// The disk refuses.
     pub fn save_url(&self, url: &str) -> anyhow::Result<()> {
-        let (new, secret) = (self.dir.path().join(".url.new"), self.dir.path().join("secrets").join(SECRET));
-        std::fs::write(&new, url)?;
-        Ok(std::fs::rename(new, secret.join("url"))?)
+        self.save_secret(SECRET, "url", url)
+    }
+
+    /// Puts a value into a mounted Secret, whole or not at all.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn save_secret(&self, name: &str, key: &str, value: &str) -> anyhow::Result<()> {
+        let (new, secret) = (self.dir.path().join(".secret.new"), self.dir.path().join("secrets").join(name));
+        std::fs::create_dir_all(&secret)?;
+        std::fs::write(&new, value)?;
+        Ok(std::fs::rename(new, secret.join(key))?)
     }
 
     /// Replaces the pipeline's file in one step, as editors do.

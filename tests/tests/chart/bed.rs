@@ -101,6 +101,13 @@ impl<'c> Bed<'c> {
 
     /// Starts the operator as its Deployment would, as the account of its Deployment.
     pub async fn operator(&self) -> (Operator, Scratch) {
+        let (operator, dir) = self.spawn_operator().await;
+        operator.leads().await.unwrap();
+        (operator, dir)
+    }
+
+    /// The same, without waiting.
+    pub async fn spawn_operator(&self) -> (Operator, Scratch) {
         let deployment = self.namespace.get("deployment/sluice-operator").await.unwrap();
         let pod = &deployment["spec"]["template"]["spec"];
         let account = pod["serviceAccountName"].as_str().unwrap();
@@ -114,9 +121,7 @@ impl<'c> Bed<'c> {
         assert!(!arguments.iter().any(|argument| argument.contains('$')), "{arguments:?}");
         let filters = vec![("RUST_LOG".to_owned(), "info,sluice_operator=debug".to_owned())];
         let (kubeconfig, dir) = self.kubeconfig_of(account).await.unwrap();
-        let operator = Operator::spawn_as(&kubeconfig, arguments, filters).unwrap();
-        operator.leads().await.unwrap();
-        (operator, dir)
+        (Operator::spawn_as(&kubeconfig, arguments, filters).unwrap(), dir)
     }
 
     /// A kubeconfig with the rights of a service account and no others.

@@ -129,3 +129,9 @@ fn every_alert_has_its_paragraph() {
         );
     }
 }
+
+#[test]
+fn an_operator_that_is_not_ready_holds_up_no_drain() {
+    let budget = read("templates/operator/disruption-budget.yaml");
+    assert!(budget.contains("unhealthyPodEvictionPolicy: AlwaysAllow"), "{budget}");
+}

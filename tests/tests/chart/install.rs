@@ -1,7 +1,9 @@
 //! The chart on a real API server without a node: everything in it is accepted, and its rights are enough.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use sluice_tests::cluster::Cluster;
+use sluice_tests::cluster::{Cluster, Namespace};
 use sluice_tests::eventually;
 use sluice_tests::helm::chart;
 use sluice_tests::operator::CRD;
@@ -99,7 +101,7 @@ async fn children_are_made_and_repaired(bed: &Bed<'_>) {
     for child in CHILDREN {
         bed.until(child, |object| !object.is_null()).await;
     }
-    bed.until("tp/traces", |pipeline| !pipeline["status"]["conditions"].is_null()).await;
+    bed.until("tp/traces", |pipeline| !pipeline["status"]["conditions"][0].is_null()).await;
     // Updates: the rate. Deletion: a live document that somebody has made immutable.
     let freeze = json!({ "immutable": true }).to_string();
     bed.namespace.kubectl(&["patch", "configmap/traces-live", "--type=merge", "-p", &freeze]).await.unwrap();
@@ -142,7 +144,7 @@ async fn rights_are_no_more_than_needed(bed: &Bed<'_>) {
         ("create", "pods"),
         ("create", "pods/exec"),
         ("delete", "deployments.apps"),
-        ("get", "tracepipelines.sluice.dev"),
+        ("patch", "tracepipelines.sluice.dev"),
         ("update", "tracepipelines.sluice.dev"),
         ("create", "clusterroles.rbac.authorization.k8s.io"),
         ("bind", "roles.rbac.authorization.k8s.io"),
@@ -193,7 +195,7 @@ async fn an_installation_for_two_namespaces_works_there_and_has_no_right_elsewhe
     let (operator, _kubeconfig) = bed.operator().await;
 
     let first = bed.first_pipeline().await;
-    assert!(first.contains(&format!("namespace: {}\n", one.name())), "{first}");
+    assert!(first.contains(&format!("namespace: \"{}\"\n", one.name())), "{first}");
     other.apply(&first.replace(one.name(), other.name())).await.unwrap();
     one.apply(&first).await.unwrap();
     let second =
@@ -203,7 +205,7 @@ async fn an_installation_for_two_namespaces_works_there_and_has_no_right_elsewhe
         for child in CHILDREN {
             until(namespace, child, |object| !object.is_null()).await;
         }
-        until(namespace, "tp/traces", |pipeline| !pipeline["status"]["conditions"].is_null()).await;
+        until(namespace, "tp/traces", |pipeline| !pipeline["status"]["conditions"][0].is_null()).await;
     }
     assert!(other.get("configmap/traces-live").await.is_err());
     let account = format!("system:serviceaccount:{}:{RELEASE}-operator", bed.namespace.name());
@@ -216,4 +218,34 @@ async fn an_installation_for_two_namespaces_works_there_and_has_no_right_elsewhe
     }
     nothing_was_refused(&operator);
     bed.helm("uninstall", &[]).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn a_namespace_without_the_role_holds_up_no_other_and_is_looked_after_once_it_has_it() {
+    const PATIENCE: Duration = Duration::from_secs(90);
+    let cluster = Cluster::start().await.unwrap();
+    cluster.apply_crds(CRD).await.unwrap();
+    let bed = Bed::new(&cluster, 4).await;
+    let (one, two) = (cluster.namespace("one").await.unwrap(), cluster.namespace("two").await.unwrap());
+    let namespaces = format!("namespaces={{{},{}}}", one.name(), two.name());
+    let set = ["--set", &namespaces, "--set", "crds.enabled=false,rbac.aggregate=false"];
+    bed.helm("install", &set).await.unwrap();
+    two.kubectl(&["delete", "rolebindings", "--all"]).await.unwrap();
+    let (operator, _kubeconfig) = bed.spawn_operator().await;
+
+    let first = bed.first_pipeline().await;
+    one.apply(&first).await.unwrap();
+    let second =
+        first.replace(one.name(), two.name()).replace("consumerGroup: sluice", "consumerGroup: second");
+    two.apply(&second).await.unwrap();
+    let is_built = async |namespace: &Namespace| {
+        let found = async || Ok(namespace.get("deployment/traces-consumer").await.is_ok().then_some(()));
+        namespace.explain(eventually("the consumers", PATIENCE, found).await).await.unwrap();
+    };
+    is_built(&one).await;
+    assert!(operator.log().unwrap().contains("a namespace is not listed yet"));
+    assert!(two.get("configmap/traces-live").await.is_err());
+    bed.helm("upgrade", &set).await.unwrap();
+    is_built(&two).await;
 }

@@ -1,6 +1,6 @@
 //! What the chart renders, and what it refuses; needs helm, no cluster.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluice_tests::helm::{Helm, chart};
 
 /// The files of values under `ci`, and none for the defaults.
@@ -57,11 +57,17 @@ async fn values_that_do_not_fit_are_refused() {
             "operator.image.pullPolicy=Sometimes",
             "operator.image.digest=sha256:123",
             "operator.resources.limit.memory=1Gi",
+            // The chart's own.
+            r"operator.podLabels.app\.kubernetes\.io/name=mine",
+            r"operator.podLabels.helm\.sh/chart=mine",
             "consumer.image.repository=",
             "crds.enabled=maybe",
             "namespaces={Team_A}",
             "namespaces={a,a}",
             "installation=two words",
+            "installation=a..b",
+            "installation=a.-b",
+            "installation=a-.b",
             "monitoring.operatorMonitor=Both",
             "monitoring.rules.throttledFor=soon",
             "networkPolicy.egress.apiServerPorts={70000}",
@@ -81,7 +87,9 @@ async fn values_that_do_not_fit_are_refused() {
         }
         for good in [
             "global.anything=1",
+            "installation=team-a.sluice",
             "operator.resources.limits.memory=1e9",
+            r"operator.podLabels.example\.com/team=platform",
             "demo.sizeLimit=1e9",
             // A list or map that a person has commented out.
             "namespaces=null",
@@ -150,27 +158,119 @@ async fn the_crd_is_kept_only_where_it_should_be_and_is_not_changed_on_its_way()
     assert!(crd("crds.enabled=false").await.is_none());
 }
 
+/// The operator's own policy, beside its Deployment.
+async fn policy_and_pods(values: &[&str]) -> (Value, Value) {
+    let rendered = documents(&Helm::new(4).unwrap().template("sluice-system", values).await.unwrap());
+    let of_kind = |kind: &str| {
+        let mut found = rendered.iter().filter(|document| {
+            document["kind"] == kind && document["metadata"]["name"] == "chart-sluice-operator"
+        });
+        found.next().cloned().unwrap_or_default()
+    };
+    (of_kind("NetworkPolicy"), of_kind("Deployment"))
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn only_scrapers_reach_the_operator_and_it_reaches_no_more_than_it_needs_where_that_is_limited() {
+    let (policy, deployment) = policy_and_pods(&[]).await;
+    let pods = &deployment["spec"]["template"];
+    assert_eq!(policy["metadata"]["namespace"], "sluice-system");
+    let selector = json!({
+        "app.kubernetes.io/name": "sluice-operator", "app.kubernetes.io/instance": "chart",
+    });
+    for (label, value) in selector.as_object().unwrap() {
+        assert_eq!(pods["metadata"]["labels"][label], *value, "the policy is for other pods");
+    }
+    let closed =
+        json!({ "podSelector": { "matchLabels": selector }, "policyTypes": ["Ingress"], "ingress": [] });
+    assert_eq!(policy["spec"], closed);
+
+    let set = "scraperNamespaces={monitoring,team-a},networkPolicy.egress.enabled=true";
+    let (policy, _) = policy_and_pods(&["--set", set]).await;
+    let from = ["monitoring", "team-a"].map(
+        |name| json!({ "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": name } } }),
+    );
+    let port = |port: Value, protocol: &str| json!({ "port": port, "protocol": protocol });
+    let consumers = json!({
+        "namespaceSelector": {}, "podSelector": { "matchLabels": { "sluice.dev/role": "consumer" } },
+    });
+    let open = json!({
+        "podSelector": { "matchLabels": selector },
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{ "from": from, "ports": [port(json!("admin"), "TCP")] }],
+        "egress": [
+            { "ports": [port(json!(53), "UDP"), port(json!(53), "TCP")] },
+            { "ports": [port(json!(443), "TCP"), port(json!(6443), "TCP")] },
+            { "to": [consumers], "ports": [port(json!(sluice_crds::names::ADMIN_PORT), "TCP")] },
+        ],
+    });
+    assert_eq!(policy["spec"], open);
+    let ports = pods["spec"]["containers"][0]["ports"].as_array().unwrap();
+    assert!(ports.iter().any(|port| port["name"] == "admin"), "{ports:?}");
+
+    let (none, _) = policy_and_pods(&["--set", "networkPolicy.enabled=false"]).await;
+    assert!(none.is_null(), "{none}");
+}
+
+/// Whether it is a DNS subdomain, as most names of objects have to be.
+fn is_subdomain(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let legal = |one: char| one.is_ascii_lowercase() || one.is_ascii_digit() || one == '-';
+        !label.is_empty() && label.chars().all(legal) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    name.split('.').all(is_label)
+}
+
 #[tokio::test]
 #[ignore = "needs a Kubernetes"]
 async fn long_names_stay_legal() {
     let helm = Helm::new(3).unwrap();
-    let namespace = "n".repeat(63);
     let chart = chart().display().to_string();
-    let release = "r".repeat(53);
-    let arguments = ["template", &release, &chart, "--namespace", &namespace, "--kube-version=1.34.4"];
-    for document in documents(&helm.run(&arguments).await.unwrap()) {
-        let kind = document["kind"].as_str().unwrap();
-        let name = document["metadata"]["name"].as_str().unwrap();
-        let wide = kind.starts_with("ClusterRole");
-        assert!(name.len() <= if wide { 253 } else { 63 }, "{kind} {name}");
-        for argument in document
-            .pointer("/spec/template/spec/containers/0/args")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
-            if let Some(installation) = argument.as_str().unwrap().strip_prefix("--installation=") {
-                assert!(installation.len() <= 63, "{installation}");
+    // The second is cut behind what no name may end with.
+    for (namespace, release) in
+        [("n".repeat(63), "r".repeat(53)), ("n".repeat(53), format!("{}-{}", "r".repeat(37), "s".repeat(15)))]
+    {
+        let arguments = ["template", &release, &chart, "--namespace", &namespace, "--kube-version=1.34.4"];
+        for document in documents(&helm.run(&arguments).await.unwrap()) {
+            let kind = document["kind"].as_str().unwrap();
+            let name = document["metadata"]["name"].as_str().unwrap();
+            let wide = kind.starts_with("ClusterRole");
+            assert!(name.len() <= if wide { 253 } else { 63 }, "{kind} {name}");
+            assert!(wide || is_subdomain(name), "{kind} {name}");
+            let arguments =
+                document.pointer("/spec/template/spec/containers/0/args").and_then(Value::as_array);
+            for argument in arguments.into_iter().flatten() {
+                if let Some(installation) = argument.as_str().unwrap().strip_prefix("--installation=") {
+                    assert!(installation.len() <= 63 && is_subdomain(installation), "{installation}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn names_that_look_like_numbers_stay_texts() {
+    let helm = Helm::new(4).unwrap();
+    let chart = chart().display().to_string();
+    let on = "demo.enabled=true,monitoring.rules.enabled=true,monitoring.operatorMonitor=PodMonitor";
+    let names = "fullnameOverride=789,operator.serviceAccount.name=321";
+    let arguments = ["template", "1e3", &chart, "--namespace", "456", "--kube-version=1.34.4", "--set", on];
+    for arguments in [&arguments[..], &[&arguments[..], &["--set-string", names]].concat()[..]] {
+        for document in documents(&helm.run(arguments).await.unwrap()) {
+            let kind = document["kind"].as_str().unwrap();
+            let wide = kind.starts_with("ClusterRole") || kind == "CustomResourceDefinition";
+            assert!(document["metadata"]["name"].is_string(), "{document}");
+            assert!(wide || document["metadata"]["namespace"].is_string(), "{document}");
+            let account = document.pointer("/spec/template/spec/serviceAccountName");
+            assert!(account.is_none_or(Value::is_string), "{document}");
+            for place in ["/metadata", "/spec/selector", "/spec/podSelector", "/spec/template/metadata"] {
+                for labels in ["labels", "matchLabels"] {
+                    let labels = document.pointer(&format!("{place}/{labels}")).and_then(Value::as_object);
+                    let mut labels = labels.into_iter().flatten();
+                    assert!(labels.all(|(_, value)| value.is_string()), "{document}");
+                }
             }
         }
     }

@@ -8,8 +8,8 @@ use sluice_tests::eventually;
 use sluice_tests::kafka::{Kafka, USER};
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::oracle::database::Database;
-use sluice_tests::oracle::report;
-use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice, tells};
+use sluice_tests::oracle::{PositionWatch, Positions, report};
+use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice, read_partitions, secret, tells};
 
 use crate::world::unique;
 
@@ -21,24 +21,6 @@ const MESSAGES: u64 = 2_000;
 const SPANS: u64 = 10 * MESSAGES;
 const ANEW: &str =
     "brokers refuse the credentials of the Kafka client, and others are there: connecting anew";
-
-/// Puts a value into a mounted Secret, whole or not at all.
-fn mount(home: &Home, key: &str, value: &str) -> anyhow::Result<()> {
-    let dir = home.path().join("secrets/kafka");
-    std::fs::create_dir_all(&dir)?;
-    std::fs::write(dir.join(".new"), value)?;
-    Ok(std::fs::rename(dir.join(".new"), dir.join(key))?)
-}
-
-fn with_password(pipeline: &Pipeline) -> String {
-    let secret = |key| format!("{{ secretKeyRef: {{ name: kafka, key: {key} }} }}");
-    let sasl = format!(
-        "sasl: {{ mechanism: PLAIN, usernameFrom: {}, passwordFrom: {} }}",
-        secret("user"),
-        secret("password")
-    );
-    pipeline.yaml().replace("      properties:", &format!("      {sasl}\n      properties:"))
-}
 
 async fn stored(database: &Database, at_least: u64) -> anyhow::Result<()> {
     eventually(&format!("{at_least} rows"), WAIT, async || {
@@ -61,10 +43,14 @@ async fn rotated() -> anyhow::Result<()> {
         Pipeline::new(&kafka.protected_bootstrap()?, &topic, Sink::Sqlite("traces".to_owned()));
     pipeline.rate = QPS;
     pipeline.notice_deaths_soon();
+    pipeline.security = format!(
+        "      sasl: {{ mechanism: PLAIN, usernameFrom: {}, passwordFrom: {} }}\n",
+        secret("kafka", "user"),
+        secret("kafka", "password")
+    );
     let home = Home::new(&pipeline)?;
-    home.save(&with_password(&pipeline))?;
-    mount(&home, "user", USER.0)?;
-    mount(&home, "password", USER.1)?;
+    home.save_secret("kafka", "user", USER.0)?;
+    home.save_secret("kafka", "password", USER.1)?;
     let mut sluice = Sluice::ready(&home, "only").await?;
     let database = connect(&home.sqlite_file("traces")).await?;
     stored(&database, 1_000).await?;
@@ -76,15 +62,15 @@ async fn rotated() -> anyhow::Result<()> {
     sluice.status_where("the refusal", WAIT, tells("SourceDenied")).await?;
     let before = database.count().await?;
     ensure!(before < SPANS / 2, "{before} rows: too few are left to show anything");
-    mount(&home, "password", "canary-second-password")?;
+    home.save_secret("kafka", "password", "canary-second-password")?;
     stored(&database, before + 2_000).await?;
     let status = sluice.status().await?;
     ensure!(status["errors"].as_array().is_some_and(Vec::is_empty), "{status}");
-    ensure!(status["partitions"].as_array().map(Vec::len) == Some(PARTITIONS as usize), "{status}");
+    ensure!(read_partitions(&status).len() == PARTITIONS as usize, "{status}");
     ensure!(sluice.logged(ANEW).len() == 1, "connected anew {} times", sluice.logged(ANEW).len());
 
     // The mount first, as somebody would who rotates without a gap.
-    mount(&home, "password", "canary-third-password")?;
+    home.save_secret("kafka", "password", "canary-third-password")?;
     kafka.set_password("canary-third-password")?;
     kafka.kill().await?;
     kafka.restart().await?;
@@ -96,6 +82,8 @@ async fn rotated() -> anyhow::Result<()> {
     sluice.component.stop(WAIT).await?;
     let problems = database.audit(&ledger, SPANS, &[]).await?;
     ensure!(problems.is_empty(), "{}", report(&problems));
+    let whose = Positions { group: &pipeline.group, topic: &topic, partitions: PARTITIONS };
+    PositionWatch::default().look(whose, &kafka, &database).await?;
     ensure!(!sluice.component.log_tail(100_000).contains("canary"), "a password is in the log");
     Ok(())
 }

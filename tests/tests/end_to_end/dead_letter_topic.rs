@@ -9,7 +9,7 @@ use rdkafka::message::{Header, Headers, OwnedHeaders, OwnedMessage};
 use sluice_tests::eventually;
 use sluice_tests::kafka::Reader;
 use sluice_tests::ledger::{Ledger, Shape};
-use sluice_tests::oracle::PositionWatch;
+use sluice_tests::oracle::FoundDeadLetter;
 use sluice_tests::sluice::{Sluice, tells};
 
 use crate::world::{Case, Engine};
@@ -37,6 +37,22 @@ async fn produce_garbage(case: &Case, count: usize) -> anyhow::Result<()> {
         sender.send(&case.topic, partition, value, Some(b"key"), Some(headers())).await?;
     }
     sender.flush()
+}
+
+/// What the first message of [`produce_garbage`] to a partition becomes, where nothing was there before.
+fn letter(topic: &str, partition: i32) -> FoundDeadLetter {
+    FoundDeadLetter {
+        topic: topic.to_owned(),
+        partition: i64::from(partition),
+        offset: 0,
+        span_index: None,
+        trace_id: String::new(),
+        kind: String::new(),
+        reason: if partition == 0 { "Tombstone" } else { "Undecodable" }.to_owned(),
+        key: Some(b"key".to_vec()),
+        headers: r#"[{"name":"tenant","value":"c2hvcA=="},{"name":"empty","value":null}]"#.to_owned(),
+        value: if partition == 0 { Vec::new() } else { format!("no JSON {partition}").into_bytes() },
+    }
 }
 
 /// Headers by name; every copy has each once.
@@ -134,9 +150,10 @@ async fn copies_come(engine: Engine) -> anyhow::Result<()> {
     copies = reader.drain(QUIET)?;
     ensure!(copies.is_empty(), "{copies:?}");
     last.component.stop(WAIT).await?;
-    let rows = case.database().await?.count().await?;
-    ensure!(rows == SPANS, "{rows} rows");
-    Ok(())
+    let (database, letters) = (case.database().await?, GARBAGE as u64 + 3);
+    let found = (database.count().await?, database.count_dead_letters().await?);
+    ensure!(found == (SPANS, letters), "{} rows, {} dead letters", found.0, found.1);
+    case.positions_hold().await
 }
 
 /// Nobody can see which replica sends, so either is killed.
@@ -162,9 +179,8 @@ async fn positions_wait(engine: Engine) -> anyhow::Result<()> {
     produce_garbage(&case, PARTITIONS as usize).await?;
     ledger.produce(case.kafka, &case.topic, 0..MESSAGES, |message| (message % 3) as i32).await?;
     consumer.status_where("the error", WAIT, |status| !status["lastError"].is_null()).await?;
-    let mut watch = PositionWatch::default();
     for _ in 0..10 {
-        case.observe(&mut watch, PARTITIONS).await?;
+        case.positions_hold().await?;
         ensure!(case.settled().await? == 0 && database.count().await? == 0, "passed what was not stored");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -172,9 +188,8 @@ async fn positions_wait(engine: Engine) -> anyhow::Result<()> {
     case.wait_stored(SPANS + PARTITIONS as u64, WAIT).await?;
     consumer.status_where("no error", WAIT, |status| status["lastError"].is_null()).await?;
     consumer.component.stop(WAIT).await?;
-    let (rows, letters) = (database.count().await?, database.count_dead_letters().await?);
-    ensure!((rows, letters) == (SPANS, PARTITIONS as u64), "{rows} rows, {letters} dead letters");
-    Ok(())
+    let letters: Vec<_> = (0..PARTITIONS).map(|number| letter(&case.topic, number)).collect();
+    case.audit(&ledger, SPANS, &letters).await
 }
 
 #[tokio::test]

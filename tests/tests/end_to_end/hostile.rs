@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
 use rdkafka::message::{Header, OwnedHeaders};
+use sluice_crds::v1alpha1::Format;
+use sluice_tests::encode;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::oracle::FoundDeadLetter;
 
@@ -38,7 +41,8 @@ impl Bad {
     }
 }
 
-fn bad_messages(engine: Engine) -> Vec<Bad> {
+/// What is wrong with JSON.
+fn bad_json(engine: Engine) -> Vec<Bad> {
     let nested =
         format!("{{\"spans\":[{{\"traceId\":\"a\",\"x\":{}{}}}]}}", "[".repeat(10_000), "]".repeat(10_000));
     let mut giant = br#"{"spans":[{"traceId":"a","x":""#.to_vec();
@@ -66,17 +70,43 @@ fn bad_messages(engine: Engine) -> Vec<Bad> {
     bad
 }
 
-async fn isolates_bad_input(engine: Engine) -> anyhow::Result<()> {
-    let case = Case::new(engine, "hostile", 1, |_| ()).await?;
+/// What is wrong with protobuf: a message that ends after its first byte, soon after it, in its last span, before its last
+/// byte; a text that is not UTF-8 within frames that fit; random bytes; nothing.
+fn bad_protobuf(format: Format) -> anyhow::Result<Vec<Bad>> {
+    let whole = encode::message(&Ledger::new(53, Shape::Json), format, 1_000);
+    let mut bad = Vec::new();
+    for length in [1, 5, whole.len() - 20, whole.len() - 1] {
+        bad.push(Bad::message("Undecodable", &whole[..length]));
+    }
+    let mut not_text = whole.clone();
+    let name = b"get /cart";
+    let at = whole.windows(name.len()).rposition(|part| part == name).context("no name in the last span")?;
+    not_text[at] = 0xff;
+    bad.push(Bad::message("Undecodable", not_text));
+    let mut random = fastrand::Rng::with_seed(53);
+    for length in [40, 400, 4_000] {
+        let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
+        bad.push(Bad::message("Undecodable", bytes));
+    }
+    bad.push(Bad::message("Undecodable", ""));
+    bad.push(Bad { message: None, ..Bad::message("Tombstone", "") });
+    Ok(bad)
+}
+
+async fn isolates(engine: Engine, format: Format, bad: Vec<Bad>) -> anyhow::Result<()> {
+    let (_, name) = encode::FORMATS.into_iter().find(|(one, _)| *one == format).context("no such format")?;
+    let case = Case::new(engine, "hostile", 1, |pipeline| pipeline.format = name.to_owned()).await?;
     let ledger = Ledger::new(51, Shape::Json);
     let sender = case.kafka.producer()?;
+    let good = async |number| {
+        let message = encode::message(&ledger, format, number);
+        sender.send(&case.topic, 0, Some(&message), None, None).await
+    };
     let mut expected = Vec::new();
-    let bad = bad_messages(engine);
     let neighbours = bad.len() as u64 + 1;
     // A good message before, between and after the bad ones.
     for (index, bad) in bad.into_iter().enumerate() {
-        let index = index as u64;
-        ledger.send(&sender, &case.topic, index..index + 1, |_| 0).await?;
+        good(index as u64).await?;
         let headers = OwnedHeaders::new()
             .insert(Header { key: "origin", value: Some("caf\u{e9}") })
             .insert(Header { key: "nothing", value: None::<&str> });
@@ -94,12 +124,16 @@ async fn isolates_bad_input(engine: Engine) -> anyhow::Result<()> {
             value: bad.kept,
         });
     }
-    ledger.send(&sender, &case.topic, neighbours - 1..neighbours, |_| 0).await?;
+    good(neighbours - 1).await?;
     sender.flush()?;
 
     let mut sluice = case.replica("only").await?;
     case.wait_settled(neighbours * 2 - 1, Duration::from_secs(60)).await?;
-    case.audit(&ledger, neighbours * ledger.spans_per_message, &expected).await?;
+    let spans = neighbours * ledger.spans_per_message;
+    match format {
+        Format::Json => case.audit(&ledger, spans, &expected).await?,
+        _ => holds_translated(&case, &ledger, spans, &expected).await?,
+    }
     let all = expected.len();
     sluice
         .status_where("dead letters to be counted", Duration::from_secs(5), |status| {
@@ -108,6 +142,30 @@ async fn isolates_bad_input(engine: Engine) -> anyhow::Result<()> {
         .await?;
     sluice.component.stop(Duration::from_secs(20)).await?;
     Ok(())
+}
+
+/// As [`Case::audit`], where bodies are not what was sent: each span is there once, in its place, with its own number.
+async fn holds_translated(
+    case: &Case,
+    ledger: &Ledger,
+    spans: u64,
+    expected: &[FoundDeadLetter],
+) -> anyhow::Result<()> {
+    let database = case.database().await?;
+    let rows = database.rows_after(0).await?;
+    ensure!(rows.len() as u64 == spans, "{} rows of {spans} spans", rows.len());
+    for (number, row) in (0..).zip(&rows) {
+        let span = ledger.span(number);
+        let same = (&*row.trace_id, &*row.kind) == (&*span.trace_id, span.kind);
+        ensure!(same && row.body.contains(&format!("\"{:016x}\"", number + 1)), "span {number} is {row:?}");
+    }
+    let letters = database.dead_letters().await?;
+    ensure!(letters == expected, "found {letters:?}");
+    Ok(())
+}
+
+async fn isolates_bad_input(engine: Engine) -> anyhow::Result<()> {
+    isolates(engine, Format::Json, bad_json(engine)).await
 }
 
 #[tokio::test]
@@ -126,6 +184,20 @@ async fn postgres_gets_a_dead_letter_for_each_bad_message_and_every_neighbour() 
 #[ignore = "needs Kafka"]
 async fn sqlite_gets_a_dead_letter_for_each_bad_message_and_every_neighbour() {
     isolates_bad_input(Engine::Sqlite).await.unwrap();
+}
+
+async fn isolates_broken_protobuf() -> anyhow::Result<()> {
+    for format in [Format::OtlpProto, Format::ZipkinProto, Format::JaegerProto] {
+        let isolated = isolates(Engine::Sqlite, format, bad_protobuf(format)?).await;
+        isolated.with_context(|| format!("{format:?}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
+async fn broken_protobuf_of_every_kind_is_a_dead_letter_each_with_its_bytes_and_every_neighbour_is_stored() {
+    isolates_broken_protobuf().await.unwrap();
 }
 
 /// The client library's own headers panic over such a name.

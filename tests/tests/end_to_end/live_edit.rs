@@ -81,19 +81,20 @@ async fn edits() -> anyhow::Result<()> {
     sluice.status_where("the override's end", WAIT, rate_is(300)).await?;
     ensure!(now_ms() >= until.as_millisecond() - 50, "the override ended early");
 
-    // Whatever needs a restart is not half-applied: the rate that came with it waits as well.
+    // What can only be refused is not half-applied: the rate that came with it waits as well.
     case.edit(|pipeline| {
         pipeline.rate_override = None;
         pipeline.rate = 400;
         pipeline.group.push_str("-other");
     })?;
     let status = sluice
-        .status_where("the need of a restart", WAIT, |status| {
+        .status_where("the refusal of another group", WAIT, |status| {
             let errors = status["errors"].as_array().into_iter().flatten();
-            errors.filter_map(|error| error["message"].as_str()).any(|text| text.contains("restart"))
+            let mut texts = errors.filter_map(|error| error["message"].as_str());
+            texts.any(|text| text.contains("cannot change spec.source.kafka.consumerGroup"))
         })
         .await?;
-    ensure!(rate_is(300)(&status), "a change that needs a restart was half-applied: {status}");
+    ensure!(rate_is(300)(&status), "a change that was refused was half-applied: {status}");
     sluice.component.stop(WAIT).await?;
     Ok(())
 }

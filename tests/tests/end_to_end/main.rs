@@ -1,6 +1,7 @@
 //! End to end: a real broker, real databases, the real binary, and an oracle that shares no code with it.
 //!
-//! Run by `tests/run`; one after the other, because several measure rates and memory.
+//! Run by `tests/run`, six at a time; what measures rates, times or memory lies in modules `alone`, which follow one at a
+//! time.
 
 mod controls;
 mod credentials;
@@ -10,6 +11,7 @@ mod exactly_once;
 mod handover;
 mod hostile;
 mod live_edit;
+mod membership;
 mod memory;
 mod outage;
 mod rate;
@@ -18,5 +20,8 @@ mod replay;
 mod retention;
 mod sealing;
 mod settings;
+mod start_from;
+mod tls_database;
+mod tls_kafka;
 mod topics;
 mod world;

@@ -42,8 +42,7 @@ async fn peak_at_ten_thousand_a_second() -> anyhow::Result<u64> {
     let mut sluice = case.replica("only").await?;
     case.wait_settled(messages, Duration::from_secs(90)).await?;
     let peak = sluice.component.memory("VmHWM")?;
-    let code = sluice.component.stop(Duration::from_secs(20)).await?;
-    ensure!(code == 0, "the consumer ended with {code}");
+    sluice.component.stop(Duration::from_secs(20)).await?;
     // The peak of a consumer that was slower would prove nothing.
     let ids = case.database().await?.ids().await?;
     let ends = ids.first().zip(ids.last()).context("no rows")?;

@@ -11,6 +11,7 @@ use sluice_tests::kafka::Kafka;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::oracle::database::Database;
+use sluice_tests::oracle::{PositionWatch, Positions, report};
 use sluice_tests::packets::Loss;
 use sluice_tests::postgres::Postgres;
 use sluice_tests::rate::{Releases, bound};
@@ -52,7 +53,8 @@ impl Server {
     }
 }
 
-async fn passes(milliseconds: i64) -> anyhow::Result<()> {
+/// Waits for a time to pass: an outage has to last.
+pub async fn passes(milliseconds: i64) -> anyhow::Result<()> {
     let end = now_ms() + milliseconds;
     let deadline = Duration::from_millis(milliseconds as u64 + 5_000);
     eventually("the outage to pass", deadline, async || Ok((now_ms() >= end).then_some(()))).await
@@ -124,10 +126,12 @@ async fn postgres_killed_and_frozen_costs_no_span_and_no_burst() {
 /// A broker of its own, that can be hurt, and a pipeline into SQLite.
 struct Hurt {
     kafka: Kafka,
+    group: String,
     home: Home,
     sluice: Sluice,
     database: Database,
     ledger: Ledger,
+    watch: PositionWatch,
 }
 
 impl Hurt {
@@ -143,26 +147,30 @@ impl Hurt {
         ledger.produce(&kafka, "spans", 0..messages, |message| (message % 3) as i32).await?;
         let sluice = Sluice::ready(&home, "only").await?;
         let url = format!("sqlite:{}", home.sqlite_file("traces").display());
-        Ok(Self { kafka, home, sluice, database: Database::connect(&url).await?, ledger })
+        let (database, watch) = (Database::connect(&url).await?, PositionWatch::default());
+        Ok(Self { kafka, group: pipeline.group, home, sluice, database, ledger, watch })
     }
 
     async fn produce(&self, messages: std::ops::Range<u64>) -> anyhow::Result<()> {
         self.ledger.produce(&self.kafka, "spans", messages, |message| (message % 3) as i32).await
     }
 
-    async fn stored(&self, rows: u64, deadline: Duration) -> anyhow::Result<()> {
+    async fn stored(&mut self, rows: u64, deadline: Duration) -> anyhow::Result<()> {
         eventually(&format!("{rows} rows"), deadline, async || {
+            self.watch.observe(&self.database.positions().await?);
             Ok((self.database.count().await? >= rows).then_some(()))
         })
         .await
     }
 
-    /// Stops the consumer; the spans of so many messages must be there exactly once.
+    /// Stops the consumer; the spans of so many messages must be there exactly once, and positions have only grown.
     async fn audit(mut self, messages: u64) -> anyhow::Result<()> {
         self.sluice.component.stop(Duration::from_secs(20)).await?;
         let spans = messages * self.ledger.spans_per_message;
         let problems = self.database.audit(&self.ledger, spans, &[]).await?;
-        ensure!(problems.is_empty(), "{}", sluice_tests::oracle::report(&problems));
+        ensure!(problems.is_empty(), "{}", report(&problems));
+        let whose = Positions { group: &self.group, topic: "spans", partitions: 3 };
+        self.watch.look(whose, &self.kafka, &self.database).await?;
         drop(self.home);
         Ok(())
     }

@@ -6,7 +6,7 @@ use anyhow::{bail, ensure};
 use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::rate::{Releases, bound};
-use sluice_tests::sluice::Sluice;
+use sluice_tests::sluice::{Sluice, read_partitions};
 
 use crate::world::{Case, Engine, now_ms};
 
@@ -39,7 +39,7 @@ async fn wait_shared_out(replicas: &[Sluice]) -> anyhow::Result<()> {
         let mut owned = Vec::new();
         for replica in replicas {
             let status = replica.status().await?;
-            owned.push(status["partitions"].as_array().map_or(0, Vec::len));
+            owned.push(read_partitions(&status).len());
         }
         Ok((owned.iter().sum::<usize>() == PARTITIONS as usize && !owned.contains(&0)).then_some(()))
     })
@@ -114,8 +114,7 @@ const SKEWED: i32 = 3;
 async fn owner_of_backlog(replicas: &[Sluice]) -> anyhow::Result<usize> {
     for (index, replica) in replicas.iter().enumerate() {
         let status = replica.status().await?;
-        let owned = status["partitions"].as_array().into_iter().flatten();
-        if owned.into_iter().any(|one| one["partition"] == SKEWED) {
+        if read_partitions(&status).contains(&i64::from(SKEWED)) {
             return Ok(index);
         }
     }

@@ -33,7 +33,7 @@ fn arguments(case: &Case, more: &[&str]) -> Vec<String> {
 }
 
 /// Runs `sluice replay` to its end; returns whether it succeeded, and what it printed.
-fn replay(case: &Case, more: &[&str]) -> anyhow::Result<(bool, String)> {
+pub fn replay(case: &Case, more: &[&str]) -> anyhow::Result<(bool, String)> {
     let output = Command::new(binary()?).args(arguments(case, more)).output()?;
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     Ok((output.status.success(), text.concat()))

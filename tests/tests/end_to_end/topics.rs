@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
+use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::oracle::{Problem, report};
 use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice};
@@ -57,6 +59,54 @@ async fn a_topic_recreated_while_running_and_longer_than_before_starts_anew() {
 #[ignore = "needs Kafka"]
 async fn a_topic_recreated_while_stopped_and_longer_than_before_starts_anew() {
     recreated(100, 500, false).await.unwrap();
+}
+
+/// What an open transaction keeps from readers was stored by a pipeline that read it all the same.
+async fn isolation_edited() -> anyhow::Result<()> {
+    let mut case = Case::new(Engine::Sqlite, "isolation", 1, |pipeline| {
+        pipeline.properties.push(("isolation.level".to_owned(), "read_uncommitted".to_owned()));
+    })
+    .await?;
+    let ledger = ledger(64);
+    ledger.produce(case.kafka, &case.topic, 0..10, |_| 0).await?;
+    let mut client = case.kafka.client();
+    client.set("transactional.id", &case.topic);
+    let (topic, messages) =
+        (case.topic.clone(), (10..20).map(|number| ledger.message(number)).collect::<Vec<_>>());
+    let open = tokio::task::spawn_blocking(move || -> anyhow::Result<BaseProducer> {
+        let producer: BaseProducer = client.create()?;
+        producer.init_transactions(WAIT)?;
+        producer.begin_transaction()?;
+        for message in &messages {
+            producer
+                .send(BaseRecord::<(), _>::to(&topic).partition(0).payload(message))
+                .map_err(|(error, _)| error)?;
+        }
+        producer.flush(WAIT)?;
+        Ok(producer)
+    });
+    let producer = open.await??;
+    let mut sluice = case.replica("first").await?;
+    case.wait_stored(20, WAIT).await?;
+    sluice.component.stop(GRACE).await?;
+    case.edit(|pipeline| pipeline.properties.clear())?;
+    sluice = case.replica("second").await?;
+    let opened = eventually("the partition to be open again", WAIT, async || {
+        let status = sluice.status().await?;
+        Ok((status["partitions"][0]["position"] == 20).then_some(()))
+    });
+    opened.await?;
+    tokio::task::spawn_blocking(move || producer.commit_transaction(WAIT)).await??;
+    ledger.produce(case.kafka, &case.topic, 20..30, |_| 0).await?;
+    case.wait_stored(30, WAIT).await?;
+    sluice.component.stop(GRACE).await?;
+    case.audit(&ledger, 30, &[]).await
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
+async fn another_isolation_level_while_a_transaction_is_open_stores_nothing_twice() {
+    isolation_edited().await.unwrap();
 }
 
 async fn partitions_added() -> anyhow::Result<()> {
@@ -130,13 +180,38 @@ async fn retention_gap() -> anyhow::Result<()> {
         .cloned()
         .collect();
     ensure!(unexpected.is_empty() && problems.len() == 400, "{}", report(&unexpected));
-    Ok(())
+    case.positions_hold().await
 }
 
 #[tokio::test]
 #[ignore = "needs Kafka"]
 async fn messages_that_expired_before_their_turn_are_counted() {
     retention_gap().await.unwrap();
+}
+
+/// The client holds what a second of this rate never empties, so it fetches nothing of what comes later.
+async fn backlog_grows() -> anyhow::Result<()> {
+    let case = Case::new(Engine::Sqlite, "unfetched", 2, |pipeline| pipeline.rate = 1).await?;
+    let ledger = Ledger { padding: 4_000, ..ledger(66) };
+    let mut sluice = case.replica("only").await?;
+    for messages in [2_000, 4_000, 6_000] {
+        ledger
+            .produce(case.kafka, &case.topic, messages - 2_000..messages, |number| (number % 2) as i32)
+            .await?;
+        let lags = |status: &Value| {
+            let lag = |number: usize| status["partitions"][number]["lag"].as_u64().unwrap_or(0);
+            // A few were stored.
+            (messages - 200..=messages).contains(&(lag(0) + lag(1)))
+        };
+        sluice.status_where(&format!("a lag of {messages} messages"), WAIT, lags).await?;
+    }
+    sluice.component.stop(GRACE).await
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
+async fn a_backlog_that_a_slow_pipeline_has_not_fetched_is_told() {
+    backlog_grows().await.unwrap();
 }
 
 /// The shortest retention of what is read, as the operator compares it with the time to drain.
@@ -158,7 +233,7 @@ async fn retention_is_told() -> anyhow::Result<()> {
         let what = format!("a retention of {expected} s");
         let is_told = |status: &Value| status["retentionSeconds"] == expected;
         sluice.status_where(&what, WAIT, is_told).await?;
-        sluice.component.stop(GRACE).await.map(drop)
+        sluice.component.stop(GRACE).await
     };
     // A topic that is only compacted has none, and says nothing of the others.
     told("(long|short|compacted)", 3_600).await?;

@@ -9,13 +9,13 @@ use sluice_tests::kafka::Kafka;
 use sluice_tests::ledger::Ledger;
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::oracle::database::Database;
-use sluice_tests::oracle::{FoundDeadLetter, PositionWatch, report};
+use sluice_tests::oracle::{FoundDeadLetter, PositionWatch, Positions, report};
 use sluice_tests::postgres::Postgres;
 use sluice_tests::proxy::Proxy;
 use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 static KAFKA: OnceCell<Kafka> = OnceCell::const_new();
 static MARIADB: OnceCell<MariaDb> = OnceCell::const_new();
@@ -52,6 +52,8 @@ pub struct Case {
     pub pipeline: Pipeline,
     pub home: Home,
     database: OnceCell<Database>,
+    partitions: i32,
+    watch: Mutex<PositionWatch>,
 }
 
 impl Case {
@@ -87,7 +89,8 @@ impl Case {
         let mut pipeline = Pipeline::new(kafka.bootstrap(), name, sink);
         adjust(&mut pipeline);
         let home = Home::new(&pipeline)?;
-        Ok(Self { kafka, topic: name.to_owned(), pipeline, home, database: OnceCell::new() })
+        let (topic, database, watch) = (name.to_owned(), OnceCell::new(), Mutex::default());
+        Ok(Self { kafka, topic, pipeline, home, database, partitions, watch })
     }
 
     /// The oracle's connection; waits for a SQLite file to appear.
@@ -145,23 +148,23 @@ impl Case {
         Ok(edited)
     }
 
-    /// Messages settled so far, by the positions of the newest generation.
+    /// Messages settled so far, by the positions. What is seen on the way is kept for [`Self::positions_hold`]: whoever
+    /// waits for progress watches that nothing goes back.
     ///
     /// # Errors
     /// The database does not answer: that is not the same as nothing being settled.
     pub async fn settled(&self) -> anyhow::Result<u64> {
+        let mut watch = self.watch.lock().await;
         let positions = self.database().await?.positions().await?;
+        watch.observe(&positions);
         Ok(positions.iter().map(|position| position.next_offset as u64).sum())
     }
 
-    /// Looks at positions once: they only grow, and Kafka knows of nothing that is not settled.
-    pub async fn observe(&self, watch: &mut PositionWatch, partitions: i32) -> anyhow::Result<()> {
-        let committed = self.kafka.committed(&self.pipeline.group, &self.topic, partitions).await?;
-        let positions = self.database().await?.positions().await?;
-        watch.committed(&self.topic, &committed, &positions);
-        watch.observe(&positions);
-        ensure!(watch.problems.is_empty(), "{}", report(&watch.problems));
-        Ok(())
+    /// No position has gone back since the case began, and Kafka knows of nothing that is not settled.
+    pub async fn positions_hold(&self) -> anyhow::Result<()> {
+        let whose =
+            Positions { group: &self.pipeline.group, topic: &self.topic, partitions: self.partitions };
+        self.watch.lock().await.look(whose, self.kafka, self.database().await?).await
     }
 
     /// Waits until this many messages are settled, also through times in which the database does not answer.
@@ -183,7 +186,7 @@ impl Case {
         .await
     }
 
-    /// Everything produced must be there exactly once.
+    /// Everything produced must be there exactly once, and [`Self::positions_hold`].
     pub async fn audit(
         &self,
         ledger: &Ledger,
@@ -192,6 +195,6 @@ impl Case {
     ) -> anyhow::Result<()> {
         let problems = self.database().await?.audit(ledger, spans, dead_letters).await?;
         ensure!(problems.is_empty(), "{}", report(&problems));
-        Ok(())
+        self.positions_hold().await
     }
 }

@@ -4,8 +4,9 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use sluice_tests::component::Scratch;
+use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::postgres::Postgres;
@@ -198,6 +199,76 @@ async fn a_table_without_a_place_for_rows() -> anyhow::Result<()> {
 #[ignore = "needs Kafka and MariaDB"]
 async fn a_table_that_takes_no_row_holds_the_topic_until_it_is_mended() {
     a_table_without_a_place_for_rows().await.unwrap();
+}
+
+/// Of these, ten tries fail at a row, and ten later ones at the position, once their rows are written. What counts them
+/// takes no part in transactions. One after the other: together they would wait for each other with a batch.
+const CONFLICTS_MARIADB: [&str; 2] = [
+    "CREATE SEQUENCE refused_rows; \
+     CREATE TRIGGER refuse_rows BEFORE INSERT ON connectivity_trace FOR EACH ROW \
+     IF NEXTVAL(refused_rows) <= 10 THEN SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, \
+     MESSAGE_TEXT = 'Deadlock found when trying to get lock; try restarting transaction'; END IF",
+    "CREATE SEQUENCE refused_moves; \
+     CREATE TRIGGER refuse_moves BEFORE UPDATE ON sluice_progress FOR EACH ROW \
+     IF NEW.next_offset <> OLD.next_offset THEN \
+     IF NEXTVAL(refused_moves) <= 10 THEN SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, \
+     MESSAGE_TEXT = 'Deadlock found when trying to get lock; try restarting transaction'; END IF; END IF",
+];
+/// Likewise; a serialisation failure is told when the server commits, after it has answered the statement.
+const CONFLICTS_POSTGRES: [&str; 2] = [
+    "CREATE SEQUENCE refused_rows; \
+     CREATE FUNCTION refuse_rows() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('refused_rows') <= 10 THEN \
+     RAISE 'deadlock detected' USING ERRCODE = '40P01'; END IF; RETURN NEW; END $$; \
+     CREATE TRIGGER refuse_rows BEFORE INSERT ON connectivity_trace FOR EACH ROW EXECUTE FUNCTION refuse_rows()",
+    "CREATE SEQUENCE refused_moves; \
+     CREATE FUNCTION refuse_moves() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('refused_moves') <= 10 THEN \
+     RAISE 'could not serialize access' USING ERRCODE = '40001'; END IF; RETURN NULL; END $$; \
+     CREATE CONSTRAINT TRIGGER refuse_moves AFTER UPDATE ON sluice_progress DEFERRABLE INITIALLY DEFERRED \
+     FOR EACH ROW WHEN (NEW.next_offset <> OLD.next_offset) EXECUTE FUNCTION refuse_moves()",
+];
+/// Of both.
+const CONFLICTS: u64 = 20;
+
+/// What deadlocks and serialisation failures are counted as.
+async fn conflicts(sluice: &Sluice) -> anyhow::Result<u64> {
+    let (_, metrics) = sluice.get("/metrics").await?;
+    let name = "sluice_store_errors_total{kind=\"conflict\"} ";
+    let counted = metrics.lines().find_map(|line| line.strip_prefix(name));
+    Ok(counted.context("no such metric")?.parse()?)
+}
+
+/// Transactions that the server gives up in favour of others are tried again at once, as a whole.
+async fn given_up_by_the_server(engine: Engine, triggers: [&str; 2]) -> anyhow::Result<()> {
+    let case = Case::new(engine, "conflicts", PARTITIONS, |pipeline| pipeline.rate = QPS).await?;
+    let (ledger, messages) = (ledger(95), 4_000);
+    ledger.produce(case.kafka, &case.topic, 0..messages, |message| (message % 2) as i32).await?;
+    let sluice = case.replica("only").await?;
+    case.wait_settled(100, WAIT).await?;
+    let before = conflicts(&sluice).await?;
+    for trigger in triggers {
+        execute(&case.pipeline.sink, trigger).await?;
+    }
+    eventually("every conflict to be counted", RECOVERY, async || {
+        Ok((conflicts(&sluice).await? >= before + CONFLICTS).then_some(()))
+    })
+    .await?;
+    let stood = case.settled().await?;
+    case.wait_settled(stood + 50, RECOVERY).await?;
+    let letters = case.database().await?.count_dead_letters().await?;
+    ensure!(letters == 0, "{letters} dead letters of conflicts");
+    finish(case, sluice, &ledger, messages).await.map(drop)
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka and MariaDB"]
+async fn deadlocks_in_mariadb_are_tried_again_at_once_and_cost_no_dead_letter() {
+    given_up_by_the_server(Engine::Mysql, CONFLICTS_MARIADB).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka and PostgreSQL"]
+async fn deadlocks_and_serialisation_failures_in_postgres_are_tried_again_at_once_and_cost_no_dead_letter() {
+    given_up_by_the_server(Engine::Postgres, CONFLICTS_POSTGRES).await.unwrap();
 }
 
 /// Another session holds the positions for so long that every wait for them times out.

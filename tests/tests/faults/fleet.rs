@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use sluice_tests::ledger::{Ledger, Shape};
-use sluice_tests::oracle::PositionWatch;
 use sluice_tests::rate::{Releases, bound};
 use sluice_tests::sluice::Sluice;
 
@@ -60,7 +59,7 @@ async fn comings_and_goings() -> anyhow::Result<()> {
     let messages = 6_000;
     ledger.produce(case.kafka, &case.topic, 0..messages, |message| (message % 6) as i32).await?;
 
-    let (began, mut watch) = (now_ms(), PositionWatch::default());
+    let began = now_ms();
     let mut replicas = vec![case.replica("0").await?];
     let mut silence = Silence::new();
     for step in 1..=STEPS {
@@ -69,11 +68,11 @@ async fn comings_and_goings() -> anyhow::Result<()> {
             silence.observe(&case).await?;
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        case.observe(&mut watch, PARTITIONS).await?;
+        case.positions_hold().await?;
         // One more, one more, the oldest is asked to go, the oldest is killed.
         match step % 4 {
             1 | 2 => replicas.push(Sluice::start(&case.home, &step.to_string())?),
-            3 => drop(replicas.remove(0).component.stop(GRACE).await?),
+            3 => replicas.remove(0).component.stop(GRACE).await?,
             _ => replicas.remove(0).kill().await?,
         }
     }

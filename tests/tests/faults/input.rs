@@ -150,7 +150,7 @@ async fn lax_server() -> anyhow::Result<()> {
     ];
     let found = case.database().await?.dead_letters().await?;
     ensure!(found == expected, "found {found:?}");
-    Ok(())
+    case.positions_hold().await
 }
 
 #[tokio::test]
@@ -193,6 +193,7 @@ async fn extreme_times() -> anyhow::Result<()> {
                 ensure!(exact, "{name} of {start} and {other} is {}", row.body);
             }
         }
+        case.positions_hold().await?;
     }
     Ok(())
 }

@@ -1,5 +1,10 @@
-//! Faults that the end-to-end tests leave out, each with real processes and the oracle at its end. Which test shows
-//! which row of the list of faults is in `docs/reliability.md`, which [`map`] keeps true.
+//! Faults that the end-to-end tests leave out, each with real processes. Which test shows which row of the list of
+//! faults is in `docs/reliability.md`, which [`map`] keeps true.
+//!
+//! At its end the oracle compares everything that was produced with what is stored ([`world::Case::audit`]); two tests
+//! of [`input`] compare it one by one, as no ledger has such spans. In each, positions have only grown, Kafka is not
+//! ahead of them ([`world::Case::positions_hold`]), no process has panicked, and those that were asked to stop ended
+//! with 0 (`sluice_tests::component`).
 //!
 //! What takes longer than about twenty seconds lies in a module `long`: `tests/run` leaves it out, and
 //! `tests/run --faults` does not.
@@ -28,7 +33,7 @@ use std::time::Duration;
 use anyhow::bail;
 use serde_json::Value;
 use sluice_tests::eventually;
-use sluice_tests::sluice::Sink;
+use sluice_tests::sluice::{Sink, read_partitions};
 use sqlx::{AssertSqlSafe, Connection};
 
 use world::now_ms;
@@ -69,5 +74,5 @@ fn is_degraded(status: &Value) -> bool {
 
 /// How many partitions `/status` names.
 fn owned(status: &Value) -> usize {
-    status["partitions"].as_array().map_or(0, Vec::len)
+    read_partitions(status).len()
 }

@@ -109,8 +109,7 @@ async fn a_fresh_folder_stores_a_trace_and_gives_it_back_in_both_forms() -> anyh
     ] {
         assert_eq!(place.get(&client, path).await?.status, status, "{path}");
     }
-    assert_eq!(sluice.stop(SOON).await?, 0, "{}", sluice.log_tail(20));
-    Ok(())
+    sluice.stop(SOON).await
 }
 
 fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {

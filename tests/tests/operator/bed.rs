@@ -51,6 +51,11 @@ impl Bed {
         self.namespace.kubectl(&["patch", "tp/traces", "--type=merge", "-p", &patch]).await.unwrap();
     }
 
+    /// All objects of a kind.
+    pub async fn list(&self, kind: &str) -> anyhow::Result<Vec<Value>> {
+        Ok(self.namespace.get(kind).await?["items"].as_array().cloned().unwrap_or_default())
+    }
+
     /// Waits until an object is as `condition` wants it.
     pub async fn until(&self, resource: &str, condition: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;

@@ -6,7 +6,8 @@ use sluice_tests::operator::Operator;
 
 use crate::bed::{Bed, SOON, condition, pipeline, settings};
 
-const CHILDREN: [&str; 7] = [
+/// What a pipeline called `traces` is turned into, besides its ConfigMaps.
+pub const CHILDREN: [&str; 7] = [
     "serviceaccount/traces-consumer",
     "role/traces-consumer",
     "rolebinding/traces-consumer",
@@ -33,9 +34,13 @@ async fn a_pipeline_becomes_its_children_which_go_with_it() {
     }
     assert_eq!(deployment["spec"]["replicas"], 2);
     assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0);
+    let budget = bed.namespace.get("poddisruptionbudget/traces-consumer").await.unwrap();
+    assert_eq!(budget["spec"]["unhealthyPodEvictionPolicy"], "AlwaysAllow");
     let settings = bed.namespace.get(&format!("configmap/{settings}")).await.unwrap();
     assert_eq!(settings["immutable"], true);
-    let status = bed.until("tp/traces", |pipeline| !pipeline["status"].is_null()).await;
+    consumers_may_read_one_config_map(&bed).await;
+    let seen = |tp: &Value| tp["status"]["observedGeneration"] == tp["metadata"]["generation"];
+    let status = bed.until("tp/traces", seen).await;
     // There is no node here.
     assert_eq!(condition(&status, "Ready").0, "False");
     assert_eq!(status["status"]["rate"]["desired"], 5000);
@@ -53,6 +58,23 @@ async fn a_pipeline_becomes_its_children_which_go_with_it() {
     .await
     .unwrap();
     bed.operator.log_is_clean(&[]).unwrap();
+}
+
+/// The live document, and nothing else of the API server's: not even the settings, which are mounted.
+async fn consumers_may_read_one_config_map(bed: &Bed) {
+    let account = format!("--as=system:serviceaccount:{}:traces-consumer", bed.namespace.name());
+    let granted = async |verb: &str, object: &str| {
+        // kubectl says "no" by its exit code, too.
+        let answer = bed.namespace.kubectl(&["auth", "can-i", verb, object, &account]).await;
+        answer.is_ok_and(|answer| answer.trim() == "yes")
+    };
+    for verb in ["get", "list", "watch"] {
+        assert!(granted(verb, "configmap/traces-live").await, "{verb}");
+        for other in ["configmaps", "configmap/other", "secrets", "pods", "tracepipelines.sluice.dev"] {
+            assert!(!granted(verb, other).await, "{verb} {other}");
+        }
+    }
+    assert!(!granted("patch", "configmap/traces-live").await);
 }
 
 #[tokio::test]
@@ -203,5 +225,23 @@ async fn a_second_pipeline_with_the_same_group_and_topic_is_refused() {
     assert!(bed.namespace.get("deployment/second-consumer").await.is_err());
     bed.namespace.kubectl(&["delete", "tp/traces"]).await.unwrap();
     bed.until("deployment/second-consumer", |deployment| !deployment.is_null()).await;
+    bed.operator.log_is_clean(&[]).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn an_older_pipeline_that_is_edited_onto_the_topic_of_a_younger_one_is_the_refused_one() {
+    let bed = Bed::start("edited-rival").await;
+    bed.create(&pipeline()).await;
+    bed.until("deployment/traces-consumer", |deployment| !deployment.is_null()).await;
+    let mut second = pipeline();
+    second["metadata"]["name"] = "second".into();
+    second["spec"]["source"]["kafka"]["topic"] = "others".into();
+    bed.create(&second).await;
+    bed.until("deployment/second-consumer", |deployment| !deployment.is_null()).await;
+    bed.patch(&json!({ "spec": { "source": { "kafka": { "topic": "others" } } } })).await;
+    bed.until("tp/traces", |pipeline| condition(pipeline, "Ready").1 == "DuplicateConsumerGroup").await;
+    let second = bed.namespace.get("tp/second").await.unwrap();
+    assert_ne!(condition(&second, "Ready").1, "DuplicateConsumerGroup");
     bed.operator.log_is_clean(&[]).unwrap();
 }

@@ -8,7 +8,7 @@ use sluice_tests::cluster::{ApiProxy, WriteProxy};
 use sluice_tests::eventually;
 use sluice_tests::operator::{Operator, Settings};
 
-use crate::bed::{Bed, SOON, pipeline};
+use crate::bed::{Bed, SOON, condition, pipeline};
 
 /// The rate of a live ConfigMap.
 fn rate_of(map: &Value) -> Option<u64> {
@@ -38,6 +38,43 @@ async fn a_deleted_garbled_or_immutable_live_document_comes_back_newer() {
     let map = bed.namespace.get(live).await.unwrap();
     assert_ne!(map["immutable"], true);
     bed.operator.log_is_clean(&[]).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn a_refused_pipeline_that_runs_gets_its_live_document_back_and_takes_edits() {
+    let bed = Bed::start("refused-live").await;
+    let mut first = pipeline();
+    first["metadata"]["name"] = "first".into();
+    first["spec"]["source"]["kafka"]["topic"] = "others".into();
+    bed.create(&first).await;
+    bed.create(&pipeline()).await;
+    for name in ["first", "traces"] {
+        bed.until(&format!("deployment/{name}-consumer"), |deployment| !deployment.is_null()).await;
+    }
+    // Edited onto what the other one reads.
+    bed.patch(&json!({ "spec": { "source": { "kafka": { "topic": "others" } } } })).await;
+    bed.until("tp/traces", |pipeline| condition(pipeline, "Ready").1 == "DuplicateConsumerGroup").await;
+    bed.namespace.kubectl(&["delete", "configmap/traces-live"]).await.unwrap();
+    bed.live_until(|live| live["revision"].as_u64() > Some(1) && live["rateLimitQPS"] == 5000).await;
+    bed.patch(&json!({ "spec": { "suspend": true } })).await;
+    bed.live_until(|live| live["suspend"] == true).await;
+    bed.operator.log_is_clean(&[]).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn a_revision_past_which_there_is_none_is_told_and_nothing_is_written() {
+    let bed = Bed::start("exhausted").await;
+    bed.create(&pipeline()).await;
+    let mut document = bed.live_until(|live| live["revision"] == 1).await;
+    document["revision"] = (1_u64 << 53).into();
+    let patch = json!({ "data": { "live.json": document.to_string() } }).to_string();
+    bed.namespace.kubectl(&["patch", "configmap/traces-live", "--type=merge", "-p", &patch]).await.unwrap();
+    bed.patch(&json!({ "spec": { "rateLimitQPS": 7 } })).await;
+    bed.until("tp/traces", |pipeline| condition(pipeline, "Degraded").1 == "RevisionExhausted").await;
+    assert_eq!(bed.live().await["rateLimitQPS"], 5000);
+    bed.operator.log_is_clean(&["highest revision"]).unwrap();
 }
 
 #[tokio::test]

@@ -68,7 +68,10 @@ fn candidates(name: &str, schema: &Value) -> Vec<Value> {
             ]
         }
         "targetWriteLatency" => vec![json!("80ms")],
-        "autoscaling" => vec![json!({ "min": 2, "max": 3 })],
+        "encryption" => vec![
+            json!({ "primaryKey": "a", "keys": [{ "name": "a", "secretKeyRef": secret["secretKeyRef"] }] }),
+        ],
+        "autoscaling" => vec![json!({ "min": 3, "max": 4 })],
         "tls" => vec![json!({}), json!({ "caFrom": secret })],
         "sasl" => vec![json!({ "mechanism": "PLAIN", "usernameFrom": secret, "passwordFrom": secret })],
         "resources" => vec![json!({ "limits": { "cpu": "2", "memory": "1Gi" } })],

@@ -6,4 +6,5 @@ mod deletion;
 mod edits;
 mod example;
 mod skew;
+mod troubles;
 mod world;

@@ -144,6 +144,12 @@ async fn postgres_refuses_what_it_cannot_use_and_says_what_to_do() {
             with(&format!("id bigint PRIMARY KEY, CONSTRAINT one_a_trace UNIQUE (trace_id), {rest}")),
             "one_a_trace",
         ),
+        (
+            with(&format!(
+                "id bigint PRIMARY KEY, CONSTRAINT one_a_trace UNIQUE (trace_id) INCLUDE (id), {rest}"
+            )),
+            "one_a_trace",
+        ),
         (with(&format!("id bigint PRIMARY KEY, {rest}")).replace("TABLE", "UNLOGGED TABLE"), "SET LOGGED"),
         ("CREATE VIEW connectivity_trace AS SELECT 1 AS id".to_owned(), "not a table"),
     ];

@@ -76,7 +76,7 @@ enum Ends {
     ByItself,
 }
 
-/// FAULTS 3: a frozen owner holds nobody up, and its batch is stored once or not at all.
+/// Row 3 of docs/reliability.md: a frozen owner holds nobody up, and its batch is stored once or not at all.
 async fn frozen_owner(bed: Bed, slow: &str, with_letter: bool, ends: Ends) {
     let (zombie, successor) = (bed.store().await.unwrap(), bed.store().await.unwrap());
     let claimed = claims(&*zombie, 2).await.unwrap();
@@ -120,7 +120,7 @@ async fn postgres_does_not_let_a_frozen_owner_hold_up_its_successor() {
     frozen_owner(Bed::postgres().await.unwrap(), SLOW_MOVE_POSTGRES, false, Ends::ByItself).await;
 }
 
-/// FAULTS 14: somebody else's lock is a conflict after a few seconds, and nothing is left behind.
+/// Row 14 of docs/reliability.md: somebody else's lock is a conflict after a few seconds, and nothing is left behind.
 async fn lock_wait(bed: Bed) {
     let store = bed.store().await.unwrap();
     let claim = claims(&*store, 1).await.unwrap().remove(0);
@@ -246,7 +246,7 @@ async fn postgres_read_only_killed_and_with_another_password_is_waited_for() {
     stores_again(&*store, 101).await;
 }
 
-/// FAULTS 13: a kill -9 in the middle of writing leaves whole batches, and the position knows which.
+/// Row 13 of docs/reliability.md: a kill -9 in the middle of writing leaves whole batches, and the position knows which.
 async fn killed_while_writing(bed: &Bed, store: Arc<dyn Store>, kill_and_restart: impl AsyncFnOnce()) {
     let written = Arc::clone(&store);
     let writer = tokio::spawn(async move {
@@ -305,7 +305,7 @@ async fn a_killed_postgres_keeps_whole_batches() {
     .await;
 }
 
-/// FAULTS 17: a server that does not answer any more, although its connections stay open.
+/// Row 17 of docs/reliability.md: a server that does not answer any more, although its connections stay open.
 async fn frozen_server(store: Arc<dyn Store>, freeze: impl FnOnce(), thaw: impl FnOnce()) {
     let claim = claims(&*store, 1).await.unwrap().remove(0);
     freeze();

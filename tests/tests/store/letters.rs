@@ -3,6 +3,7 @@
 use sluice_consumer::store::letter::{History, LetterFilter, RedriveBatch};
 use sluice_consumer::store::{ErrorKind, Position, Reason, Store, StreamKey, WriteBatch};
 
+use crate::adoption::execute;
 use crate::bed::{Bed, batch, claims, dead_letter, key, kind, row};
 
 fn ids_of(letters: &[sluice_consumer::store::letter::LetterSummary]) -> Vec<i64> {
@@ -44,6 +45,18 @@ pub async fn dead_letters_are_listed_by_page_and_filter(bed: Bed) {
     assert_eq!(letter.headers, br#"[{"name":"h","value":null}]"#);
     assert_eq!(letter.bytes, b"not json");
     assert_eq!(store.letter(6).await.unwrap(), None);
+}
+
+pub async fn a_letter_whose_bytes_are_not_there_is_an_error_and_no_empty_letter(bed: Bed) {
+    let (store, _) = with_letters(&bed).await;
+    // In memory a letter and its bytes are one.
+    if bed.url().is_err() {
+        return;
+    }
+    execute(&bed, "DELETE FROM sluice_dead_letter_chunk WHERE id = 1").await;
+    let error = store.letter(1).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Schema, "{error}");
+    assert_eq!(store.letter(2).await.unwrap().unwrap().bytes, b"not json");
 }
 
 pub async fn marks_are_counted_once_and_tell_the_partitions(bed: Bed) {

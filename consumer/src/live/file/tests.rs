@@ -115,7 +115,8 @@ async fn a_change_that_needs_a_restart_is_not_applied_by_half() {
     bench.save(&GOOD.replace("5000", "500").replace("topic: spans", "topic: others"));
     let applied = bench.until(|applied| applied.refused.is_some()).await;
     let refused = applied.refused.unwrap();
-    assert_eq!(refused.message, "a restart is needed to change spec.source.kafka.topic");
+    let expected = "pipeline.yaml: a restart is needed to change spec.source.kafka.topic";
+    assert!(refused.message.ends_with(expected), "{}", refused.message);
     assert_eq!((applied.revision, applied.live.rate_limit_qps), (1, 5000));
 
     bench.save(&GOOD.replace("5000", "500"));
@@ -144,12 +145,38 @@ async fn the_watcher_ends_when_it_is_told_to() {
 }
 
 #[test]
+fn what_the_positions_belong_to_is_not_said_to_need_a_restart_only() {
+    let settings = |text: &str| config::parse(text).unwrap().settings;
+    let reason = |edited: &str| refusal(&settings(GOOD), &settings(edited)).unwrap();
+    for (edited, path) in [
+        (GOOD.replace("consumerGroup: sluice", "consumerGroup: other"), "spec.source.kafka.consumerGroup"),
+        (GOOD.replace("} }\n  rate", "}, table: other }\n  rate"), "spec.sink.table"),
+        (
+            GOOD.replace(
+                "sqlite: { claimName: demo }",
+                "mysql: { urlFrom: { secretKeyRef: { name: a, key: b } } }",
+            ),
+            "spec.sink.mysql, spec.sink.sqlite",
+        ),
+    ] {
+        let reason = reason(&edited);
+        assert!(reason.starts_with(&format!("cannot change {path}: ")), "{reason}");
+        assert!(reason.contains("once more") && !reason.contains("restart"), "{reason}");
+    }
+    let both =
+        reason(&GOOD.replace("topic: spans, consumerGroup: sluice", "topic: others, consumerGroup: other"));
+    assert!(both.ends_with("; a restart is needed to change spec.source.kafka.topic"), "{both}");
+}
+
+#[test]
 fn a_change_is_described_with_old_and_new_values() {
     let live = |text: &str| config::parse(text).unwrap().live;
     let new =
         live(&GOOD.replace("5000", "500\n  override: { rateLimitQPS: 7, until: 2030-01-01T00:00:00Z }"));
-    assert_eq!(
-        describe(&live(GOOD), &new),
-        r#"override none -> {"rateLimitQPS":7,"until":"2030-01-01T00:00:00Z"}, rateLimitQPS 5000 -> 500"#
-    );
+    let told = |now: &str| describe_at(now.parse().unwrap(), &live(GOOD), &new);
+    let changes =
+        r#"override none -> {"rateLimitQPS":7,"until":"2030-01-01T00:00:00Z"}, rateLimitQPS 5000 -> 500"#;
+    assert_eq!(told("2029-12-31T23:59:59Z"), changes);
+    let ended = format!("{changes}; override ended at 2030-01-01T00:00:00Z: no effect");
+    assert_eq!(told("2030-01-01T00:00:00Z"), ended);
 }

@@ -1,9 +1,10 @@
 //! Load over HTTP, as Zipkin reporters and OTLP exporters send it.
 //!
 //! A refusal that asks to come again (429, 503) or a broken connection is tried again for a while, as good
-//! clients do; anything else counts as not acknowledged.
+//! clients do; anything else counts as not acknowledged. Where there has never been an answer, not even a refusal, the
+//! run ends soon: the address is wrong, or nothing listens there.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,10 +24,16 @@ use crate::loadgen::tally::{Pace, Tally};
 
 /// How long one message is tried.
 const KEEP_TRYING: Duration = Duration::from_secs(30);
+/// How long a first answer is waited for while connections fail.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// Pause before the next try.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer.
 const ANSWER: Duration = Duration::from_secs(30);
+/// The same after a stop.
+const ANSWER_STOPPED: Duration = Duration::from_secs(3);
 
 /// Where to.
 #[derive(Clone, Debug)]
@@ -42,6 +49,11 @@ struct Sender {
     uri: Uri,
     content_type: &'static str,
     tally: Arc<Tally>,
+    began: Instant,
+    /// Whether there was any answer.
+    answered: AtomicBool,
+    /// Cancelled where there will be none, and when the run is to stop.
+    give_up: CancellationToken,
 }
 
 /// Path and content type of a format.
@@ -60,7 +72,7 @@ fn endpoint(format: Format) -> Result<(&'static str, &'static str), TargetError>
 /// Sends the stream; returns when everything is answered. The stream may be gone on with.
 ///
 /// # Errors
-/// The URL or the format cannot work. What was sent and failed is in the tally.
+/// The URL or the format cannot work, or nobody answers at all. What was sent and failed is in the tally.
 pub async fn run(
     target: &HttpTarget,
     format: Format,
@@ -76,19 +88,36 @@ pub async fn run(
     if uri.scheme_str() != Some("http") {
         return Err(TargetError::Configuration(format!("expected a URL http://host:port, found {url:?}")));
     }
-    let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
-    let sender = Arc::new(Sender { client, uri, content_type, tally: tally.clone() });
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(CONNECT));
+    let client = Client::builder(TokioExecutor::new()).build(connector);
+    let sender = Arc::new(Sender {
+        client,
+        uri,
+        content_type,
+        tally: tally.clone(),
+        began: Instant::now(),
+        answered: AtomicBool::new(false),
+        give_up: stop.child_token(),
+    });
     let source = Source { stream: stream.clone(), sent: Arc::default() };
     let mut workers = JoinSet::new();
     for _ in 0..target.connections.max(1) {
-        workers.spawn(work(sender.clone(), source.clone(), pace, stop.clone()));
+        workers.spawn(work(sender.clone(), source.clone(), pace));
     }
     while let Some(ended) = workers.join_next().await {
         if let Err(error) = ended {
             return Err(TargetError::Interrupted(error));
         }
     }
-    Ok(())
+    if stop.is_cancelled() || !sender.give_up.is_cancelled() {
+        return Ok(());
+    }
+    Err(TargetError::Unreachable {
+        address: target.url.clone(),
+        reason: tally.refusal().unwrap_or_default(),
+        remedy: "start what takes them, such as `sluice local`, or name another URL with --http",
+    })
 }
 
 /// What the senders share.
@@ -116,17 +145,17 @@ fn take(source: &Source, pace: Pace, tally: &Tally) -> Option<Outgoing> {
     Some(Outgoing { payload, emitted, ids, wait })
 }
 
-async fn work(sender: Arc<Sender>, source: Source, pace: Pace, stop: CancellationToken) {
-    while !stop.is_cancelled()
+async fn work(sender: Arc<Sender>, source: Source, pace: Pace) {
+    while !sender.give_up.is_cancelled()
         && let Some(outgoing) = take(&source, pace, &sender.tally)
     {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = sender.give_up.cancelled() => return,
             () = tokio::time::sleep(outgoing.wait) => {}
         }
         let spans = outgoing.emitted.len() as u64;
         sender.tally.sent(spans, outgoing.payload.len() as u64);
-        match sender.send(outgoing.payload.into(), &stop).await {
+        match sender.send(outgoing.payload.into()).await {
             Ok(()) => sender.tally.acknowledged(spans, &outgoing.ids),
             Err(error) => sender.tally.failed(spans, &error),
         }
@@ -134,11 +163,19 @@ async fn work(sender: Arc<Sender>, source: Source, pace: Pace, stop: Cancellatio
 }
 
 impl Sender {
-    /// Tries until it is taken, refused for good, or not worth another try: after `stop` there is none.
-    async fn send(&self, payload: Bytes, stop: &CancellationToken) -> Result<(), String> {
+    /// Tries until it is taken, refused for good, or not worth another try: after a stop there is none.
+    async fn send(&self, payload: Bytes) -> Result<(), String> {
         let began = Instant::now();
         loop {
-            let error = match tokio::time::timeout(ANSWER, self.post(payload.clone())).await {
+            let stopped = async {
+                self.give_up.cancelled().await;
+                tokio::time::sleep(ANSWER_STOPPED).await;
+            };
+            let answer = tokio::select! {
+                () = stopped => return Err("stopped before there was an answer".to_owned()),
+                answer = tokio::time::timeout(ANSWER, self.post(payload.clone())) => answer,
+            };
+            let error = match answer {
                 Ok(Ok((status, _))) if status.is_success() => return Ok(()),
                 Ok(Ok((status, body))) => {
                     let error = format!("{status}: {}", body.trim());
@@ -150,12 +187,15 @@ impl Sender {
                 Ok(Err(error)) => error,
                 Err(_) => format!("no answer within {ANSWER:?}"),
             };
+            if !self.answered.load(Relaxed) && self.began.elapsed() >= FIRST_ANSWER {
+                self.give_up.cancel();
+            }
             if began.elapsed() > KEEP_TRYING {
                 return Err(error);
             }
             self.tally.refused(&error);
             tokio::select! {
-                () = stop.cancelled() => return Err(error),
+                () = self.give_up.cancelled() => return Err(error),
                 () = tokio::time::sleep(PAUSE) => {}
             }
         }
@@ -168,6 +208,7 @@ impl Sender {
             .map_err(|error| error.to_string())?;
         let response =
             self.client.request(request).await.map_err(|error| sluice_crds::problem::chain(&error))?;
+        self.answered.store(true, Relaxed);
         let status = response.status();
         let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
         Ok((status, String::from_utf8_lossy(&body).into_owned()))

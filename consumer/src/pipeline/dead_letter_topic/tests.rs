@@ -15,6 +15,8 @@ struct Topic {
     taken: Mutex<Vec<i64>>,
     away: Mutex<bool>,
     refused: Mutex<HashSet<i64>>,
+    /// To send some of them.
+    takes: Mutex<Duration>,
 }
 
 impl Topic {
@@ -30,6 +32,8 @@ impl Topic {
 #[async_trait]
 impl DeadLetterTopic for Topic {
     async fn send(&self, letters: &[StoredLetter]) -> Vec<Result<(), NotSent>> {
+        let takes = *self.takes.lock().unwrap();
+        tokio::time::sleep(takes).await;
         let send = |letter: &StoredLetter| {
             let id = letter.summary.id;
             if *self.away.lock().unwrap() {
@@ -105,6 +109,7 @@ impl Bed {
             cluster_id: "c".to_owned(),
             group: "g".to_owned(),
             turn: Turn::new(store, Arc::default(), "dead letters of c/g/t".into(), holder.into()),
+            pass: Pass::default(),
         };
         tokio::spawn(sender.run(self.stop.clone()));
     }
@@ -172,6 +177,26 @@ async fn a_letter_that_is_refused_holds_up_no_other_one() {
     pass(60).await;
     assert_eq!((bed.topic.taken().last(), bed.waiting().await), (Some(&2), 0));
     assert_eq!(bed.error(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_there_is_no_end_of_letters_the_topic_is_told_to_work_and_how_many_wait() {
+    let bed = Bed::new();
+    bed.topic.set_away(true);
+    bed.start_as("one");
+    bed.write("g", 1..=10_000).await;
+    pass(60).await;
+    assert_eq!(bed.error().as_deref(), Some("no such topic"));
+    *bed.topic.takes.lock().unwrap() = Duration::from_secs(1);
+    bed.topic.set_away(false);
+    pass(60).await;
+    let waiting = bed.waiting().await;
+    assert!((1_000..9_000).contains(&waiting), "{waiting} wait");
+    assert_eq!(bed.error(), None);
+    let told = bed.meters.dead_letter_topic.waiting().unwrap();
+    assert!((waiting..=waiting + 2_000).contains(&told), "{told} told, {waiting} wait");
+    pass(120).await;
+    assert_eq!(bed.topic.taken(), (1..=10_000).collect::<Vec<_>>());
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,10 +6,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-
-use super::{Command, Lane, Released, Served};
+use super::{Inbox, Lane, Released, Served};
 use crate::meter::Activity;
 use crate::pipeline::batch::{Batch, Refusal};
 use crate::pipeline::isolate;
@@ -28,22 +25,21 @@ const HISTORY: usize = 20;
 struct Marked {
     letters: Vec<StoredLetter>,
     segment: Segment,
+    /// There are none after them.
+    is_end: bool,
 }
 
 impl Lane {
     /// Redrives some of the marked letters of `current`; gives it back unless it was lost or removed.
-    pub(super) async fn redrive(
-        &self,
-        mut current: Served,
-        others: &mut Vec<Served>,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-        stop: &CancellationToken,
-    ) -> Option<Served> {
+    pub(super) async fn redrive(&self, mut current: Served, inbox: &mut Inbox) -> Option<Served> {
         let at = current.stream.at.clone();
-        let marked = self.while_ours(&current, others, commands, self.read_marked(&at)).await?;
+        self.time.enter(Activity::Store);
+        let marked = inbox.while_ours(&current, self.read_marked(&at)).await?;
         let marked = match marked {
             Ok(marked) if marked.letters.is_empty() => {
-                self.marks.settle(&at);
+                if marked.is_end {
+                    self.marks.settle(&at);
+                }
                 return Some(current);
             }
             Ok(marked) => marked,
@@ -54,11 +50,8 @@ impl Lane {
             }
         };
         self.time.enter(Activity::Gate);
-        let released = self.release(&current, &marked.segment, true, others, commands, stop).await;
-        let released = released?;
-        self.time.enter(Activity::Store);
-        let writing = self.write_marked(&current, &marked, released);
-        let written = self.while_ours(&current, others, commands, writing).await;
+        let released = self.release(&current, &marked.segment, true, inbox).await?;
+        let written = inbox.while_ours(&current, self.write_marked(&current, &marked, released)).await;
         let trouble = match written? {
             Ok(position) => {
                 current.stream.position = position;
@@ -80,6 +73,7 @@ impl Lane {
         None
     }
 
+    /// One page of marked letters: what is read meanwhile waits, so the next page is the next turn's.
     async fn read_marked(&self, at: &TopicPartition) -> Result<Marked, StoreError> {
         let filter = LetterFilter {
             topic: Some(at.topic.to_string()),
@@ -87,23 +81,57 @@ impl Lane {
             pending: Some(true),
             ..LetterFilter::default()
         };
-        let mut marked = Marked { letters: Vec::new(), segment: Segment::default() };
-        for summary in self.store.letters(&filter, 0, LETTERS).await? {
-            // None: it was purged just now.
-            let Some(letter) = self.store.letter(summary.id).await? else { continue };
-            let letter = self.sealing.open_letter(&*self.store, letter).await?;
-            let headers = LetterHeaders::read(&letter.headers);
-            if letter.summary.span_index.is_some() {
-                marked.segment.append_span(&letter, &headers);
-            } else {
-                marked.segment.append(&self.decoder, &letter_message(&letter, &headers));
+        let page = self.store.letters(&filter, self.marks.passed(at), LETTERS).await?;
+        let is_end = page.len() < LETTERS as usize;
+        let mut marked = Marked { letters: Vec::new(), segment: Segment::default(), is_end };
+        let mut damaged: Option<(i64, StoreError, usize)> = None;
+        for summary in &page {
+            match self.opened(summary.id).await? {
+                Ok(Some(letter)) => self.append_marked(&mut marked, letter),
+                // It was purged just now.
+                Ok(None) => {}
+                // It stays marked, and does not hold up the others.
+                Err(error) => {
+                    self.meters.store_refused(&error);
+                    let (_, _, count) = damaged.get_or_insert((summary.id, error, 0));
+                    *count += 1;
+                    if marked.letters.is_empty() {
+                        self.marks.pass(at, summary.id);
+                    }
+                }
             }
-            marked.letters.push(letter);
             if marked.segment.bytes() >= SEGMENT_BYTES || marked.segment.is_full(self.max_rows) {
                 break;
             }
         }
+        if let Some((id, error, count)) = damaged {
+            let error = sluice_crds::problem::chain(&error);
+            tracing::warn!(partition = %at, count, id, error, "dead letters cannot be opened, this one and others perhaps; they stay marked");
+        }
         Ok(marked)
+    }
+
+    /// The letter, or what is wrong with this one alone.
+    async fn opened(&self, id: i64) -> Result<Result<Option<StoredLetter>, StoreError>, StoreError> {
+        let letter = match self.store.letter(id).await {
+            Ok(Some(letter)) => letter,
+            Err(error) if error.kind != ErrorKind::Schema => return Err(error),
+            none_or_damaged => return Ok(none_or_damaged),
+        };
+        match self.sealing.open_letter(&*self.store, letter).await {
+            Err(error) if error.is_unavailable() => Err(error.into()),
+            opened => Ok(opened.map(Some).map_err(StoreError::from)),
+        }
+    }
+
+    fn append_marked(&self, marked: &mut Marked, letter: StoredLetter) {
+        let headers = LetterHeaders::read(&letter.headers);
+        if letter.summary.span_index.is_some() {
+            marked.segment.append_span(&letter, &headers);
+        } else {
+            marked.segment.append(&self.decoder, &letter_message(&letter, &headers));
+        }
+        marked.letters.push(letter);
     }
 
     /// Writes what was released of what was read, without the rows that the database is found to refuse.
@@ -120,7 +148,8 @@ impl Lane {
                 Err(found) => found,
             };
             refused.extend(found);
-            isolate::release_all(&self.gate, marked.segment.front_spans(released.messages).len()).await;
+            isolate::release_all(&self.gate, &self.time, marked.segment.front_spans(released.messages).len())
+                .await;
         }
     }
 
@@ -155,6 +184,7 @@ impl Lane {
                 span.index = index;
             }
         }
+        self.time.enter(Activity::Decode);
         let sealed_rows = self.sealing.rows(&self.store, batch.rows()).await?;
         let rows = sealed_rows.rows(batch.rows());
         let sealed_letters = self.sealing.letters(&*self.store, &failed).await?;
@@ -162,8 +192,8 @@ impl Lane {
         let histories: Vec<History> = sources.iter().map(|source| inherited(source)).collect();
         let settled: Vec<i64> = marked.letters[..letters].iter().map(|letter| letter.summary.id).collect();
         let to = Position { last_id: batch.to().last_id, ..stream.position };
-        let mut write = batch.write(&rows, &letters_again);
-        (write.to, write.to_topic) = (to, self.to_topic);
+        let mut write = batch.to_write_batch(&rows, &letters_again, self.to_topic);
+        write.to = to;
         let redrive = RedriveBatch { write, settled: &settled, histories: &histories };
         match self.watched(self.store.redrive(&redrive)).await {
             Ok(()) => {

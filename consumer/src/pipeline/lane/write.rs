@@ -2,19 +2,18 @@
 
 use std::future::Future;
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "planted")]
 use super::planted;
-use super::{Command, Lane, Released, Served};
+use super::{Inbox, Lane, Released, Served};
 use crate::gate::guard::Outcome;
-use crate::meter::PartitionMeter;
+use crate::meter::{Activity, PartitionMeter};
 use crate::pipeline::batch::{Batch, Refusal};
 use crate::pipeline::isolate;
 use crate::pipeline::segment::Segment;
 use crate::pipeline::stream::Trouble;
-use crate::store::{ErrorKind, Position, Reason, Row, StoreError, WriteBatch};
+use crate::store::{ErrorKind, Position, Reason, Row, StoreError};
 
 /// How writing a batch ended.
 pub enum Written {
@@ -35,12 +34,11 @@ impl Lane {
         current: &Served,
         released: Released,
         refused: &[Refusal],
-        others: &mut Vec<Served>,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-        stop: &CancellationToken,
+        inbox: &mut Inbox,
     ) -> Written {
-        let attempt = self.attempt(current, released, refused, stop);
-        let Some(outcome) = self.while_ours(current, others, commands, attempt).await else {
+        let stop = inbox.stop.clone();
+        let attempt = self.attempt(current, released, refused, &stop);
+        let Some(outcome) = inbox.while_ours(current, attempt).await else {
             return Written::Removed;
         };
         outcome.unwrap_or_else(|error| {
@@ -48,7 +46,10 @@ impl Lane {
             match error.kind {
                 ErrorKind::Fenced => Written::Lost(Trouble::Fenced),
                 ErrorKind::DuplicateId => Written::Lost(Trouble::DuplicateId),
-                kind => Written::Held(kind),
+                kind => {
+                    self.meters.batch_held(&current.stream.at);
+                    Written::Held(kind)
+                }
             }
         })
     }
@@ -76,12 +77,14 @@ impl Lane {
             messages,
             &refusals,
         );
+        // Compressing and sealing is the processor's work as decoding is.
+        self.time.enter(Activity::Decode);
         let sealed_rows = self.sealing.rows(&self.store, batch.rows()).await?;
         let rows = sealed_rows.rows(batch.rows());
         let plain_letters = batch.dead_letters();
         let sealed_letters = self.sealing.letters(&*self.store, &plain_letters).await?;
         let letters = sealed_letters.letters(&plain_letters);
-        let write = WriteBatch { to_topic: self.to_topic, ..batch.write(&rows, &letters) };
+        let write = batch.to_write_batch(&rows, &letters, self.to_topic);
         #[cfg(feature = "planted")]
         let written = self.watched(planted::write(&*self.store, write)).await;
         #[cfg(not(feature = "planted"))]
@@ -119,8 +122,16 @@ impl Lane {
         &self,
         transaction: impl Future<Output = Result<(), StoreError>>,
     ) -> Result<(), StoreError> {
+        self.time.enter(Activity::Store);
         let watched = self.gate.watch_write();
         let written = transaction.await;
+        match &written {
+            Ok(()) => self.sealing.committed(),
+            Err(error) if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Fenced) => {
+                self.sealing.doubt();
+            }
+            Err(_) => {}
+        }
         watched.ended(match &written {
             Ok(()) => Outcome::Committed,
             Err(error) if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Conflict) => {
@@ -139,7 +150,8 @@ impl Lane {
         error: StoreError,
     ) -> Result<Vec<Refusal>, StoreError> {
         let found =
-            isolate::find_refused(&*self.store, &self.gate, rows, |row| batch.span_of_row(row)).await?;
+            isolate::find_refused(&*self.store, &self.gate, &self.time, rows, |row| batch.span_of_row(row))
+                .await?;
         if found.is_empty() {
             // Every row is accepted alone: the transaction failed for another reason. Wait.
             return Err(StoreError { kind: ErrorKind::Unavailable, ..error });

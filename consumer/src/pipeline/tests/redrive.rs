@@ -1,6 +1,9 @@
 //! Dead letters that are stored after all.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use super::*;
+use crate::seal::tests::Safe;
 use crate::store::letter::{Failure, LetterFilter, LetterStore};
 
 /// Three messages that no decoder of another format understands, as dead letters.
@@ -86,5 +89,58 @@ async fn a_span_that_was_refused_becomes_the_row_that_it_would_have_been() {
     assert_eq!(stored(&store), produced(3));
     assert!(store.rows().iter().all(|row| row.kind == "SERVER"));
     assert!(store.dead_letters().is_empty());
+    replica.stop().await;
+}
+
+/// Three pages of them, which are one page a turn.
+#[tokio::test(start_paused = true)]
+async fn letters_that_cannot_be_opened_hold_up_neither_others_nor_new_messages() {
+    const SEALED: usize = 250;
+    let (source, store, safe) = (queue(1, SEALED), store(), Safe::with(&["k1"]));
+    let wrong_format = |parts: &mut Parts| {
+        parts.decoder = Decoder::new(Format::JaegerProto, &JsonPaths::default()).unwrap();
+    };
+    let sealing = Replica::start_changed(&source, &store, |parts| {
+        wrong_format(parts);
+        parts.sealing = safe.sealing(&["k1"], "k1");
+    });
+    source.assign(&[at(0)]);
+    until("sealed letters", || store.dead_letters().len() == SEALED).await;
+    sealing.stop().await;
+    source.revoke(&[at(0)]);
+    source.push(&at(0), &span(SEALED));
+    let plain = Replica::start_changed(&source, &store, wrong_format);
+    source.assign(&[at(0)]);
+    until("a plain letter", || store.dead_letters().len() == SEALED + 1).await;
+    plain.stop().await;
+    source.revoke(&[at(0)]);
+    let ids: Vec<i64> = store.dead_letters().iter().map(|letter| letter.id).collect();
+    store.mark(&ids).await.unwrap();
+    let looked_at = Arc::new(AtomicUsize::new(0));
+    let (counted, most) = (looked_at.clone(), Arc::new(AtomicUsize::new(0)));
+    let between = most.clone();
+    store.on_call(move |call| {
+        match call {
+            Call::Letter => drop(counted.fetch_add(1, Relaxed)),
+            Call::Write | Call::Redrive => drop(between.fetch_max(counted.swap(0, Relaxed), Relaxed)),
+            _ => {}
+        }
+        None
+    });
+    // Without the ring the first ones are out of reach.
+    let replica = Replica::start(&source, &store);
+    source.push(&at(0), &span(SEALED + 1));
+    source.push(&at(0), &span(SEALED + 2));
+    source.assign(&[at(0)]);
+    until("the rows of the last", || store.row_count() == 3).await;
+    let expected: Vec<String> = (SEALED..SEALED + 3).map(|number| format!("t{number}")).collect();
+    assert_eq!(stored(&store), expected);
+    assert!(most.load(Relaxed) < SEALED, "{most:?} letters were looked at before anything was written");
+    let pending = LetterFilter { pending: Some(true), ..LetterFilter::default() };
+    assert_eq!(store.letters(&pending, 0, 999).await.unwrap().len(), SEALED);
+    // What cannot be opened is not looked at again and again.
+    looked_at.store(0, Relaxed);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(looked_at.load(Relaxed) <= SEALED, "{looked_at:?} looks in half a minute");
     replica.stop().await;
 }

@@ -6,7 +6,7 @@
 //! Order of locks: `state`, an [`Opening`], `troubles`. A reader holds its opening while librdkafka calls back
 //! with an error.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -17,8 +17,10 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use tokio::sync::mpsc;
 
 use super::context::{GroupContext, TopicId};
+use super::ends::Ends;
 use super::opening::Opening;
 use super::prefetch::Prefetch;
+use super::remedy;
 use super::statistics::Statistics;
 use super::trouble::{Troubles, may_be_credentials};
 use super::{GroupConsumer, lock};
@@ -51,8 +53,7 @@ struct State {
     /// Owned and added to librdkafka's assignment.
     open: HashMap<TopicPartition, Arc<Opening>>,
     settled: HashMap<TopicPartition, u64>,
-    /// Offset that the next message will get.
-    ends: HashMap<TopicPartition, u64>,
+    ends: Ends,
     /// The id by which the cluster tells a topic from an earlier one of the same name.
     topic_ids: HashMap<String, String>,
     prefetch: Prefetch,
@@ -64,12 +65,13 @@ impl Group {
         meters: Arc<Meters>,
         topics: Arc<Topics>,
         prefetch: Prefetch,
+        ends: Ends,
     ) -> Self {
         let state = State {
             owned: HashSet::new(),
             open: HashMap::new(),
             settled: HashMap::new(),
-            ends: HashMap::new(),
+            ends,
             topic_ids: HashMap::new(),
             prefetch,
         };
@@ -95,6 +97,13 @@ impl Group {
         !self.lock().owned.is_empty()
     }
 
+    /// Whether nothing of what is ours was settled since it was taken the last time.
+    #[cfg(feature = "planted")]
+    pub fn stands_still(&self) -> bool {
+        let state = self.lock();
+        !state.owned.is_empty() && state.settled.is_empty()
+    }
+
     pub fn settled(&self, at: &TopicPartition, next_offset: u64) {
         self.lock().settled.insert(at.clone(), next_offset);
     }
@@ -108,11 +117,19 @@ impl Group {
     }
 
     pub fn end(&self, at: &TopicPartition) -> Option<u64> {
-        self.lock().ends.get(at).copied()
+        self.lock().ends.get(at)
     }
 
-    pub fn set_end(&self, at: &TopicPartition, end: u64) {
-        self.lock().ends.insert(at.clone(), end);
+    /// Partitions whose ends should be asked for, by broker.
+    pub fn unsure_ends(&self) -> Vec<Vec<TopicPartition>> {
+        self.lock().ends.unsure()
+    }
+
+    /// A broker has told where partitions end; what is not ours any more is dropped.
+    pub fn set_ends(&self, told: impl IntoIterator<Item = (TopicPartition, u64)>) {
+        let mut state = self.lock();
+        let State { owned, ends, .. } = &mut *state;
+        told.into_iter().filter(|(at, _)| owned.contains(at)).for_each(|(at, end)| ends.set(&at, end));
     }
 
     /// What may explain that an answer did not come.
@@ -122,7 +139,14 @@ impl Group {
 
     /// An error of the client; `message` says more than it.
     pub fn failed(&self, error: &KafkaError, message: &str) {
-        let code = error.rdkafka_error_code();
+        let code = match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::SSL)
+                if remedy::refuses_certificate(message) =>
+            {
+                Some(RDKafkaErrorCode::Authentication)
+            }
+            code => code,
+        };
         if may_be_credentials(code) {
             self.refused.store(true, Relaxed);
         }
@@ -131,7 +155,10 @@ impl Group {
                 Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic),
                 Topics::Named(name),
             ) => format!("the topic {name} does not exist"),
-            _ => message.to_owned(),
+            (Some(RDKafkaErrorCode::TopicAuthorizationFailed), Topics::Named(name)) => {
+                remedy::told(code, &format!("the topic {name}: {message}"))
+            }
+            _ => remedy::told(code, message),
         };
         lock(&self.troubles).failed(code, message, Instant::now());
         self.tell();
@@ -174,9 +201,9 @@ impl Group {
         self.lock().owned.iter().map(|at| at.topic.to_string()).collect()
     }
 
-    /// The shortest time for which the broker keeps what is ours, where that is known.
-    pub fn set_retention(&self, retention: Option<Duration>) {
-        self.meters.set_topic_retention(retention);
+    /// For how long the broker keeps topics, where that is known.
+    pub fn set_retention(&self, kept: BTreeMap<String, Duration>) {
+        self.meters.set_topic_retention(kept);
     }
 
     /// Runs `change` with the set of open partitions while no rebalance can change it. `change` gets none where
@@ -230,7 +257,7 @@ impl Group {
             let mut closed = TopicPartitionList::new();
             for at in &partitions {
                 state.owned.remove(at);
-                state.ends.remove(at);
+                state.ends.forget(at);
                 state.prefetch.forget(at);
                 if let Some(opening) = state.open.remove(at) {
                     opening.end();
@@ -265,7 +292,8 @@ impl Group {
         self.troubles(|troubles| troubles.observe(statistics.answering(), Instant::now()));
         let mut state = self.lock();
         let State { owned, ends, prefetch, .. } = &mut *state;
-        let mut held = 0;
+        let (mut held, mut readable) = (0, Vec::new());
+        let mut troubles = lock(&self.troubles);
         for (topic, number, partition) in statistics.partitions() {
             let at = TopicPartition { topic: topic.into(), partition: number };
             if !owned.contains(&at) {
@@ -273,10 +301,17 @@ impl Group {
             }
             held += partition.prefetched;
             prefetch.observe(&at, partition.prefetched);
-            if let Some(end) = partition.end() {
-                ends.insert(at, end);
+            if !partition.is_known() {
+                troubles.partition_unknown(&at);
+            } else if troubles.partition_known(&at) {
+                readable.push(at.clone());
             }
+            ends.observe(at, partition);
         }
+        drop((troubles, state));
+        // Whoever reads the partition learns nothing of it without a message.
+        readable.iter().for_each(|at| self.meters.partition_works(at));
+        self.tell();
         self.meters.prefetched_bytes.store(held, Relaxed);
     }
 
@@ -302,11 +337,14 @@ pub fn list<'a>(partitions: impl IntoIterator<Item = &'a TopicPartition>) -> Top
 
 #[cfg(test)]
 mod tests {
+    use super::super::statistics::Isolation;
     use super::*;
+    use crate::last_error::ErrorReason;
 
     fn group() -> Group {
         let (events, _) = mpsc::unbounded_channel();
-        Group::new(events, Arc::default(), Arc::new(Topics::Named("spans".to_owned())), Prefetch::default())
+        let topics = Arc::new(Topics::Named("spans".to_owned()));
+        Group::new(events, Arc::default(), topics, Prefetch::default(), Ends::new(Isolation::default()))
     }
 
     fn open(group: &Group, topic: &str) -> Arc<Opening> {
@@ -325,6 +363,18 @@ mod tests {
         assert!(!changed.is_doubtful() && !kept.is_doubtful());
         learn("[thrd:main]: Topic spans changed id from tBTfIf-gS9m0Ub1yXlvJdQ to Zg3kXlvJdQtBTfIf-gS9m0");
         assert!(changed.is_doubtful() && !kept.is_doubtful());
+    }
+
+    #[test]
+    fn a_certificate_that_brokers_refuse_is_no_broker_that_is_away() {
+        let group = group();
+        let error = KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure);
+        group.failed(&error, "ssl://k:9092/1: Connect to ipv4#127.0.0.1:1 failed: Connection refused");
+        assert_eq!(group.explanation().unwrap().reason, ErrorReason::SourceUnreachable);
+        assert!(!group.refused.load(Relaxed));
+        group.failed(&error, "ssl://k:9092/1: Receive failed: error:0A000412: sslv3 alert bad certificate");
+        assert_eq!(group.explanation().unwrap().reason, ErrorReason::SourceDenied);
+        assert!(group.refused.load(Relaxed));
     }
 
     #[test]

@@ -8,19 +8,23 @@
 use rdkafka::ClientConfig;
 
 /// Settings that a pipeline may override by `spec.source.kafka.properties`.
-const DEFAULTS: [(&str, &str, &str); 8] = [
-    ("queued.max.messages.kbytes", "2048", "prefetch of a partition; with six partitions 12 MiB"),
-    ("queued.min.messages", "5000", "tiny messages cost more in bookkeeping than in bytes"),
-    ("fetch.queue.backoff.ms", "10", "with a small prefetch the default of 1 s stalls fetching"),
-    (
-        "fetch.message.max.bytes",
-        "1048576",
-        "of one partition in one response; a larger message still arrives",
-    ),
-    ("fetch.max.bytes", "8388608", "of one response, over all partitions"),
-    ("fetch.wait.max.ms", "100", "how long a broker gathers: latency of a slow topic"),
-    ("topic.metadata.refresh.interval.ms", "5000", "new partitions are found within 10 s"),
-    ("session.timeout.ms", "10000", "a killed replica's partitions move after this"),
+const DEFAULTS: [(&str, &str); 8] = [
+    // Prefetch of a partition; with six partitions 12 MiB.
+    ("queued.max.messages.kbytes", "2048"),
+    // Tiny messages cost more in bookkeeping than in bytes.
+    ("queued.min.messages", "5000"),
+    // With a small prefetch the default of 1 s stalls fetching.
+    ("fetch.queue.backoff.ms", "10"),
+    // Of one partition in one response; a larger message still arrives.
+    ("fetch.message.max.bytes", "1048576"),
+    // Of one response, over all partitions.
+    ("fetch.max.bytes", "8388608"),
+    // How long a broker gathers: latency of a slow topic.
+    ("fetch.wait.max.ms", "100"),
+    // New partitions are found within 10 s.
+    ("topic.metadata.refresh.interval.ms", "5000"),
+    // A killed replica's partitions move after this.
+    ("session.timeout.ms", "10000"),
 ];
 
 /// Settings that no pipeline overrides.
@@ -58,7 +62,7 @@ pub fn share(config: &mut ClientConfig, partitions: Option<usize>) {
 
 /// Adds the limits to a client's settings; those given already stay.
 pub fn apply(config: &mut ClientConfig) {
-    for (name, value, _) in DEFAULTS {
+    for (name, value) in DEFAULTS {
         if config.get(name).is_none() {
             config.set(name, value);
         }

@@ -53,7 +53,7 @@ impl Opening {
         let state = lock(&self.state);
         match *state {
             State::Reading => Ok(poll()),
-            State::Doubtful => Err(ReadEnd::OffsetOutOfRange),
+            State::Doubtful => Err(ReadEnd::Reopen),
             State::Ended => Err(ReadEnd::Drained),
         }
     }
@@ -73,7 +73,7 @@ mod tests {
         let opening = Opening::default();
         assert_eq!(opening.poll(|| 1), Ok(1));
         opening.doubt();
-        assert_eq!(opening.poll(|| 1), Err(ReadEnd::OffsetOutOfRange));
+        assert_eq!(opening.poll(|| 1), Err(ReadEnd::Reopen));
         opening.end();
         opening.doubt();
         assert_eq!(opening.poll(|| 1), Err(ReadEnd::Drained));

@@ -22,6 +22,11 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 pub fn serve(consumer: &GroupConsumer, group: &Group, stop: &CancellationToken) {
     let mut committed_at = Instant::now();
     while !stop.is_cancelled() {
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Bug::StopPolling) && group.stands_still() {
+            std::thread::park_timeout(POLL);
+            continue;
+        }
         serve_once(consumer, group);
         if committed_at.elapsed() >= COMMIT_EVERY {
             committed_at = Instant::now();

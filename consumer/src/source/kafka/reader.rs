@@ -1,6 +1,6 @@
 //! Reads one open partition from its own queue.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,14 +21,16 @@ use crate::source::{Headers, Message, NoHeaders, PartitionReader, ReadEnd, Sourc
 /// A wake-up may be lost where messages arrived before the callback was set: look again after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Adds the partition to the client's assignment at `offset`.
+/// Adds the partition to the client's assignment at `offset`, if anybody still waits for it.
 pub fn open(
     consumer: &Arc<GroupConsumer>,
     group: &Arc<Group>,
     at: &TopicPartition,
     offset: u64,
+    waiting: &Weak<()>,
 ) -> Result<Box<dyn PartitionReader>, SourceError> {
     let reader = group.change_open(at, |open| {
+        let open = open.filter(|_| waiting.strong_count() > 0);
         let Some(open) = open else { return Err(SourceError::NotOwned(at.clone())) };
         if let Some(before) = open.remove(at) {
             before.end();
@@ -96,7 +98,7 @@ impl PartitionReader for KafkaReader {
             };
             let message = match polled {
                 None => return Ok(ReadEnd::Drained),
-                Some(Err(error)) if is_out_of_range(&error) => return Ok(ReadEnd::OffsetOutOfRange),
+                Some(Err(error)) if is_out_of_range(&error) => return Ok(ReadEnd::Reopen),
                 Some(Err(error)) => return Err(self.fail(&error)),
                 Some(Ok(message)) => message,
             };

@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ConfigResourceResult, ResourceSpecifier};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, ConfigResourceResult, OwnedResourceSpecifier,
+    ResourceSpecifier,
+};
 use rdkafka::error::KafkaError;
 use tokio::runtime::Handle;
 
@@ -27,7 +30,8 @@ pub struct Retention {
     runtime: Handle,
     asked: BTreeSet<String>,
     due: Option<Instant>,
-    shortest: Option<Duration>,
+    /// By topic.
+    kept: BTreeMap<String, Duration>,
     told: bool,
 }
 
@@ -35,30 +39,31 @@ impl Retention {
     /// Knows nothing yet. Must be made within a runtime.
     pub fn new(client: ClientConfig) -> Self {
         let runtime = Handle::current();
-        Self { client, runtime, asked: BTreeSet::new(), due: None, shortest: None, told: false }
+        Self { client, runtime, asked: BTreeSet::new(), due: None, kept: BTreeMap::new(), told: false }
     }
 
-    /// The shortest retention of these topics; asks where they are others than before, or after a while. May block.
-    pub fn of(&mut self, topics: BTreeSet<String>) -> Option<Duration> {
+    /// The retention of each of these topics that has one; asks where they are others than before, or after a while. May
+    /// block.
+    pub fn of(&mut self, topics: BTreeSet<String>) -> &BTreeMap<String, Duration> {
         let now = Instant::now();
         let is_answered = topics == self.asked && self.due.is_none_or(|due| now < due);
         if !is_answered {
             if topics != self.asked {
-                (self.asked, self.shortest) = (topics, None);
+                (self.asked, self.kept) = (topics, BTreeMap::new());
             }
             self.due = None;
             if !self.asked.is_empty() {
                 self.ask(now);
             }
         }
-        self.shortest
+        &self.kept
     }
 
     fn ask(&mut self, now: Instant) {
         match self.describe() {
             Ok(answers) => {
                 self.due = Some(now + REMEMBER);
-                self.shortest = shortest(answers.iter().flatten());
+                self.kept = answers.iter().flatten().filter_map(retention).collect();
                 if let Some(code) = answers.iter().find_map(|answer| answer.as_ref().err()) {
                     self.tell(&code.to_string());
                 }
@@ -88,16 +93,12 @@ impl Retention {
     }
 }
 
-/// The shortest time after which messages are deleted; none where none is.
-fn shortest<'a>(topics: impl Iterator<Item = &'a ConfigResource>) -> Option<Duration> {
-    let settings = |topic: &'a ConfigResource| {
-        topic
-            .entries
-            .iter()
-            .filter_map(|entry| Some((entry.name.as_str(), entry.value.as_deref()?)))
-            .collect()
-    };
-    topics.filter_map(|topic| kept_for(&settings(topic))).min()
+/// A topic's name, and after how long its messages are deleted; none where they never are.
+fn retention(topic: &ConfigResource) -> Option<(String, Duration)> {
+    let OwnedResourceSpecifier::Topic(name) = &topic.specifier else { return None };
+    let settings =
+        topic.entries.iter().filter_map(|entry| Some((entry.name.as_str(), entry.value.as_deref()?)));
+    Some((name.clone(), kept_for(&settings.collect())?))
 }
 
 /// A topic that is only compacted keeps the last message of every key; -1 is without end.
@@ -128,7 +129,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_is_asked_about_no_topics() {
         let mut retention = Retention::new(ClientConfig::new());
-        assert_eq!(retention.of(BTreeSet::new()), None);
+        assert!(retention.of(BTreeSet::new()).is_empty());
         assert!(!retention.told);
     }
 }

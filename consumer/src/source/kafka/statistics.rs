@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use rdkafka::ClientConfig;
 use serde::Deserialize;
 
 use super::trouble::Answering;
@@ -46,15 +47,53 @@ struct Topic {
 pub struct Partition {
     /// High watermark; negative while unknown.
     hi_offset: i64,
+    /// Where the first transaction begins that is not ended yet; negative while unknown.
+    #[serde(default = "unknown")]
+    ls_offset: i64,
+    /// Id of the broker that is asked for it.
+    #[serde(default)]
+    pub leader: i32,
     /// Bytes of messages that were fetched and not yet read.
     #[serde(default, rename = "fetchq_size")]
     pub prefetched: u64,
 }
 
 impl Partition {
-    /// Offset that the next message will get, where that is known.
-    pub fn end(&self) -> Option<u64> {
-        u64::try_from(self.hi_offset).ok()
+    /// Whether a broker has answered for it.
+    pub fn is_known(&self) -> bool {
+        self.hi_offset >= 0
+    }
+
+    /// Offset behind the last message that is to be read, where that is known.
+    pub fn end(&self, isolation: Isolation) -> Option<u64> {
+        let end = match isolation {
+            Isolation::ReadCommitted if self.ls_offset >= 0 => self.ls_offset,
+            _ => self.hi_offset,
+        };
+        u64::try_from(end).ok()
+    }
+}
+
+fn unknown() -> i64 {
+    -1
+}
+
+/// Which messages of transactions are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// librdkafka's default.
+    #[default]
+    ReadCommitted,
+    ReadUncommitted,
+}
+
+impl Isolation {
+    /// That of a client.
+    pub fn of(client: &ClientConfig) -> Self {
+        match client.get("isolation.level") {
+            Some("read_uncommitted") => Self::ReadUncommitted,
+            _ => Self::ReadCommitted,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use rdkafka::metadata::MetadataTopic;
 use rdkafka::{ClientConfig, ClientContext};
 use tokio_util::sync::CancellationToken;
 
+use super::ends;
 use super::group::Group;
 use super::retention::Retention;
 use super::trouble::Troubles;
@@ -18,7 +19,7 @@ use crate::config::Topics;
 use crate::last_error::{ErrorReason, LastError};
 use crate::source::TopicPartition;
 
-/// How often topics are looked for. With the metadata's own delay a new topic is consumed within 10 s.
+/// How often topics and ends are looked for. With the metadata's own delay a new topic is consumed within 10 s.
 const LOOK_EVERY: Duration = Duration::from_secs(4);
 /// How long a start waits to learn how many partitions there are.
 const COUNT_WITHIN: Duration = Duration::from_secs(5);
@@ -61,7 +62,7 @@ fn partitions_within<C: ConsumerContext>(
         .collect())
 }
 
-/// Subscribes, and follows new and deleted topics and the retention of those that are read until `stop`.
+/// Subscribes, and follows new and deleted topics, and of those that are read the retention and the ends, until `stop`.
 pub fn follow(
     topics: &Topics,
     consumer: &GroupConsumer,
@@ -87,7 +88,17 @@ pub fn follow(
                 Err(error) => group.failed(&error, &error.to_string()),
             }
         }
-        group.set_retention(retention.of(group.topics()));
+        group.set_retention(retention.of(group.topics()).clone());
+        for partitions in group.unsure_ends() {
+            if stop.is_cancelled() {
+                break;
+            }
+            match ends::ask(consumer, &partitions) {
+                Ok(told) => group.set_ends(told),
+                // Whoever needs the broker for more than the lag tells of it.
+                Err(error) => tracing::debug!(%error, ?partitions, "the ends of partitions are not known"),
+            }
+        }
         let begin = std::time::Instant::now();
         while begin.elapsed() < LOOK_EVERY && !stop.is_cancelled() {
             std::thread::park_timeout(STEP);

@@ -28,6 +28,14 @@ pub enum Answering {
     No,
 }
 
+/// A partition that cannot be read.
+#[derive(Debug)]
+struct Broken {
+    error: LastError,
+    /// How often statistics have known where the partition ends, since.
+    known: u8,
+}
+
 /// Everything that is wrong now.
 #[derive(Debug, Default)]
 pub struct Troubles {
@@ -41,8 +49,8 @@ pub struct Troubles {
     topics: Option<LastError>,
     /// Over when the group assigns partitions.
     group: Option<LastError>,
-    /// Over when the partition delivers again or is closed.
-    partitions: BTreeMap<TopicPartition, LastError>,
+    /// Over when the partition delivers again or is closed; a refusal also when brokers tell of the partition again.
+    partitions: BTreeMap<TopicPartition, Broken>,
     other: Option<(LastError, Instant)>,
 }
 
@@ -136,7 +144,27 @@ impl Troubles {
 
     /// A partition cannot be read.
     pub fn partition_failed(&mut self, at: &TopicPartition, error: LastError) {
-        self.partitions.insert(at.clone(), error);
+        self.partitions.insert(at.clone(), Broken { error, known: 0 });
+    }
+
+    /// Statistics know where a partition ends: a fetch has told, and one that is refused takes it back. The first of
+    /// them may be older than the refusal, so the second ends it, also where no message is there to do so. Whether it
+    /// has.
+    pub fn partition_known(&mut self, at: &TopicPartition) -> bool {
+        let Some(broken) = self.partitions.get_mut(at) else { return false };
+        broken.known = broken.known.saturating_add(1);
+        let is_over = broken.error.reason == ErrorReason::SourceDenied && broken.known >= 2;
+        if is_over {
+            self.partitions.remove(at);
+        }
+        is_over
+    }
+
+    /// Statistics do not know where a partition ends: its fetches are refused, or were not answered yet.
+    pub fn partition_unknown(&mut self, at: &TopicPartition) {
+        if let Some(broken) = self.partitions.get_mut(at) {
+            broken.known = 0;
+        }
     }
 
     /// A partition has delivered a message, or is not read any more.
@@ -148,7 +176,7 @@ impl Troubles {
     pub fn current(&self) -> Option<&LastError> {
         let other = self.other.as_ref().map(|(error, _)| error);
         let most = [&self.brokers, &self.topics, &self.group].into_iter().find_map(Option::as_ref);
-        most.or_else(|| self.partitions.values().next()).or(other)
+        most.or_else(|| self.partitions.values().next().map(|broken| &broken.error)).or(other)
     }
 
     /// What may explain that an answer did not come.
@@ -287,6 +315,24 @@ mod tests {
         assert_eq!(message(&troubles), Some("spans/3"));
         troubles.partition_over(&at);
         assert_eq!(message(&troubles), None);
+    }
+
+    #[test]
+    fn a_refusal_to_read_a_partition_is_over_when_fetches_are_answered_and_a_broken_one_is_not() {
+        let mut troubles = Troubles::default();
+        let at = |partition| TopicPartition { topic: "spans".into(), partition };
+        troubles.partition_failed(&at(0), LastError::new(ErrorReason::SourceDenied, "denied"));
+        troubles.partition_failed(&at(1), LastError::new(ErrorReason::SourceFailed, "broken"));
+        // Of before the refusal, and while it lasts.
+        assert!(!troubles.partition_known(&at(0)));
+        troubles.partition_unknown(&at(0));
+        assert!(!troubles.partition_known(&at(0)));
+        assert_eq!(message(&troubles), Some("denied"));
+        assert!(troubles.partition_known(&at(0)));
+        for _ in 0..3 {
+            assert!(!troubles.partition_known(&at(1)));
+        }
+        assert_eq!(message(&troubles), Some("broken"));
     }
 
     #[test]

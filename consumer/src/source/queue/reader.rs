@@ -148,7 +148,7 @@ impl PartitionReader for Reader {
             if self.records.is_empty() {
                 let mut state = lock(&self.window.state);
                 if state.out_of_range {
-                    return Ok(ReadEnd::OffsetOutOfRange);
+                    return Ok(ReadEnd::Reopen);
                 }
                 if let Some(error) = state.error.take() {
                     return Err(error);

@@ -52,6 +52,7 @@ impl LetterStore for MemoryStore {
     }
 
     async fn letter(&self, id: i64) -> Result<Option<StoredLetter>, StoreError> {
+        self.ask(Call::Letter)?;
         let state = self.state();
         let redrive = state.redrives.get(&id).cloned().unwrap_or_default();
         Ok(state.dead_letters.get(&id).map(|letter| StoredLetter {

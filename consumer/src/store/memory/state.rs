@@ -7,7 +7,7 @@ use crate::store::key::{SealedDictionary, WrappedKey};
 use crate::store::letter::History;
 use crate::store::sql::{fenced, share_of, stream_number};
 use crate::store::{
-    DeadLetter, ErrorKind, MAX_STREAMS, Position, Reason, Row, StoreError, StoredSpan, StreamKey, WriteBatch,
+    DeadLetter, ErrorKind, Position, Reason, Row, StoreError, StoredSpan, StreamKey, WriteBatch,
 };
 
 /// A row of `sluice_progress`.
@@ -122,7 +122,7 @@ impl State {
     }
 
     pub fn add_stream(&mut self, key: &StreamKey, generation: u32, start: u64) -> Result<(), StoreError> {
-        let number = u32::try_from(self.progress.len()).unwrap_or(u32::from(MAX_STREAMS));
+        let number = i64::try_from(self.progress.len()).unwrap_or(i64::MAX);
         self.progress.push(Progress {
             key: key.clone(),
             generation,

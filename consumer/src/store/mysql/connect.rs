@@ -37,10 +37,15 @@ const MYSQL_MAX_IDLE: Duration = Duration::from_secs(5);
 /// Longest statement that is sent even where the server takes more: bounds the memory of a connection.
 const MAX_STATEMENT_BYTES: usize = 4 * 1024 * 1024;
 
+/// Of the largest packet that the server takes: left for what the protocol adds to the parameters of a statement, its
+/// own header and the command's fixed fields, which take a few dozen bytes.
+const PACKET_OVERHEAD_BYTES: usize = 1024;
+
 impl MySqlStore {
     /// A connection that is set up.
     pub(super) async fn session(&self, purpose: Purpose) -> Result<Session<MySql>, StoreError> {
-        let (mut session, new) = self.sessions.take(purpose).await?;
+        let taken = self.sessions.take(purpose).await;
+        let (mut session, new) = taken.map_err(|error| error.where_to((self.options.connect)().ok()))?;
         if new {
             let is_mariadb = within(SHORT_ANSWER, self.set_up(&mut session))
                 .await
@@ -96,6 +101,6 @@ impl MySqlStore {
 
     /// Longest statement that the server takes.
     pub(super) fn max_statement_bytes(&self) -> usize {
-        self.max_packet.load(Ordering::Relaxed).saturating_sub(1024)
+        self.max_packet.load(Ordering::Relaxed).saturating_sub(PACKET_OVERHEAD_BYTES)
     }
 }

@@ -5,6 +5,7 @@ use sqlx::{AssertSqlSafe, Executor};
 
 use super::MySqlStore;
 use super::errors::store_error;
+use super::schema::expect_database;
 use crate::store::inspect::{Inspection, OWN_TABLES, TableState, trace_rights};
 use crate::store::sql::{Purpose, SHORT_ANSWER, within};
 use crate::store::{ErrorKind, StoreError};
@@ -32,6 +33,7 @@ impl MySqlStore {
 
     async fn look(&self, conn: &mut MySqlConnection, has_retention: bool) -> Result<Inspection, StoreError> {
         const DOING: &str = "cannot look at the server";
+        expect_database(conn).await?;
         let (server, read_only): (String, i64) =
             within(SHORT_ANSWER, sqlx::query_as(SERVER).fetch_one(&mut *conn))
                 .await

@@ -62,14 +62,7 @@ const NO_COLUMN: u16 = 1054;
 
 impl MySqlStore {
     pub(super) async fn prepare_schema(&self, conn: &mut MySqlConnection) -> Result<(), StoreError> {
-        let database: Option<String> =
-            within(SHORT_ANSWER, sqlx::query_scalar(DATABASE).fetch_one(&mut *conn))
-                .await
-                .map_err(store_error("cannot ask for the database"))?;
-        if database.is_none() {
-            let context = "the connection names no database: add one to the URL, as in mysql://HOST/DATABASE";
-            return Err(StoreError::new(ErrorKind::Schema, context));
-        }
+        expect_database(conn).await?;
         let version: String = within(SHORT_ANSWER, sqlx::query_scalar(VERSION).fetch_one(&mut *conn))
             .await
             .map_err(store_error("cannot read the server's version"))?;
@@ -149,6 +142,20 @@ impl MySqlStore {
             within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
         adopt::check(table.as_ref(), &columns, &leading, &foreign_unique)
             .map_err(|why| StoreError::new(ErrorKind::Schema, format!("cannot use the table {name}: {why}")))
+    }
+}
+
+/// A URL may name none, and everything that follows would fail for another reason.
+pub(super) async fn expect_database(conn: &mut MySqlConnection) -> Result<(), StoreError> {
+    let database: Option<String> = within(SHORT_ANSWER, sqlx::query_scalar(DATABASE).fetch_one(conn))
+        .await
+        .map_err(store_error("cannot ask for the database"))?;
+    match database {
+        Some(_) => Ok(()),
+        None => {
+            let context = "the connection names no database: add one to the URL, as in mysql://HOST/DATABASE";
+            Err(StoreError::new(ErrorKind::Schema, context))
+        }
     }
 }
 

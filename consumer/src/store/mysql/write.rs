@@ -10,8 +10,9 @@ use sqlx::Executor;
 use sqlx::mysql::{MySqlArguments, MySqlConnection};
 
 use super::errors::store_error;
+use super::transaction::begin;
 use super::{MySqlStore, ROW_OVERHEAD_BYTES};
-use crate::store::sql::{FixedSizes, SHORT_ANSWER, WRITE_ANSWER, detail_of, fenced, parts_of, within};
+use crate::store::sql::{FixedSizes, WRITE_ANSWER, detail_of, fenced, parts_of, within};
 use crate::store::{ErrorKind, Row, StoreError, TableName, WriteBatch};
 
 /// Row counts of the prepared `INSERT`s. The largest is the default of `batch.maxRows`.
@@ -111,7 +112,7 @@ impl MySqlStore {
         let limit = self.chunk_bytes();
         let mut rest = rows;
         while !rest.is_empty() {
-            let (fitting, _) = prefix_within(rest, limit.saturating_sub(ROW_OVERHEAD_BYTES));
+            let fitting = prefix_within(rest, limit.saturating_sub(ROW_OVERHEAD_BYTES));
             let (size, sql) = insert.sizes.largest(fitting);
             let (rows, later) = rest.split_at(size);
             let longest = rows.iter().map(|row| row.body.len()).max().unwrap_or_default();
@@ -220,13 +221,6 @@ impl MySqlStore {
     }
 }
 
-pub(super) async fn begin(conn: &mut MySqlConnection) -> Result<(), StoreError> {
-    within(SHORT_ANSWER, conn.execute("START TRANSACTION"))
-        .await
-        .map_err(store_error("cannot begin a transaction"))?;
-    Ok(())
-}
-
 async fn insert_chunk(
     conn: &mut MySqlConnection,
     sql: Arc<str>,
@@ -260,17 +254,16 @@ fn add_row(
     Ok(())
 }
 
-/// How many of the first rows stay within `limit` bytes together (at least one), and their bytes.
-fn prefix_within(rows: &[Row<'_>], limit: usize) -> (usize, usize) {
+/// How many of the first rows stay within `limit` bytes together; at least one.
+fn prefix_within(rows: &[Row<'_>], limit: usize) -> usize {
     let mut bytes = 0;
     for (count, row) in rows.iter().enumerate() {
-        let more = bytes + protocol_bytes(row);
-        if more > limit && count > 0 {
-            return (count, bytes);
+        bytes += protocol_bytes(row);
+        if bytes > limit && count > 0 {
+            return count;
         }
-        bytes = more;
     }
-    (rows.len(), bytes)
+    rows.len()
 }
 
 fn protocol_bytes(row: &Row<'_>) -> usize {

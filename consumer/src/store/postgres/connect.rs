@@ -15,7 +15,8 @@ const SESSION: &str = "SET default_transaction_isolation = 'read committed'; SET
 impl PostgresStore {
     /// A connection that is set up.
     pub(super) async fn session(&self, purpose: Purpose) -> Result<Session<Postgres>, StoreError> {
-        let (mut session, new) = self.sessions.take(purpose).await?;
+        let taken = self.sessions.take(purpose).await;
+        let (mut session, new) = taken.map_err(|error| error.where_to((self.options.connect)().ok()))?;
         if new {
             within(SHORT_ANSWER, session.execute(SESSION))
                 .await

@@ -3,11 +3,10 @@
 use super::PostgresStore;
 use super::errors::store_error;
 use super::letters::DIALECT;
-use super::streams::{begin_locked, commit};
-use crate::gate::clock::DatabaseTime;
+use super::transaction::{begin_locked, commit, now};
 use crate::store::sql::lease_queries::{ON_CONFLICT, lease_store};
 
-async fn begin_alone(conn: &mut Conn, pipeline: &str) -> Result<DatabaseTime, StoreError> {
+async fn begin_alone(conn: &mut Conn, pipeline: &str) -> Result<(), StoreError> {
     begin_locked(conn, &format!("rate of {pipeline}")).await
 }
 

@@ -2,8 +2,7 @@
 
 use super::PostgresStore;
 use super::errors::store_error;
-use super::streams::commit;
-use super::write::begin;
+use super::transaction::{begin, begin_reading, commit};
 use crate::store::sql::letter_queries::{Dialect, letter_store};
 
 pub(super) const DIALECT: Dialect = Dialect {

@@ -27,10 +27,12 @@ const COLUMNS: &str = "SELECT CAST(a.attname AS TEXT) AS name, format_type(a.att
 const LEADING_COLUMNS: &str = "SELECT CAST(a.attname AS TEXT) FROM pg_index i \
      JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] \
      WHERE i.indrelid = to_regclass($1) AND i.indisvalid AND i.indpred IS NULL";
+/// Columns that an index only includes, which come after its keys, make nothing unique.
 const FOREIGN_UNIQUE: &str = "SELECT CAST(c.relname AS TEXT) FROM pg_index i \
      JOIN pg_class c ON c.oid = i.indexrelid \
      WHERE i.indrelid = to_regclass($1) AND i.indisunique AND NOT EXISTS (SELECT 1 FROM pg_attribute a \
-     WHERE a.attrelid = i.indrelid AND a.attname = 'id' AND a.attnum = ANY (i.indkey)) ORDER BY 1";
+     WHERE a.attrelid = i.indrelid AND a.attname = 'id' \
+     AND a.attnum = ANY ((CAST(i.indkey AS INT2[]))[0 : i.indnkeyatts - 1])) ORDER BY 1";
 
 /// Every column of Sluice's own tables that a statement names: fails where one is missing.
 const VERIFY: [&str; 9] = [

@@ -8,9 +8,9 @@ use sqlx::{Arguments, AssertSqlSafe, Connection, Executor};
 use super::PostgresStore;
 use super::copy::CopyIn;
 use super::errors::store_error;
-use super::streams::signed;
+use super::transaction::begin;
 use super::unnest::{Ids, Texts, bytes_of};
-use crate::store::sql::{SHORT_ANSWER, WRITE_ANSWER, detail_of, fenced, parts_of, within};
+use crate::store::sql::{WRITE_ANSWER, detail_of, fenced, parts_of, signed, within};
 use crate::store::{DeadLetter, Row, StoreError, TableName, WriteBatch};
 
 const COPY_DEAD_LETTERS: &str = "COPY sluice_dead_letter (table_name, id, stream, topic, \"partition\", \
@@ -235,11 +235,6 @@ impl PostgresStore {
         add_all().map_err(cannot_encode)?;
         Ok(arguments)
     }
-}
-
-pub(super) async fn begin(conn: &mut PgConnection) -> Result<(), StoreError> {
-    within(SHORT_ANSWER, conn.execute("BEGIN")).await.map_err(store_error("cannot begin a transaction"))?;
-    Ok(())
 }
 
 /// Adds the four columns as arrays.

@@ -14,9 +14,9 @@ pub fn holder_of((id, share, demand): HolderRow) -> Holder {
 pub const ON_CONFLICT: &str = " ON CONFLICT (pipeline, holder) DO UPDATE SET share = excluded.share, \
      demand = excluded.demand, expires_at_ms = excluded.expires_at_ms";
 
-/// Implements `renew_share` and `give_share_back` for a backend, which has the functions `store_error`, `commit` and
-/// `begin_alone`: it begins a transaction, waits until no other replica of the pipeline is in one, and tells the
-/// database's time.
+/// Implements `renew_share` and `give_share_back` for a backend, which has the functions `store_error`, `commit`,
+/// `begin_alone` (it begins a transaction and waits until no other replica of the pipeline is in one) and `now` (the
+/// database's clock).
 macro_rules! lease_store {
     (store: $store:ty, database: $database:ty, dialect: $dialect:expr, replace: $replace:expr) => {
         use sqlx::QueryBuilder;
@@ -36,7 +36,8 @@ macro_rules! lease_store {
                 request: &LeaseRequest,
                 decide: &mut Decide<'_>,
             ) -> Result<LeaseGrant, StoreError> {
-                let database_time = begin_alone(conn, &request.pipeline).await?;
+                begin_alone(conn, &request.pipeline).await?;
+                let database_time = self::now(conn).await?;
                 let now = database_time.ms;
                 let mut expire = Builder::new("DELETE FROM sluice_rate WHERE pipeline = ");
                 expire.push_bind(request.pipeline.clone()).push(" AND expires_at_ms <= ").push_bind(now);

@@ -1,9 +1,6 @@
 //! Reading, marking, purging and redriving dead letters: the same statements on each backend, but for quotes,
 //! casts and the driver's types.
 
-use super::letters::SEALED;
-use crate::store::letter::{LetterSummary, StoredLetter};
-
 /// What differs between the backends' SQL.
 pub struct Dialect {
     /// Quotes an identifier.
@@ -17,7 +14,7 @@ pub struct Dialect {
 }
 
 impl Dialect {
-    /// Everything of a [`LetterSummary`], in the order of [`SummaryRow`], from `sluice_dead_letter d` and
+    /// Everything of a [`LetterSummary`], in the order of [`super::letters::SummaryRow`], from `sluice_dead_letter d` and
     /// `sluice_redrive r`; to be followed by conditions.
     pub fn select_summaries(&self) -> String {
         let Self { quote: q, int8, text: (before, after), .. } = self;
@@ -31,63 +28,17 @@ impl Dialect {
     }
 }
 
-/// A row of [`Dialect::select_summaries`].
-pub type SummaryRow = (i64, String, i64, i64, Option<i64>, Option<i64>, String, String, i64, i64, String);
-
-/// The letter that a row tells of.
-pub fn summary_of(row: SummaryRow) -> LetterSummary {
-    let (id, topic, partition, offset, span_index, timestamp, reason, detail, pending, attempts, history) =
-        row;
-    LetterSummary {
-        id,
-        topic,
-        partition: partition as i32,
-        offset: offset.cast_unsigned(),
-        span_index: span_index.and_then(|index| u32::try_from(index).ok()),
-        timestamp,
-        reason,
-        detail,
-        pending: pending == 1,
-        attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
-        history,
-    }
-}
-
-/// Joins the chunks (part and bytes, in order) of a letter.
-pub fn assembled(summary: LetterSummary, mut chunks: Vec<(String, Vec<u8>)>) -> StoredLetter {
-    let mut sealed = false;
-    for (part, _) in &mut chunks {
-        if let Some(name) = part.strip_prefix(SEALED) {
-            (*part, sealed) = (name.to_owned(), true);
-        }
-    }
-    let part = |name: &str| {
-        let mut chunks = chunks.iter().filter(|(part, _)| part == name).peekable();
-        chunks.peek()?;
-        Some(chunks.flat_map(|(_, data)| data).copied().collect::<Vec<u8>>())
-    };
-    let text = |name| part(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    StoredLetter {
-        trace_id: text("trace_id"),
-        kind: text("kind"),
-        key: part("key"),
-        headers: part("headers").unwrap_or_else(|| b"[]".to_vec()),
-        bytes: part("value").unwrap_or_default(),
-        sealed,
-        summary,
-    }
-}
-
 /// Implements [`crate::store::letter::LetterStore`] for a backend, which has the methods `table_name`,
-/// `put_batch` (begins a transaction and inserts rows and letters) and the functions `begin`, `commit`,
-/// `store_error`.
+/// `put_batch` (begins a transaction and inserts rows and letters) and the functions `begin`, `begin_reading` (of a
+/// transaction whose reads a proxy sends to the primary), `commit`, `store_error`.
 macro_rules! letter_store {
     (store: $store:ty, database: $database:ty, dialect: $dialect:expr, marks: $marks:expr) => {
         use sqlx::{Connection, QueryBuilder};
 
         use crate::store::letter::{LetterFilter, LetterStore, LetterSummary, RedriveBatch, StoredLetter};
-        use crate::store::sql::letter_queries::{SummaryRow, assembled, summary_of};
-        use crate::store::sql::{Purpose, SHORT_ANSWER, WRITE_ANSWER, fenced, within};
+        use crate::store::sql::{
+            Purpose, SHORT_ANSWER, SummaryRow, WRITE_ANSWER, assembled, fenced, summary_of, within,
+        };
         use crate::store::{ErrorKind, StoreError, WriteBatch};
 
         /// Rows of an `INSERT` without texts: well below every server's limit of arguments.
@@ -137,21 +88,42 @@ macro_rules! letter_store {
                 Ok(rows.into_iter().map(summary_of).collect())
             }
 
+            async fn find_summary(
+                &self,
+                conn: &mut Conn,
+                id: i64,
+            ) -> Result<Option<LetterSummary>, StoreError> {
+                let found = self.find_letters(conn, &LetterFilter::default(), id - 1, 1).await?;
+                Ok(found.into_iter().find(|summary| summary.id == id))
+            }
+
+            /// On the primary: a replica that lags would take a letter for one that is gone, or for an empty one.
             async fn find_letter(&self, conn: &mut Conn, id: i64) -> Result<Option<StoredLetter>, StoreError> {
-                let only = LetterFilter::default();
-                let found = self.find_letters(conn, &only, id - 1, 1).await?;
-                let Some(summary) = found.into_iter().find(|summary| summary.id == id) else {
-                    return Ok(None);
-                };
+                begin_reading(conn).await?;
+                let found = self.read_letter(conn, id).await?;
+                commit(conn).await?;
+                Ok(found)
+            }
+
+            async fn read_letter(&self, conn: &mut Conn, id: i64) -> Result<Option<StoredLetter>, StoreError> {
+                let Some(summary) = self.find_summary(conn, id).await? else { return Ok(None) };
                 let mut builder =
                     Builder::new("SELECT part, data FROM sluice_dead_letter_chunk WHERE table_name = ");
                 builder.push_bind(self.table_name().to_owned()).push(" AND id = ").push_bind(id);
                 builder.push(" ORDER BY part, seq");
                 let query = builder.build_query_as::<(String, Vec<u8>)>();
-                let chunks = within(WRITE_ANSWER, query.fetch_all(conn))
+                let chunks = within(WRITE_ANSWER, query.fetch_all(&mut *conn))
                     .await
                     .map_err(store_error("cannot read a dead letter's bytes"))?;
-                Ok(Some(assembled(summary, chunks)))
+                match assembled(summary, chunks) {
+                    Some(letter) => Ok(Some(letter)),
+                    // Settled between the two looks.
+                    None if self.find_summary(conn, id).await?.is_none() => Ok(None),
+                    None => Err(StoreError::new(
+                        ErrorKind::Schema,
+                        format!("dead letter {id} has no bytes in sluice_dead_letter_chunk"),
+                    )),
+                }
             }
 
             async fn mark_letters(&self, conn: &mut Conn, ids: &[i64]) -> Result<u64, StoreError> {

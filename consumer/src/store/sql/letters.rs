@@ -2,6 +2,7 @@
 //! under a server's limit for one statement.
 
 use crate::store::DeadLetter;
+use crate::store::letter::{LetterSummary, StoredLetter};
 
 /// Most bytes of a chunk row: well below the smallest `max_allowed_packet` that is met in practice (1 MiB).
 pub const LETTER_CHUNK_BYTES: usize = 256 * 1024;
@@ -9,7 +10,7 @@ pub const LETTER_CHUNK_BYTES: usize = 256 * 1024;
 const DETAIL_BYTES: usize = 4096;
 
 /// What stands before the name of a part that is sealed. Not in the bytes, which may be any.
-pub const SEALED: &str = "sealed:";
+const SEALED: &str = "sealed:";
 
 /// A chunk of what a dead letter consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,54 @@ fn cut<'a>(part: &'static str, bytes: &'a [u8], parts: &mut Vec<LetterPart<'a>>)
         parts.push(LetterPart { part, seq: 0, data: bytes });
     }
     parts.extend(bytes.chunks(LETTER_CHUNK_BYTES).zip(0..).map(|(data, seq)| LetterPart { part, seq, data }));
+}
+
+/// A row of [`super::letter_queries::Dialect::select_summaries`].
+pub type SummaryRow = (i64, String, i64, i64, Option<i64>, Option<i64>, String, String, i64, i64, String);
+
+/// The letter that a row tells of.
+pub fn summary_of(row: SummaryRow) -> LetterSummary {
+    let (id, topic, partition, offset, span_index, timestamp, reason, detail, pending, attempts, history) =
+        row;
+    LetterSummary {
+        id,
+        topic,
+        partition: partition as i32,
+        offset: offset.cast_unsigned(),
+        span_index: span_index.and_then(|index| u32::try_from(index).ok()),
+        timestamp,
+        reason,
+        detail,
+        pending: pending == 1,
+        attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
+        history,
+    }
+}
+
+/// Joins the chunks (part and bytes, in order) of a letter. `None` where its value is not among them: every letter has
+/// one, if an empty one.
+pub fn assembled(summary: LetterSummary, mut chunks: Vec<(String, Vec<u8>)>) -> Option<StoredLetter> {
+    let mut sealed = false;
+    for (part, _) in &mut chunks {
+        if let Some(name) = part.strip_prefix(SEALED) {
+            (*part, sealed) = (name.to_owned(), true);
+        }
+    }
+    let part = |name: &str| {
+        let mut chunks = chunks.iter().filter(|(part, _)| part == name).peekable();
+        chunks.peek()?;
+        Some(chunks.flat_map(|(_, data)| data).copied().collect::<Vec<u8>>())
+    };
+    let text = |name| part(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Some(StoredLetter {
+        trace_id: text("trace_id"),
+        kind: text("kind"),
+        key: part("key"),
+        headers: part("headers").unwrap_or_else(|| b"[]".to_vec()),
+        bytes: part("value")?,
+        sealed,
+        summary,
+    })
 }
 
 /// The reason in words, of a length and of characters that every database takes.

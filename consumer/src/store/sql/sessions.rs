@@ -39,7 +39,8 @@ pub enum Purpose {
     Write,
     /// Claims, the schema.
     Control,
-    /// Renewals of the lease: without one nothing is released, so they queue behind nothing else.
+    /// Leases, of the rate and of turns. Without the former nothing is released: there is one connection for each, so
+    /// that none queues behind another.
     Lease,
     /// Look-ups.
     Read,

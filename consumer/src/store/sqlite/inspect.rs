@@ -5,7 +5,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::SqliteStore;
 use super::errors::store_error;
-use super::write::begin;
+use super::transaction::begin;
 use crate::store::inspect::{Inspection, OWN_TABLES, TableState};
 use crate::store::sql::Purpose;
 use crate::store::{ErrorKind, StoreError};

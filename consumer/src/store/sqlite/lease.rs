@@ -3,15 +3,12 @@
 use super::SqliteStore;
 use super::errors::store_error;
 use super::letters::DIALECT;
-use super::streams::now;
-use super::write::{begin, commit};
-use crate::gate::clock::DatabaseTime;
+use super::transaction::{begin, commit, now};
 use crate::store::sql::lease_queries::{ON_CONFLICT, lease_store};
 
 /// There is one writer at a time.
-async fn begin_alone(conn: &mut Conn, _pipeline: &str) -> Result<DatabaseTime, StoreError> {
-    begin(conn).await?;
-    now(conn).await
+async fn begin_alone(conn: &mut Conn, _pipeline: &str) -> Result<(), StoreError> {
+    begin(conn).await
 }
 
 lease_store! { store: SqliteStore, database: sqlx::Sqlite, dialect: DIALECT, replace: ON_CONFLICT }

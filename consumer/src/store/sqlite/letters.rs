@@ -2,7 +2,7 @@
 
 use super::SqliteStore;
 use super::errors::store_error;
-use super::write::{begin, commit};
+use super::transaction::{begin, begin_reading, commit};
 use crate::store::sql::letter_queries::{Dialect, letter_store};
 
 pub(super) const DIALECT: Dialect = Dialect {

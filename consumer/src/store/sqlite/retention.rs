@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::SqliteStore;
 use super::errors::store_error;
-use super::write::{begin, commit};
+use super::transaction::{begin, commit};
 use crate::store::StoreError;
 use crate::store::retention::{Reached, Sweep, Swept};
 use crate::store::sql::{SHORT_ANSWER, WRITE_ANSWER, within};

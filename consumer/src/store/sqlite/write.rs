@@ -5,8 +5,8 @@ use sqlx::{Arguments, AssertSqlSafe, Executor};
 
 use super::SqliteStore;
 use super::errors::store_error;
-use super::streams::signed;
-use crate::store::sql::{FixedSizes, SHORT_ANSWER, WRITE_ANSWER, detail_of, fenced, parts_of, within};
+use super::transaction::{begin, commit};
+use crate::store::sql::{FixedSizes, WRITE_ANSWER, detail_of, fenced, parts_of, signed, within};
 use crate::store::{Row, StoreError, TableName, WriteBatch};
 
 /// Row counts of the prepared `INSERT`s: each statement is one trip to the connection's thread.
@@ -152,17 +152,4 @@ fn arguments_of(rows: &[Row<'_>]) -> Result<SqliteArguments, sqlx::error::BoxDyn
         arguments.add(row.body)?;
     }
     Ok(arguments)
-}
-
-/// Takes the write lock at once.
-pub(super) async fn begin(conn: &mut SqliteConnection) -> Result<(), StoreError> {
-    within(SHORT_ANSWER, conn.execute("BEGIN IMMEDIATE"))
-        .await
-        .map_err(store_error("cannot begin a transaction"))?;
-    Ok(())
-}
-
-pub(super) async fn commit(conn: &mut SqliteConnection) -> Result<(), StoreError> {
-    within(WRITE_ANSWER, conn.execute("COMMIT")).await.map_err(store_error("cannot commit"))?;
-    Ok(())
 }

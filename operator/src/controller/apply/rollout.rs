@@ -2,7 +2,8 @@
 //!
 //! What an upgrade rolls carries its mark, so that a pipeline that fails for reasons of its own (its database
 //! is away, its spec was changed) neither takes a turn nor halts anybody. One that did not run before the
-//! upgrade proves nothing about it, and is not marked either.
+//! upgrade proves nothing about it, and is not marked either. The mark stays; one whose rollout has ended takes no
+//! turn any more, whatever becomes of its pods.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,6 +14,7 @@ use kube::ResourceExt;
 use sluice_crds::names;
 
 use super::Rollout;
+use crate::controller::dereference::settings_of;
 use crate::controller::status::Pods;
 
 /// How long a turn counts before the watch shows the rollout that it has begun.
@@ -35,19 +37,45 @@ pub enum Change {
 /// Compares what is with what should be.
 pub fn change(actual: Option<&Deployment>, desired: &Deployment) -> Change {
     let Some(actual) = actual else { return Change::Spec };
-    fn of<'a>(deployment: &'a Deployment, annotation: &str) -> Option<&'a str> {
-        deployment.annotations().get(annotation).map(String::as_str)
-    }
-    let hashes = |annotation: &str| (of(actual, annotation), of(desired, annotation));
-    let (was, is) = hashes(names::ANNOTATION_SPEC_HASH);
-    let (old_template, new_template) = hashes(names::ANNOTATION_TEMPLATE_HASH);
-    // Another version may write the same spec in other words: its hash says nothing about the spec.
-    let is_comparable = hash_version(was) == hash_version(is);
-    match (was == is || !is_comparable, old_template == new_template) {
+    let of = annotation;
+    let is_same = |hash: &str| of(actual, hash) == of(desired, hash);
+    let same_spec = is_same(names::ANNOTATION_SPEC_HASH) || !is_comparable(actual, desired);
+    match (same_spec, is_same(names::ANNOTATION_TEMPLATE_HASH)) {
         (false, _) => Change::Spec,
         (true, true) => Change::Same(of(actual, names::ANNOTATION_UPGRADE).map(str::to_owned)),
         (true, false) => Change::Upgrade { runs: Pods::of(actual).settled() },
     }
+}
+
+/// What of the spec a Deployment does not have whose turn has not come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Withheld {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Another version has written it: an edit since then cannot be told from other words for the same.
+    Unknown,
+    /// Its settings.
+    Settings,
+}
+
+/// Compares what is with what should be, where only the turn is missing.
+pub fn withheld(actual: Option<&Deployment>, desired: &Deployment) -> Withheld {
+    match actual {
+        Some(actual) if settings_of(actual) != settings_of(desired) => Withheld::Settings,
+        Some(actual) if !is_comparable(actual, desired) => Withheld::Unknown,
+        _ => Withheld::Nothing,
+    }
+}
+
+fn annotation<'a>(deployment: &'a Deployment, name: &str) -> Option<&'a str> {
+    deployment.annotations().get(name).map(String::as_str)
+}
+
+/// Another version may write the same spec in other words: its hash says nothing about the spec.
+fn is_comparable(actual: &Deployment, desired: &Deployment) -> bool {
+    let version = |deployment| hash_version(annotation(deployment, names::ANNOTATION_SPEC_HASH));
+    version(actual) == version(desired)
 }
 
 /// Which version of the operator has made a spec's hash; none of those that did not say.
@@ -61,17 +89,22 @@ pub struct Standing {
     name: Box<str>,
     /// Of the upgrade that rolled it last.
     mark: Option<Box<str>>,
-    pods: Pods,
+    /// Whether its rollout has failed.
+    stalled: bool,
+    /// Whether it has not ended.
+    rolls: bool,
 }
 
 impl Standing {
     /// Reads a Deployment.
     pub fn of(deployment: &Deployment) -> Self {
         let mark = deployment.annotations().get(names::ANNOTATION_UPGRADE);
+        let pods = Pods::of(deployment);
         Self {
             name: key(deployment).into(),
             mark: mark.map(|mark| mark.as_str().into()),
-            pods: Pods::of(deployment),
+            stalled: pods.stalled,
+            rolls: !pods.rolled_out(),
         }
     }
 }
@@ -96,6 +129,10 @@ impl Rollouts {
         mark: &str,
         most: usize,
     ) -> Rollout {
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Bug::RollAll) {
+            return Rollout::Free;
+        }
         let own = key(own);
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         begun.retain(|_, since| since.elapsed() < UNTIL_SEEN);
@@ -105,10 +142,10 @@ impl Rollouts {
             if *other.name == *own {
                 continue;
             }
-            if marked && other.pods.stalled {
+            if marked && other.stalled {
                 return Rollout::Halted { because: other.name.to_string() };
             }
-            if (marked && !other.pods.settled()) || begun.contains_key(&*other.name) {
+            if (marked && other.rolls) || begun.contains_key(&*other.name) {
                 rolling += 1;
             }
         }
@@ -182,11 +219,57 @@ mod tests {
     }
 
     #[test]
+    fn what_an_upgrade_withholds_is_told_as_far_as_it_can_be() {
+        let with = |settings: &str, spec: &str| {
+            let mut deployment = hashed(spec, "x");
+            let labels = [(names::LABEL_SETTINGS.to_owned(), settings.to_owned())].into();
+            deployment.spec.template.metadata.get_or_insert_default().labels = Some(labels);
+            deployment
+        };
+        let desired = with("s", "2:a");
+        for (actual, expected) in [
+            (with("s", "2:a"), Withheld::Nothing),
+            (with("s", "1:b"), Withheld::Unknown),
+            (with("r", "1:b"), Withheld::Settings),
+        ] {
+            assert_eq!(withheld(Some(&actual), &desired), expected, "{:?}", actual.annotations());
+        }
+    }
+
+    #[test]
     fn as_many_roll_at_once_as_are_allowed() {
         let rolling = [deployment("a", Some(MARK), 1, false), deployment("b", Some(MARK), 0, false)];
         assert_eq!(turn(&rolling, 2), Rollout::Waiting);
         assert_eq!(turn(&rolling, 3), Rollout::Free);
         assert_eq!(turn(&[deployment("a", Some(MARK), 2, false)], 1), Rollout::Free);
+    }
+
+    #[test]
+    fn a_rollout_that_has_ended_takes_no_turn_whatever_becomes_of_its_pods() {
+        let says = |reason: &str| {
+            vec![DeploymentCondition {
+                type_: Some("Progressing".into()),
+                reason: Some(reason.into()),
+                ..Default::default()
+            }]
+        };
+        let mut other = deployment("a", Some(MARK), 1, false);
+        let mut turn_after = |change: &dyn Fn(&mut DeploymentStatus)| {
+            change(other.status.as_mut().expect("a status"));
+            turn(std::slice::from_ref(&other), 1)
+        };
+        assert_eq!(turn_after(&|it| it.conditions = Some(says("ReplicaSetUpdated"))), Rollout::Waiting);
+        assert_eq!(turn_after(&|it| it.conditions = Some(says("NewReplicaSetAvailable"))), Rollout::Free);
+        assert_eq!(
+            turn_after(&|it| it.updated_replicas = Some(0)),
+            Rollout::Waiting,
+            "a template that came back"
+        );
+        assert_eq!(turn_after(&|it| it.replicas = Some(0)), Rollout::Waiting, "the old pod goes first");
+        other.metadata.generation = Some(2);
+        other.status.as_mut().expect("a status").updated_replicas = Some(2);
+        other.status.as_mut().expect("a status").replicas = Some(2);
+        assert_eq!(turn(std::slice::from_ref(&other), 1), Rollout::Waiting, "it was of the template before");
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub fn service_account(valid: &Valid, options: &Options) -> Option<ServiceAccoun
     if valid.spec.template.consumer.service_account_name.is_some() {
         return None;
     }
-    let metadata = metadata(valid, options, consumer_name(valid));
+    let metadata = metadata(&valid.owner, options, consumer_name(valid));
     // Pods that need the token mount it themselves.
     Some(ServiceAccount { metadata, automount_service_account_token: Some(false), ..Default::default() })
 }
@@ -26,11 +26,11 @@ pub fn account_name(valid: &Valid) -> String {
 /// the consumer selects `metadata.name`.
 pub fn role(valid: &Valid, options: &Options) -> Role {
     Role {
-        metadata: metadata(valid, options, consumer_name(valid)),
+        metadata: metadata(&valid.owner, options, consumer_name(valid)),
         rules: Some(vec![PolicyRule {
             api_groups: Some(vec![String::new()]),
             resources: Some(vec!["configmaps".into()]),
-            resource_names: Some(vec![live_name(&valid.name)]),
+            resource_names: Some(vec![live_name(&valid.owner.name)]),
             verbs: ["get", "list", "watch"].map(str::to_owned).into(),
             ..Default::default()
         }]),
@@ -40,7 +40,7 @@ pub fn role(valid: &Valid, options: &Options) -> Role {
 /// Gives the role to the account.
 pub fn role_binding(valid: &Valid, options: &Options) -> RoleBinding {
     RoleBinding {
-        metadata: metadata(valid, options, consumer_name(valid)),
+        metadata: metadata(&valid.owner, options, consumer_name(valid)),
         role_ref: RoleRef {
             api_group: Some("rbac.authorization.k8s.io".into()),
             kind: "Role".into(),
@@ -49,7 +49,7 @@ pub fn role_binding(valid: &Valid, options: &Options) -> RoleBinding {
         subjects: Some(vec![Subject {
             kind: "ServiceAccount".into(),
             name: account_name(valid),
-            namespace: Some(valid.namespace.clone()),
+            namespace: Some(valid.owner.namespace.clone()),
             ..Default::default()
         }]),
     }

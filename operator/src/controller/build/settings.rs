@@ -9,7 +9,7 @@ use crate::options::Options;
 
 /// Named by its content, so that an old pod that restarts during a rollout still finds its own.
 pub fn config_map(valid: &Valid, options: &Options) -> Result<ConfigMap, BuildError> {
-    let mut metadata = metadata(valid, options, name(valid));
+    let mut metadata = metadata(&valid.owner, options, name(valid));
     let labels = metadata.labels.get_or_insert_default();
     labels.insert(names::LABEL_SETTINGS.to_owned(), valid.settings_hash.clone());
     Ok(ConfigMap {
@@ -22,5 +22,9 @@ pub fn config_map(valid: &Valid, options: &Options) -> Result<ConfigMap, BuildEr
 
 /// The name of the settings ConfigMap of this content.
 pub fn name(valid: &Valid) -> String {
-    names::child(&valid.name, &format!("settings-{}", valid.settings_hash))
+    #[cfg(feature = "planted")]
+    if crate::planted::is(crate::planted::Bug::NameByProcess) {
+        return names::child(&valid.owner.name, &format!("settings-{}", std::process::id()));
+    }
+    names::child(&valid.owner.name, &format!("settings-{}", valid.settings_hash))
 }

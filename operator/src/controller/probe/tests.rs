@@ -12,9 +12,9 @@ fn target(pods: &[&str]) -> Target {
 fn answer(pod: &str, bottleneck: &str, achieved_qps: f64) -> Answer {
     let report = Report {
         revision: 1,
-        bottleneck: bottleneck.into(),
+        bottleneck: Some(bottleneck.into()),
         achieved_qps,
-        partitions: vec![PartitionReport { lag: Some(1) }],
+        partitions: [Some(1)].into_iter().collect(),
         ..Report::default()
     };
     Answer { report: PodReport { pod: pod.into(), answer: Ok(report) }, timed_out: false }
@@ -95,6 +95,19 @@ fn what_limits_a_consumer_may_come_and_go_without_a_reconcile_unless_it_is_the_p
     }
     assert_eq!(prober.next_turn(), None, "within the interval");
     assert!(says(&prober, "p", "Cpu", 100.0, start));
+}
+
+#[test]
+fn a_backlog_that_comes_near_the_retention_or_leaves_it_is_worth_a_reconcile() {
+    let (prober, start) = prober("p");
+    let mut says = |drain| {
+        let mut answer = answer("a", "Store", 100.0);
+        let report = answer.report.answer.as_mut().expect("an answer");
+        (report.drain_seconds, report.retention_seconds) = (Some(drain), Some(100));
+        prober.keep(&pipeline("p"), &target(&["a"]), vec![answer], start)
+    };
+    let told: Vec<_> = [89, 90, 100, 101, 150, 95, 89].into_iter().map(&mut says).collect();
+    assert_eq!(told, [false, true, false, true, false, true, true]);
 }
 
 #[test]

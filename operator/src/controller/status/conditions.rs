@@ -4,9 +4,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::numbers::rounded;
-use super::{Facts, Pods};
-use crate::controller::apply::Rollout;
-use crate::controller::probe::{PodReport, Report};
+use super::{Facts, Pods, last};
+use crate::controller::apply::{Rollout, Withheld};
+use crate::controller::dead_letters::RECENT;
+use crate::controller::probe::{CONSUMER_ERROR, Expiry, PodReport, Report};
 use crate::controller::validate::Refusal;
 
 /// Type of the condition that an installation writes to another one's pipeline.
@@ -17,6 +18,10 @@ pub const DEAD_LETTERS_GROWING: &str = "DeadLettersGrowing";
 const TRUE: &str = "True";
 const FALSE: &str = "False";
 const UNKNOWN: &str = "Unknown";
+/// Reason of a pipeline whose turn in an upgrade has not come.
+const WAITING: &str = "WaitingForTurn";
+/// Reason of a backlog that outlives its topic's retention.
+const EXPIRING: &str = "DrainExceedsRetention";
 /// Longest message that is kept of an error.
 const MAX_MESSAGE_CHARS: usize = 1024;
 
@@ -32,6 +37,12 @@ pub struct Conditions {
 
 fn verdict(status: &'static str, reason: &str, message: impl Into<String>) -> Verdict {
     (status, reason.to_owned(), message.into())
+}
+
+/// What was said before; none where nobody knew.
+fn again(last: &Condition) -> Option<Verdict> {
+    let status = [TRUE, FALSE].into_iter().find(|status| last.status == *status)?;
+    Some(verdict(status, &last.reason, last.message.clone()))
 }
 
 impl Conditions {
@@ -98,13 +109,45 @@ fn ready(facts: &Facts<'_>, pods: &Pods) -> Verdict {
     if pods.stalled {
         return verdict(FALSE, "RolloutStalled", format!("{counts}, and the rollout has stopped moving"));
     }
-    match pods.settled() {
+    match (pods.settled(), held_up(facts).filter(|_| lacks_an_edit(facts))) {
         // Old pods work on while new ones start: nothing is broken, and the spec is not in effect everywhere yet.
         _ if !pods.observed => verdict(UNKNOWN, "RollingOut", "the new spec has not reached the pods yet"),
-        true if pods.wanted == 0 => verdict(TRUE, "ScaledToZero", "no consumer is wanted"),
-        true => verdict(TRUE, "ConsumersReady", counts),
-        false if pods.ready >= pods.wanted => verdict(UNKNOWN, "RollingOut", counts),
-        false => verdict(FALSE, "ConsumersNotReady", counts),
+        (false, _) if pods.ready < pods.wanted => verdict(FALSE, "ConsumersNotReady", counts),
+        (_, Some((reason, why))) => {
+            verdict(UNKNOWN, reason, format!("{counts}, and the newest spec may have to wait: {why}"))
+        }
+        (false, None) => verdict(UNKNOWN, "RollingOut", counts),
+        (true, None) if pods.wanted == 0 => verdict(TRUE, "ScaledToZero", "no consumer is wanted"),
+        (true, None) => verdict(TRUE, "ConsumersReady", counts),
+    }
+}
+
+/// Why the Deployment may not change, where it may not: the reason and its words.
+fn held_up(facts: &Facts<'_>) -> Option<(&'static str, String)> {
+    match &facts.outcome?.rollout {
+        Rollout::Free => None,
+        Rollout::Waiting => {
+            Some((WAITING, "an upgrade of the operator rolls a few pipelines at a time".to_owned()))
+        }
+        Rollout::Halted { because } => Some((
+            "UpgradeHalted",
+            format!("an upgrade of the operator has halted, because the rollout of {because} has failed"),
+        )),
+    }
+}
+
+/// Whether a Deployment that may not change lacks something of the spec, or may. Where another version has written it only
+/// the last status can tell: `Ready` of this very generation means that all of it was there.
+fn lacks_an_edit(facts: &Facts<'_>) -> bool {
+    let was_ready = || {
+        let mut last = facts.pipeline.status.iter().flat_map(|status| &status.conditions);
+        let generation = facts.pipeline.metadata.generation;
+        last.any(|one| one.type_ == "Ready" && one.status == TRUE && one.observed_generation == generation)
+    };
+    match facts.outcome.map(|outcome| outcome.withheld).unwrap_or_default() {
+        Withheld::Nothing => false,
+        Withheld::Unknown => !was_ready(),
+        Withheld::Settings => true,
     }
 }
 
@@ -112,24 +155,17 @@ fn progressing(facts: &Facts<'_>, pods: &Pods) -> Verdict {
     if facts.refusal.is_some() {
         return verdict(FALSE, "NotBuilt", "the spec is not in effect; see Ready");
     }
-    match facts.outcome.map(|outcome| &outcome.rollout) {
-        Some(Rollout::Waiting) => {
-            verdict(TRUE, "WaitingForTurn", "an upgrade of the operator rolls a few pipelines at a time")
-        }
-        Some(Rollout::Halted { because }) => verdict(
-            FALSE,
-            "UpgradeHalted",
-            format!("an upgrade of the operator has halted, because the rollout of {because} has failed"),
-        ),
+    match held_up(facts) {
+        Some((reason, why)) => verdict(if reason == WAITING { TRUE } else { FALSE }, reason, why),
         _ if pods.stalled => verdict(
             FALSE,
             "RolloutStalled",
             format!("{} of {} consumers are updated", pods.updated, pods.wanted),
         ),
-        _ if facts.deployment.is_none() || !pods.settled() => {
+        _ if facts.deployment.is_none() || !pods.rolled_out() => {
             verdict(TRUE, "RollingOut", format!("{} of {} consumers are updated", pods.updated, pods.wanted))
         }
-        _ => verdict(FALSE, "RolledOut", "every consumer runs the newest settings"),
+        _ => verdict(FALSE, "RolledOut", "no consumer runs older settings"),
     }
 }
 
@@ -145,29 +181,48 @@ fn degraded(facts: &Facts<'_>, pods: &Pods) -> Verdict {
         Some((&report.pod, answer, answer.last_error.as_ref()?))
     });
     if let Some((pod, answer, error)) = troubled {
-        let reason = answer.last_error_reason.clone().unwrap_or_else(|| "ConsumerError".to_owned());
-        return verdict(TRUE, &reason, format!("{pod}: {error}"));
+        let reason = answer.last_error_reason.as_deref().unwrap_or(CONSUMER_ERROR);
+        return verdict(TRUE, reason, format!("{pod}: {error}"));
+    }
+    if let Some(kept) = last::trouble(facts).and_then(again) {
+        return kept;
+    }
+    if let Some(why) = &pods.refused {
+        return verdict(TRUE, "PodsRefused", why);
     }
     if pods.stalled {
         return verdict(TRUE, "RolloutStalled", "see `kubectl describe` of the Deployment's pods");
     }
-    if let Some((pod, retention)) = expiring(facts.reports) {
+    if let Some((pod, retention)) = expiring(facts.reports, was_expiring(facts)) {
         let message = format!(
             "{pod}: the backlog takes longer to drain than the topic's retention of {retention} s: messages will \
              expire unread; raise the rate or the retention"
         );
-        return verdict(TRUE, "DrainExceedsRetention", message);
+        return verdict(TRUE, EXPIRING, message);
+    }
+    if let Some(error) = facts.outcome.and_then(|outcome| outcome.pod_monitor.as_ref()) {
+        return verdict(TRUE, error.reason(), sluice_crds::problem::chain(error));
     }
     verdict(FALSE, "AsExpected", "no consumer reports an error")
 }
 
-/// A consumer whose messages expire before it comes to them, and after how many seconds they do.
-pub fn expiring(reports: &[PodReport]) -> Option<(&str, u64)> {
+/// A consumer whose messages expire before it comes to them, and after how many seconds they do; where that was told before,
+/// also one that still comes near.
+pub fn expiring(reports: &[PodReport], was_told: bool) -> Option<(&str, u64)> {
     reports.iter().find_map(|report| {
         let answer = report.answer.as_ref().ok()?;
-        let (drain, retention) = (answer.drain_seconds?, answer.retention_seconds?);
-        (drain > retention).then_some((report.pod.as_str(), retention))
+        let expires = match answer.expiry() {
+            Expiry::Far => false,
+            Expiry::Near => was_told,
+            Expiry::Comes => true,
+        };
+        Some((report.pod.as_str(), answer.retention_seconds.filter(|_| expires)?))
     })
+}
+
+fn was_expiring(facts: &Facts<'_>) -> bool {
+    let mut last = facts.pipeline.status.iter().flat_map(|status| &status.conditions);
+    last.any(|one| one.type_ == "Degraded" && one.reason == EXPIRING)
 }
 
 /// What kstatus reads as a failure: trying again changes nothing before somebody has acted.
@@ -186,17 +241,23 @@ fn stalled(facts: &Facts<'_>, pods: &Pods) -> Verdict {
 }
 
 fn dead_letters_growing(facts: &Facts<'_>) -> Verdict {
+    let minutes = RECENT.as_secs() / 60;
     if facts.dead_letters_grow {
-        let message = "messages that cannot be stored were kept as dead letters in the last 5 minutes; the table \
-            sluice_dead_letter has their bytes and reasons";
+        let message = format!(
+            "messages that cannot be stored were kept as dead letters in the last {minutes} minutes; \
+             `sluice dead-letters list` and `show` have their reasons and bytes"
+        );
         return verdict(TRUE, "NewDeadLetters", message);
     }
-    verdict(FALSE, "NoneLately", "no new dead letter in the last 5 minutes")
+    verdict(FALSE, "NoneLately", format!("no new dead letter in the last {minutes} minutes"))
 }
 
 fn throttled(facts: &Facts<'_>) -> Verdict {
+    if let Some(kept) = last::condition(facts, "Throttled").and_then(again) {
+        return kept;
+    }
     if waits_for_the_rate(facts.reports) && facts.desired() > 0 {
-        let held = facts.answers().filter(|answer| answer.bottleneck == "Guard");
+        let held = facts.answers().filter(|answer| answer.is_limited_by("Guard"));
         if let Some(held) = held.filter_map(|answer| answer.guard_qps).reduce(f64::min) {
             // Not negative and at most the rate.
             let held = rounded(held.round() as u64);
@@ -215,18 +276,25 @@ fn throttled(facts: &Facts<'_>) -> Verdict {
 /// Whether consumers have messages and no leave to store them.
 pub fn waits_for_the_rate(reports: &[PodReport]) -> bool {
     let answers = || reports.iter().filter_map(|report| report.answer.as_ref().ok());
-    answers().any(|answer| matches!(answer.bottleneck.as_str(), "Limiter" | "Guard"))
-        && answers().flat_map(|answer| &answer.partitions).any(|partition| partition.lag > Some(0))
+    answers().any(|answer| answer.is_limited_by("Limiter") || answer.is_limited_by("Guard"))
+        && answers().any(|answer| answer.partitions.wait)
 }
 
 fn suspended(facts: &Facts<'_>) -> Verdict {
-    if facts.pipeline.spec.suspend {
-        return verdict(TRUE, "Suspended", "spec.suspend is true");
+    let (asked, is_suspended) = (facts.pipeline.spec.suspend, facts.live().is_some_and(|live| live.suspend));
+    // They differ only where the spec is refused.
+    let message = if is_suspended == asked {
+        format!("spec.suspend is {is_suspended}")
+    } else {
+        format!("suspend is {is_suspended} in the live document in effect; for the spec, see Ready")
+    };
+    if is_suspended {
+        return verdict(TRUE, "Suspended", message);
     }
     if facts.desired() == 0 {
         return verdict(TRUE, "RateIsZero", "the rate is 0");
     }
-    verdict(FALSE, "Running", "spec.suspend is false")
+    verdict(FALSE, "Running", message)
 }
 
 fn rate_confirmed(facts: &Facts<'_>) -> Verdict {
@@ -235,6 +303,9 @@ fn rate_confirmed(facts: &Facts<'_>) -> Verdict {
     };
     if facts.reports.is_empty() {
         return verdict(UNKNOWN, "NoConsumers", "no consumer runs");
+    }
+    if let Some(kept) = last::condition(facts, "RateConfirmed").and_then(again) {
+        return kept;
     }
     let silent = facts.reports.iter().find_map(|report| Some((&report.pod, report.answer.as_ref().err()?)));
     if let Some((pod, why)) = silent {

@@ -1,5 +1,7 @@
 //! The numbers of a status: sums over the consumers, rounded.
 
+use sluice_crds::v1alpha1::TracePipelineStatus;
+
 use crate::controller::probe::PodReport;
 
 /// Sums over all consumers; none while any of them does not answer, because half a sum is a wrong one.
@@ -17,6 +19,19 @@ pub struct Numbers {
     pub dead_letters: Option<u64>,
 }
 
+impl Numbers {
+    /// Those that a status has.
+    pub fn of(status: &TracePipelineStatus) -> Self {
+        Self {
+            effective: status.rate.effective,
+            throughput: status.throughput,
+            lag: status.lag,
+            drain_seconds: status.drain_seconds,
+            dead_letters: status.dead_letters,
+        }
+    }
+}
+
 /// Adds up the reports.
 pub fn numbers(reports: &[PodReport]) -> Numbers {
     let answers: Vec<_> = reports.iter().filter_map(|report| report.answer.as_ref().ok()).collect();
@@ -25,23 +40,27 @@ pub fn numbers(reports: &[PodReport]) -> Numbers {
     }
     let effective: f64 = answers.iter().map(|answer| answer.effective_qps).sum();
     let achieved: f64 = answers.iter().map(|answer| answer.achieved_qps).sum();
-    let partitions = answers.iter().flat_map(|answer| &answer.partitions);
-    let lag = partitions.map(|partition| partition.lag).try_fold(0, |sum: u64, lag| Some(sum + lag?));
+    let mut lags = answers.iter().map(|answer| answer.partitions.lag);
+    let lag = lags.try_fold(0, |sum: u64, lag| Some(sum.saturating_add(lag?)));
+    let dead_letters = answers.iter().map(|answer| answer.dead_letters).fold(0, u64::saturating_add);
     // The slowest consumer is the last to finish; what one frees goes to the others, so this is an upper bound.
-    let drain = answers.iter().filter_map(|answer| answer.drain_seconds).max();
+    let drain = answers.iter().try_fold(0, |most, answer| Some(answer.drain_seconds?.max(most)));
     Numbers {
-        // Not negative and far below u32: rates are at most 10 million.
-        effective: Some(rounded(effective.round() as u64) as u32),
+        // Not negative and far below u32, unless a consumer lies: rates are at most 10 million.
+        effective: Some(u32::try_from(rounded(effective.round() as u64)).unwrap_or(u32::MAX)),
         throughput: Some(rounded(achieved.round() as u64)),
         lag: lag.map(rounded),
         drain_seconds: drain.map(rounded),
-        dead_letters: Some(answers.iter().map(|answer| answer.dead_letters).sum()),
+        dead_letters: Some(dead_letters.min(MOST)),
     }
 }
 
+/// Largest number that the API server takes.
+const MOST: u64 = i64::MAX as u64;
+
 /// To two significant digits: what people read, without a write for every message.
 pub fn rounded(number: u64) -> u64 {
-    let mut unit = 1;
+    let (number, mut unit) = (number.min(MOST), 1);
     while number / unit >= 100 {
         unit *= 10;
     }

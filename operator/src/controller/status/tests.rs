@@ -1,24 +1,13 @@
+mod rollouts;
+mod silence;
+
 use jiff::SignedDuration;
-use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
+use k8s_openapi::api::apps::v1::DeploymentStatus;
 use serde_json::json;
-use sluice_crds::live::Live;
 
 use super::*;
-use crate::controller::apply::{ApplyError, Rollout};
-use crate::controller::probe::PartitionReport;
-
-fn pipeline() -> TracePipeline {
-    let pipeline = json!({
-        "apiVersion": "sluice.dev/v1alpha1", "kind": "TracePipeline",
-        "metadata": { "name": "traces", "namespace": "shop", "uid": "u", "generation": 3 },
-        "spec": {
-            "source": { "kafka": { "bootstrapServers": "k:9092", "topic": "t", "consumerGroup": "g" } },
-            "rateLimitQPS": 500,
-            "sink": { "mysql": { "urlFrom": { "secretKeyRef": { "name": "db", "key": "url" } } } },
-        },
-    });
-    serde_json::from_value(pipeline).expect("a pipeline")
-}
+use crate::controller::apply::ApplyError;
+use crate::controller::example::pipeline;
 
 fn deployment(updated: i32, ready: i32) -> Deployment {
     let mut deployment = Deployment::default();
@@ -38,8 +27,8 @@ fn answer(revision: u64, rate: u32) -> Report {
         rate_limit_qps: rate,
         effective_qps: f64::from(rate) / 2.0,
         achieved_qps: f64::from(rate) / 2.0,
-        bottleneck: "Limiter".into(),
-        partitions: vec![PartitionReport { lag: Some(1_234) }],
+        bottleneck: Some("Limiter".into()),
+        partitions: [Some(1_234)].into_iter().collect(),
         drain_seconds: Some(7),
         ..Report::default()
     }
@@ -57,8 +46,11 @@ struct Case {
     outcome: Outcome,
     deployment: Option<Deployment>,
     reports: Vec<PodReport>,
+    idle: Vec<String>,
     dead_letters_grow: bool,
     now: Timestamp,
+    /// The live document of a refused pipeline.
+    kept: Option<LiveDocument>,
 }
 
 impl Case {
@@ -69,8 +61,10 @@ impl Case {
             outcome: Outcome::default(),
             deployment: Some(deployment(2, 2)),
             reports: pods(vec![Ok(answer(4, 500)), Ok(answer(4, 500))]),
+            idle: Vec::new(),
             dead_letters_grow: false,
             now: "2026-11-24T12:00:00Z".parse().expect("a time"),
+            kept: None,
         }
     }
 
@@ -81,9 +75,10 @@ impl Case {
             pipeline: &self.pipeline,
             refusal: self.refusal.as_ref(),
             outcome: self.refusal.is_none().then_some(&self.outcome),
-            document: self.refusal.is_none().then_some(&document),
+            document: if self.refusal.is_some() { self.kept.as_ref() } else { Some(&document) },
             deployment: self.deployment.as_ref(),
             reports: &self.reports,
+            idle: &self.idle,
             dead_letters_grow: self.dead_letters_grow,
             now: self.now,
         })
@@ -126,16 +121,6 @@ fn a_pipeline_in_order_says_what_is() {
 }
 
 #[test]
-fn a_silent_pod_makes_the_rate_unknown_and_leaves_ready_alone() {
-    let mut case = Case::new();
-    case.reports = pods(vec![Ok(answer(4, 500)), Err("cannot connect".into())]);
-    assert_eq!(case.condition("RateConfirmed"), is("Unknown", "ConsumerSilent"));
-    assert_eq!(case.condition("Ready"), is("True", "ConsumersReady"));
-    let status = case.status();
-    assert_eq!((status.rate.applied, status.lag), (None, None));
-}
-
-#[test]
 fn a_pod_with_an_older_revision_is_told() {
     let mut case = Case::new();
     case.reports = pods(vec![Ok(answer(4, 500)), Ok(answer(3, 900))]);
@@ -172,6 +157,12 @@ fn a_backlog_that_outlives_the_topics_retention_degrades() {
     assert_eq!(case.condition("Degraded"), is("False", "AsExpected"));
     case.reports = pods(vec![Ok(expiring(60)), Ok(expiring(61))]);
     assert_eq!(case.condition("Degraded"), is("True", "DrainExceedsRetention"));
+    // Once told it stays until there is room.
+    case.pipeline.status = Some(case.status());
+    case.reports = pods(vec![Ok(expiring(54)), Ok(expiring(53))]);
+    assert_eq!(case.condition("Degraded"), is("True", "DrainExceedsRetention"));
+    case.reports = pods(vec![Ok(expiring(53)), Ok(expiring(53))]);
+    assert_eq!(case.condition("Degraded"), is("False", "AsExpected"));
 }
 
 #[test]
@@ -179,20 +170,6 @@ fn growing_dead_letters_are_told() {
     let mut case = Case::new();
     case.dead_letters_grow = true;
     assert_eq!(case.condition("DeadLettersGrowing"), is("True", "NewDeadLetters"));
-}
-
-#[test]
-fn a_spec_that_has_not_reached_the_pods_is_not_ready_and_nothing_is_broken() {
-    let mut case = Case::new();
-    let mut written = deployment(2, 2);
-    written.metadata.generation = Some(8);
-    written.status.as_mut().expect("a status").observed_generation = Some(7);
-    case.deployment = Some(written.clone());
-    assert_eq!(case.condition("Ready"), is("Unknown", "RollingOut"));
-    assert_eq!(case.condition("Progressing"), is("True", "RollingOut"));
-    written.status.as_mut().expect("a status").ready_replicas = None;
-    case.deployment = Some(written);
-    assert_eq!(case.condition("Ready"), is("False", "Starting"));
 }
 
 #[test]
@@ -220,9 +197,26 @@ fn a_consumers_error_degrades_with_its_reason_and_its_pod() {
 }
 
 #[test]
+fn numbers_of_a_consumer_that_lies_are_some_that_the_api_server_takes() {
+    let mut case = Case::new();
+    let lies = Report {
+        effective_qps: f64::MAX,
+        achieved_qps: f64::MAX,
+        partitions: [Some(u64::MAX)].into_iter().collect(),
+        dead_letters: u64::MAX,
+        drain_seconds: Some(u64::MAX),
+        ..answer(4, 500)
+    };
+    case.reports = pods(vec![Ok(lies.clone()), Ok(lies)]);
+    let status = case.status();
+    let numbers = [status.throughput, status.lag, status.drain_seconds, status.dead_letters];
+    assert!(numbers.iter().all(|number| i64::try_from(number.expect("a number")).is_ok()), "{numbers:?}");
+}
+
+#[test]
 fn a_refused_pipeline_says_why_and_nothing_else() {
     let mut case = Case::new();
-    case.refusal = Some(Refusal::Duplicate { older: "shop/first".into() });
+    case.refusal = Some(Refusal::Duplicate { first: "shop/first".into() });
     assert_eq!(case.condition("Ready"), is("False", "DuplicateConsumerGroup"));
     assert_eq!(case.condition("Degraded"), is("True", "DuplicateConsumerGroup"));
     assert_eq!(case.condition("Stalled"), is("True", "DuplicateConsumerGroup"));
@@ -230,25 +224,19 @@ fn a_refused_pipeline_says_why_and_nothing_else() {
 }
 
 #[test]
-fn rollouts_show_as_they_go() {
+fn while_a_refusal_keeps_the_old_live_document_its_rate_is_told_and_not_that_of_the_spec() {
     let mut case = Case::new();
-    case.deployment = Some(deployment(1, 2));
-    assert_eq!(case.condition("Ready"), is("Unknown", "RollingOut"));
-    assert_eq!(case.condition("Progressing"), is("True", "RollingOut"));
-    case.deployment = Some(deployment(1, 1));
-    assert_eq!(case.condition("Ready"), is("False", "ConsumersNotReady"));
-    let mut stalled = deployment(1, 1);
-    stalled.status.as_mut().expect("a status").conditions = Some(vec![DeploymentCondition {
-        type_: Some("Progressing".into()),
-        reason: Some("ProgressDeadlineExceeded".into()),
-        ..Default::default()
-    }]);
-    case.deployment = Some(stalled);
-    assert_eq!(case.condition("Ready"), is("False", "RolloutStalled"));
-    assert_eq!(case.condition("Degraded"), is("True", "RolloutStalled"));
-    case.deployment = Some(deployment(2, 2));
-    case.outcome.rollout = Rollout::Waiting;
-    assert_eq!(case.condition("Progressing"), is("True", "WaitingForTurn"));
+    case.refusal = Some(Refusal::Invalid("spec.schedule[0].cron: expected a cron expression".into()));
+    (case.pipeline.spec.suspend, case.pipeline.spec.rate_limit_qps) = (true, 20);
+    let of = |live| Some(LiveDocument { uid: "u".into(), revision: 4, live });
+    case.kept = of(Live::of_rate(500));
+    assert_eq!(case.condition("Suspended"), is("False", "Running"));
+    assert_eq!(case.status().rate.desired, 500);
+    let message = case.status().conditions.swap_remove(4).message;
+    assert_eq!(message, "suspend is false in the live document in effect; for the spec, see Ready");
+    case.kept = of(Live { suspend: true, ..Live::of_rate(20) });
+    assert_eq!(case.condition("Suspended"), is("True", "Suspended"));
+    assert_eq!(case.status().rate.desired, 0);
 }
 
 #[test]
@@ -258,19 +246,31 @@ fn children_that_cannot_be_written_are_told() {
     assert_eq!(case.condition("Ready"), is("False", "NotApplied"));
     assert_eq!(case.condition("Degraded"), is("True", "NameTaken"));
     assert_eq!(case.condition("Stalled"), is("True", "NameTaken"));
+    case.outcome.error = Some(ApplyError::RevisionExhausted);
+    assert_eq!(case.condition("Degraded"), is("True", "RevisionExhausted"));
+    assert_eq!(case.condition("Stalled"), is("True", "RevisionExhausted"));
+}
+
+#[test]
+fn a_pod_monitor_that_cannot_be_written_degrades_a_pipeline_that_is_ready() {
+    let mut case = Case::new();
+    case.outcome.pod_monitor = Some(ApplyError::Taken { child: "PodMonitor traces-consumer".into() });
+    assert_eq!(case.condition("Degraded"), is("True", "NameTaken"));
+    assert_eq!(case.condition("Ready"), is("True", "ConsumersReady"));
+    assert_eq!(case.condition("Stalled"), is("False", "NotStalled"));
 }
 
 #[test]
 fn a_guard_that_holds_the_rate_down_is_the_reason_of_throttled() {
     let mut case = Case::new();
-    let held = |qps: f64| Report { bottleneck: "Guard".into(), guard_qps: Some(qps), ..answer(4, 500) };
+    let held = |qps: f64| Report { bottleneck: Some("Guard".into()), guard_qps: Some(qps), ..answer(4, 500) };
     case.reports = pods(vec![Ok(held(331.0)), Ok(held(287.4))]);
     assert_eq!(case.condition("Throttled"), is("True", "Guard"));
     assert_eq!(case.condition("RateConfirmed"), is("True", "Confirmed"), "the rate is what was asked for");
     let message = case.status().conditions.swap_remove(3).message;
     assert_eq!(message, "the database suffers: the guard lets about 290 of 500 spans per second pass");
     for report in &mut case.reports {
-        report.answer.as_mut().expect("an answer").partitions[0].lag = Some(0);
+        report.answer.as_mut().expect("an answer").partitions = [Some(0)].into_iter().collect();
     }
     assert_eq!(case.condition("Throttled"), is("False", "NotLimited"), "nothing waits");
 }
@@ -304,9 +304,9 @@ fn an_unchanged_status_is_equal_and_transition_times_stay() {
     case.pipeline.status = Some(first.clone());
     case.now += SignedDuration::from_secs(100);
     // A little more lag is the same number.
-    case.reports[0].answer.as_mut().expect("an answer").partitions[0].lag = Some(1_240);
+    case.reports[0].answer.as_mut().expect("an answer").partitions = [Some(1_240)].into_iter().collect();
     assert_eq!(case.status(), first);
-    case.reports[0].answer.as_mut().expect("an answer").partitions[0].lag = Some(9_000);
+    case.reports[0].answer.as_mut().expect("an answer").partitions = [Some(9_000)].into_iter().collect();
     let later = case.status();
     assert_eq!(Change::between(&first, &later), Change::Numbers);
     case.reports[0].answer.as_mut().expect("an answer").revision = 3;
@@ -315,6 +315,12 @@ fn an_unchanged_status_is_equal_and_transition_times_stay() {
     let times: Vec<_> =
         later.conditions.iter().filter(|now| now.last_transition_time.0 == case.now).collect();
     assert_eq!(times.len(), 1, "only RateConfirmed has flipped");
+}
+
+#[test]
+fn the_first_status_is_written_at_once_over_the_one_of_the_schema() {
+    let nothing = TracePipelineStatus { observed_generation: Some(-1), ..TracePipelineStatus::default() };
+    assert_eq!(Change::between(&nothing, &Case::new().status()), Change::AtOnce);
 }
 
 #[test]

@@ -9,7 +9,8 @@ use crate::controller::probe::PodReport;
 pub struct Told {
     numbers: Numbers,
     throttled: bool,
-    expiring: Option<(String, u64)>,
+    /// Where the last status tells of none, and where it does.
+    expiring: [Option<(String, u64)>; 2],
     errors: Vec<Option<String>>,
 }
 
@@ -23,7 +24,8 @@ impl Told {
         Self {
             numbers: numbers(reports),
             throttled: waits_for_the_rate(reports),
-            expiring: expiring(reports).map(|(pod, retention)| (pod.to_owned(), retention)),
+            expiring: [false, true]
+                .map(|told| expiring(reports, told).map(|(pod, retention)| (pod.to_owned(), retention))),
             errors: reports.iter().map(error).collect(),
         }
     }

@@ -3,33 +3,26 @@
 //! kwok gives the pods addresses of 127.64.0.0/10, all of which lead to this process, so that the operator
 //! asks every pod as it does in a cluster.
 
-use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Lines};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use http_body_util::Full;
-use hyper::Response;
-use hyper::body::Bytes;
-use hyper::server::conn::http1::Builder;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use sluice_tests::cluster::{Cluster, get, kwok};
 use sluice_tests::component::{Component, Launch, Scratch};
 use sluice_tests::eventually;
 use sluice_tests::operator::{CRD, Operator, Settings};
+use sluice_tests::responder::Responder;
 
 use crate::figure::{Figures, median};
 
 /// Pods' addresses: all of them are this machine's.
 const POD_CIDR: &str = "127.64.0.0/10";
-/// The port of a consumer's `/status`.
-const STATUS_ADDRESS: &str = "0.0.0.0:9464";
 const NAMESPACES: usize = 20;
 /// Pipelines in one call of kubectl.
 const BATCH: usize = 100;
@@ -51,48 +44,17 @@ pub struct Args {
     /// Write the figures here as well.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// The operator's program, such as a release build beside a debug build of this one; else the one beside this.
-    #[arg(long, value_name = "FILE")]
-    operator: Option<PathBuf>,
 }
 
-/// Answers for every pod.
-#[derive(Default)]
-struct Responder {
-    /// Whether numbers change from answer to answer.
-    busy: AtomicBool,
-    answers: AtomicU64,
-}
-
-impl Responder {
-    async fn serve(self: Arc<Self>) -> anyhow::Result<()> {
-        let listener = tokio::net::TcpListener::bind(STATUS_ADDRESS)
-            .await
-            .with_context(|| format!("cannot listen on {STATUS_ADDRESS}: does a consumer run here?"))?;
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let responder = self.clone();
-                let service = service_fn(move |_request| {
-                    let body = Full::new(Bytes::from(responder.answer().to_string()));
-                    std::future::ready(Ok::<_, Infallible>(Response::new(body)))
-                });
-                // The operator closes connections as it likes.
-                tokio::spawn(Builder::new().serve_connection(TokioIo::new(stream), service));
-            }
-        });
-        Ok(())
-    }
-
-    fn answer(&self) -> Value {
-        let answer = self.answers.fetch_add(1, Relaxed);
-        let lag = if self.busy.load(Relaxed) { answer.wrapping_mul(7_919) % 1_000_000 } else { 1_000 };
-        json!({
-            "pipeline": "-", "revision": 1, "rateLimitQPS": 5_000, "effectiveQPS": 2_500.0,
-            "achievedQPS": 2_500.0, "bottleneck": "Limiter", "drainSeconds": lag / 5_000,
-            "partitions": [{ "topic": "t", "partition": 0, "position": 1, "lag": lag }],
-            "deadLetters": 0, "lastError": null, "lastErrorReason": null,
-        })
-    }
+/// What every pod answers; numbers change from answer to answer while it is busy.
+fn answer(number: u64, is_busy: bool) -> Value {
+    let lag = if is_busy { number.wrapping_mul(7_919) % 1_000_000 } else { 1_000 };
+    json!({
+        "pipeline": "-", "revision": 1, "rateLimitQPS": 5_000, "effectiveQPS": 2_500.0,
+        "achievedQPS": 2_500.0, "bottleneck": "Limiter", "drainSeconds": lag / 5_000,
+        "partitions": [{ "topic": "t", "partition": 0, "position": 1, "lag": lag }],
+        "deadLetters": 0, "lastError": null, "lastErrorReason": null,
+    })
 }
 
 /// Writes that the operator has counted.
@@ -108,7 +70,8 @@ struct Bench {
     cluster: Cluster,
     operator: Operator,
     pipelines: usize,
-    responder: Arc<Responder>,
+    responder: Responder,
+    is_busy: Arc<AtomicBool>,
     _kwok: Component,
     _dir: Scratch,
 }
@@ -117,7 +80,7 @@ struct Bench {
 /// Measures, and returns what was found.
 pub async fn run(args: Args) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
-    let bench = Bench::start(args.pipelines, args.operator).await?;
+    let bench = Bench::start(args.pipelines).await?;
     bench.converge(&mut figures).await?;
     bench.idle(args.idle_minutes, &mut figures).await?;
     bench.busy(args.busy_minutes, &mut figures).await?;
@@ -127,7 +90,7 @@ pub async fn run(args: Args) -> anyhow::Result<Figures> {
 }
 
 impl Bench {
-    async fn start(pipelines: usize, program: Option<PathBuf>) -> anyhow::Result<Self> {
+    async fn start(pipelines: usize) -> anyhow::Result<Self> {
         let cluster = Cluster::start().await?;
         let dir = Scratch::new("sluice-kwok-")?;
         let stages = dir.path().join("stages.yaml");
@@ -153,16 +116,17 @@ impl Bench {
         for number in 0..NAMESPACES {
             cluster.kubectl(&["create", "namespace", &namespace(number)]).await?;
         }
-        let responder = Arc::new(Responder::default());
-        responder.clone().serve().await?;
+        let is_busy = Arc::new(AtomicBool::new(false));
+        let busy = is_busy.clone();
+        let every_pod = Ipv4Addr::UNSPECIFIED.into();
+        let responder = Responder::start(every_pod, move |number| answer(number, busy.load(Relaxed))).await?;
         let settings = Settings {
             image: "example/sluice:1".into(),
             installation: "bench".into(),
-            program,
             ..Settings::default()
         };
         let operator = Operator::start(&cluster, &settings).await?;
-        Ok(Self { cluster, operator, pipelines, responder, _kwok: kwok, _dir: dir })
+        Ok(Self { cluster, operator, pipelines, responder, is_busy, _kwok: kwok, _dir: dir })
     }
 
     async fn metric(&self, name: &str) -> anyhow::Result<f64> {
@@ -215,7 +179,7 @@ impl Bench {
         // What converged last may still be told.
         tokio::time::sleep(Duration::from_secs(60)).await;
         let (before, cpu, asked) =
-            (self.writes().await?, self.operator.cpu_time()?, self.responder.answers.load(Relaxed));
+            (self.writes().await?, self.operator.cpu_time()?, self.responder.answers());
         tokio::time::sleep(Duration::from_secs(60 * minutes)).await;
         let after = self.writes().await?;
         let seconds = 60.0 * minutes as f64;
@@ -224,13 +188,13 @@ impl Bench {
         figures.at_most("operator/idle_writes", written, "writes", 0.0);
         let cpu = (self.operator.cpu_time()? - cpu).as_secs_f64() / seconds;
         figures.note("operator/idle_cpu", cpu, "cores");
-        let asked = self.responder.answers.load(Relaxed) - asked;
+        let asked = self.responder.answers() - asked;
         figures.note("operator/probes", asked as f64 / seconds, "1/s");
         Ok(())
     }
 
     async fn busy(&self, minutes: u64, figures: &mut Figures) -> anyhow::Result<()> {
-        self.responder.busy.store(true, Relaxed);
+        self.is_busy.store(true, Relaxed);
         let (before, cpu) = (self.writes().await?, self.operator.cpu_time()?);
         tokio::time::sleep(Duration::from_secs(60 * minutes)).await;
         let after = self.writes().await?;

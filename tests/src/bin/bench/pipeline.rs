@@ -41,7 +41,7 @@ pub struct Run {
 
 /// A decoder with default paths.
 pub fn decoder(format: Format) -> anyhow::Result<Decoder> {
-    Decoder::new(format, &JsonPaths::default()).map_err(anyhow::Error::msg)
+    Ok(Decoder::new(format, &JsonPaths::default())?)
 }
 
 /// Drains `spans` spans of a topic into a store.

@@ -14,12 +14,12 @@ use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::oracle::database::Database;
 use sluice_tests::rate::{Releases, bound};
-use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice};
+use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice, read_partitions};
 
 use crate::figure::Figures;
 use crate::store::PARTITIONS;
 
-/// The guarantee counts from this long after a change (DESIGN, guarantee 2).
+/// Guarantee 2 counts from this long after a change.
 const SETTLE_MS: i64 = 5_000;
 /// How much must be used.
 const USED: f64 = 0.98;
@@ -155,7 +155,7 @@ impl Course {
             for replica in replicas {
                 // One that starts, or that has just been thawed, may not answer yet.
                 let Ok(status) = replica.status().await else { return Ok(None) };
-                owned.push(status["partitions"].as_array().map_or(0, Vec::len));
+                owned.push(read_partitions(&status).len());
             }
             Ok((owned.iter().sum::<usize>() == PARTITIONS as usize && !owned.contains(&0)).then_some(()))
         })

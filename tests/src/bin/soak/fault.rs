@@ -14,13 +14,13 @@ const LONGEST: u64 = 8;
 pub enum Fault {
     /// Nothing, for some seconds.
     Quiet(u64),
-    /// kill -9 of a replica; another one starts at once.
+    /// kill -9 of a replica, but not of the one that is spared; another one starts at once.
     ReplicaKilled,
     /// SIGSTOP of a replica for longer than its session lasts.
     ReplicaFrozen(u64),
     /// One more, where there is room.
     ReplicaAdded,
-    /// SIGTERM of one, where another is left.
+    /// SIGTERM of one, but not of the one that is spared.
     ReplicaStopped,
     /// kill -9 of the database, away for some seconds.
     DatabaseKilled(u64),
@@ -66,9 +66,8 @@ impl Fault {
     pub async fn happen(self, world: &mut World) -> anyhow::Result<()> {
         match self {
             Self::Quiet(length) => seconds(length).await,
-            Self::ReplicaKilled => {
-                let index = world.any_replica();
-                world.replicas.remove(index).kill().await?;
+            Self::ReplicaKilled if world.replicas.len() > 1 => {
+                world.take_victim().kill().await?;
                 world.add_replica()?;
             }
             Self::ReplicaFrozen(length) => {
@@ -79,10 +78,10 @@ impl Fault {
             }
             Self::ReplicaAdded if world.replicas.len() < MOST_REPLICAS => world.add_replica()?,
             Self::ReplicaStopped if world.replicas.len() > 1 => {
-                let index = world.any_replica();
-                world.replicas.remove(index).component.stop(Duration::from_secs(30)).await?;
+                let victim = world.take_victim();
+                crate::stop(victim).await?;
             }
-            Self::ReplicaAdded | Self::ReplicaStopped => {}
+            Self::ReplicaKilled | Self::ReplicaAdded | Self::ReplicaStopped => {}
             Self::DatabaseKilled(length) => {
                 world.mariadb.server()?.kill().await?;
                 seconds(length).await;

@@ -2,7 +2,8 @@
 //!
 //! Messages are produced while broker and database are well, so that the ledger is exact; faults come in between, and
 //! consumers work through all of it. At the end the oracle must find every span once, the limiter must have held
-//! in every sliding second, and memory, handles and threads of the consumers must not have grown.
+//! in every sliding second, no consumer may ever have used more memory, handles or threads than the ceilings in
+//! [`usage`], and the one that no fault ends must not have grown.
 
 mod fault;
 mod usage;
@@ -32,6 +33,8 @@ const LOAD: u64 = 1_000;
 /// Rates that edits choose from, in spans a second.
 const RATES: [u32; 4] = [700, 1_200, 2_000, 4_000];
 const MOST_REPLICAS: usize = 4;
+/// Kubernetes' `terminationGracePeriodSeconds`.
+const GRACE: Duration = Duration::from_secs(30);
 /// For the backlog that is left at the end, at the largest rate.
 const DRAIN: Duration = Duration::from_secs(900);
 
@@ -52,6 +55,7 @@ struct World {
     mariadb: MariaDb,
     pipeline: Pipeline,
     home: Home,
+    /// The first one is spared: it may be frozen, and is never ended.
     replicas: Vec<Sluice>,
     started: usize,
     usage: Usage,
@@ -95,6 +99,13 @@ fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
+/// Asks a replica to stop (SIGTERM), which it must do in order. One that has just started is ended at once by a signal
+/// that it does not handle yet: nobody can do anything about that.
+async fn stop(mut replica: Sluice) -> anyhow::Result<()> {
+    eventually("the replica to answer", GRACE, async || Ok(replica.get("/livez").await.ok())).await?;
+    replica.component.stop(GRACE).await
+}
+
 impl World {
     async fn start(rng: Rng) -> anyhow::Result<Self> {
         let (kafka, mariadb) = (Kafka::start().await?, MariaDb::start().await?);
@@ -133,6 +144,12 @@ impl World {
         self.rng.usize(..self.replicas.len())
     }
 
+    /// One that may be ended; there must be one.
+    fn take_victim(&mut self) -> Sluice {
+        let index = self.rng.usize(1..self.replicas.len());
+        self.replicas.remove(index)
+    }
+
     fn save(&mut self) -> anyhow::Result<()> {
         self.home.save(&self.pipeline.yaml())?;
         let rate = if self.pipeline.suspend { 0 } else { self.pipeline.rate };
@@ -142,9 +159,9 @@ impl World {
 
     /// No replica has ended by itself; what each uses is noted.
     async fn look(&mut self) -> anyhow::Result<()> {
-        for replica in &mut self.replicas {
+        for (index, replica) in self.replicas.iter_mut().enumerate() {
             ensure!(replica.component.is_running()?, "a replica ended:\n{}", replica.component.log_tail(60));
-            self.usage.note(&replica.component)?;
+            self.usage.note(&replica.component, index == 0)?;
         }
         Ok(())
     }
@@ -170,8 +187,8 @@ impl World {
         faults: usize,
     ) -> anyhow::Result<()> {
         self.look().await?;
-        for replica in &mut self.replicas {
-            replica.component.stop(Duration::from_secs(30)).await?;
+        for replica in self.replicas.drain(..) {
+            stop(replica).await?;
         }
         let problems = database.audit(ledger, spans, &[]).await?;
         ensure!(problems.is_empty(), "{}", report(&problems));

@@ -1,4 +1,5 @@
-//! What consumers use while they run: memory, handles, threads.
+//! What consumers use while they run: memory, handles, threads. None of them more than a ceiling; and the one that is
+//! spared, which lives through all of it, at the end no more than early on.
 
 use anyhow::{Context, ensure};
 use sluice_tests::component::Component;
@@ -8,41 +9,153 @@ const MIB: u64 = 1 << 20;
 const MOST_HANDLES: u64 = 150;
 /// Runtime, client library and blocking calls together stay below.
 const MOST_THREADS: u64 = 64;
-/// Peak of a debug build; what a pod of the chart has is 256 MiB.
+/// Peak of a debug build. A pod has twice as much, unless its pipeline says otherwise.
 const MOST_MEMORY: u64 = 192 * MIB;
 
-/// The largest of each, over all consumers.
-#[derive(Debug, Default)]
-pub struct Usage {
+/// By how much memory may be more in the last quarter of the looks than in the second one: rates, backlogs and the
+/// number of partitions are others by then. The first quarter is for pools and caches to fill.
+const GROWN_MEMORY: f64 = 0.2;
+/// Likewise: a few connections more, where it owns more partitions.
+const GROWN_HANDLES: u64 = 8;
+/// Likewise: threads for blocking calls come and go.
+const GROWN_THREADS: u64 = 4;
+/// Looks of a quarter; fewer tell nothing.
+const FEWEST_LOOKS: usize = 10;
+
+/// What a process uses.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
     memory: u64,
     handles: u64,
     threads: u64,
 }
 
+/// What consumers have used so far.
+#[derive(Debug, Default)]
+pub struct Usage {
+    /// The largest of each, over all consumers.
+    most: Used,
+    /// The spared one's, look by look.
+    spared: Vec<Used>,
+}
+
 impl Usage {
     /// Looks at a running consumer.
-    pub fn note(&mut self, component: &Component) -> anyhow::Result<()> {
+    pub fn note(&mut self, component: &Component, is_spared: bool) -> anyhow::Result<()> {
         let process = format!("/proc/{}", component.pid());
         let entries = |folder: &str| -> anyhow::Result<u64> {
             let path = format!("{process}/{folder}");
             Ok(std::fs::read_dir(&path).with_context(|| path.clone())?.count() as u64)
         };
-        self.memory = self.memory.max(component.memory("VmHWM")?);
-        self.handles = self.handles.max(entries("fd")?);
-        self.threads = self.threads.max(entries("task")?);
+        let now =
+            Used { memory: component.memory("VmRSS")?, handles: entries("fd")?, threads: entries("task")? };
+        self.most = Used {
+            memory: self.most.memory.max(component.memory("VmHWM")?),
+            handles: self.most.handles.max(now.handles),
+            threads: self.most.threads.max(now.threads),
+        };
+        if is_spared {
+            self.spared.push(now);
+        }
         Ok(())
     }
 
-    /// All within their limits.
+    /// All within their limits, and nothing has grown.
     pub fn check(&self) -> anyhow::Result<()> {
-        let Self { memory, handles, threads } = self;
+        let Used { memory, handles, threads } = self.most;
         println!(
             "at most {} MiB of memory, {handles} handles, {threads} threads in a consumer",
             memory / MIB
         );
-        ensure!(*memory <= MOST_MEMORY, "a consumer used {} MiB", memory / MIB);
-        ensure!(*handles <= MOST_HANDLES, "a consumer held {handles} handles");
-        ensure!(*threads <= MOST_THREADS, "a consumer had {threads} threads");
-        Ok(())
+        ensure!(memory <= MOST_MEMORY, "a consumer used {} MiB", memory / MIB);
+        ensure!(handles <= MOST_HANDLES, "a consumer held {handles} handles");
+        ensure!(threads <= MOST_THREADS, "a consumer had {threads} threads");
+        is_flat(&self.spared)
+    }
+}
+
+/// Compares the medians of the second and the last quarter.
+fn is_flat(looks: &[Used]) -> anyhow::Result<()> {
+    let quarter = looks.len() / 4;
+    if quarter < FEWEST_LOOKS {
+        println!("{} looks at the consumer that is spared: too few to tell whether it grows", looks.len());
+        return Ok(());
+    }
+    let (early, late) = (medians(&looks[quarter..2 * quarter]), medians(&looks[looks.len() - quarter..]));
+    println!(
+        "the consumer that is spared, {} looks, second and last quarter: {} and {} MiB of memory, {} and {} handles, \
+         {} and {} threads",
+        looks.len(),
+        early.memory / MIB,
+        late.memory / MIB,
+        early.handles,
+        late.handles,
+        early.threads,
+        late.threads
+    );
+    let grown = late.memory as f64 / early.memory as f64 - 1.0;
+    ensure!(grown <= GROWN_MEMORY, "its memory has grown by {:.0} %", grown * 100.0);
+    ensure!(late.handles <= early.handles + GROWN_HANDLES, "its handles have grown");
+    ensure!(late.threads <= early.threads + GROWN_THREADS, "its threads have grown");
+    Ok(())
+}
+
+/// The median of each; `looks` are some.
+fn medians(looks: &[Used]) -> Used {
+    let median = |part: fn(&Used) -> u64| {
+        let mut values: Vec<u64> = looks.iter().map(part).collect();
+        values.sort_unstable();
+        values[values.len() / 2]
+    };
+    Used {
+        memory: median(|used| used.memory),
+        handles: median(|used| used.handles),
+        threads: median(|used| used.threads),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A consumer that warms up and then goes up and down, and what becomes of each look at it.
+    fn looks(change: impl Fn(u64, &mut Used)) -> Vec<Used> {
+        let look = |number: u64| {
+            let memory = (60 + number.min(20) + number % 7 * 2) * MIB;
+            let mut used = Used { memory, handles: 24 + number % 5, threads: 16 + number % 3 };
+            change(number, &mut used);
+            used
+        };
+        (0..100).map(look).collect()
+    }
+
+    fn complaint(looks: &[Used]) -> String {
+        is_flat(looks).expect_err("it leaks").to_string()
+    }
+
+    #[test]
+    fn what_warms_up_and_goes_up_and_down_is_flat() {
+        is_flat(&looks(|_, _| ())).unwrap();
+    }
+
+    #[test]
+    fn one_look_that_is_out_of_the_ordinary_is_no_growth() {
+        is_flat(&looks(|number, used| used.memory *= if number == 99 { 3 } else { 1 })).unwrap();
+    }
+
+    #[test]
+    fn a_planted_leak_of_memory_handles_or_threads_is_found() {
+        let memory = complaint(&looks(|number, used| used.memory += number * MIB / 2));
+        assert!(memory.starts_with("its memory has grown by "), "{memory}");
+        let handles = complaint(&looks(|number, used| used.handles += number / 5));
+        assert_eq!(handles, "its handles have grown");
+        let threads = complaint(&looks(|number, used| used.threads += number / 10));
+        assert_eq!(threads, "its threads have grown");
+    }
+
+    #[test]
+    fn of_a_short_run_nothing_is_said() {
+        is_flat(&looks(|number, used| used.memory += number * MIB)[..4 * FEWEST_LOOKS - 1]).unwrap();
+        is_flat(&[]).unwrap();
     }
 }

@@ -1,38 +1,40 @@
-//! A certificate authority of the cluster's own, and the identities that it signs.
-//!
-//! Kubernetes takes a client's certificate for its identity: the common name is the user, the organisations are
-//! its groups.
+//! A certificate authority of the tests' own, and the identities that it signs: of servers, and of clients.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
-use serde_json::json;
 
 /// An authority whose files lie in one folder.
-pub(super) struct Authority {
+pub struct Authority {
     folder: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// Where a certificate and its key lie.
+/// Where a certificate and its key lie, both as PEM.
 #[derive(Clone, Debug)]
-pub(super) struct Identity {
+pub struct Identity {
+    /// The certificate.
     pub certificate: PathBuf,
+    /// Its key, not encrypted.
     pub key: PathBuf,
 }
 
 impl Authority {
     /// A new authority; its own certificate is written as `ca.crt`.
+    ///
+    /// # Errors
+    /// The disk refuses.
     pub fn new(folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let key = KeyPair::generate()?;
         let mut parameters = CertificateParams::default();
-        parameters.distinguished_name.push(DnType::CommonName, "sluice-tests");
+        // Another authority has another name, too.
+        let name = format!("sluice-tests {}", folder.file_name().unwrap_or_default().display());
+        parameters.distinguished_name.push(DnType::CommonName, name);
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let certificate = parameters.self_signed(&key)?;
@@ -45,7 +47,15 @@ impl Authority {
         self.folder.join("ca.crt")
     }
 
+    /// The folder with all files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Signs a certificate for a client, and for a server of these names; the files are called after `name`.
+    ///
+    /// # Errors
+    /// A name is none of DNS, or the disk refuses.
     pub fn identity(
         &self,
         name: &str,
@@ -74,38 +84,5 @@ impl Authority {
         std::fs::write(&identity.certificate, certificate.pem())?;
         std::fs::write(&identity.key, key.serialize_pem())?;
         Ok(identity)
-    }
-
-    /// A pair of keys that belongs to no certificate, as that of service accounts' tokens: private, public.
-    pub fn keys(&self, name: &str) -> anyhow::Result<[PathBuf; 2]> {
-        let key = KeyPair::generate()?;
-        let [private, public] = ["key", "pub"].map(|kind| self.folder.join(format!("{name}.{kind}")));
-        std::fs::write(&private, key.serialize_pem())?;
-        std::fs::write(&public, key.public_key_pem())?;
-        Ok([private, public])
-    }
-
-    /// Signs a client's certificate and writes the kubeconfig that uses it.
-    pub fn kubeconfig(&self, name: &str, user: &str, group: &str, server: &str) -> anyhow::Result<PathBuf> {
-        let identity = self.identity(name, user, group, &[], &[])?;
-        // JSON is YAML.
-        let document = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{
-                "name": "tests",
-                "cluster": {"server": server, "certificate-authority": self.certificate()},
-            }],
-            "users": [{
-                "name": name,
-                "user": {"client-certificate": identity.certificate, "client-key": identity.key},
-            }],
-            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": name}}],
-            "current-context": "tests",
-        });
-        let path = self.folder.join(format!("{name}.kubeconfig"));
-        std::fs::write(&path, document.to_string())
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(path)
     }
 }

@@ -1,0 +1,101 @@
+//! What the data path tells of errors and of their ends: counted, logged once a spell, and kept for `/status`.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{ERROR_KINDS, Meters, lock};
+use crate::last_error::LastError;
+use crate::source::TopicPartition;
+use crate::store::{ErrorKind, StoreError};
+
+impl Meters {
+    /// Ends a spell of errors of the store: a partition's, or those that concern the whole process.
+    pub fn store_works(&self, at: Option<&TopicPartition>) {
+        if lock(&self.troubles).store_works(at) {
+            tracing::info!("the database works again");
+        }
+    }
+
+    /// Counts an error of the store that holds up a partition, or the whole process; the first of a spell is logged
+    /// as a warning.
+    pub fn store_failed(&self, at: Option<&TopicPartition>, error: &StoreError) {
+        self.store_refused(error);
+        if lock(&self.troubles).store_failed(at, error) {
+            let last = LastError::from(error);
+            let reason = last.reason.as_str();
+            let waits = at.map_or_else(|| "the start".to_owned(), |at| format!("partition {at}"));
+            tracing::warn!(reason, kind = ?error.kind, error = %last.message, "{waits} waits for the database");
+        }
+    }
+
+    /// A batch of the partition is tried until it is committed: until then its error stays.
+    pub fn batch_held(&self, at: &TopicPartition) {
+        lock(&self.troubles).batch_held(at);
+    }
+
+    /// Counts an error of the store that holds up nothing, such as a row that becomes a dead letter.
+    pub fn store_refused(&self, error: &StoreError) {
+        self.count_error(error.kind);
+    }
+
+    /// Counts a failed renewal of the lease; the first of a spell is logged.
+    pub fn lease_failed(&self, error: &StoreError) {
+        self.count_error(error.kind);
+        let last = LastError::from(error);
+        let mut troubles = lock(&self.troubles);
+        if troubles.lease.is_none() {
+            tracing::warn!(error = %last.message, "the lease of the rate was not renewed; releases stop when it ends");
+        }
+        troubles.lease = Some(last);
+    }
+
+    /// Counts a renewal and ends a spell of failed ones.
+    pub fn lease_renewed(&self) {
+        self.lease_renewals.fetch_add(1, Relaxed);
+        if lock(&self.troubles).renewed() {
+            tracing::info!("the database works again");
+        }
+    }
+
+    /// Remembers an error of the source as a whole. The first of a spell, and the first for another reason, is logged.
+    pub fn source_failed(&self, error: LastError) {
+        self.any_source_failed(None, error);
+    }
+
+    /// Remembers an error of the source that holds up one partition; logged likewise.
+    pub fn partition_failed(&self, at: &TopicPartition, error: LastError) {
+        self.any_source_failed(Some(at), error);
+    }
+
+    fn any_source_failed(&self, at: Option<&TopicPartition>, error: LastError) {
+        if lock(&self.troubles).source_failed(at, error.clone()) {
+            tracing::warn!(reason = error.reason.as_str(), error = %error.message, "the source has trouble");
+        }
+    }
+
+    /// Ends a spell of errors of the source as a whole.
+    pub fn source_works(&self) {
+        if lock(&self.troubles).source_works(None) {
+            tracing::info!("the source works again");
+        }
+    }
+
+    /// The partition is open: brokers and database have answered for it, so neither is away.
+    pub fn opened(&self, at: &TopicPartition) {
+        self.store_works(Some(at));
+        self.partition_works(at);
+        self.source_works();
+    }
+
+    /// Ends a partition's spell of errors of the source.
+    pub fn partition_works(&self, at: &TopicPartition) {
+        if lock(&self.troubles).source_works(Some(at)) {
+            tracing::info!("the source works again");
+        }
+    }
+
+    fn count_error(&self, kind: ErrorKind) {
+        if let Some(index) = ERROR_KINDS.iter().position(|(known, _)| *known == kind) {
+            self.errors[index].fetch_add(1, Relaxed);
+        }
+    }
+}

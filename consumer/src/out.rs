@@ -1,0 +1,38 @@
+//! What commands print, where nobody may read it any more: `sluice dead-letters list | head`.
+//!
+//! `println!` panics on a closed pipe. Here the process ends then, without a word, as programs do that the system's
+//! signal ends; Rust ignores that one, and what only logs goes on.
+
+use std::fmt::Display;
+use std::io::{ErrorKind, Result, Write};
+
+/// What a shell reports for a process that SIGPIPE ended: 128 + 13.
+const NOBODY_READS: i32 = 141;
+
+/// Prints a line to standard output.
+pub fn line(text: impl Display) {
+    end_where_closed(writeln!(std::io::stdout().lock(), "{text}"));
+}
+
+/// Prints a text, with the ends of lines that it has, to standard output.
+pub fn text(text: impl Display) {
+    let mut output = std::io::stdout().lock();
+    end_where_closed(write!(output, "{text}").and_then(|()| output.flush()));
+}
+
+/// Prints a line beside the output, for people: to standard error, where it may get lost.
+pub fn note(text: impl Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Another failure, such as a full disk, must not look like success either.
+fn end_where_closed(written: Result<()>) {
+    match written {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(NOBODY_READS),
+        Err(error) => {
+            note(format_args!("cannot write to standard output: {error}"));
+            std::process::exit(1);
+        }
+    }
+}

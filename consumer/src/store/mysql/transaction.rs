@@ -1,0 +1,60 @@
+//! How transactions begin and end.
+
+use sqlx::Executor;
+use sqlx::mysql::MySqlConnection;
+
+use super::errors::store_error;
+use crate::gate::clock::DatabaseTime;
+use crate::store::StoreError;
+use crate::store::sql::{SHORT_ANSWER, within};
+
+/// Changes the row instead of only locking it: in a cluster that certifies transactions when they commit (Galera)
+/// locks hold on one node, and of two holders on two nodes one is refused only where both have written.
+const LOCK: &str = "UPDATE sluice_lock SET turns = turns + 1 WHERE name = ?";
+const CREATE_LOCK: &str = "INSERT IGNORE INTO sluice_lock (name) VALUES (?)";
+/// The clock as it is (SYSDATE), not as it was when the statement began (NOW).
+const NOW: &str = "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED)";
+
+pub(super) async fn begin(conn: &mut MySqlConnection) -> Result<(), StoreError> {
+    within(SHORT_ANSWER, conn.execute("START TRANSACTION"))
+        .await
+        .map_err(store_error("cannot begin a transaction"))?;
+    Ok(())
+}
+
+/// Proxies send a transaction to the primary.
+pub(super) use begin as begin_reading;
+
+/// Begins a transaction in which nobody else gives out stream numbers of this table.
+pub(super) async fn begin_numbering(conn: &mut MySqlConnection, table: &str) -> Result<(), StoreError> {
+    begin_locked(conn, &format!("streams of {table}")).await
+}
+
+/// Begins a transaction that holds the named lock.
+pub(super) async fn begin_locked(conn: &mut MySqlConnection, name: &str) -> Result<(), StoreError> {
+    const DOING: &str = "cannot take a lock";
+    loop {
+        begin(conn).await?;
+        let lock = sqlx::query(LOCK).bind(name);
+        let locked = within(SHORT_ANSWER, lock.execute(&mut *conn)).await.map_err(store_error(DOING))?;
+        if locked.rows_affected() == 1 {
+            return Ok(());
+        }
+        within(SHORT_ANSWER, conn.execute("ROLLBACK")).await.map_err(store_error(DOING))?;
+        let create = sqlx::query(CREATE_LOCK).bind(name);
+        within(SHORT_ANSWER, create.execute(&mut *conn)).await.map_err(store_error(DOING))?;
+    }
+}
+
+/// The server's clock.
+pub(super) async fn now(conn: &mut MySqlConnection) -> Result<DatabaseTime, StoreError> {
+    within(SHORT_ANSWER, sqlx::query_scalar(NOW).fetch_one(conn))
+        .await
+        .map(DatabaseTime::told)
+        .map_err(store_error("cannot read the clock"))
+}
+
+pub(super) async fn commit(conn: &mut MySqlConnection) -> Result<(), StoreError> {
+    within(SHORT_ANSWER, conn.execute("COMMIT")).await.map_err(store_error("cannot commit"))?;
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! How transactions begin and end.
+
+use sqlx::Executor;
+use sqlx::postgres::PgConnection;
+
+use super::errors::store_error;
+use crate::gate::clock::DatabaseTime;
+use crate::store::StoreError;
+use crate::store::sql::{SHORT_ANSWER, within};
+
+/// What every SELECT takes anyway.
+const LOCK_TO_READ: &str = "LOCK TABLE sluice_progress IN ACCESS SHARE MODE";
+/// SQLSTATE for a syntax error and for what is not supported: CockroachDB has no LOCK TABLE, by its documentation.
+const NO_LOCK_TABLE: [&str; 2] = ["42601", "0A000"];
+const LOCK: &str = "SELECT 1 FROM sluice_lock WHERE name = $1 FOR UPDATE";
+const CREATE_LOCK: &str = "INSERT INTO sluice_lock (name) VALUES ($1) ON CONFLICT DO NOTHING";
+/// The clock as it is, not as it was when the transaction began.
+const NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
+
+pub(super) async fn begin(conn: &mut PgConnection) -> Result<(), StoreError> {
+    within(SHORT_ANSWER, conn.execute("BEGIN")).await.map_err(store_error("cannot begin a transaction"))?;
+    Ok(())
+}
+
+/// Begins a transaction whose reads a proxy sends to the primary. Pgpool-II gives reads to replicas until the first
+/// statement of a transaction that is none (ADR 16).
+pub(super) async fn begin_reading(conn: &mut PgConnection) -> Result<(), StoreError> {
+    begin(conn).await?;
+    let Err(error) = within(SHORT_ANSWER, conn.execute(LOCK_TO_READ)).await else { return Ok(()) };
+    let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
+    if !code.is_some_and(|code| NO_LOCK_TABLE.contains(&code.as_str())) {
+        return Err(store_error("cannot read positions")(error));
+    }
+    // There all nodes of a cluster give the same answer.
+    within(SHORT_ANSWER, conn.execute("ROLLBACK")).await.map_err(store_error("cannot read positions"))?;
+    begin(conn).await
+}
+
+/// Begins a transaction in which nobody else gives out stream numbers of this table.
+pub(super) async fn begin_numbering(conn: &mut PgConnection, table: &str) -> Result<(), StoreError> {
+    begin_locked(conn, &format!("streams of {table}")).await
+}
+
+/// Begins a transaction that holds the named lock.
+pub(super) async fn begin_locked(conn: &mut PgConnection, name: &str) -> Result<(), StoreError> {
+    const DOING: &str = "cannot take a lock";
+    loop {
+        begin(conn).await?;
+        let lock = sqlx::query(LOCK).bind(name);
+        let locked =
+            within(SHORT_ANSWER, lock.fetch_optional(&mut *conn)).await.map_err(store_error(DOING))?;
+        if locked.is_some() {
+            return Ok(());
+        }
+        within(SHORT_ANSWER, conn.execute("ROLLBACK")).await.map_err(store_error(DOING))?;
+        let create = sqlx::query(CREATE_LOCK).bind(name);
+        within(SHORT_ANSWER, create.execute(&mut *conn)).await.map_err(store_error(DOING))?;
+    }
+}
+
+/// The server's clock.
+pub(super) async fn now(conn: &mut PgConnection) -> Result<DatabaseTime, StoreError> {
+    within(SHORT_ANSWER, sqlx::query_scalar(NOW).fetch_one(conn))
+        .await
+        .map(DatabaseTime::told)
+        .map_err(store_error("cannot read the clock"))
+}
+
+pub(super) async fn commit(conn: &mut PgConnection) -> Result<(), StoreError> {
+    within(SHORT_ANSWER, conn.execute("COMMIT")).await.map_err(store_error("cannot commit"))?;
+    Ok(())
+}

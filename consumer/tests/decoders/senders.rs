@@ -1,0 +1,150 @@
+//! What senders write that the definitions of the formats do not show, or leave open.
+
+use prost::Message;
+use serde_json::{Value, json};
+use sluice_crds::v1alpha1::Format;
+
+use crate::proto::{jaeger as j, otlp as o, zipkin as z};
+use crate::samples::{Outcome, decode};
+
+/// Decodes with the format and with `Auto`, which must give the same.
+fn both(format: Format, payload: &[u8]) -> Outcome {
+    let (outcome, auto) = (decode(format, payload), decode(Format::Auto, payload));
+    assert_eq!(
+        (&auto.spans, &auto.rejected, &auto.error),
+        (&outcome.spans, &outcome.rejected, &outcome.error)
+    );
+    outcome
+}
+
+fn body(outcome: &Outcome) -> Value {
+    assert_eq!(outcome.error, None);
+    serde_json::from_str(&outcome.spans[0].2).unwrap()
+}
+
+fn zipkin_span() -> z::Span {
+    z::Span { trace_id: vec![0x11; 16], id: vec![0x22; 8], ..z::Span::default() }
+}
+
+fn otlp_span() -> o::Span {
+    o::Span { trace_id: vec![0x11; 16], span_id: vec![0x22; 8], ..o::Span::default() }
+}
+
+fn jaeger_span() -> j::Span {
+    let start = Some(j::Time { seconds: 1, nanos: 2 });
+    j::Span { trace_id: vec![0x11; 16], span_id: vec![0x22; 8], start, ..j::Span::default() }
+}
+
+/// Go's `net.IP` of an IPv4 address has 16 bytes; the Collector and zipkin-go write it as it is.
+#[test]
+fn an_address_of_zipkins_is_told_by_its_length_and_an_odd_one_costs_nothing_else() {
+    let mapped = [&[0; 10][..], &[0xff, 0xff, 10, 1, 2, 3]].concat();
+    let six: Vec<u8> = (0..16).collect();
+    let endpoint = |ipv4: &[u8], ipv6: &[u8]| {
+        let (ipv4, ipv6) = (ipv4.to_vec(), ipv6.to_vec());
+        let local = Some(z::Endpoint { service_name: "shop".into(), ipv4, ipv6, port: 0 });
+        let spans = vec![z::Span { local, ..zipkin_span() }];
+        body(&both(Format::ZipkinProto, &z::ListOfSpans { spans }.encode_to_vec()))["localEndpoint"].take()
+    };
+    let (four, six_text) = ("10.1.2.3", "1:203:405:607:809:a0b:c0d:e0f");
+    assert_eq!(endpoint(&mapped, &[]), json!({ "serviceName": "shop", "ipv4": four }));
+    assert_eq!(endpoint(&[], &mapped), json!({ "serviceName": "shop", "ipv4": four }));
+    assert_eq!(endpoint(&six, &[]), json!({ "serviceName": "shop", "ipv6": six_text }));
+    assert_eq!(
+        endpoint(&mapped[12..], &six),
+        json!({ "serviceName": "shop", "ipv4": four, "ipv6": six_text })
+    );
+    assert_eq!(endpoint(&[1, 2, 3], &[4; 15]), json!({ "serviceName": "shop" }));
+}
+
+#[test]
+fn a_parent_id_of_zeros_is_none() {
+    let zeros = vec![0; 8];
+    let zipkin = z::ListOfSpans { spans: vec![z::Span { parent_id: zeros.clone(), ..zipkin_span() }] };
+    assert_eq!(body(&both(Format::ZipkinProto, &zipkin.encode_to_vec())).get("parentId"), None);
+
+    let spans = vec![o::Span { parent_span_id: zeros.clone(), ..otlp_span() }];
+    let scope_spans = vec![o::ScopeSpans { spans, ..o::ScopeSpans::default() }];
+    let resource_spans = vec![o::ResourceSpans { scope_spans, ..o::ResourceSpans::default() }];
+    let otlp = o::Request { resource_spans };
+    assert_eq!(body(&both(Format::OtlpProto, &otlp.encode_to_vec())).get("parentSpanId"), None);
+
+    let references = vec![j::Reference { trace_id: vec![0x11; 16], span_id: zeros, kind: 0 }];
+    let jaeger = j::Span { references, ..jaeger_span() };
+    assert_eq!(body(&both(Format::JaegerProto, &jaeger.encode_to_vec())).get("parentSpanId"), None);
+}
+
+#[test]
+fn what_a_jaeger_span_follows_is_its_parent_and_stays_a_link_that_says_so() {
+    let references = vec![j::Reference { trace_id: vec![0x11; 16], span_id: vec![0x33; 8], kind: 1 }];
+    let span = j::Span { references, ..jaeger_span() };
+    let body = body(&both(Format::JaegerProto, &span.encode_to_vec()));
+    assert_eq!(body["parentSpanId"], "3333333333333333");
+    let kind = json!([{ "key": "opentracing.ref_type", "value": { "stringValue": "follows_from" } }]);
+    let link = json!({ "traceId": "11".repeat(16), "spanId": "3333333333333333", "attributes": kind });
+    assert_eq!(body["links"], json!([link]));
+}
+
+#[test]
+fn a_jaeger_tag_of_a_type_to_come_costs_its_value_and_nothing_else() {
+    let tags = vec![j::KeyValue { key: "x".into(), value_type: 9, ..j::KeyValue::default() }];
+    let span = j::Span { tags, ..jaeger_span() };
+    let body = body(&both(Format::JaegerProto, &span.encode_to_vec()));
+    let value = json!({ "stringValue": "<unknown Jaeger tag type 9>" });
+    assert_eq!(body["attributes"], json!([{ "key": "x", "value": value }]));
+}
+
+/// A field of OTLP's that is yet to come: number 40, and what it holds.
+fn later(message: &[u8]) -> Vec<u8> {
+    [message, b"\xc2\x02\x03new"].concat()
+}
+
+fn field(number: u8, message: &[u8]) -> Vec<u8> {
+    assert!(message.len() < 128);
+    [&[number << 3 | 2, message.len() as u8], message].concat()
+}
+
+#[test]
+fn auto_takes_otlp_with_fields_that_are_yet_to_come() {
+    let span = otlp_span().encode_to_vec();
+    let attribute = field(1, &[field(1, b"k"), field(2, &field(1, b"v"))].concat());
+    let plain = |spans: &[u8]| [field(1, &attribute), field(2, spans)].concat();
+    let scope_spans = field(2, &span);
+    let later_attribute = field(1, &later(&[field(1, b"k"), field(2, &field(1, b"v"))].concat()));
+    for message in [
+        later(&field(1, &plain(&scope_spans))),
+        field(1, &later(&plain(&scope_spans))),
+        field(1, &plain(&later(&scope_spans))),
+        field(1, &plain(&field(2, &later(&span)))),
+        field(1, &[field(1, &later(&attribute)), field(2, &scope_spans)].concat()),
+        field(1, &[field(1, &later_attribute), field(2, &scope_spans)].concat()),
+    ] {
+        let outcome = both(Format::OtlpProto, &message);
+        assert_eq!((outcome.error, outcome.spans.len()), (None, 1), "{message:x?}");
+    }
+    // Without a span there is nothing to know it by.
+    assert!(decode(Format::Auto, &field(1, &later(&field(1, &attribute)))).error.is_some());
+}
+
+#[test]
+fn a_byte_order_mark_before_json_is_passed_over() {
+    for (format, message) in [
+        (Format::Json, r#"{"traceId":"1","spans":[{"x":1}]}"#),
+        (Format::ZipkinJson, r#"[{"traceId":"1","id":"2"}]"#),
+        (Format::OtlpJson, r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"1"}]}]}]}"#),
+    ] {
+        let outcome = both(format, format!("\u{feff}{message}").as_bytes());
+        assert_eq!((outcome.error, outcome.spans.len()), (None, 1), "{format:?}");
+    }
+}
+
+#[test]
+fn a_kind_of_otlp_json_may_be_written_as_any_whole_number() {
+    for (kind, column) in
+        [("2", "SERVER"), ("2.0", "SERVER"), ("\"3e0\"", "CLIENT"), ("2.5", ""), ("-1", ""), ("99", "")]
+    {
+        let span = format!(r#"{{"traceId":"1","kind":{kind}}}"#);
+        let message = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{span}]}}]}}]}}"#);
+        assert_eq!(decode(Format::OtlpJson, message.as_bytes()).spans[0].1, column, "{kind}");
+    }
+}

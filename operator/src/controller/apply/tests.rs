@@ -1,0 +1,86 @@
+use kube::core::ObjectMeta;
+use serde_json::json;
+
+use super::*;
+use crate::controller::{build, example};
+use crate::options::Options;
+
+const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/shop/roles/traces-consumer";
+const MONITOR: &str = "/apis/monitoring.coreos.com/v1/namespaces/shop/podmonitors/traces-consumer";
+const GROUP: &str = "/apis/monitoring.coreos.com/v1";
+const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/traces-consumer";
+const LIVE: &str = "/api/v1/namespaces/shop/configmaps/traces-live";
+
+/// A child of [`example::pipeline`] that this installation has made, or another one.
+fn child(kind: &str, installation: &str) -> Value {
+    let options = Options { installation: installation.into(), ..example::options() };
+    let metadata: ObjectMeta = build::metadata(&example::valid().owner, &options, "traces-consumer".into());
+    json!({ "kind": kind, "metadata": metadata })
+}
+
+async fn write_children(server: &example::Server, context: &Context) -> Result<Outcome, ApplyError> {
+    let valid = example::valid();
+    let built = build::build(&valid, &context.options, 1, true).expect("children");
+    let written = children(context, &valid, &Found::default(), built).await;
+    assert!(!server.writes().is_empty());
+    written
+}
+
+#[tokio::test]
+async fn what_another_installation_has_made_meanwhile_is_a_conflict_and_is_not_written_over() {
+    let server = example::Server::default();
+    let context = server.context();
+    server.answers(format!("GET {LIVE}"), 200, child("ConfigMap", "other"));
+    let live = live_without_label(&context, &example::valid().owner).await;
+    assert!(live.is_err_and(|error| error.is_conflict()));
+    server.answers(format!("GET {LIVE}"), 200, child("ConfigMap", &context.options.installation));
+    let live = live_without_label(&context, &example::valid().owner).await;
+    assert!(live.is_ok_and(|live| live.is_some()), "it has lost the label that is watched");
+
+    server.answers(format!("GET {ROLE}"), 200, child("Role", "other"));
+    let error = write_children(&server, &context).await.expect_err("a conflict");
+    assert!(error.is_conflict() && error.to_string().contains("\"other\""), "{error}");
+    assert!(!server.writes().contains(&format!("PATCH {ROLE}")), "{:?}", server.writes());
+}
+
+#[tokio::test]
+async fn a_pod_monitor_that_cannot_be_written_holds_up_no_consumer() {
+    let server = example::Server::default();
+    let context = server.context();
+    server.answers(format!("PATCH {MONITOR}"), 403, example::refusal(403, "Forbidden"));
+    let outcome = write_children(&server, &context).await.expect("the others are written");
+    assert_eq!(outcome.pod_monitor.as_ref().map(ApplyError::reason), Some("Forbidden"));
+    assert!(outcome.error.is_none() && outcome.deployment.is_some(), "{outcome:?}");
+    let place = |path: &str| server.writes().iter().position(|write| write == &format!("PATCH {path}"));
+    assert!(place(DEPLOYMENT).expect("it is written") < place(MONITOR).expect("it is tried"));
+}
+
+#[tokio::test]
+async fn a_pod_monitor_whose_kind_was_removed_is_no_error_and_the_kind_is_asked_for_again() {
+    let server = example::Server::default();
+    let context = server.context();
+    let kind = json!({ "name": "podmonitors", "singularName": "podmonitor", "namespaced": true,
+        "kind": "PodMonitor", "verbs": [] });
+    let kinds = json!({ "groupVersion": "monitoring.coreos.com/v1", "resources": [kind] });
+    server.answers(format!("GET {GROUP}"), 200, kinds);
+    assert!(context.pod_monitors.kind_is_installed(&context.client).await);
+    server.answers(format!("GET {GROUP}"), 404, example::refusal(404, "NotFound"));
+    server.answers(format!("PATCH {MONITOR}"), 404, example::refusal(404, "NotFound"));
+    let outcome = write_children(&server, &context).await.expect("the others are written");
+    assert!(outcome.error.is_none() && outcome.pod_monitor.is_none(), "{outcome:?}");
+    assert!(outcome.deployment.is_some());
+    assert!(!context.pod_monitors.kind_is_installed(&context.client).await);
+}
+
+#[test]
+fn trouble_of_the_api_server_may_pass_and_what_it_refuses_does_not() {
+    let write = |source| ApplyError::Write { child: "Role a".into(), source: Box::new(source) };
+    let refused = |code| {
+        let status = serde_json::from_value(example::refusal(code, "Reason")).expect("a status");
+        write(kube::Error::Api(Box::new(status)))
+    };
+    assert!([429, 500, 503].into_iter().all(|code| refused(code).may_pass()));
+    assert!(write(kube::Error::Service("connection reset".into())).may_pass());
+    assert!(![403, 404, 422].into_iter().any(|code| refused(code).may_pass()));
+    assert!(!ApplyError::RevisionExhausted.may_pass());
+}

@@ -1,0 +1,124 @@
+//! Pipelines that would take each other's partitions: only the first of them is built.
+
+use kube::ResourceExt;
+use sluice_crds::settings::Settings;
+use sluice_crds::v1alpha1::{KafkaSource, TracePipeline};
+use sluice_crds::{names, wire};
+
+use super::dereference::settings_of;
+use crate::watch::World;
+
+/// Two pipelines with one group would take partitions from each other, and each would store a part. The one whose consumers
+/// read already what both want comes first, then the older one: an edit must not take a topic away from who has it.
+///
+/// What lies in a namespace that cannot be listed is not known, and is no rival until it is: nobody is to wait for what
+/// may never come. Then one of them is refused, and what it has built runs on until somebody acts.
+pub fn rival(world: &World, pipeline: &TracePipeline) -> Option<String> {
+    #[cfg(feature = "planted")]
+    if crate::planted::is(crate::planted::Bug::AllowRival) {
+        return None;
+    }
+    let own = pipeline.spec.source.kafka.as_ref()?;
+    let rank = |pipeline: &TracePipeline| {
+        let created = pipeline.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+        (!reads(world, &namespace, &name, own), created, namespace, name)
+    };
+    // The cheap question first: all pipelines are asked it, in every reconcile.
+    let is_rival = |other: &TracePipeline| {
+        other.spec.source.kafka.as_ref().is_some_and(|kafka| is_same_work(kafka, own))
+            && other.metadata.deletion_timestamp.is_none()
+            && rank(other) < rank(pipeline)
+    };
+    let rival = world.find_pipeline(is_rival)?;
+    Some(format!("{}/{}", rival.namespace().unwrap_or_default(), rival.name_any()))
+}
+
+/// Whether a pipeline's consumers do this work now, by the settings that its Deployment names.
+fn reads(world: &World, namespace: &str, pipeline: &str, work: &KafkaSource) -> bool {
+    let settings = || {
+        let space = world.space(namespace)?;
+        let deployment = space.deployments.get(namespace, pipeline, &names::child(pipeline, "consumer"))?;
+        let deployment = deployment.read()?;
+        let name = names::child(pipeline, &format!("settings-{}", settings_of(&deployment)?));
+        let map = space.config_maps.get(namespace, pipeline, &name)?.read()?;
+        wire::read::<Settings>(map.data.as_ref()?.get(names::SETTINGS_KEY)?).ok()
+    };
+    settings().and_then(|settings| settings.source.kafka).is_some_and(|kafka| is_same_work(&kafka, work))
+}
+
+fn is_same_work(one: &KafkaSource, other: &KafkaSource) -> bool {
+    one.consumer_group == other.consumer_group
+        && one.topic == other.topic
+        && one.topic_pattern == other.topic_pattern
+        && servers(one) == servers(other)
+}
+
+/// The list, however it is written down.
+fn servers(kafka: &KafkaSource) -> Vec<&str> {
+    let mut servers: Vec<_> = kafka.bootstrap_servers.split(',').map(str::trim).collect();
+    servers.sort_unstable();
+    servers.dedup();
+    servers
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::Deployment;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::controller::build::build;
+    use crate::controller::dereference::Found;
+    use crate::controller::example;
+    use crate::controller::validate::validate;
+
+    fn called(name: &str, age_seconds: i64, topic: &str) -> TracePipeline {
+        let mut pipeline = example::pipeline();
+        pipeline.metadata.name = Some(name.to_owned());
+        let created = jiff::Timestamp::from_second(1_800_000_000 - age_seconds).expect("a time");
+        pipeline.metadata.creation_timestamp = Some(Time(created));
+        pipeline.spec.source.kafka.as_mut().expect("Kafka").topic = Some(topic.to_owned());
+        pipeline
+    }
+
+    /// What a pipeline was built as.
+    fn built(pipeline: &TracePipeline) -> (Deployment, ConfigMap) {
+        let valid = validate(pipeline, &Found::default(), &example::options()).expect("it is valid");
+        let children = build(&valid, &example::options(), 1, false).expect("children");
+        (children.deployment, children.settings)
+    }
+
+    fn rival_of(
+        pipeline: &TracePipeline,
+        all: &[&TracePipeline],
+        running: &[&TracePipeline],
+    ) -> Option<String> {
+        let (deployments, settings) = running.iter().map(|one| built(one)).unzip();
+        let pipelines = all.iter().map(|one| (*one).clone()).collect();
+        rival(&World::of(pipelines, deployments, settings), pipeline)
+    }
+
+    #[test]
+    fn of_two_that_would_do_the_same_the_younger_one_is_refused_however_servers_are_listed() {
+        let (mut old, mut young) = (called("old", 60, "spans"), called("young", 30, "spans"));
+        let kafka = |pipeline: &mut TracePipeline, servers: &str| {
+            pipeline.spec.source.kafka.as_mut().expect("Kafka").bootstrap_servers = servers.to_owned();
+        };
+        kafka(&mut old, "a:9092,b:9092");
+        kafka(&mut young, "b:9092, a:9092");
+        assert_eq!(rival_of(&young, &[&old, &young], &[]).as_deref(), Some("shop/old"));
+        assert_eq!(rival_of(&old, &[&old, &young], &[]), None);
+        kafka(&mut young, "c:9092");
+        assert_eq!(rival_of(&young, &[&old, &young], &[]), None);
+    }
+
+    #[test]
+    fn one_that_is_edited_onto_the_topic_of_another_is_refused_though_it_is_older() {
+        let (before, young) = (called("old", 60, "others"), called("young", 30, "spans"));
+        let old = called("old", 60, "spans");
+        assert_eq!(rival_of(&old, &[&old, &young], &[&before, &young]).as_deref(), Some("shop/young"));
+        assert_eq!(rival_of(&young, &[&old, &young], &[&before, &young]), None);
+    }
+}

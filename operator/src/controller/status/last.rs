@@ -1,0 +1,37 @@
+//! What of the last status holds while consumers are silent, because silence is no news: neither of health nor of anything
+//! else. It ends with the first answers.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use sluice_crds::v1alpha1::TracePipelineStatus;
+
+use super::Facts;
+
+/// The last status, while nobody was asked yet, as after a start of the operator, and if it is of the same spec, live
+/// document and rate.
+pub fn before_any_answer<'a>(facts: &Facts<'a>) -> Option<&'a TracePipelineStatus> {
+    let last = facts.pipeline.status.as_ref()?;
+    let nobody_was_asked =
+        !facts.reports.is_empty() && facts.reports.iter().all(|report| !report.was_asked());
+    let is_of_now = last.observed_generation == facts.pipeline.metadata.generation
+        && facts.document.is_some_and(|document| document.revision == last.rate.revision)
+        && last.rate.desired == facts.desired();
+    (nobody_was_asked && is_of_now).then_some(last)
+}
+
+/// One of its conditions.
+pub fn condition<'a>(facts: &Facts<'a>, type_: &str) -> Option<&'a Condition> {
+    find(before_any_answer(facts)?, type_)
+}
+
+/// What makes the pipeline degraded by the last word of a consumer that is silent now, or between two tries.
+pub fn trouble<'a>(facts: &Facts<'a>) -> Option<&'a Condition> {
+    let last = find(facts.pipeline.status.as_ref()?, "Degraded").filter(|last| last.status == "True")?;
+    // What consumers say begins with their name.
+    let is_of = |pod: &str| last.message.strip_prefix(pod).is_some_and(|rest| rest.starts_with(": "));
+    let silent = facts.reports.iter().filter(|report| report.answer.is_err()).map(|report| &report.pod);
+    silent.chain(facts.idle).any(|pod| is_of(pod)).then_some(last)
+}
+
+fn find<'a>(status: &'a TracePipelineStatus, type_: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == type_)
+}

@@ -1,0 +1,68 @@
+//! Reconciles on an API server in memory.
+
+use super::*;
+
+#[tokio::test]
+async fn a_pipeline_that_is_deleted_during_its_reconcile_is_forgotten() {
+    let server = example::Server::default();
+    let context = Arc::new(server.context());
+    let pipeline = Arc::new(example::pipeline());
+    let action = reconcile(pipeline, context.clone()).await.expect("there is nothing to try again");
+    assert_eq!(action, Action::await_change());
+    assert_eq!(server.writes()[0], "POST /api/v1/namespaces/shop/configmaps", "it was on its way");
+    let page = context.metrics.page().expect("a page");
+    let told: Vec<_> = page.lines().filter(|line| line.contains("pipeline_conditions{")).collect();
+    assert!(!told.is_empty() && told.iter().all(|line| line.ends_with(" 0")), "{page}");
+}
+
+#[tokio::test]
+async fn ordinary_conflicts_are_no_errors_and_many_in_a_row_are() {
+    let server = example::Server::default();
+    server.answers("POST /api/v1/namespaces/shop/configmaps", 409, example::refusal(409, "AlreadyExists"));
+    let mut context = server.context();
+    context.world = World::of(vec![example::pipeline()], vec![], vec![]);
+    let context = Arc::new(context);
+    let pipeline = Arc::new(example::pipeline());
+    for _ in 0..=ORDINARY_CONFLICTS {
+        let error = reconcile(pipeline.clone(), context.clone()).await.expect_err("a conflict");
+        retry(pipeline.clone(), &error, context.clone());
+    }
+    let page = context.metrics.page().expect("a page");
+    for (result, count) in [("conflict", ORDINARY_CONFLICTS), ("error", 1)] {
+        let line = format!("sluice_operator_reconciles_total{{result=\"{result}\"}} {count}\n");
+        assert!(page.contains(&line), "{page}");
+    }
+}
+
+#[tokio::test]
+async fn a_live_document_that_was_not_written_is_not_told() {
+    let server = example::Server::default();
+    let refusal = example::refusal(403, "Forbidden");
+    server.answers("PUT /api/v1/namespaces/shop/configmaps/traces-live", 403, refusal);
+    let there = LiveDocument { uid: "u".into(), revision: 7, live: Live::of_rate(400) };
+    let there = example::live_map(&sluice_crds::wire::write(&there).expect("a document"));
+    let mut context = server.context();
+    context.world = World::of(vec![example::pipeline()], vec![], vec![there]);
+    reconcile(Arc::new(example::pipeline()), Arc::new(context)).await.expect_err("it is refused");
+    let bodies = server.bodies();
+    let told = &bodies.iter().find(|body| body.get("status").is_some()).expect("a status")["status"];
+    assert_eq!(told["rate"]["revision"], 7);
+    assert_eq!(told["rate"]["desired"], 500);
+}
+
+#[tokio::test]
+async fn trouble_of_the_api_server_is_told_when_it_does_not_pass_soon() {
+    let server = example::Server::default();
+    server.answers("POST /api/v1/namespaces/shop/configmaps", 500, example::refusal(500, "InternalError"));
+    let mut context = server.context();
+    context.world = World::of(vec![example::pipeline()], vec![], vec![]);
+    let context = Arc::new(context);
+    let pipeline = Arc::new(example::pipeline());
+    let mut told = Vec::new();
+    for _ in 0..=PASSING_FAILURES {
+        let error = reconcile(pipeline.clone(), context.clone()).await.expect_err("it fails");
+        retry(pipeline.clone(), &error, context.clone());
+        told.push(server.writes().iter().any(|write| write.ends_with("/status")));
+    }
+    assert_eq!(told, [false, false, false, true]);
+}

@@ -1,0 +1,163 @@
+//! Life and death of what is reconciled, on an API server of answers.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::stream::iter;
+use hyper::{Method, Request, Response};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::controller::example;
+
+#[tokio::test]
+async fn nothing_is_said_of_a_pipeline_that_was_deleted() {
+    let context = Arc::new(example::Server::default().context());
+    let pipeline = ObjectRef::from_obj(&example::pipeline());
+    let condition = Condition {
+        type_: "Ready".into(),
+        status: "False".into(),
+        reason: "InvalidSpec".into(),
+        message: String::new(),
+        last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
+        observed_generation: None,
+    };
+    context.metrics.judged(&pipeline, &[condition]);
+    context.pod_monitors.written(pipeline.clone(), "hash".into());
+    let (_changed, changes) = mpsc::unbounded_channel();
+    let gone = iter([Ok(Change::Gone(pipeline.clone()))]).boxed();
+    feed(gone, changes, Queues::default(), context.clone()).await;
+    let page = context.metrics.page().expect("a page");
+    assert!(page.contains("status=\"False\",reason=\"InvalidSpec\"} 0\n"), "{page}");
+    assert!(context.pod_monitors.is_due(&pipeline, "hash"));
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_busy_is_told_of_and_not_asked_again_in_silence() {
+    const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let uri = format!("http://{}", listener.local_addr().expect("an address")).parse().expect("a URI");
+    let busy = async {
+        loop {
+            let (mut connection, _) = listener.accept().await.expect("a connection");
+            // A request of a few hundred bytes comes at once.
+            let read = connection.read(&mut [0; 4_096]).await.expect("a request");
+            assert!(read > 0);
+            connection.write_all(BUSY).await.expect("it is read");
+        }
+    };
+    let client = client(kube::Config::new(uri)).expect("a client");
+    let told = tokio::select! {
+        told = client.apiserver_version() => told,
+        () = busy => unreachable!("it has no end"),
+        () = tokio::time::sleep(TOGETHER) => panic!("nothing was told"),
+    };
+    assert!(matches!(&told, Err(kube::Error::Api(status)) if status.code == 503), "{told:?}");
+}
+
+/// Lists of namespaces: what is in them, as far as it may be seen.
+async fn answer(request: Request<Body>, created: mpsc::UnboundedSender<String>) -> (u16, Value) {
+    let path = request.uri().path().to_owned();
+    let status = |code: u16, reason: &str| {
+        (code, json!({ "kind": "Status", "status": "Failure", "code": code, "reason": reason }))
+    };
+    let is_list = path.contains("/namespaces/") && path.split('/').rev().nth(1) == Some("a");
+    match *request.method() {
+        _ if path.contains("/namespaces/b/") => status(403, "Forbidden"),
+        Method::GET if request.uri().query().is_some_and(|query| query.contains("watch=true")) => {
+            std::future::pending().await
+        }
+        Method::GET if is_list => {
+            let pipelines = path.ends_with("/tracepipelines").then(|| {
+                let mut pipeline = example::pipeline();
+                pipeline.metadata.namespace = Some("a".into());
+                pipeline
+            });
+            let items: Vec<_> = pipelines.into_iter().collect();
+            let metadata = json!({ "resourceVersion": "1" });
+            (200, json!({ "apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items }))
+        }
+        Method::POST => {
+            let _ = created.send(path);
+            status(404, "NotFound")
+        }
+        _ => status(404, "NotFound"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_cannot_be_listed_holds_up_no_other() {
+    let (created, mut creations) = mpsc::unbounded_channel();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let created = created.clone();
+        async move {
+            let (code, answer) = answer(request, created).await;
+            Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()))
+        }
+    });
+    let metrics = Arc::new(Metrics::default());
+    let options = Options { namespaces: vec!["a".into(), "b".into()], ..example::options() };
+    let client = Client::new(service, "default");
+    let reconciled = reconcile_all(client, options, metrics.clone(), CancellationToken::new());
+    let created = tokio::select! {
+        ended = reconciled => panic!("{ended:?}"),
+        created = creations.recv() => created.expect("something is created"),
+        () = tokio::time::sleep(TOGETHER * 3) => panic!("nothing was reconciled"),
+    };
+    assert_eq!(created, "/api/v1/namespaces/a/configmaps");
+    let page = metrics.page().expect("a page");
+    for (namespace, listed) in [("a", 1), ("b", 0)] {
+        let line =
+            format!("sluice_operator_namespace_listed{{watched_namespace=\"{namespace}\"}} {listed}\n");
+        assert!(page.contains(&line), "{page}");
+    }
+}
+
+/// As an API server answers about a namespace without pipelines: lists, and watches of 20 s in which nothing happens.
+async fn answer_of_nothing(request: Request<Body>, is_lost: bool) -> (u16, Vec<u8>) {
+    if is_lost {
+        return (403, example::refusal(403, "Forbidden").to_string().into_bytes());
+    }
+    if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        return (200, Vec::new());
+    }
+    let list =
+        json!({ "apiVersion": "v1", "kind": "List", "metadata": { "resourceVersion": "1" }, "items": [] });
+    (200, list.to_string().into_bytes())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_is_lost_is_told_until_it_is_listed_again() {
+    let is_lost = Arc::new(AtomicBool::new(false));
+    let lost = is_lost.clone();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let answer = answer_of_nothing(request, lost.load(Ordering::Relaxed));
+        async move {
+            let (code, answer) = answer.await;
+            Response::builder().status(code).body(Body::from(answer))
+        }
+    });
+    let metrics = Arc::new(Metrics::default());
+    let options = Options { namespaces: vec!["a".into()], ..example::options() };
+    let client = Client::new(service, "default");
+    let reconciled = reconcile_all(client, options, metrics.clone(), CancellationToken::new());
+    let until = async |listed: u8| {
+        let line = format!("sluice_operator_namespace_listed{{watched_namespace=\"a\"}} {listed}\n");
+        while !metrics.page().expect("a page").contains(&line) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let story = async {
+        for listed in [1, 0, 1, 0] {
+            is_lost.store(listed == 0, Ordering::Relaxed);
+            until(listed).await;
+        }
+    };
+    tokio::select! {
+        ended = reconciled => panic!("{ended:?}"),
+        told = tokio::time::timeout(Duration::from_secs(600), story) => told.expect("all of it is told"),
+    }
+}

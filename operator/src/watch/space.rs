@@ -1,0 +1,299 @@
+//! What is known of one namespace, or of all of them at once, and whether everything in it was listed.
+//!
+//! Guarantees: a list or watch that fails is tried again every [`PAUSE`]; a kind that the API server refuses to show counts as
+//! not listed from then on, until it was listed anew.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{BoxStream, Stream, StreamExt, iter, unfold};
+#[cfg(test)]
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::Api;
+use kube::core::NamespaceResourceScope;
+use kube::runtime::reflector::Store;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::Event;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use sluice_crds::names;
+use sluice_crds::v1alpha1::TracePipeline;
+use tokio::sync::watch;
+
+use super::kept::{Kept, KeptDeployment, KeptPod, KeptReplicaSet, Text};
+use super::lenient;
+use super::pipelines::PipelineFiller;
+use super::shelf::{Filler, Shelf};
+use super::trouble::{Trouble, is_lost};
+use super::{Change, Trigger};
+
+/// After this many seconds a watch is begun again where it stopped, so that a connection that died in silence
+/// hides nothing for longer. The default of five minutes would be that long an outage of every live edit.
+const WATCH_SECONDS: u32 = 20;
+
+/// Objects in one answer to a list: a page is in memory twice, as text and as objects.
+const PAGE: u32 = 100;
+
+/// Between two tries of a list or watch that fails. One that is refused for ever costs a request of each kind so often;
+/// after an outage of the API server no edit waits for longer.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Kinds of which there is no complete list yet, or none any more.
+type Unlisted = watch::Sender<BTreeSet<String>>;
+
+/// Everything that is watched in it.
+pub struct Space {
+    /// None where it is all namespaces.
+    pub namespace: Option<String>,
+    /// The pipelines.
+    pub pipelines: Store<TracePipeline>,
+    /// Settings and live documents.
+    pub config_maps: Arc<Shelf<Text<ConfigMap>>>,
+    /// Consumers.
+    pub deployments: Arc<Shelf<KeptDeployment>>,
+    /// Which settings are in use.
+    pub replica_sets: Arc<Shelf<KeptReplicaSet>>,
+    /// Where to ask.
+    pub pods: Arc<Shelf<KeptPod>>,
+    /// See `build`.
+    pub services: Arc<Shelf<Text<Service>>>,
+    /// See `build`.
+    pub service_accounts: Arc<Shelf<Text<ServiceAccount>>>,
+    /// See `build`.
+    pub roles: Arc<Shelf<Text<Role>>>,
+    /// See `build`.
+    pub role_bindings: Arc<Shelf<Text<RoleBinding>>>,
+    /// See `build`.
+    pub disruption_budgets: Arc<Shelf<Text<PodDisruptionBudget>>>,
+    /// See `build`.
+    pub network_policies: Arc<Shelf<Text<NetworkPolicy>>>,
+    unlisted: Unlisted,
+}
+
+impl Space {
+    /// Begins to watch; nothing arrives until the streams are polled.
+    pub(super) fn watch(
+        client: &Client,
+        namespace: Option<String>,
+    ) -> (Self, Vec<BoxStream<'static, Trigger>>) {
+        let unlisted = Unlisted::new(BTreeSet::new());
+        let mut watches = Watches { client, namespace: namespace.as_deref(), unlisted, triggers: Vec::new() };
+        let space = Self {
+            pipelines: watches.pipelines(),
+            config_maps: watches.children(),
+            deployments: watches.children(),
+            replica_sets: watches.children(),
+            pods: watches.children(),
+            services: watches.children(),
+            service_accounts: watches.children(),
+            roles: watches.children(),
+            role_bindings: watches.children(),
+            disruption_budgets: watches.children(),
+            network_policies: watches.children(),
+            unlisted: watches.unlisted.clone(),
+            namespace: namespace.clone(),
+        };
+        (space, watches.triggers)
+    }
+
+    /// Waits until everything in it is listed. Before that nothing in it can be judged: what is not there yet may
+    /// only be unknown.
+    pub async fn listed(&self) {
+        // The sender is here.
+        let _ = self.unlisted.subscribe().wait_for(BTreeSet::is_empty).await;
+    }
+
+    /// Waits until the API server refuses to show something of it: a right was taken away, or the kind.
+    pub async fn lost(&self) {
+        // As above.
+        let _ = self.unlisted.subscribe().wait_for(|kinds| !kinds.is_empty()).await;
+    }
+
+    /// Whether it is.
+    pub fn is_listed(&self) -> bool {
+        self.unlisted.borrow().is_empty()
+    }
+
+    /// Of which kinds there is no complete list.
+    pub fn unlisted(&self) -> Vec<String> {
+        self.unlisted.borrow().iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+impl Space {
+    /// Of all namespaces, in which there are these.
+    pub(super) fn of(
+        pipelines: Vec<TracePipeline>,
+        deployments: Vec<Deployment>,
+        config_maps: Vec<ConfigMap>,
+    ) -> Self {
+        let (store, mut filler) = PipelineFiller::new();
+        pipelines.into_iter().for_each(|one| drop(filler.take(Event::Apply(one))));
+        Self {
+            namespace: None,
+            pipelines: store,
+            config_maps: Shelf::of(config_maps),
+            deployments: Shelf::of(deployments),
+            replica_sets: Arc::default(),
+            pods: Arc::default(),
+            services: Arc::default(),
+            service_accounts: Arc::default(),
+            roles: Arc::default(),
+            role_bindings: Arc::default(),
+            disruption_budgets: Arc::default(),
+            network_policies: Arc::default(),
+            unlisted: Unlisted::default(),
+        }
+    }
+}
+
+struct Watches<'a> {
+    client: &'a Client,
+    namespace: Option<&'a str>,
+    unlisted: Unlisted,
+    triggers: Vec<BoxStream<'static, Trigger>>,
+}
+
+impl Watches<'_> {
+    fn pipelines(&mut self) -> Store<TracePipeline> {
+        let (store, mut filler) = PipelineFiller::new();
+        self.begin(watcher::Config::default(), move |event| filler.take(lenient::event(event)));
+        store
+    }
+
+    /// Only what carries the label of a pipeline.
+    fn children<T: Kept>(&mut self) -> Arc<Shelf<T>> {
+        let shelf = Arc::new(Shelf::default());
+        let mut filler = Filler::<T>::new(shelf.clone());
+        let ours = watcher::Config::default().labels(names::LABEL_PIPELINE);
+        self.begin(ours, move |event| filler.take(event).into_iter().map(Change::Child).collect());
+        shelf
+    }
+
+    /// Passes events on to what keeps them, and what has changed with that to whoever polls.
+    fn begin<K>(
+        &mut self,
+        config: watcher::Config,
+        mut take: impl FnMut(Event<K>) -> Vec<Change> + Send + 'static,
+    ) where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + 'static,
+    {
+        let api: Api<K> = match self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let (kind, unlisted) = (K::kind(&()).into_owned(), self.unlisted.clone());
+        unlisted.send_modify(|kinds| {
+            kinds.insert(kind.clone());
+        });
+        let mut trouble = Trouble::new(self.namespace.map(str::to_owned), kind.clone());
+        let events = relisting(api, config.timeout(WATCH_SECONDS).page_size(PAGE)).backoff(Steady);
+        let triggers = events.flat_map(move |event| {
+            let changes: Vec<Trigger> = match event {
+                Ok(event) => {
+                    let is_unfinished = matches!(event, Event::Init | Event::InitApply(_));
+                    let is_complete = matches!(event, Event::InitDone);
+                    let changes = take(event);
+                    if is_complete {
+                        unlisted.send_if_modified(|kinds| kinds.remove(&kind));
+                    }
+                    if !is_unfinished {
+                        trouble.is_over();
+                    }
+                    changes.into_iter().map(Ok).collect()
+                }
+                Err(error) => {
+                    if is_lost(&error) {
+                        unlisted.send_if_modified(|kinds| kinds.insert(kind.clone()));
+                    }
+                    trouble.tell(&error);
+                    vec![Err(error)]
+                }
+            };
+            iter(changes)
+        });
+        self.triggers.push(triggers.boxed());
+    }
+}
+
+/// [`PAUSE`], always. A pause that grows would begin anew at each try: the beginning of a list is told before its request,
+/// and looks like a success.
+struct Steady;
+
+impl Iterator for Steady {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(PAUSE)
+    }
+}
+
+impl Backoff for Steady {
+    fn reset(&mut self) {}
+}
+
+/// Watches, and lists anew after a refusal: a watch that goes on where it was does not tell that it does.
+fn relisting<K>(
+    api: Api<K>,
+    config: watcher::Config,
+) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    unfold(None, move |watch: Option<BoxStream<'static, _>>| {
+        let mut watch = watch.unwrap_or_else(|| watcher(api.clone(), config.clone()).boxed());
+        async move {
+            let event = watch.next().await?;
+            let goes_on = !event.as_ref().is_err_and(is_lost);
+            Some((event, goes_on.then_some(watch)))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::future::ready;
+    use std::sync::Mutex;
+
+    use hyper::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+    use crate::controller::example;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_that_cannot_be_listed_is_asked_for_every_two_seconds() {
+        let asked = Arc::new(Mutex::new(HashMap::<String, usize>::new()));
+        let counts = asked.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let mut counts = counts.lock().expect("nobody panics with it");
+            *counts.entry(request.uri().path().to_owned()).or_default() += 1;
+            let refusal = example::refusal(403, "Forbidden").to_string().into_bytes();
+            ready(Response::builder().status(403).body(Body::from(refusal)))
+        });
+        let (space, watches) = Space::watch(&Client::new(service, "default"), Some("shop".into()));
+        let all = futures_util::stream::select_all(watches).for_each(|trigger| {
+            assert!(trigger.is_err());
+            ready(())
+        });
+        let ten_minutes = tokio::time::timeout(Duration::from_secs(600), all).await;
+        assert!(ten_minutes.is_err(), "it goes on for ever");
+        let asked = asked.lock().expect("nobody panics with it");
+        assert_eq!(asked.len(), space.unlisted().len());
+        assert!(asked.values().all(|tries| (290..=310).contains(tries)), "{asked:?}");
+    }
+}
