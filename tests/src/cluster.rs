@@ -34,7 +34,7 @@ pub use self::client::{Kubectl, Namespace, get};
 pub use self::cut::CutOff;
 pub use self::proxy::{ApiProxy, Sent, Watch};
 pub use self::tools::{helm, kwok};
-pub use self::writes::{Write, WriteProxy};
+pub use self::writes::{StopAfter, Write, WriteProxy};
 
 use self::control_plane::ControlPlane;
 use self::dns::NameServer;

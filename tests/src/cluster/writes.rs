@@ -35,11 +35,38 @@ pub struct Write {
     pub status: u16,
 }
 
+impl Write {
+    /// Whether only a status was written. How many of those there are is a matter of time: several changes may be
+    /// told at once.
+    pub fn is_status(&self) -> bool {
+        self.path.ends_with("/status")
+    }
+}
+
+/// After how many writes nothing is answered any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopAfter {
+    /// Of objects themselves.
+    Objects(usize),
+    /// Of statuses.
+    Statuses(usize),
+}
+
 #[derive(Default)]
 struct Seen {
     writes: Vec<Write>,
-    /// After how many of them nothing is answered any more.
-    stop_after: Option<usize>,
+    stop_after: Option<StopAfter>,
+}
+
+impl Seen {
+    fn is_stopped(&self) -> bool {
+        let statuses = self.writes.iter().filter(|write| write.is_status()).count();
+        match self.stop_after {
+            Some(StopAfter::Objects(most)) => self.writes.len() - statuses >= most,
+            Some(StopAfter::Statuses(most)) => statuses >= most,
+            None => false,
+        }
+    }
 }
 
 /// The proxy.
@@ -82,8 +109,8 @@ impl WriteProxy {
         self.kubeconfig.clone()
     }
 
-    /// Forgets what was seen; after `stop_after` further writes nothing is answered.
-    pub fn restart(&self, stop_after: Option<usize>) {
+    /// Forgets what was seen; after `stop_after` nothing is answered.
+    pub fn restart(&self, stop_after: Option<StopAfter>) {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { writes: Vec::new(), stop_after };
     }
 
@@ -138,10 +165,7 @@ async fn forward(
     seen: &Mutex<Seen>,
     stopped: &Notify,
 ) -> Response<Body> {
-    let is_stopped = || {
-        let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.stop_after.is_some_and(|most| seen.writes.len() >= most)
-    };
+    let is_stopped = || seen.lock().unwrap_or_else(PoisonError::into_inner).is_stopped();
     if is_stopped() {
         return std::future::pending().await;
     }

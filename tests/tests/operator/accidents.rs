@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sluice_tests::cluster::{Cluster, Namespace, WriteProxy};
+use sluice_tests::cluster::{Cluster, Namespace, StopAfter, WriteProxy};
 use sluice_tests::eventually;
 use sluice_tests::operator::{CRD, Operator, Settings};
 
@@ -104,7 +104,7 @@ async fn freeze_and_cut() -> anyhow::Result<()> {
     operator.log_is_clean(&[])?;
 
     // Connections stay open and no question is answered: it stops acting before another one may follow.
-    proxy.restart(Some(0));
+    proxy.restart(Some(StopAfter::Objects(0)));
     let cut = Instant::now();
     patch(&namespace, json!({ "rateLimitQPS": 22 })).await?;
     namespace.kubectl(&["delete", "tp/second", "--wait=false"]).await?;
