@@ -296,8 +296,10 @@ impl Replay {
     }
 
     async fn nothing_left(&self, at: &TopicPartition, from: u64, ends: &Ends) -> bool {
-        let (client, at, end) = (self.client.clone(), at.clone(), ends.get(at).copied().unwrap_or_default());
-        let looking = tokio::task::spawn_blocking(move || quiet::nothing_left(&client, &at, from, end));
+        let (client, group, at) = (self.client.clone(), self.group(), at.clone());
+        let end = ends.get(&at).copied().unwrap_or_default();
+        let looking =
+            tokio::task::spawn_blocking(move || quiet::nothing_left(&client, &group, &at, from, end));
         looking.await.unwrap_or(false)
     }
 }

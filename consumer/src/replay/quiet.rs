@@ -17,8 +17,10 @@ use crate::source::TopicPartition;
 const WITHIN: Duration = Duration::from_secs(10);
 
 /// Whether no message lies at `from` or behind it and before `end`; false where nobody knows. Blocks.
-pub fn nothing_left(client: &ClientConfig, at: &TopicPartition, from: u64, end: u64) -> bool {
-    match look(client, at, from, end) {
+///
+/// `group` is one that the user may read: brokers are asked for its coordinator, though nobody joins it here.
+pub fn nothing_left(client: &ClientConfig, group: &str, at: &TopicPartition, from: u64, end: u64) -> bool {
+    match look(client, group, at, from, end) {
         Ok(nothing) => nothing,
         Err(error) => {
             tracing::debug!(partition = %at, %error, "cannot tell whether the range is over");
@@ -27,10 +29,16 @@ pub fn nothing_left(client: &ClientConfig, at: &TopicPartition, from: u64, end: 
     }
 }
 
-fn look(client: &ClientConfig, at: &TopicPartition, from: u64, end: u64) -> Result<bool, KafkaError> {
+fn look(
+    client: &ClientConfig,
+    group: &str,
+    at: &TopicPartition,
+    from: u64,
+    end: u64,
+) -> Result<bool, KafkaError> {
     let mut client = client.clone();
     client
-        .set("group.id", "sluice-replay-looks")
+        .set("group.id", group)
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "error");
@@ -38,14 +46,15 @@ fn look(client: &ClientConfig, at: &TopicPartition, from: u64, end: u64) -> Resu
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&at.topic, at.partition, Offset::Offset(from as i64))?;
     consumer.assign(&list)?;
-    let began = Instant::now();
+    let (began, mut failed) = (Instant::now(), None);
     while began.elapsed() < WITHIN {
         match consumer.poll(Duration::from_millis(200)) {
             None => {}
             Some(Ok(message)) => return Ok(message.offset() >= end as i64),
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(true),
-            Some(Err(error)) => return Err(error),
+            // Such as a broker that restarts: the client goes on by itself.
+            Some(Err(error)) => failed = Some(error),
         }
     }
-    Ok(false)
+    failed.map_or(Ok(false), Err)
 }
