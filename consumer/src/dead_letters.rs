@@ -170,8 +170,15 @@ impl List {
         let more = letters.len() > self.limit as usize;
         letters.truncate(self.limit as usize);
         match self.output {
-            Output::Table if letters.is_empty() && self.after > 0 => out::line("no more dead letters"),
-            Output::Table => out::text(print::table(&letters, more)),
+            Output::Table if letters.is_empty() => {
+                out::note(if self.after > 0 { "no more dead letters" } else { "no dead letters" });
+            }
+            Output::Table => {
+                out::text(print::table(&letters));
+                if let (true, Some(last)) = (more, letters.last()) {
+                    out::note(format_args!("there are more: --after {}", last.id));
+                }
+            }
             Output::Json => out::line(serde_json::to_string_pretty(&print::list_json(&letters, more))?),
         }
         store.close().await;
@@ -272,7 +279,7 @@ impl Purge {
         bar.finish_and_clear();
         out::line(format_args!("{removed} {}", if self.dry_run { "would be removed" } else { "removed" }));
         store.close().await;
-        Ok(ExitCode::SUCCESS)
+        Ok(if chosen.missing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 

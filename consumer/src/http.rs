@@ -9,6 +9,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -77,6 +78,7 @@ pub fn cannot_listen(option: &'static str, address: SocketAddr) -> impl FnOnce(i
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let refusals = Arc::new(Semaphore::new(TURNED_AWAY));
+    let told = Arc::new(AtomicBool::new(false));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -93,9 +95,11 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
             }
         };
         if let Ok(place) = places.clone().try_acquire_owned() {
-            let (router, stop) = (router.clone(), stop.clone());
+            let (router, stop, told) = (router.clone(), stop.clone(), told.clone());
             connections.spawn(async move {
-                connection(stream, router, limits, stop).await;
+                if let Err(error) = connection(stream, router, limits, stop).await {
+                    ended_early(&error, &told);
+                }
                 drop(place);
             });
         } else if let Ok(refusal) = refusals.clone().try_acquire_owned() {
@@ -110,21 +114,35 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, router: Router, limits: Limits, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+) -> hyper::Result<()> {
     // Answers are small; without this the kernel may hold one back.
     let _ = stream.set_nodelay(true);
     let stream = TokioIo::new(Impatient::new(stream, limits.patience));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.patience).max_buf_size(BUFFER);
     let mut served = pin!(builder.serve_connection(stream, TowerToHyperService::new(router)));
-    let ended = tokio::select! {
+    tokio::select! {
         ended = &mut served => ended,
         () = stop.cancelled() => {
             served.as_mut().graceful_shutdown();
             served.await
         }
-    };
-    if let Err(error) = ended {
+    }
+}
+
+/// A client that speaks HTTP/2 sees nothing but a closed connection, and comes again and again: people are told, once.
+fn ended_early(error: &hyper::Error, told: &AtomicBool) {
+    if error.is_parse_version_h2() && !told.swap(true, Relaxed) {
+        tracing::warn!(
+            "a client speaks HTTP/2, as OTLP over gRPC does, and was turned away: this port takes HTTP/1.1; \
+             OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf makes an exporter of OpenTelemetry speak it"
+        );
+    } else {
         tracing::debug!(%error, "a connection ended early");
     }
 }

@@ -31,7 +31,8 @@ const NOTE_AFTER: Duration = Duration::from_secs(2);
 /// Send made-up traces to Kafka or over HTTP.
 ///
 /// The traces are those of a shop of a dozen services, with errors and exceptions. The same seed gives the
-/// same ids in the same messages. Exits with an error when anything was not acknowledged.
+/// same ids in the same messages. Exits with an error when anything was not acknowledged, or when it is
+/// stopped before what was asked for is sent.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   sluice loadgen --http http://127.0.0.1:9411 --traces 100
@@ -124,7 +125,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let pace = Pace::start(args.rate, args.duration.map(Duration::from_secs));
     let showing = tokio::spawn(show(progress.clone(), tally.clone(), pace.began()));
     let output = args.output;
-    let sent = send(args, stream, pace, &tally, stop).await;
+    let has_end = args.spans.is_some() || args.traces.is_some() || args.duration.is_some();
+    let sent = send(args, stream, pace, &tally, stop.clone()).await;
     showing.abort();
     progress.finish_and_clear();
     sent?;
@@ -140,6 +142,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             summary.spans,
             summary.first_error.map_or_else(String::new, |error| format!("; the first reason: {error}"))
         );
+    }
+    // Without an end this is the way to end it.
+    if has_end && stop.is_cancelled() {
+        bail!("stopped before everything was sent");
     }
     Ok(())
 }

@@ -31,10 +31,7 @@ fn origin(letter: &LetterSummary) -> String {
 }
 
 /// One line a letter.
-pub fn table(letters: &[LetterSummary], more: bool) -> String {
-    if letters.is_empty() {
-        return "no dead letters\n".to_owned();
-    }
+pub fn table(letters: &[LetterSummary]) -> String {
     let rows: Vec<[String; 6]> = letters
         .iter()
         .map(|letter| {
@@ -64,9 +61,6 @@ pub fn table(letters: &[LetterSummary], more: bool) -> String {
             let _ = write!(out, "{cell:<width$}  ");
         }
         let _ = writeln!(out, "{}", row[5]);
-    }
-    if let (true, Some(last)) = (more, letters.last()) {
-        let _ = writeln!(out, "there are more: --after {}", last.id);
     }
     out
 }

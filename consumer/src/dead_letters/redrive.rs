@@ -1,5 +1,6 @@
 //! `sluice dead-letters redrive`: marks letters, and may wait until their consumers have stored them.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -40,7 +41,8 @@ pub struct Redrive {
     /// Leave letters alone that were redriven and failed this many times.
     #[arg(long, value_name = "N", default_value_t = 3)]
     max_attempts: u32,
-    /// Wait until none of the pipeline's letters waits any more. Exits with 1 where it is interrupted before.
+    /// Wait until none of the pipeline's letters waits any more. Exits with 1 where it is interrupted before, and where
+    /// one of these letters failed again.
     #[arg(long)]
     wait: bool,
 }
@@ -51,6 +53,8 @@ struct Counts {
     marked: usize,
     waited_already: usize,
     failed_often: usize,
+    /// Those that are marked now.
+    ids: BTreeSet<i64>,
 }
 
 impl Redrive {
@@ -62,7 +66,7 @@ impl Redrive {
         let waits = !self.dry_run && counts.marked + counts.waited_already > 0;
         let are_stored = if waits && self.wait {
             let stop = stop::on_signal().context("cannot listen for signals")?;
-            wait_for_none(&*store, &stop).await?
+            wait_for_none(&*store, &stop).await? && none_failed_again(&*store, &counts.ids).await?
         } else {
             true
         };
@@ -90,6 +94,7 @@ impl Redrive {
                 page.iter().partition(|letter| letter.attempts < self.max_attempts);
             let fresh: Vec<i64> =
                 try_again.iter().filter(|letter| !letter.pending).map(|letter| letter.id).collect();
+            counts.ids.extend(try_again.iter().map(|letter| letter.id));
             counts.failed_often += failed_often.len();
             counts.waited_already += try_again.len() - fresh.len();
             // A page at a time where there is no limit, else a second's worth.
@@ -111,7 +116,7 @@ impl Redrive {
     }
 
     fn tell(&self, counts: &Counts) {
-        let Counts { marked, waited_already, failed_often } = counts;
+        let Counts { marked, waited_already, failed_often, .. } = counts;
         let done = if self.dry_run { "would be marked" } else { "marked" };
         out::line(format_args!("{marked} {done} to be redriven, {waited_already} waited already"));
         if *failed_often > 0 {
@@ -140,7 +145,7 @@ pub(super) async fn wait_for_none(store: &dyn Store, stop: &CancellationToken) -
         }
         if count == 0 {
             bar.finish_and_clear();
-            out::line("none waits any more; what failed again is listed with its attempts");
+            out::line("none waits any more");
             return Ok(true);
         }
         if changed.elapsed() >= STANDSTILL && !is_told {
@@ -163,6 +168,34 @@ pub(super) async fn wait_for_none(store: &dyn Store, stop: &CancellationToken) -
             }
         }
     }
+}
+
+/// Whether none of these letters, which wait no more, became a letter again; says how many did.
+pub(super) async fn none_failed_again(store: &dyn Store, ids: &BTreeSet<i64>) -> anyhow::Result<bool> {
+    let mut failed = BTreeSet::new();
+    // New letters have higher ids than those that they come from.
+    let mut after = ids.first().copied().unwrap_or_default();
+    loop {
+        let page =
+            store.letters(&LetterFilter::default(), after, PAGE).await.map_err(cannot_read(LETTERS))?;
+        let Some(last) = page.last() else { break };
+        after = last.id;
+        failed.extend(page.iter().flat_map(earlier_ids).filter(|id| ids.contains(id)));
+    }
+    if !failed.is_empty() {
+        out::line(format_args!(
+            "{} of {} failed again: `sluice dead-letters list` shows them with their attempts",
+            failed.len(),
+            ids.len()
+        ));
+    }
+    Ok(failed.is_empty())
+}
+
+/// The ids that a letter had before it was redriven.
+fn earlier_ids(letter: &LetterSummary) -> Vec<i64> {
+    let history: Vec<serde_json::Value> = serde_json::from_str(&letter.history).unwrap_or_default();
+    history.iter().filter_map(|failure| failure["id"].as_i64()).collect()
 }
 
 /// The ids of all letters of the table that wait to be redriven.

@@ -1,6 +1,6 @@
 //! Dead letters come back: with the real command, while consumers run, through kill -9, at the pipeline's rate.
 
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -19,6 +19,17 @@ const QPS: u32 = 1_000;
 
 /// Runs `sluice dead-letters ARGUMENTS` on the case's pipeline.
 fn dead_letters(case: &Case, command: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = run(case, command, arguments)?;
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(
+        output.status.success(),
+        "{command} {arguments:?}: {text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(text)
+}
+
+fn run(case: &Case, command: &str, arguments: &[&str]) -> anyhow::Result<Output> {
     let home = case.home.path();
     let output = Command::new(binary()?)
         .args(["dead-letters", command])
@@ -30,13 +41,7 @@ fn dead_letters(case: &Case, command: &str, arguments: &[&str]) -> anyhow::Resul
         .arg(home.join("data"))
         .args(arguments)
         .output()?;
-    let text = String::from_utf8(output.stdout)?;
-    ensure!(
-        output.status.success(),
-        "{command} {arguments:?}: {text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(text)
+    Ok(output)
 }
 
 fn listed(case: &Case, arguments: &[&str]) -> anyhow::Result<Vec<Value>> {
@@ -68,9 +73,11 @@ async fn come_back(engine: Engine) -> anyhow::Result<()> {
     let text = dead_letters(&case, "show", &[id])?;
     ensure!(text.contains("{\"spans\":["), "{text}");
 
-    // Redriven before anything is mended: a letter again, with its history.
-    let text = dead_letters(&case, "redrive", &[id, "--wait"])?;
-    ensure!(text.contains("1 marked"), "{text}");
+    // Redriven before anything is mended: a letter again, with its history, and no success.
+    let in_vain = run(&case, "redrive", &[id, "--wait"])?;
+    let text = String::from_utf8(in_vain.stdout)?;
+    ensure!(text.contains("1 marked") && text.contains("1 of 1 failed again"), "{text}");
+    ensure!(in_vain.status.code() == Some(1), "{:?}: {text}", in_vain.status);
     let again = listed(&case, &[])?;
     ensure!(again.len() as u64 == MESSAGES, "{} letters", again.len());
     let failed = again.iter().find(|letter| letter["attempts"] == 1).context("one that failed again")?;
@@ -108,6 +115,8 @@ async fn come_back(engine: Engine) -> anyhow::Result<()> {
     case.wait_stored(SPANS + 31, WAIT).await?;
     let text = dead_letters(&case, "purge", &["--reason", "Undecodable", "--yes"])?;
     ensure!(text.contains("1 removed"), "{text}");
+    let gone = run(&case, "purge", &[id, "--yes"])?;
+    ensure!(gone.status.code() == Some(1), "{id} is not there any more: {:?}", gone.status);
     last.component.stop(WAIT).await?;
     case.audit(&ledger, SPANS + 30, &[]).await
 }

@@ -6,6 +6,7 @@ mod slow;
 
 use std::collections::HashSet;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -14,12 +15,15 @@ use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use http_body_util::Full;
 use hyper::Request;
+use nix::sys::signal::Signal;
 use sluice_consumer::loadgen::encode::message;
 use sluice_consumer::loadgen::shop::Shop;
 use sluice_crds::v1alpha1::Format;
 use sluice_tests::component::{Component, Launch};
 use sluice_tests::eventually;
 use sluice_tests::sluice::binary;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use place::{Headers, JSON, PROTO, Place, SOON, call, client, spans};
@@ -209,6 +213,26 @@ async fn what_cannot_be_taken_is_refused_with_a_reason_and_not_queued() -> anyho
 }
 
 #[tokio::test]
+async fn a_client_that_speaks_grpc_is_told_in_the_log_what_is_spoken_here() -> anyhow::Result<()> {
+    let place = Place::new()?;
+    let sluice = place.start("grpc", &[]).await?;
+    for _ in 0..2 {
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, place.http)).await?;
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
+        // Closed: there is nothing that it would understand.
+        let closed = tokio::time::timeout(SOON, client.read_to_end(&mut Vec::new())).await?;
+        assert!(closed.is_err() || closed.is_ok_and(|answered| answered == 0));
+    }
+    let told = eventually("the log to tell", SOON, async || {
+        let log = sluice.log_tail(200);
+        Ok(log.contains("OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf").then_some(log))
+    });
+    let told = told.await?;
+    assert_eq!(told.matches("speaks HTTP/2").count(), 1, "{told}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_second_process_on_the_same_folder_is_refused_and_told_why() -> anyhow::Result<()> {
     let place = Place::new()?;
     let first = place.start("first", &[]).await?;
@@ -225,20 +249,29 @@ async fn loadgen_accounts_for_every_span_and_fails_when_one_is_not_taken() -> an
     let _sluice = place.start("target", &[]).await?;
     place.set_rate(1_000_000)?;
     let ledger = place.dir.path().join("ledger");
-    let run = |url: String| {
-        let arguments = ["loadgen", "--http", &url, "--traces", "300", "--format", "OtlpProto", "-o", "json"]
+    let run = |url: String, traces: &str, rate: &str| {
+        let arguments = ["loadgen", "--http", &url, "--traces", traces, "--rate", rate, "-o", "json"]
             .into_iter()
-            .chain(["--ledger", ledger.to_str().unwrap()])
+            .chain(["--format", "OtlpProto", "--ledger", ledger.to_str().unwrap()])
             .map(str::to_owned)
             .collect();
         let log = place.dir.path().join("loadgen.log");
         Component::start("loadgen", &Launch { program: binary()?, arguments, environment: Vec::new(), log })
     };
-    let mut refused = run(format!("http://127.0.0.1:{}/nowhere", place.http))?;
+    let url = format!("http://127.0.0.1:{}", place.http);
+    let mut refused = run(format!("{url}/nowhere"), "300", "0")?;
     assert_eq!(refused.ended(SOON).await?, 1);
     assert!(refused.log_tail(200).contains("were not acknowledged"), "{}", refused.log_tail(200));
 
-    let mut taken = run(format!("http://127.0.0.1:{}", place.http))?;
+    // A few traces a second: by far not all that is asked for. The next run sends the same ones again.
+    let mut cut_short = run(url.clone(), "100000", "100")?;
+    eventually("spans to be taken", SOON, async || Ok((!place.rows().await?.is_empty()).then_some(())))
+        .await?;
+    cut_short.signal(Signal::SIGINT)?;
+    assert_eq!(cut_short.ended(SOON).await?, 1);
+    assert!(cut_short.log_tail(200).contains("stopped before everything was sent"));
+
+    let mut taken = run(url, "300", "0")?;
     assert_eq!(taken.ended(SOON).await?, 0, "{}", taken.log_tail(5));
     let expected: HashSet<_> = std::fs::read_to_string(&ledger)?
         .lines()
