@@ -43,7 +43,9 @@ where
         LogFormat::Json => false,
     };
     if human {
-        builder.with_target(false).init();
+        // Colours are for a terminal; `NO_COLOR` (no-color.org) switches them off there, too.
+        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        builder.with_ansi(std::io::stderr().is_terminal() && !no_colour).with_target(false).init();
     } else {
         builder.json().flatten_event(true).init();
     }

@@ -169,3 +169,14 @@ fn a_file_where_a_folder_belongs_is_named() {
         assert!(text.contains("expected a folder, and pipeline.yaml is a file"), "{text}");
     }
 }
+
+#[test]
+fn a_log_for_people_that_goes_to_a_file_has_no_colours() {
+    let folder = tempfile::tempdir().unwrap();
+    // Ends by itself, after a line or two.
+    let arguments =
+        ["consume", "-f", "pipeline.yaml", "--data-dir", "pipeline.yaml", "--admin", "127.0.0.1:0"];
+    let arguments = [&arguments[..], &["--log-format", "human"]].concat();
+    let text = stderr(&sluice(folder.path(), &arguments).output().unwrap());
+    assert!(text.contains("INFO") && !text.contains('\u{1b}'), "{text:?}");
+}
