@@ -48,7 +48,7 @@ pub struct Meters {
     pub skipped_offsets: AtomicU64,
     /// Dead letters that were stored after all, or dead-lettered again.
     pub redriven: AtomicU64,
-    /// Times that a topic was found re-created.
+    /// Partitions that were found to have been created anew.
     pub recreated: AtomicU64,
     /// Bytes of messages that the source holds and nobody has read.
     pub prefetched_bytes: AtomicU64,

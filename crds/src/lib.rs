@@ -4,6 +4,7 @@
 //! operator and consumer: a change of *settings* rolls the pods, a change of *live* never does. [`document`]
 //! reads a resource as a person writes it and reports everything that is wrong with it at once.
 
+pub mod bottleneck;
 pub mod document;
 pub mod duration;
 pub mod live;

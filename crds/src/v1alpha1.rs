@@ -244,14 +244,16 @@ pub fn crd() -> CustomResourceDefinition {
     crd
 }
 
-/// What `kubectl get tp` shows.
+/// What `kubectl get tp` shows; with `-o wide` also the rate as schedule, override and suspension make it.
 fn columns() -> Vec<CustomResourceColumnDefinition> {
     const READY: &str = ".status.conditions[?(@.type==\"Ready\")].status";
     const TOPIC: &str = ".spec.source.kafka['topic','topicPattern']";
+    const WIDE: &str = "Desired";
     let columns = [
         ("Ready", "string", READY, "Whether all consumers run as the spec says"),
         ("Topic", "string", TOPIC, "Topic, or pattern of topics"),
         ("QPS", "integer", ".spec.rateLimitQPS", "Spans per second that the spec asks for"),
+        (WIDE, "integer", ".status.rate.desired", "Spans per second that the spec asks for now, all counted"),
         ("Applied", "integer", ".status.rate.applied", "Spans per second that every consumer has confirmed"),
         ("Replicas", "integer", ".status.replicas", "Pods of the consumer"),
         ("Lag", "integer", ".status.lag", "Messages that wait"),
@@ -264,6 +266,7 @@ fn columns() -> Vec<CustomResourceColumnDefinition> {
             type_: type_.into(),
             json_path: json_path.into(),
             description: Some(description.into()),
+            priority: (name == WIDE).then_some(1),
             ..Default::default()
         };
     columns.map(column).into()

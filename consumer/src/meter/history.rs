@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use sluice_crds::bottleneck::Bottleneck;
 use tokio::time::Instant;
 
 use super::lanes::{self, Spent};
@@ -51,13 +52,13 @@ impl History {
     }
 
     /// Rows and dead letters per second over the last seconds, and what lanes spent most of that time with.
-    pub(super) fn recent(&self) -> (f64, &'static str) {
-        let Some(last) = self.samples.back() else { return (0.0, "Idle") };
+    pub(super) fn recent(&self) -> (f64, Bottleneck) {
+        let Some(last) = self.samples.back() else { return (0.0, Bottleneck::Idle) };
         let begin = (0..self.samples.len()).rev().find(|index| self.since(*index) >= ACHIEVED_OVER);
         let first = &self.samples[begin.unwrap_or(0)];
         let between = last.at - first.at;
         if between.is_zero() {
-            return (0.0, "Idle");
+            return (0.0, Bottleneck::Idle);
         }
         let bottleneck = lanes::bottleneck(&first.lanes, &last.lanes, between);
         (rate(first, last), bottleneck)
@@ -70,7 +71,7 @@ impl History {
         let worked = |(before, after): &(&Sample, &Sample)| {
             before.whole == after.whole
                 && after.effective > 0.0
-                && lanes::bottleneck(&before.lanes, &after.lanes, after.at - before.at) != "Idle"
+                && lanes::bottleneck(&before.lanes, &after.lanes, after.at - before.at) != Bottleneck::Idle
         };
         let pairs = self.samples.iter().zip(self.samples.iter().skip(1));
         let (first, _) = pairs.rev().take_while(worked).last()?;
@@ -186,7 +187,7 @@ mod tests {
     #[test]
     fn nothing_is_known_at_the_start() {
         let history = History::default();
-        assert_eq!((history.recent(), history.sustained()), ((0.0, "Idle"), None));
+        assert_eq!((history.recent(), history.sustained()), ((0.0, Bottleneck::Idle), None));
         assert_eq!((history.spans_per_message(0, 0), ACTIVITIES.len()), (1.0, 4));
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_crds::bottleneck::Bottleneck;
 use tokio::time::Instant;
 
 use super::{Meters, lock};
@@ -86,7 +87,7 @@ impl Drop for LaneMeter {
 
 /// What keeps lanes from being faster, from the time that each has spent between two looks. Idle only where no lane
 /// was busy for half of it: with a skewed backlog most lanes have nothing to do, and the one that has counts.
-pub(super) fn bottleneck(before: &[Spent], after: &[Spent], between: Duration) -> &'static str {
+pub(super) fn bottleneck(before: &[Spent], after: &[Spent], between: Duration) -> Bottleneck {
     let mut busy = [Duration::ZERO; ACTIVITIES.len()];
     for (lane, after) in after.iter().enumerate() {
         let before = before.get(lane).copied().unwrap_or_default();
@@ -96,12 +97,16 @@ pub(super) fn bottleneck(before: &[Spent], after: &[Spent], between: Duration) -
             busy.iter_mut().zip(spent).for_each(|(sum, spent)| *sum += spent);
         }
     }
-    [(Activity::Store, "Store"), (Activity::Gate, "Limiter"), (Activity::Decode, "Cpu")]
-        .into_iter()
-        .map(|(activity, name)| (name, busy[activity as usize]))
-        .filter(|(_, time)| !time.is_zero())
-        .max_by_key(|(_, time)| *time)
-        .map_or("Idle", |(name, _)| name)
+    [
+        (Activity::Store, Bottleneck::Store),
+        (Activity::Gate, Bottleneck::Limiter),
+        (Activity::Decode, Bottleneck::Cpu),
+    ]
+    .into_iter()
+    .map(|(activity, name)| (name, busy[activity as usize]))
+    .filter(|(_, time)| !time.is_zero())
+    .max_by_key(|(_, time)| *time)
+    .map_or(Bottleneck::Idle, |(name, _)| name)
 }
 
 #[cfg(test)]
@@ -109,7 +114,7 @@ mod tests {
     use super::*;
     use crate::meter::Identity;
 
-    async fn window(meters: &Meters) -> &'static str {
+    async fn window(meters: &Meters) -> Bottleneck {
         meters.tick();
         tokio::time::advance(Duration::from_secs(5)).await;
         meters.tick();
@@ -121,13 +126,13 @@ mod tests {
         let meters = Arc::new(Meters::default());
         let lane = LaneMeter::new(meters.clone());
         lane.enter(Activity::Gate);
-        assert_eq!(window(&meters).await, "Limiter");
+        assert_eq!(window(&meters).await, Bottleneck::Limiter);
         lane.enter(Activity::Store);
-        assert_eq!(window(&meters).await, "Store");
+        assert_eq!(window(&meters).await, Bottleneck::Store);
         lane.enter(Activity::Idle);
-        assert_eq!(window(&meters).await, "Idle");
+        assert_eq!(window(&meters).await, Bottleneck::Idle);
         drop(lane);
-        assert_eq!(window(&meters).await, "Idle");
+        assert_eq!(window(&meters).await, Bottleneck::Idle);
         let seconds = Duration::from_nanos(meters.busy_nanoseconds().iter().sum());
         assert_eq!(seconds, Duration::from_secs(15), "nothing counts twice");
     }
@@ -138,13 +143,13 @@ mod tests {
         let lane = LaneMeter::new(meters.clone());
         meters.set_guard(Some(700.0), 1);
         lane.enter(Activity::Store);
-        assert_eq!(window(&meters).await, "Store");
+        assert_eq!(window(&meters).await, Bottleneck::Store);
         lane.enter(Activity::Gate);
-        assert_eq!(window(&meters).await, "Guard");
+        assert_eq!(window(&meters).await, Bottleneck::Guard);
         let status = meters.status(&Identity::default());
         assert_eq!(status.guard_qps, Some(700.0));
         meters.set_guard(None, 1);
-        assert_eq!(window(&meters).await, "Limiter");
+        assert_eq!(window(&meters).await, Bottleneck::Limiter);
     }
 
     #[tokio::test(start_paused = true)]
@@ -153,15 +158,15 @@ mod tests {
         let lanes: Vec<_> = (0..4).map(|_| LaneMeter::new(meters.clone())).collect();
         lanes.iter().for_each(|lane| lane.enter(Activity::Idle));
         lanes[2].enter(Activity::Gate);
-        assert_eq!(window(&meters).await, "Limiter");
+        assert_eq!(window(&meters).await, Bottleneck::Limiter);
     }
 
     #[test]
     fn a_lane_that_is_mostly_idle_is_no_bottleneck() {
         let second = Duration::from_secs(1);
         let spent = |store| [second - store, Duration::ZERO, Duration::ZERO, store];
-        assert_eq!(bottleneck(&[], &[spent(second / 3)], second), "Idle");
-        assert_eq!(bottleneck(&[], &[spent(second * 2 / 3)], second), "Store");
-        assert_eq!(bottleneck(&[], &[], second), "Idle");
+        assert_eq!(bottleneck(&[], &[spent(second / 3)], second), Bottleneck::Idle);
+        assert_eq!(bottleneck(&[], &[spent(second * 2 / 3)], second), Bottleneck::Store);
+        assert_eq!(bottleneck(&[], &[], second), Bottleneck::Idle);
     }
 }

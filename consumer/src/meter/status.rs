@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use serde::Serialize;
+use sluice_crds::bottleneck::Bottleneck;
 
 use super::{DeadLetterTopicStatus, Meters, RetentionStatus, lock};
 use crate::last_error::LastError;
@@ -42,8 +43,8 @@ impl Meters {
         // Without leases nothing is released: lanes wait at the gate for the database.
         let lapsed = troubles.lease.is_some() && rate.whole > 0 && rate.effective <= 0.0;
         let bottleneck = match bottleneck {
-            "Limiter" if lapsed => "Store",
-            "Limiter" if rate.guard.is_some() => "Guard",
+            Bottleneck::Limiter if lapsed => Bottleneck::Store,
+            Bottleneck::Limiter if rate.guard.is_some() => Bottleneck::Guard,
             other => other,
         };
         // What stops rows comes first; a live document that was refused stops nothing.
@@ -131,7 +132,7 @@ pub struct StatusDocument {
     pub version: &'static str,
     /// Revision of the live document in effect; 0 before the first one.
     pub revision: u64,
-    /// Where it can be read now: `api`, `directory` or `file`; none before the first one.
+    /// Where that one was found last: `api`, `directory` or `file`; none before the first one.
     pub live_source: Option<&'static str>,
     /// Spans per second set for the whole pipeline, override, schedule and suspension applied.
     #[serde(rename = "rateLimitQPS")]
@@ -151,7 +152,7 @@ pub struct StatusDocument {
     pub leased_fraction: f64,
     /// What busy lanes spent most of the last five seconds with: `Cpu`, `Limiter` or `Store`; `Guard` where that is the
     /// limiter, and the guard holds its rate down; `Idle` where no lane was busy for half of them.
-    pub bottleneck: &'static str,
+    pub bottleneck: Bottleneck,
     /// The partitions of this replica.
     pub partitions: Vec<PartitionStatus>,
     /// Rows stored since the start of the process.
@@ -269,12 +270,12 @@ mod tests {
         meters.tick();
         tokio::time::advance(Duration::from_secs(5)).await;
         meters.tick();
-        assert_eq!(meters.status(&Identity::default()).bottleneck, "Store");
+        assert_eq!(meters.status(&Identity::default()).bottleneck, Bottleneck::Store);
         meters.set_rate(0, 0.0, 0.0, false);
-        assert_eq!(meters.status(&Identity::default()).bottleneck, "Limiter");
+        assert_eq!(meters.status(&Identity::default()).bottleneck, Bottleneck::Limiter);
         meters.set_rate(100, 100.0, 1.0, false);
         meters.lease_renewed();
-        assert_eq!(meters.status(&Identity::default()).bottleneck, "Limiter");
+        assert_eq!(meters.status(&Identity::default()).bottleneck, Bottleneck::Limiter);
     }
 
     #[test]

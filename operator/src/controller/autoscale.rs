@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kube::runtime::reflector::ObjectRef;
+use sluice_crds::bottleneck::Bottleneck;
 use sluice_crds::v1alpha1::{Autoscaling, TracePipeline};
 
 use super::probe::PodReport;
@@ -92,7 +93,7 @@ impl Known {
     fn learn(&mut self, reports: &[PodReport], now: Instant) {
         let answers = || reports.iter().filter_map(|report| report.answer.as_ref().ok());
         let limited: Vec<f64> = answers()
-            .filter(|answer| answer.is_limited_by("Cpu") && answer.achieved_qps > 0.0)
+            .filter(|answer| answer.is_limited_by(Bottleneck::Cpu) && answer.achieved_qps > 0.0)
             .map(|answer| answer.achieved_qps)
             .collect();
         if !limited.is_empty() {
@@ -119,7 +120,7 @@ fn pressure(reports: &[PodReport], current: u32) -> Pressure {
     let mut limited = 0;
     for report in reports {
         match &report.answer {
-            Ok(answer) if answer.is_limited_by("Cpu") => limited += 1,
+            Ok(answer) if answer.is_limited_by(Bottleneck::Cpu) => limited += 1,
             Ok(_) => {}
             Err(_) => return Pressure::Unclear,
         }
@@ -139,11 +140,11 @@ mod tests {
 
     const BOUNDS: Autoscaling = Autoscaling { min: 1, max: 12 };
 
-    fn reports(bottlenecks: &[&str], partitions: usize) -> Vec<PodReport> {
-        let report = |(index, bottleneck): (usize, &&str)| PodReport {
+    fn reports(bottlenecks: &[Bottleneck], partitions: usize) -> Vec<PodReport> {
+        let report = |(index, bottleneck): (usize, &Bottleneck)| PodReport {
             pod: format!("pod-{index}"),
             answer: Ok(Report {
-                bottleneck: Some((*bottleneck).to_owned()),
+                bottleneck: Some(*bottleneck),
                 partitions: vec![None; partitions / bottlenecks.len()].into_iter().collect(),
                 ..Report::default()
             }),
@@ -160,38 +161,38 @@ mod tests {
 
     #[test]
     fn consumers_are_added_while_the_processor_limits_them() {
-        assert_eq!(after(29, 2, &reports(&["Cpu", "Cpu"], 6)), 2);
-        assert_eq!(after(30, 2, &reports(&["Cpu", "Cpu"], 6)), 3);
+        assert_eq!(after(29, 2, &reports(&[Bottleneck::Cpu, Bottleneck::Cpu], 6)), 2);
+        assert_eq!(after(30, 2, &reports(&[Bottleneck::Cpu, Bottleneck::Cpu], 6)), 3);
     }
 
     #[test]
     fn none_is_added_while_one_that_is_wanted_does_not_run() {
-        assert_eq!(after(900, 3, &reports(&["Cpu", "Cpu"], 6)), 3);
+        assert_eq!(after(900, 3, &reports(&[Bottleneck::Cpu, Bottleneck::Cpu], 6)), 3);
     }
 
     #[test]
     fn neither_the_database_nor_the_rate_adds_any() {
-        for bottleneck in ["Store", "Guard", "Limiter", "Idle"] {
-            assert_eq!(after(60, 2, &reports(&[bottleneck, bottleneck], 6)), 2, "{bottleneck}");
+        for bottleneck in [Bottleneck::Store, Bottleneck::Guard, Bottleneck::Limiter, Bottleneck::Idle] {
+            assert_eq!(after(60, 2, &reports(&[bottleneck, bottleneck], 6)), 2, "{bottleneck:?}");
         }
     }
 
     #[test]
     fn never_more_than_partitions_or_the_bound() {
-        assert_eq!(after(60, 2, &reports(&["Cpu", "Cpu"], 2)), 2);
-        assert_eq!(after(60, 11, &reports(&["Cpu"; 11], 220)), 12);
+        assert_eq!(after(60, 2, &reports(&[Bottleneck::Cpu, Bottleneck::Cpu], 2)), 2);
+        assert_eq!(after(60, 11, &reports(&[Bottleneck::Cpu; 11], 220)), 12);
     }
 
     #[test]
     fn one_goes_after_five_quiet_minutes_and_never_the_last() {
-        assert_eq!(after(300, 3, &reports(&["Idle", "Store", "Idle"], 6)), 2);
-        assert_eq!(after(900, 1, &reports(&["Idle"], 6)), 1);
+        assert_eq!(after(300, 3, &reports(&[Bottleneck::Idle, Bottleneck::Store, Bottleneck::Idle], 6)), 2);
+        assert_eq!(after(900, 1, &reports(&[Bottleneck::Idle], 6)), 1);
     }
 
     #[test]
     fn none_goes_while_the_rest_could_not_do_the_work() {
         let (scaler, name, start) = (Autoscaler::default(), ObjectRef::new("p"), Instant::now());
-        let working = |bottleneck: &str, consumers: usize, each: f64| {
+        let working = |bottleneck: Bottleneck, consumers: usize, each: f64| {
             let mut reports = reports(&vec![bottleneck; consumers], consumers * 4);
             for report in &mut reports {
                 report.answer.as_mut().expect("an answer").achieved_qps = each;
@@ -202,16 +203,16 @@ mod tests {
             scaler.decide(&name, &BOUNDS, Some(current), reports, start + Duration::from_secs(seconds))
         };
         // Two are limited at 1,000 each, so that there are three, at 667 each.
-        decide(2, &working("Cpu", 2, 1_000.0), 0);
-        assert_eq!(decide(2, &working("Cpu", 2, 1_000.0), 30), 3);
+        decide(2, &working(Bottleneck::Cpu, 2, 1_000.0), 0);
+        assert_eq!(decide(2, &working(Bottleneck::Cpu, 2, 1_000.0), 30), 3);
         for seconds in (40..2_000).step_by(100) {
-            assert_eq!(decide(3, &working("Idle", 3, 667.0), seconds), 3, "{seconds}");
+            assert_eq!(decide(3, &working(Bottleneck::Idle, 3, 667.0), seconds), 3, "{seconds}");
         }
         // Less work, which two can do.
-        assert_eq!(decide(3, &working("Idle", 3, 400.0), 2_000), 2);
+        assert_eq!(decide(3, &working(Bottleneck::Idle, 3, 400.0), 2_000), 2);
         // What was learned does not count for ever.
-        assert_eq!(decide(2, &working("Idle", 2, 700.0), 3_000), 2);
-        assert_eq!(decide(2, &working("Idle", 2, 700.0), 3_700), 1);
+        assert_eq!(decide(2, &working(Bottleneck::Idle, 2, 700.0), 3_000), 2);
+        assert_eq!(decide(2, &working(Bottleneck::Idle, 2, 700.0), 3_700), 1);
     }
 
     #[test]

@@ -5,8 +5,10 @@
 
 use std::fmt;
 
+use serde::de::value::{Error as ValueError, StringDeserializer};
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use sluice_crds::bottleneck::Bottleneck;
 
 /// The reason of an error without one that a condition could carry.
 pub const CONSUMER_ERROR: &str = "ConsumerError";
@@ -34,8 +36,8 @@ pub struct Report {
     #[serde(rename = "achievedQPS")]
     pub achieved_qps: f64,
     /// What limits it.
-    #[serde(deserialize_with = "word")]
-    pub bottleneck: Option<String>,
+    #[serde(deserialize_with = "bottleneck")]
+    pub bottleneck: Option<Bottleneck>,
     /// Spans per second that its guard holds the pipeline's rate down to.
     #[serde(rename = "guardQPS")]
     pub guard_qps: Option<f64>,
@@ -43,7 +45,7 @@ pub struct Report {
     pub partitions: Partitions,
     /// Dead letters since its start.
     pub dead_letters: u64,
-    /// The newest unresolved error.
+    /// The gravest unresolved error, as the consumer orders them.
     #[serde(deserialize_with = "error")]
     pub last_error: Option<String>,
     /// Its class: letters and digits.
@@ -57,8 +59,8 @@ pub struct Report {
 
 impl Report {
     /// Whether this is what limits it.
-    pub fn is_limited_by(&self, bottleneck: &str) -> bool {
-        self.bottleneck.as_deref() == Some(bottleneck)
+    pub fn is_limited_by(&self, bottleneck: Bottleneck) -> bool {
+        self.bottleneck == Some(bottleneck)
     }
 
     /// Whether its messages expire before it comes to them.
@@ -99,6 +101,13 @@ fn error<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
 fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let word: Option<String> = Option::deserialize(deserializer)?;
     Ok(word.filter(|word| word.len() <= MAX_WORD_BYTES))
+}
+
+/// None where it is none that this version knows.
+fn bottleneck<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bottleneck>, D::Error> {
+    let word: Option<String> = Option::deserialize(deserializer)?;
+    let known = |word: String| Bottleneck::deserialize(StringDeserializer::<ValueError>::new(word)).ok();
+    Ok(word.and_then(known))
 }
 
 /// One that the API server takes.
@@ -224,7 +233,7 @@ pub fn notable(reports: &[PodReport]) -> Vec<Notable<'_>> {
                 answers: answer.is_some(),
                 revision: answer.map_or(0, |answer| answer.revision),
                 rate: answer.map_or(0, |answer| answer.rate_limit_qps),
-                processor_limits: answer.is_some_and(|answer| answer.is_limited_by("Cpu")),
+                processor_limits: answer.is_some_and(|answer| answer.is_limited_by(Bottleneck::Cpu)),
                 expiry: answer.map_or(Expiry::Far, Report::expiry),
                 has_error: answer.is_some_and(|answer| answer.last_error.is_some()),
                 error_reason: answer.and_then(|answer| answer.last_error_reason.as_deref()),

@@ -1,3 +1,5 @@
+use sluice_crds::bottleneck::Bottleneck;
+
 use super::*;
 
 fn pipeline(name: &str) -> ObjectRef<TracePipeline> {
@@ -9,10 +11,10 @@ fn target(pods: &[&str]) -> Target {
     Target { pods: pods.iter().map(address).collect(), revision: 1 }
 }
 
-fn answer(pod: &str, bottleneck: &str, achieved_qps: f64) -> Answer {
+fn answer(pod: &str, bottleneck: Bottleneck, achieved_qps: f64) -> Answer {
     let report = Report {
         revision: 1,
-        bottleneck: Some(bottleneck.into()),
+        bottleneck: Some(bottleneck),
         achieved_qps,
         partitions: [Some(1)].into_iter().collect(),
         ..Report::default()
@@ -29,7 +31,7 @@ fn prober(name: &str) -> (Prober, Instant) {
     let prober = Prober::new(Arc::default());
     prober.look_at(&pipeline(name), target(&["a"]));
     let now = Instant::now();
-    assert!(prober.keep(&pipeline(name), &target(&["a"]), vec![answer("a", "Store", 100.0)], now));
+    assert!(prober.keep(&pipeline(name), &target(&["a"]), vec![answer("a", Bottleneck::Store, 100.0)], now));
     tell(&prober, name);
     (prober, now)
 }
@@ -40,23 +42,23 @@ fn tell(prober: &Prober, name: &str) {
     prober.told(&pipeline(name), true);
 }
 
-fn says(prober: &Prober, name: &str, bottleneck: &str, achieved_qps: f64, at: Instant) -> bool {
+fn says(prober: &Prober, name: &str, bottleneck: Bottleneck, achieved_qps: f64, at: Instant) -> bool {
     prober.keep(&pipeline(name), &target(&["a"]), vec![answer("a", bottleneck, achieved_qps)], at)
 }
 
 #[test]
 fn the_last_number_of_a_series_is_told_even_if_it_came_too_early() {
     let (prober, start) = prober("p");
-    assert!(!says(&prober, "p", "Store", 0.0, start + Duration::from_secs(5)));
+    assert!(!says(&prober, "p", Bottleneck::Store, 0.0, start + Duration::from_secs(5)));
     assert_eq!(prober.next_turn(), None, "within the interval");
     assert!(!prober.may_tell_numbers(&pipeline("p")));
     // The same answer again.
-    assert!(!says(&prober, "p", "Store", 0.0, start + NUMBERS_EVERY + Duration::from_secs(5)));
+    assert!(!says(&prober, "p", Bottleneck::Store, 0.0, start + NUMBERS_EVERY + Duration::from_secs(5)));
     assert_eq!(prober.next_turn(), Some(pipeline("p")));
     assert!(prober.may_tell_numbers(&pipeline("p")));
     tell(&prober, "p");
     assert!(!prober.may_tell_numbers(&pipeline("p")));
-    says(&prober, "p", "Store", 0.0, start + NUMBERS_EVERY * 3);
+    says(&prober, "p", Bottleneck::Store, 0.0, start + NUMBERS_EVERY * 3);
     assert_eq!(prober.next_turn(), None, "nothing new");
 }
 
@@ -64,11 +66,11 @@ fn the_last_number_of_a_series_is_told_even_if_it_came_too_early() {
 fn a_refused_pipeline_takes_no_turns() {
     let (prober, start) = prober("p");
     let later = start + NUMBERS_EVERY * 2;
-    says(&prober, "p", "Store", 1.0, later);
+    says(&prober, "p", Bottleneck::Store, 1.0, later);
     assert_eq!(prober.next_turn(), Some(pipeline("p")));
     // Its reconcile does not get so far as to look at the reports.
     prober.told(&pipeline("p"), false);
-    says(&prober, "p", "Store", 1.0, later);
+    says(&prober, "p", Bottleneck::Store, 1.0, later);
     assert_eq!(prober.next_turn(), None);
 }
 
@@ -76,12 +78,12 @@ fn a_refused_pipeline_takes_no_turns() {
 fn numbers_wait_for_their_turn_first_come_first_served() {
     let (prober, start) = prober("p");
     prober.look_at(&pipeline("q"), target(&["a"]));
-    says(&prober, "q", "Store", 1.0, start);
+    says(&prober, "q", Bottleneck::Store, 1.0, start);
     tell(&prober, "q");
     let later = start + NUMBERS_EVERY * 2;
     for rate in [2.0, 3.0] {
-        assert!(!says(&prober, "q", "Store", rate, later));
-        assert!(!says(&prober, "p", "Store", rate, later));
+        assert!(!says(&prober, "q", Bottleneck::Store, rate, later));
+        assert!(!says(&prober, "p", Bottleneck::Store, rate, later));
     }
     assert_eq!([prober.next_turn(), prober.next_turn()], [Some(pipeline("q")), Some(pipeline("p"))]);
     assert_eq!(prober.next_turn(), None, "each waits once");
@@ -90,18 +92,18 @@ fn numbers_wait_for_their_turn_first_come_first_served() {
 #[test]
 fn what_limits_a_consumer_may_come_and_go_without_a_reconcile_unless_it_is_the_processor() {
     let (prober, start) = prober("p");
-    for bottleneck in ["Limiter", "Idle", "Limiter"] {
-        assert!(!says(&prober, "p", bottleneck, 100.0, start), "{bottleneck}");
+    for bottleneck in [Bottleneck::Limiter, Bottleneck::Idle, Bottleneck::Limiter] {
+        assert!(!says(&prober, "p", bottleneck, 100.0, start), "{bottleneck:?}");
     }
     assert_eq!(prober.next_turn(), None, "within the interval");
-    assert!(says(&prober, "p", "Cpu", 100.0, start));
+    assert!(says(&prober, "p", Bottleneck::Cpu, 100.0, start));
 }
 
 #[test]
 fn a_backlog_that_comes_near_the_retention_or_leaves_it_is_worth_a_reconcile() {
     let (prober, start) = prober("p");
     let mut says = |drain| {
-        let mut answer = answer("a", "Store", 100.0);
+        let mut answer = answer("a", Bottleneck::Store, 100.0);
         let report = answer.report.answer.as_mut().expect("an answer");
         (report.drain_seconds, report.retention_seconds) = (Some(drain), Some(100));
         prober.keep(&pipeline("p"), &target(&["a"]), vec![answer], start)
@@ -123,7 +125,7 @@ fn a_silent_pod_is_asked_less_and_less_often_and_the_others_as_before() {
         let [(_, question)] = &*due else { panic!("not due in round {round}") };
         let names: Vec<_> = question.pods.iter().map(|pod| &*pod.name).collect();
         assert!(names.contains(&"a"));
-        let mut answers = vec![answer("a", "Idle", 0.0)];
+        let mut answers = vec![answer("a", Bottleneck::Idle, 0.0)];
         if names.contains(&"b") {
             asked_silent.push(round);
             answers.push(timed_out("b"));

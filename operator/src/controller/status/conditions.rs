@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use sluice_crds::bottleneck::Bottleneck;
 
 use super::numbers::rounded;
 use super::{Facts, Pods, last};
@@ -257,7 +258,7 @@ fn throttled(facts: &Facts<'_>) -> Verdict {
         return kept;
     }
     if waits_for_the_rate(facts.reports) && facts.desired() > 0 {
-        let held = facts.answers().filter(|answer| answer.is_limited_by("Guard"));
+        let held = facts.answers().filter(|answer| answer.is_limited_by(Bottleneck::Guard));
         if let Some(held) = held.filter_map(|answer| answer.guard_qps).reduce(f64::min) {
             // Not negative and at most the rate.
             let held = rounded(held.round() as u64);
@@ -276,7 +277,8 @@ fn throttled(facts: &Facts<'_>) -> Verdict {
 /// Whether consumers have messages and no leave to store them.
 pub fn waits_for_the_rate(reports: &[PodReport]) -> bool {
     let answers = || reports.iter().filter_map(|report| report.answer.as_ref().ok());
-    answers().any(|answer| answer.is_limited_by("Limiter") || answer.is_limited_by("Guard"))
+    answers()
+        .any(|answer| answer.is_limited_by(Bottleneck::Limiter) || answer.is_limited_by(Bottleneck::Guard))
         && answers().any(|answer| answer.partitions.wait)
 }
 

@@ -4,6 +4,7 @@ mod silence;
 use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::DeploymentStatus;
 use serde_json::json;
+use sluice_crds::bottleneck::Bottleneck;
 
 use super::*;
 use crate::controller::apply::ApplyError;
@@ -27,7 +28,7 @@ fn answer(revision: u64, rate: u32) -> Report {
         rate_limit_qps: rate,
         effective_qps: f64::from(rate) / 2.0,
         achieved_qps: f64::from(rate) / 2.0,
-        bottleneck: Some("Limiter".into()),
+        bottleneck: Some(Bottleneck::Limiter),
         partitions: [Some(1_234)].into_iter().collect(),
         drain_seconds: Some(7),
         ..Report::default()
@@ -263,7 +264,8 @@ fn a_pod_monitor_that_cannot_be_written_degrades_a_pipeline_that_is_ready() {
 #[test]
 fn a_guard_that_holds_the_rate_down_is_the_reason_of_throttled() {
     let mut case = Case::new();
-    let held = |qps: f64| Report { bottleneck: Some("Guard".into()), guard_qps: Some(qps), ..answer(4, 500) };
+    let held =
+        |qps: f64| Report { bottleneck: Some(Bottleneck::Guard), guard_qps: Some(qps), ..answer(4, 500) };
     case.reports = pods(vec![Ok(held(331.0)), Ok(held(287.4))]);
     assert_eq!(case.condition("Throttled"), is("True", "Guard"));
     assert_eq!(case.condition("RateConfirmed"), is("True", "Confirmed"), "the rate is what was asked for");
