@@ -92,38 +92,20 @@ pub struct Args {
 /// # Errors
 /// What a person must know; printed with its causes.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let with_screen = args.demo && args.log_format != LogFormat::Json;
-    let screen = if with_screen { Screen::on_terminal() } else { None };
-    match &screen {
-        Some(screen) => logging::start_with(LogFormat::Human, screen.log_writer()),
-        None => logging::start(args.log_format),
-    }
+    let screen = start_logging(&args);
     let data_dir = &args.data_dir;
     make_folder(data_dir)?;
-    let (file, again) = match args.file {
-        Some(file) => (file.clone(), format!(" -f {}", file.display())),
-        None => (first_pipeline(data_dir)?, String::new()),
+    let file = match &args.file {
+        Some(file) => file.clone(),
+        None => first_pipeline(data_dir)?,
     };
     let config = config::load(&file)?;
-    if args.demo && !demo::can_feed(config.format) {
-        bail!(
-            "the demo sends ZipkinJson, and the pipeline reads {:?}; set format to Auto or ZipkinJson in {}",
-            config.format,
-            file.display()
-        );
-    }
-    if let Some(topic) = &config.dead_letter_topic {
-        tracing::warn!(
-            topic,
-            "deadLetter.topic is not fed here; `sluice dead-letters list --local {}{again}` shows what it would get",
-            data_dir.display()
-        );
-    }
+    refuse_what_is_not_done_here(&args, &config, &file)?;
     let stop = stop::on_signal()?;
     let queue = Queue::open(data_dir, queue_options(&config)).await?;
     let database = database(data_dir);
     let store = open_store(&config, &database)?;
-    let sealing = Arc::new(config.sealing(&Secrets::new(args.secrets_dir)));
+    let sealing = Arc::new(config.sealing(&Secrets::new(args.secrets_dir.clone())));
     let meters = Arc::new(Meters::default());
     let decoder = Decoder::new(config.format, &config.json)?;
     let ingest = Arc::new(Ingest::new(queue.clone(), config.format, decoder));
@@ -164,6 +146,36 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         database.display(),
         config.sink.table
     );
+    Ok(())
+}
+
+/// On a terminal the demo has a part of the screen, and the log goes around it.
+fn start_logging(args: &Args) -> Option<Screen> {
+    let with_screen = args.demo && args.log_format != LogFormat::Json;
+    let screen = if with_screen { Screen::on_terminal() } else { None };
+    match &screen {
+        Some(screen) => logging::start_with(LogFormat::Human, screen.log_writer()),
+        None => logging::start(args.log_format),
+    }
+    screen
+}
+
+fn refuse_what_is_not_done_here(args: &Args, config: &Config, file: &Path) -> anyhow::Result<()> {
+    if args.demo && !demo::can_feed(config.format) {
+        bail!(
+            "the demo sends ZipkinJson, and the pipeline reads {:?}; set format to Auto or ZipkinJson in {}",
+            config.format,
+            file.display()
+        );
+    }
+    if let Some(topic) = &config.dead_letter_topic {
+        let again = args.file.as_ref().map_or_else(String::new, |file| format!(" -f {}", file.display()));
+        tracing::warn!(
+            topic,
+            "deadLetter.topic is not fed here; `sluice dead-letters list --local {}{again}` shows what it would get",
+            args.data_dir.display()
+        );
+    }
     Ok(())
 }
 

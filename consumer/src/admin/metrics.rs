@@ -36,226 +36,168 @@ impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         self.counters(&mut encoder)?;
         self.gauges(&mut encoder)?;
-        self.retention(&mut encoder)?;
-        self.dead_letter_topic(&mut encoder)?;
+        self.live_sources(&mut encoder)?;
         self.partitions(&mut encoder)
     }
 }
 
 impl Snapshot {
+    fn counters(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let meters = &self.meters;
+        let of = |value: &AtomicU64| value.load(Relaxed);
+        let (stored, bytes) = (of(&meters.stored), of(&meters.stored_bytes));
+        let (skipped, redriven) = (of(&meters.skipped_offsets), of(&meters.redriven));
+        let (removed, sent) = (meters.retention.all_removed(), meters.dead_letter_topic.all_sent());
+        let counters = [
+            ("spans_stored", "Rows stored", None, stored),
+            ("spans_stored", "Bytes of the bodies stored", Some(&Unit::Bytes), bytes),
+            ("messages_settled", "Messages stored or dead-lettered", None, of(&meters.messages)),
+            ("transactions", "Transactions committed", None, of(&meters.batches)),
+            ("skipped_offsets", "Offsets deleted from the queue before they were stored", None, skipped),
+            ("dead_letters_redriven", "Dead letters stored after all, or failed again", None, redriven),
+            ("dead_letters_sent", "Dead letters that the topic for them has taken", None, sent),
+            ("topics_recreated", "Partitions that were found created anew", None, of(&meters.recreated)),
+            ("rows_removed", "Rows removed because they were older than the retention", None, removed),
+            ("lease_renewals", "Renewals of this replica's share of the rate", None, meters.lease_renewals()),
+            ("guard_decreases", "Times that the guard has lowered the rate", None, meters.guard_lowered()),
+        ];
+        for (name, help, unit, value) in counters {
+            counter(encoder, name, help, unit, value)?;
+        }
+        self.sealing(encoder)?;
+        let letters = Reason::ALL.map(|reason| (reason.as_str(), meters.dead_letters(reason)));
+        labelled(encoder, "dead_letters", "Dead letters stored, by reason", "reason", &letters)?;
+        let counts = meters.errors();
+        let errors: Vec<_> =
+            ERROR_KINDS.iter().zip(counts).map(|((_, name), count)| (*name, count)).collect();
+        labelled(encoder, "store_errors", "Errors of the database, by what they mean", "kind", &errors)?;
+        self.lane_time(encoder)
+    }
+
     fn sealing(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
         let Some(sealed) = self.meters.sealing.get() else { return Ok(()) };
-        let plain: [(&str, &str, Option<&Unit>, &AtomicU64); 5] = [
+        let (bytes, stored) = (Some(&Unit::Bytes), "Bytes of these bodies as they are stored");
+        let counters = [
             ("sealed_bodies", "Bodies sealed, with repeated tries", None, &sealed.bodies),
-            ("sealed_plain", "Bytes of these bodies before", Some(&Unit::Bytes), &sealed.plain_bytes),
-            (
-                "sealed_stored",
-                "Bytes of these bodies as they are stored",
-                Some(&Unit::Bytes),
-                &sealed.sealed_bytes,
-            ),
+            ("sealed_plain", "Bytes of these bodies before", bytes, &sealed.plain_bytes),
+            ("sealed_stored", stored, bytes, &sealed.sealed_bytes),
             ("data_keys_made", "Data keys made by this process", None, &sealed.data_keys),
             ("dictionaries_trained", "Dictionaries trained by this process", None, &sealed.dictionaries),
         ];
-        for (name, help, unit, value) in plain {
-            let counter = ConstCounter::new(value.load(Relaxed));
-            counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)?;
+        for (name, help, unit, value) in counters {
+            counter(encoder, name, help, unit, value.load(Relaxed))?;
         }
         Ok(())
     }
 
-    fn counters(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
-        let meters = &self.meters;
-        let plain: [(&str, &str, Option<&Unit>, &AtomicU64); 7] = [
-            ("spans_stored", "Rows stored", None, &meters.stored),
-            ("spans_stored", "Bytes of the bodies stored", Some(&Unit::Bytes), &meters.stored_bytes),
-            ("messages_settled", "Messages stored or dead-lettered", None, &meters.messages),
-            ("transactions", "Transactions committed", None, &meters.batches),
-            (
-                "skipped_offsets",
-                "Offsets deleted from the queue before they were stored",
-                None,
-                &meters.skipped_offsets,
-            ),
-            (
-                "dead_letters_redriven",
-                "Dead letters stored after all, or failed again",
-                None,
-                &meters.redriven,
-            ),
-            ("topics_recreated", "Times that a partition was found re-created", None, &meters.recreated),
-        ];
-        for (name, help, unit, value) in plain {
-            let counter = ConstCounter::new(value.load(Relaxed));
-            counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)?;
-        }
-        self.sealing(encoder)?;
-        let renewals = ConstCounter::new(meters.lease_renewals());
-        renewals.encode(encoder.encode_descriptor(
-            "lease_renewals",
-            "Renewals of this replica's share of the rate",
-            None,
-            renewals.metric_type(),
-        )?)?;
-        let removed = ConstCounter::new(meters.retention.all_removed());
-        let help = "Rows removed because they were older than the retention";
-        removed.encode(encoder.encode_descriptor("rows_removed", help, None, removed.metric_type())?)?;
-        let sent = ConstCounter::new(meters.dead_letter_topic.all_sent());
-        let help = "Dead letters that the topic for them has taken";
-        sent.encode(encoder.encode_descriptor("dead_letters_sent", help, None, sent.metric_type())?)?;
-        let lowered = ConstCounter::new(meters.guard_lowered());
-        lowered.encode(encoder.encode_descriptor(
-            "guard_decreases",
-            "Times that the guard has lowered the rate",
-            None,
-            lowered.metric_type(),
-        )?)?;
-        let letters = Reason::ALL.map(|reason| (reason.as_str(), meters.dead_letters(reason)));
-        labelled(encoder, "dead_letters", "Dead letters stored, by reason", None, "reason", &letters)?;
-        let errors = meters.errors();
-        let errors =
-            std::array::from_fn::<_, { ERROR_KINDS.len() }, _>(|index| (ERROR_KINDS[index].1, errors[index]));
-        labelled(
-            encoder,
-            "store_errors",
-            "Errors of the database, by what they mean",
-            None,
-            "kind",
-            &errors,
-        )?;
-        let busy = meters.busy_nanoseconds();
-        let mut encoder = encoder.encode_descriptor(
-            "lane_time",
-            "Time that lanes spent, by activity",
-            Some(&Unit::Seconds),
-            ConstCounter::new(0.0).metric_type(),
-        )?;
-        for (index, (_, name)) in ACTIVITIES.iter().enumerate() {
-            let seconds = ConstCounter::new(busy[index] as f64 / 1e9);
-            seconds.encode(encoder.encode_family(&[("activity", *name)])?)?;
+    fn lane_time(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let (help, unit) = ("Time that lanes spent, by activity", Some(&Unit::Seconds));
+        let kind = ConstCounter::new(0.0).metric_type();
+        let mut family = encoder.encode_descriptor("lane_time", help, unit, kind)?;
+        for ((_, name), nanoseconds) in ACTIVITIES.iter().zip(self.meters.busy_nanoseconds()) {
+            let seconds = ConstCounter::new(nanoseconds as f64 / 1e9);
+            seconds.encode(family.encode_family(&[("activity", *name)])?)?;
         }
         Ok(())
     }
 
     fn gauges(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
-        let status = &self.status;
-        let values = [
+        let (status, meters) = (&self.status, &self.meters);
+        let flag = |is_so: bool| Some(f64::from(u8::from(is_so)));
+        let (seconds, bytes) = (Some(&Unit::Seconds), Some(&Unit::Bytes));
+        let set = f64::from(status.rate_limit_qps);
+        let held = "Rate that the guard holds the whole pipeline's down to, as this replica sees it";
+        let achieved = "Rows and dead letters stored over the last five seconds";
+        let refused = "1 while the newest live document cannot be applied";
+        let drain = "Time until the backlog is drained at the current rate";
+        let prefetched = "Messages that the Kafka client holds and nobody has read";
+        let behind = "How much longer than the retention the oldest row has stayed";
+        let retention = status.retention.as_ref();
+        // None: what this replica does not know, or does not do.
+        let gauges = [
+            ("rate_limit_spans_per_second", "Rate set for the whole pipeline", None, Some(set)),
+            ("rate_guard_spans_per_second", held, None, status.guard_qps),
             (
-                "rate_limit_spans_per_second",
-                "Rate set for the whole pipeline",
-                f64::from(status.rate_limit_qps),
+                "rate_effective_spans_per_second",
+                "Rate that this replica may release",
+                None,
+                Some(status.effective_qps),
             ),
-            ("rate_effective_spans_per_second", "Rate that this replica may release", status.effective_qps),
+            ("rate_achieved_spans_per_second", achieved, None, Some(status.achieved_qps)),
+            ("rate_leased_ratio", "This replica's share of the rate", None, Some(status.leased_fraction)),
+            ("suspended", "1 while the pipeline is suspended", None, flag(status.suspended)),
+            ("live_revision", "Revision of the live document in effect", None, Some(status.revision as f64)),
+            ("live_refused", refused, None, flag(meters.live_refused())),
+            ("degraded", "1 while there is an unresolved error", None, flag(status.last_error.is_some())),
+            ("prefetched", prefetched, bytes, Some(meters.prefetched_bytes.load(Relaxed) as f64)),
+            ("drain", drain, seconds, status.drain_seconds.map(|time| time as f64)),
             (
-                "rate_achieved_spans_per_second",
-                "Rows and dead letters stored over the last five seconds",
-                status.achieved_qps,
+                "retention_behind",
+                behind,
+                seconds,
+                retention.and_then(|retention| retention.behind_seconds).map(|time| time as f64),
             ),
-            ("rate_leased_ratio", "This replica's share of the rate", status.leased_fraction),
-            ("suspended", "1 while the pipeline is suspended", f64::from(u8::from(status.suspended))),
-            ("live_revision", "Revision of the live document in effect", status.revision as f64),
             (
-                "degraded",
-                "1 while there is an unresolved error",
-                f64::from(u8::from(status.last_error.is_some())),
-            ),
-            (
-                "live_refused",
-                "1 while the newest live document cannot be applied",
-                f64::from(u8::from(self.meters.live_refused())),
+                "dead_letters_unsent",
+                "Dead letters that wait for their topic",
+                None,
+                meters.dead_letter_topic.waiting().map(|waiting| waiting as f64),
             ),
         ];
-        for (name, help, value) in values {
+        for (name, help, unit, value) in gauges {
+            let Some(value) = value else { continue };
             let gauge = ConstGauge::new(value);
-            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
-        }
-        let gauge_type = ConstGauge::new(0.0).metric_type();
-        let help = "1 while a usable live document can be read there";
-        let mut sources = encoder.encode_descriptor("live_source_up", help, None, gauge_type)?;
-        for (origin, is_good) in self.meters.live_sources() {
-            let gauge = ConstGauge::new(f64::from(u8::from(is_good)));
-            gauge.encode(sources.encode_family(&[("source", origin.as_str())])?)?;
-        }
-        let prefetched = ConstGauge::new(self.meters.prefetched_bytes.load(Relaxed) as f64);
-        let help = "Messages that the Kafka client holds and nobody has read";
-        let unit = Some(&Unit::Bytes);
-        prefetched.encode(encoder.encode_descriptor(
-            "prefetched",
-            help,
-            unit,
-            prefetched.metric_type(),
-        )?)?;
-        if let Some(held) = status.guard_qps {
-            let gauge = ConstGauge::new(held);
-            let help = "Rate that the guard holds the whole pipeline's down to, as this replica sees it";
-            gauge.encode(encoder.encode_descriptor(
-                "rate_guard_spans_per_second",
-                help,
-                None,
-                gauge.metric_type(),
-            )?)?;
-        }
-        if let Some(seconds) = status.drain_seconds {
-            let gauge = ConstGauge::new(seconds as f64);
-            let help = "Time until the backlog is drained at the current rate";
-            gauge.encode(encoder.encode_descriptor(
-                "drain",
-                help,
-                Some(&Unit::Seconds),
-                gauge.metric_type(),
-            )?)?;
+            gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)?;
         }
         Ok(())
     }
 
-    /// Only where this replica removes old rows.
-    fn retention(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
-        let Some(seconds) = self.status.retention.as_ref().and_then(|retention| retention.behind_seconds)
-        else {
-            return Ok(());
-        };
-        let gauge = ConstGauge::new(seconds as f64);
-        let help = "How much longer than the retention the oldest row has stayed";
-        let unit = Some(&Unit::Seconds);
-        gauge.encode(encoder.encode_descriptor("retention_behind", help, unit, gauge.metric_type())?)
-    }
-
-    /// Only where this replica sends copies of dead letters.
-    fn dead_letter_topic(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
-        let Some(waiting) = self.meters.dead_letter_topic.waiting() else { return Ok(()) };
-        let gauge = ConstGauge::new(waiting as f64);
-        let help = "Dead letters that wait for their topic";
-        gauge.encode(encoder.encode_descriptor("dead_letters_unsent", help, None, gauge.metric_type())?)
+    fn live_sources(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        let help = "1 while a usable live document can be read there";
+        let kind = ConstGauge::new(0.0).metric_type();
+        let mut family = encoder.encode_descriptor("live_source_up", help, None, kind)?;
+        for (origin, is_good) in self.meters.live_sources() {
+            let gauge = ConstGauge::new(f64::from(u8::from(is_good)));
+            gauge.encode(family.encode_family(&[("source", origin.as_str())])?)?;
+        }
+        Ok(())
     }
 
     fn partitions(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
-        let gauge_type = ConstGauge::new(0.0).metric_type();
-        let mut lags = encoder.encode_descriptor(
-            "lag_messages",
-            "Messages behind the partition's end",
-            None,
-            gauge_type,
-        )?;
+        let help = "Messages behind the partition's end";
+        let kind = ConstGauge::new(0.0).metric_type();
+        let mut family = encoder.encode_descriptor("lag_messages", help, None, kind)?;
         for partition in &self.status.partitions {
             let Some(lag) = partition.lag else { continue };
             let labels = [("topic", partition.topic.clone()), ("partition", partition.partition.to_string())];
-            ConstGauge::new(lag as f64).encode(lags.encode_family(&labels)?)?;
+            ConstGauge::new(lag as f64).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }
+}
+
+fn counter(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: u64,
+) -> Result<(), fmt::Error> {
+    let counter = ConstCounter::new(value);
+    counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)
 }
 
 fn labelled(
     encoder: &mut DescriptorEncoder,
     name: &str,
     help: &str,
-    unit: Option<&Unit>,
     label: &'static str,
     values: &[(&'static str, u64)],
 ) -> Result<(), fmt::Error> {
-    let mut encoder = encoder.encode_descriptor(name, help, unit, ConstCounter::new(0u64).metric_type())?;
+    let kind = ConstCounter::new(0u64).metric_type();
+    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
     for (value, count) in values {
-        ConstCounter::new(*count).encode(encoder.encode_family(&[(label, *value)])?)?;
+        ConstCounter::new(*count).encode(family.encode_family(&[(label, *value)])?)?;
     }
     Ok(())
 }

@@ -63,6 +63,17 @@ impl<'a> Batch<'a> {
             last_id = ids.take();
             last_id
         };
+        let letter = |id, entry, span, (reason, detail), bytes| Letter {
+            id,
+            segment,
+            entry,
+            at,
+            span,
+            reason,
+            detail,
+            headers: headers_json(segment, entry),
+            bytes,
+        };
         let spans = segment.front_spans(messages);
         let mut rows = Vec::with_capacity(spans.len());
         let mut row_spans = Vec::with_capacity(spans.len());
@@ -76,17 +87,9 @@ impl<'a> Batch<'a> {
                     continue;
                 }
                 let (entry, index) = segment.entry_of_span(span);
-                letters.push(Letter {
-                    id: take_id(),
-                    segment,
-                    entry,
-                    at,
-                    span: Some(LetterSpan { index, trace_id: content.trace_id, kind: content.kind }),
-                    reason: refusal.reason,
-                    detail: &refusal.detail,
-                    headers: headers_json(segment, entry),
-                    bytes: content.body.as_bytes(),
-                });
+                let span = LetterSpan { index, trace_id: content.trace_id, kind: content.kind };
+                let why = (refusal.reason, &*refusal.detail);
+                letters.push(letter(take_id(), entry, Some(span), why, content.body.as_bytes()));
             } else {
                 rows.push(Row {
                     id: take_id(),
@@ -98,19 +101,14 @@ impl<'a> Batch<'a> {
             }
         }
         for index in segment.front_rejects(messages) {
-            let reject = &segment.rejects()[index];
-            let entry = segment.entry_of_reject(index);
-            letters.push(Letter {
-                id: take_id(),
-                segment,
+            let (reject, entry) = (&segment.rejects()[index], segment.entry_of_reject(index));
+            letters.push(letter(
+                take_id(),
                 entry,
-                at,
-                span: reject.span(),
-                reason: reject.reason,
-                detail: &reject.detail,
-                headers: headers_json(segment, entry),
-                bytes: &reject.bytes,
-            });
+                reject.span(),
+                (reject.reason, &reject.detail),
+                &reject.bytes,
+            ));
         }
         let (next_offset, fingerprint) = segment
             .front(messages)
@@ -122,6 +120,11 @@ impl<'a> Batch<'a> {
     /// The rows, in the order of their ids.
     pub fn rows(&self) -> &[Row<'a>] {
         &self.rows
+    }
+
+    /// Bytes of the bodies of its rows, before they are sealed.
+    pub fn body_bytes(&self) -> u64 {
+        self.rows.iter().map(|row| row.body.len() as u64).sum()
     }
 
     /// Index within the segment of the span that a row was made of.

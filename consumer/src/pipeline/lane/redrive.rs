@@ -10,7 +10,7 @@ use super::{Inbox, Lane, Released, Served};
 use crate::meter::Activity;
 use crate::pipeline::batch::{Batch, Refusal};
 use crate::pipeline::isolate;
-use crate::pipeline::segment::{SEGMENT_BYTES, Segment, letter_message};
+use crate::pipeline::segment::{Entry, SEGMENT_BYTES, Segment, letter_message};
 use crate::pipeline::stream::Trouble;
 use crate::source::{Headers, TopicPartition};
 use crate::store::letter::{Failure, History, LetterFilter, LetterHeaders, RedriveBatch, StoredLetter};
@@ -27,6 +27,15 @@ struct Marked {
     segment: Segment,
     /// There are none after them.
     is_end: bool,
+}
+
+impl Marked {
+    /// The letter that each dead letter of a batch of the first `letters` was.
+    fn sources(&self, batch: &Batch<'_>, letters: usize) -> impl Iterator<Item = &StoredLetter> {
+        let front = self.segment.front(letters);
+        let index = |entry: &Entry| front.iter().position(|one| std::ptr::eq(one, entry));
+        batch.letter_entries().filter_map(index).map(|index| &self.letters[index])
+    }
 }
 
 impl Lane {
@@ -160,24 +169,10 @@ impl Lane {
         released: Released,
         refused: &[Refusal],
     ) -> Result<Result<Position, Vec<Refusal>>, StoreError> {
-        let Released { messages: letters, at: released_at } = released;
-        let (stream, segment) = (&current.stream, &marked.segment);
-        let refusals = self.refusals(segment, letters, refused);
-        let database_time_ms = self.clock.at(released_at).unwrap_or(stream.claim.database_time.ms);
-        let batch = Batch::build(
-            &stream.at,
-            &stream.claim,
-            stream.position,
-            database_time_ms,
-            segment,
-            letters,
-            &refusals,
-        );
-        let sources: Vec<&StoredLetter> = batch
-            .letter_entries()
-            .filter_map(|entry| segment.front(letters).iter().position(|one| std::ptr::eq(one, entry)))
-            .map(|index| &marked.letters[index])
-            .collect();
+        let (stream, letters) = (&current.stream, released.messages);
+        let refusals = self.refusals(&marked.segment, letters, refused);
+        let batch = self.batch(current, &marked.segment, released, &refusals);
+        let sources: Vec<&StoredLetter> = marked.sources(&batch, letters).collect();
         let mut failed = batch.dead_letters();
         for (letter, source) in failed.iter_mut().zip(&sources) {
             if let (Some(span), Some(index)) = (&mut letter.span, source.summary.span_index) {
@@ -197,9 +192,8 @@ impl Lane {
         let redrive = RedriveBatch { write, settled: &settled, histories: &histories };
         match self.watched(self.store.redrive(&redrive)).await {
             Ok(()) => {
-                let (rows, bytes) =
-                    (batch.rows().len(), batch.rows().iter().map(|row| row.body.len()).sum::<usize>());
-                self.meters.committed(&stream.at, 0, rows as u64, bytes as u64, batch.reasons());
+                let (rows, bytes) = (batch.rows().len() as u64, batch.body_bytes());
+                self.meters.committed(&stream.at, 0, rows, bytes, batch.reasons());
                 self.meters.redriven.fetch_add(settled.len() as u64, Relaxed);
                 tracing::info!(partition = %stream.at, letters = settled.len(), rows, failed = failed.len(),
                     "dead letters redriven");

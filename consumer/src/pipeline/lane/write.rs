@@ -61,22 +61,9 @@ impl Lane {
         refused: &[Refusal],
         stop: &CancellationToken,
     ) -> Result<Written, StoreError> {
-        let Released { messages, at } = released;
-        let stream = &current.stream;
+        let (stream, messages) = (&current.stream, released.messages);
         let refusals = self.refusals(&current.segment, messages, refused);
-        // Ids carry the time of the release, so that the rate can be checked by them afterwards.
-        let database_time_ms = self.clock.at(at).unwrap_or(stream.claim.database_time.ms);
-        #[cfg(feature = "planted")]
-        let database_time_ms = planted::time_of_ids(database_time_ms);
-        let batch = Batch::build(
-            &stream.at,
-            &stream.claim,
-            stream.position,
-            database_time_ms,
-            &current.segment,
-            messages,
-            &refusals,
-        );
+        let batch = self.batch(current, &current.segment, released, &refusals);
         // Compressing and sealing is the processor's work as decoding is.
         self.time.enter(Activity::Decode);
         let sealed_rows = self.sealing.rows(&self.store, batch.rows()).await?;
@@ -91,21 +78,11 @@ impl Lane {
         let written = self.watched(self.store.write(&write)).await;
         match written {
             Ok(()) => {
-                let bytes = batch.rows().iter().map(|row| row.body.len() as u64).sum();
-                self.meters.committed(
-                    &stream.at,
-                    messages as u64,
-                    batch.rows().len() as u64,
-                    bytes,
-                    batch.reasons(),
-                );
-                self.meters.advance_partition(
-                    &stream.at,
-                    PartitionMeter {
-                        position: batch.to().next_offset,
-                        end: self.source.known_end(&stream.at),
-                    },
-                );
+                let (rows, bytes) = (batch.rows().len() as u64, batch.body_bytes());
+                self.meters.committed(&stream.at, messages as u64, rows, bytes, batch.reasons());
+                let end = self.source.known_end(&stream.at);
+                let position = batch.to().next_offset;
+                self.meters.advance_partition(&stream.at, PartitionMeter { position, end });
                 Ok(Written::Committed(batch.to()))
             }
             Err(error) if isolate::is_refusal(error.kind) => tokio::select! {
@@ -115,6 +92,30 @@ impl Lane {
             },
             Err(error) => Err(error),
         }
+    }
+
+    /// What was released of a segment, as a batch of the stream, less `refusals` (ascending).
+    pub(super) fn batch<'a>(
+        &self,
+        current: &'a Served,
+        segment: &'a Segment,
+        released: Released,
+        refusals: &'a [Refusal],
+    ) -> Batch<'a> {
+        let stream = &current.stream;
+        // Ids carry the time of the release, so that the rate can be checked by them afterwards.
+        let database_time_ms = self.clock.at(released.at).unwrap_or(stream.claim.database_time.ms);
+        #[cfg(feature = "planted")]
+        let database_time_ms = planted::time_of_ids(database_time_ms);
+        Batch::build(
+            &stream.at,
+            &stream.claim,
+            stream.position,
+            database_time_ms,
+            segment,
+            released.messages,
+            refusals,
+        )
     }
 
     /// A transaction whose time and outcome the gate learns.
