@@ -1,7 +1,7 @@
 //! `sluice check`: everything that is wrong with a pipeline, before it runs.
 //!
 //! Without `--connect` it reads the file and nothing else. With it, every part that the pipeline needs is
-//! tried, each within a time limit and each with a remedy where it fails; nothing is changed on the way: no
+//! tried, each within a time limit and each with a remedy where it fails; nothing is left behind: no
 //! group is joined, no topic, table or row is created.
 
 mod broker;

@@ -1,8 +1,8 @@
 //! Where rows go: the contract between the pipeline and a database.
 //!
-//! Guarantee: rows, dead letters and the position of a batch are one transaction, whose last statement before
-//! COMMIT moves the position only where epoch, offset and last id are still those that the batch was built
-//! on. So a batch is stored once or not at all, however often it is tried and by whomever.
+//! Guarantee: rows, dead letters and the position of a batch are one transaction, which moves the position only
+//! where epoch, offset and last id are still those that the batch was built on, and stores nothing where it does not
+//! move. So a batch is stored once or not at all, however often it is tried and by whomever.
 //!
 //! This module knows no driver. Each backend classifies its own errors by named codes ([`ErrorKind`]) and
 //! passes the same test suite (`tests/tests/store.rs`); [`memory::MemoryStore`] is the twin for tests, and without
@@ -274,12 +274,23 @@ pub trait Store: LetterStore + KeyStore {
 
     /// Starts a new generation of a stream whose topic was re-created: a new row, with a new stream number, at
     /// `start`. Only for the holder of the claim.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Fenced`] where the claim is no longer the newest.
     async fn supersede(&self, key: &StreamKey, claim: &Claim, start: u64) -> Result<(), StoreError>;
 
     /// Writes a batch, completely or not at all.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Fenced`] or [`ErrorKind::DuplicateId`] where the stream is to be claimed again;
+    /// [`ErrorKind::Refused`], [`ErrorKind::Constraint`] or [`ErrorKind::TooLarge`] where a part of it may be
+    /// accepted; else it is to be tried again as it is. After an error of the connection it may have been committed.
     async fn write(&self, batch: &WriteBatch<'_>) -> Result<(), StoreError>;
 
     /// Inserts rows and rolls back: would they be accepted? Moves nothing.
+    ///
+    /// # Errors
+    /// As [`Self::write`], but for those of the stream.
     async fn probe(&self, rows: &[Row<'_>]) -> Result<(), StoreError>;
 
     /// Renews a share of the rate. `decide` is called between the locking read of all holders and the write,

@@ -1,4 +1,5 @@
-//! Tries the database: connection, table, own tables and rights. Creates and writes nothing.
+//! Tries the database: connection, table, own tables and rights. Creates no table and writes no row; a folder for SQLite is
+//! tried with a file that is removed again.
 //!
 //! Rights are asked for where the server tells them (PostgreSQL), else tried by statements that meet no row
 //! (MySQL). A probe table would be no better: it leaves traces, and needs a right to drop that nothing else

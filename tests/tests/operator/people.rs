@@ -79,6 +79,8 @@ async fn kubectl_scales_a_pipeline_and_tells_of_it_in_a_table() {
     );
     assert_eq!(rows[1][..6], ["traces", "True", "spans", "5000", "5000", "4"], "{table}");
     assert_eq!(rows[1].len(), 9, "every column has a value: {table}");
+    let wide = bed.namespace.kubectl(&["get", "tp", "--output=wide"]).await.unwrap();
+    assert!(wide.contains("DESIRED"), "{wide}");
     let explained = bed.namespace.kubectl(&["explain", "tp.spec.rateLimitQPS"]).await.unwrap();
     assert!(explained.contains("<integer>") && explained.contains("per second"), "{explained}");
     bed.operator.log_is_clean(&[]).unwrap();

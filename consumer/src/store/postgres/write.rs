@@ -17,7 +17,8 @@ const COPY_DEAD_LETTERS: &str = "COPY sluice_dead_letter (table_name, id, stream
      \"offset\", span_index, message_time_ms, reason, detail) FROM STDIN (FORMAT binary)";
 const COPY_CHUNKS: &str =
     "COPY sluice_dead_letter_chunk (table_name, id, part, seq, data) FROM STDIN (FORMAT binary)";
-/// The last statement of every batch: no earlier one locks anything that another lane needs.
+/// Moves the position: the first part of the one statement that most batches are, the last statement of others (ADR 5).
+/// Nothing before it locks what another lane needs.
 const MOVE: &str = "UPDATE sluice_progress SET next_offset = $1, last_id = $2, fingerprint = $3, \
      updated_at = now() WHERE table_name = $4 AND stream = $5 AND owner_epoch = $6 AND next_offset = $7 \
      AND last_id = $8";

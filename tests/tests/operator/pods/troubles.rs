@@ -60,8 +60,9 @@ async fn an_unknown_topic_a_backlog_that_expires_and_poison_are_told_and_mended(
 
     // As docs/operations.md has it for whoever does not reach the database.
     let pipeline = world.namespace.kubectl(&["get", "tp/traces", "--output=yaml"]).await.unwrap();
-    let command = "exec -i deploy/traces-consumer -- /usr/bin/sluice dead-letters list -f - --secrets-dir /etc/sluice/secrets";
-    let command = command.split(' ').collect::<Vec<_>>();
+    let command = "exec -i deploy/traces-consumer -- /usr/bin/sluice dead-letters list -f -";
+    let folders = "--secrets-dir /etc/sluice/secrets --data-dir /var/lib/sluice";
+    let command: Vec<_> = command.split(' ').chain(folders.split(' ')).collect();
     let listed = world.namespace.kubectl_with(&command, &pipeline).await.unwrap();
     assert!(listed.contains("InvalidSpan") && listed.contains(&topic), "{listed}");
 
