@@ -20,9 +20,10 @@ use super::bucket::WINDOW;
 use super::clock::DatabaseClock;
 use super::guard::Aim;
 use super::lease::{self, LeaseRequest, WHOLE};
+use crate::backoff::Backoff;
 use crate::live::Applied;
 use crate::meter::Meters;
-use crate::store::{Store, StoreError};
+use crate::store::{ErrorKind, Store, StoreError};
 
 /// How long one renewal may take. Longer than a busy database needs; shorter than a lease.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -139,6 +140,7 @@ impl RateControl {
     /// Renews the lease until `stop`, then gives it back.
     pub async fn renew(&self, store: &dyn Store, pipeline: String, holder: String, stop: CancellationToken) {
         let mut demand = Demand::new();
+        let mut backoff = Backoff::new(lease::RENEW_STARVED, lease::RENEW);
         loop {
             let request = LeaseRequest {
                 pipeline: pipeline.clone(),
@@ -147,27 +149,24 @@ impl RateControl {
                 ttl: lease::TTL,
             };
             let begin = Instant::now();
-            let starved = match tokio::time::timeout(RENEWAL_TIMEOUT, self.renew_once(store, &request)).await
-            {
-                Ok(Ok(starved)) => starved,
-                Ok(Err(error)) => {
+            let renewal = tokio::time::timeout(RENEWAL_TIMEOUT, self.renew_once(store, &request)).await;
+            let starved = renewal.unwrap_or_else(|_| {
+                let context =
+                    format!("no answer to a renewal of the rate's lease within {RENEWAL_TIMEOUT:?}");
+                Err(StoreError::new(ErrorKind::Unavailable, context))
+            });
+            if starved.is_ok() {
+                backoff.reset();
+            }
+            let pause = match (starved, request.demand) {
+                (Err(error), _) => {
                     self.lock().unrenewed = true;
                     self.meters.lease_failed(&error);
-                    true
+                    backoff.pause()
                 }
-                Err(_) => {
-                    self.lock().unrenewed = true;
-                    self.meters.lease_failed(&StoreError::new(
-                        crate::store::ErrorKind::Unavailable,
-                        format!("no answer to a renewal of the rate's lease within {RENEWAL_TIMEOUT:?}"),
-                    ));
-                    true
-                }
-            };
-            let pause = match (starved, request.demand) {
-                (true, _) => lease::RENEW_STARVED,
-                (false, 0) => lease::RENEW_IDLE,
-                (false, _) => lease::RENEW,
+                (Ok(true), _) => lease::RENEW_STARVED,
+                (Ok(false), 0) => lease::RENEW_IDLE,
+                (Ok(false), _) => lease::RENEW,
             };
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -186,11 +185,13 @@ impl RateControl {
         }
     }
 
-    /// Ends when a lane found the share too small although a larger one may be had.
+    /// Ends when a lane found the share too small although a larger one may be had: not where all of it was asked for, or
+    /// all that may be used, or where this replica has all of it.
     async fn wanting_more(&self, reported_demand: u32, renewed_at: Instant) {
         loop {
             self.gate.hungry().await;
-            if reported_demand < WHOLE && self.whole_rate() > 0 {
+            let may_have_more = reported_demand < self.limited(WHOLE) && self.share() < WHOLE;
+            if may_have_more && self.whole_rate() > 0 {
                 tokio::time::sleep_until(renewed_at + LEAST_GAP).await;
                 return;
             }
@@ -338,13 +339,15 @@ struct Demand {
     used_at: Instant,
     /// Spans per second, smoothed over [`SMOOTHED_OVER`].
     used: f64,
+    /// How much of that time has been measured yet, from 0 to 1: a replica that has just started is not one of little use.
+    measured: f64,
 }
 
 impl Demand {
     fn new() -> Self {
         let now = Instant::now();
         // Not idle at first: the first lease is wanted before the first span arrives.
-        Self { measured_at: now, used_at: now, used: 0.0 }
+        Self { measured_at: now, used_at: now, used: 0.0, measured: 0.0 }
     }
 
     fn measure(&mut self, usage: super::Usage, whole_rate: u32) -> u32 {
@@ -353,6 +356,7 @@ impl Demand {
         self.measured_at = now;
         let weight = (-period / SMOOTHED_OVER.as_secs_f64()).exp();
         self.used = self.used * weight + usage.released as f64 / period * (1.0 - weight);
+        self.measured = self.measured * weight + 1.0 - weight;
         if usage.released > 0 || usage.waiting > 0 {
             self.used_at = now;
         }
@@ -364,7 +368,7 @@ impl Demand {
         }
         // What waits is drained within the time of smoothing. A large message needs no large share: it goes at
         // once and leaves a debt.
-        let wanted = self.used + usage.waiting as f64 / SMOOTHED_OVER.as_secs_f64();
+        let wanted = self.used / self.measured + usage.waiting as f64 / SMOOTHED_OVER.as_secs_f64();
         // At least something, so that the share is not lost between two spans.
         ((wanted / f64::from(whole_rate) * f64::from(WHOLE)) as u32).clamp(1, WHOLE)
     }

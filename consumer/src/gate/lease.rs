@@ -62,7 +62,8 @@ pub const RENEW_IDLE: Duration = Duration::from_secs(5);
 /// How long giving one back may take: by then it has all but ended by itself, and a process that stops has other things
 /// to wait for within the thirty seconds that Kubernetes gives it.
 const GIVE_BACK: Duration = Duration::from_secs(2);
-/// A change of the fair share below this (half a percent) is not worth a change of everybody's rate.
+/// A share that is larger than the fair one by less than this (half a percent of the whole) is kept, unless somebody
+/// lacks it: demands move all the time.
 const HYSTERESIS: u32 = WHOLE / 200;
 
 /// The max-min fair share of the replica `own` (demand, present share) beside `others`: nobody gets more than
@@ -93,12 +94,24 @@ pub fn fair_share(own_demand: u32, others: &[Holder]) -> u32 {
 }
 
 /// The share to take now: the fair one, as far as the others have left it free.
+///
+/// What a replica lacks counts, however little of the whole it is: it may be all that a quiet one needs, or a part for
+/// each of many. So whoever wants more takes what is free, and whoever has too much gives it up where others are short.
 pub fn next_share(own_demand: u32, own_share: u32, others: &[Holder]) -> u32 {
     let held: u32 = others.iter().map(|holder| holder.share).fold(0, u32::saturating_add);
     let free = WHOLE.saturating_sub(held);
     let fair = fair_share(own_demand, others);
-    let target = if fair > 0 && fair.abs_diff(own_share) < HYSTERESIS { own_share } else { fair };
+    let wants_more = fair > own_share && own_demand > own_share;
+    let is_lacked = fair < own_share && others.iter().any(|other| is_short(other, fair));
+    let is_near = fair > 0 && fair.abs_diff(own_share) < HYSTERESIS;
+    let target = if is_near && !wants_more && !is_lacked { own_share } else { fair };
     target.min(free)
+}
+
+/// Whether a replica has an eighth less than it demands, or than `fair`, where it demands more.
+fn is_short(holder: &Holder, fair: u32) -> bool {
+    let due = holder.demand.min(fair);
+    holder.share < due - due / 8
 }
 
 /// Ends a lease, so that others need not wait until it ends by itself.

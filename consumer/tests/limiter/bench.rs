@@ -60,8 +60,10 @@ pub(super) enum Event {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Backlog {
     Endless,
-    /// This many spans a second arrive.
+    /// At most this many spans a second arrive: each lane's next message comes a while after the last one has gone.
     Trickle(u32),
+    /// This many spans a second arrive, also while lanes wait: what has come then goes with the next message.
+    Stream(u32),
 }
 
 /// A pipeline whose lanes do nothing but pass the gate.
@@ -72,6 +74,8 @@ pub(super) struct Bench {
     /// When each replica started, and when it ended.
     pub(super) lives: Vec<(Duration, Option<Duration>)>,
     pub(super) releases: Releases,
+    /// Spans that each replica has released.
+    totals: Arc<Mutex<Vec<usize>>>,
     pub(super) began: Instant,
     pub(super) message: usize,
     pub(super) commit: Arc<Mutex<Duration>>,
@@ -118,6 +122,7 @@ impl Bench {
             replicas: Vec::new(),
             lives: Vec::new(),
             releases: Releases::default(),
+            totals: Arc::default(),
             began: Instant::now(),
             message,
             commit: Arc::new(Mutex::new(commit)),
@@ -139,8 +144,11 @@ impl Bench {
         let holder = format!("replica-{}", self.replicas.len());
         let renewal = async move { control.renew(&*store, PIPELINE.to_owned(), holder, token).await };
         tasks.spawn(freezable(renewal, frozen.subscribe()));
+        self.totals.lock().unwrap().push(0);
         for _ in 0..LANES {
             let lane = Lane {
+                replica: self.replicas.len(),
+                totals: self.totals.clone(),
                 gate: gate.clone(),
                 releases: self.releases.clone(),
                 began: self.began,
@@ -222,6 +230,11 @@ impl Bench {
         });
     }
 
+    /// Spans that each replica has released up to now.
+    pub(super) fn totals(&self) -> Vec<usize> {
+        self.totals.lock().unwrap().clone()
+    }
+
     fn releases(&self) -> Vec<(Duration, usize)> {
         let mut releases = self.releases.lock().unwrap().clone();
         releases.sort_unstable();
@@ -234,6 +247,8 @@ impl Bench {
 }
 
 struct Lane {
+    replica: usize,
+    totals: Arc<Mutex<Vec<usize>>>,
     gate: Arc<Gate>,
     releases: Releases,
     began: Instant,
@@ -246,6 +261,7 @@ struct Lane {
 impl Lane {
     async fn run(self, stop: CancellationToken) {
         let message = self.message;
+        let (started, mut taken) = (Instant::now(), 0);
         let mut backoff = BACKOFF.0;
         loop {
             let available = match self.backlog {
@@ -255,6 +271,13 @@ impl Lane {
                     tokio::time::sleep(Duration::from_secs_f64(gap)).await;
                     message
                 }
+                Backlog::Stream(rate) => {
+                    let gap = (LANES * message) as f64 / f64::from(rate);
+                    let next = (taken / message + 1) as f64 * gap;
+                    tokio::time::sleep_until(started + Duration::from_secs_f64(next)).await;
+                    let arrived = (started.elapsed().as_secs_f64() / gap) as usize * message;
+                    arrived.saturating_sub(taken).max(message)
+                }
             };
             let more = matches!(self.backlog, Backlog::Endless);
             let offer = Offer { first: message, available, most: 1_000.max(message), more };
@@ -263,6 +286,8 @@ impl Lane {
                 () = stop.cancelled() => return,
                 (spans, at) = self.gate.release(offer, |most| (whole(most), whole(most))) => {
                     self.releases.lock().unwrap().push((at - self.began, spans));
+                    self.totals.lock().unwrap()[self.replica] += spans;
+                    taken += spans;
                 }
             }
             let commit = *self.commit.lock().unwrap();

@@ -7,8 +7,12 @@
 mod bench;
 mod schedules;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use sluice_consumer::store::memory::Call;
+use sluice_consumer::store::{ErrorKind, StoreError};
 use sluice_crds::v1alpha1::{Guard, ScheduleWindow};
 
 use bench::{Backlog, Bench, Event, LANES, check_bound, run};
@@ -112,12 +116,79 @@ fn a_skewed_backlog_gets_what_the_others_leave_within_five_seconds() {
     run(async {
         let mut bench = Bench::new(2_000, 1, Duration::from_millis(5));
         bench.join(Backlog::Endless);
-        bench.join(Backlog::Trickle(20));
-        bench.join(Backlog::Trickle(10));
-        tokio::time::sleep(Duration::from_secs(25)).await;
+        bench.join(Backlog::Stream(20));
+        bench.join(Backlog::Stream(10));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let before = bench.totals();
+        tokio::time::sleep(Duration::from_secs(20)).await;
         let used = bench.released_between(Duration::from_secs(5), Duration::from_secs(25));
         assert!(used as f64 >= 0.98 * 2_000.0 * 20.0, "{used}");
+        for (replica, arrived) in [(1, 20 * 20), (2, 10 * 20)] {
+            let released = bench.totals()[replica] - before[replica];
+            assert!(released + 10 >= arrived, "{released} of {arrived} that arrived at replica {replica}");
+        }
         check_bound(&bench, &[(Duration::ZERO, 2_000)]).unwrap();
+    });
+}
+
+#[test]
+fn a_quiet_replica_is_not_starved_by_one_that_is_saturated() {
+    run(async {
+        let mut bench = Bench::new(5_000, 1, Duration::from_millis(5));
+        bench.join(Backlog::Endless);
+        bench.join(Backlog::Stream(1));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let quiet = bench.totals()[1];
+        assert!(quiet >= 50, "{quiet} of 60");
+        check_bound(&bench, &[(Duration::ZERO, 5_000)]).unwrap();
+    });
+}
+
+#[test]
+fn whoever_joins_many_that_are_saturated_gets_a_part() {
+    run(async {
+        let mut bench = Bench::new(20_000, 1, Duration::from_millis(5));
+        for _ in 0..20 {
+            bench.join(Backlog::Endless);
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        for _ in 0..2 {
+            bench.join(Backlog::Endless);
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let before = bench.totals();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let fair = 20_000 * 10 / 22;
+        for (replica, total) in bench.totals().into_iter().enumerate() {
+            let released = total - before[replica];
+            assert!(released >= fair * 3 / 4, "replica {replica} has {released} of {fair}");
+        }
+        let used: usize = bench.totals().iter().zip(before).map(|(total, before)| total - before).sum();
+        assert!(used as f64 >= LEAST_USED * 200_000.0, "{used}");
+        check_bound(&bench, &[(Duration::ZERO, 20_000)]).unwrap();
+    });
+}
+
+#[test]
+fn leases_are_renewed_once_a_second_where_nothing_is_to_be_gained_and_not_faster_when_they_fail() {
+    run(async {
+        // A lane that waits twenty seconds for its message.
+        let mut bench = Bench::new(1, 20, Duration::from_millis(5));
+        let renewals = Arc::new(AtomicUsize::new(0));
+        let (counted, began) = (renewals.clone(), bench.began);
+        bench.store.on_call(move |call| {
+            let is_renewal = matches!(call, Call::Lease);
+            counted.fetch_add(usize::from(is_renewal), Relaxed);
+            let is_away = began.elapsed() >= Duration::from_secs(30);
+            (is_renewal && is_away).then(|| StoreError::new(ErrorKind::Unavailable, "the password is wrong"))
+        });
+        bench.join(Backlog::Endless);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let well = renewals.swap(0, Relaxed);
+        assert!((28..=40).contains(&well), "{well} in 30 s");
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let failing = renewals.load(Relaxed);
+        assert!((28..=70).contains(&failing), "{failing} in 30 s");
     });
 }
 
