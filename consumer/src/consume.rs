@@ -133,25 +133,22 @@ struct Consumer<'a> {
 }
 
 impl Consumer<'_> {
-    /// Runs pipelines, one after the other: another one where brokers refuse the credentials that the client was made
-    /// with, and others are there.
+    /// Runs pipelines, one after the other: another one where a client is outdated, see [`Connection`].
     async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
         loop {
             let connection = tokio::select! {
-                connection = Connection::start(self.config, self.secrets, &self.meters) => connection?,
+                connection = Connection::start(self.config, self.secrets, &self.meters, self.is_patient()) => connection?,
                 () = show(self.live.clone(), &self.meters) => return Ok(()),
                 () = stop.cancelled() => return Ok(()),
             };
             self.source.set(connection.source.clone());
             let until = stop.child_token();
             let mut running = pin!(pipeline::run(self.parts(&connection)?, until.clone()));
-            tokio::select! {
+            let because = tokio::select! {
                 ended = &mut running => return Ok(ended?),
-                () = connection.outdated(&self.config.kafka, self.secrets) => {}
-            }
-            tracing::info!(
-                "brokers refuse the credentials of the Kafka client, and others are there: connecting anew"
-            );
+                because = connection.outdated(&self.config.kafka, self.secrets) => because,
+            };
+            tracing::info!("{because}: connecting anew");
             until.cancel();
             running.await?;
         }
@@ -176,9 +173,13 @@ impl Consumer<'_> {
             live: self.live.clone(),
             meters: self.meters.clone(),
             side: None,
-            // A person at a terminal is told at once; in a pod, /status tells the operator for as long as it takes.
-            patient: self.args.settings.is_some(),
+            patient: self.is_patient(),
         })
+    }
+
+    /// A person at a terminal is told at once; in a pod, /status tells the operator for as long as it takes.
+    fn is_patient(&self) -> bool {
+        self.args.settings.is_some()
     }
 }
 

@@ -153,7 +153,8 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineEr
     result.and(joined)
 }
 
-/// Prepares the schema, finds the topic and learns the cluster's id; waits for each for as long as it takes.
+/// Prepares the schema, finds the topic, learns the cluster's id, waits for a live document, and only then joins the group:
+/// waits for each for as long as it takes, while other replicas keep all partitions.
 async fn start(parts: &Parts, stop: &CancellationToken) -> Result<Option<String>, PipelineError> {
     tokio::select! {
         () = stop.cancelled() => Ok(None),
@@ -182,6 +183,10 @@ async fn preflight(parts: &Parts) -> Result<String, PipelineError> {
     };
     meters.source_works();
     meters.preflight.source_reached.store(true, Relaxed);
+    // Without a document the rate is 0: partitions stay with those who have one.
+    if parts.live.clone().wait_for(|applied| applied.origin.is_some()).await.is_ok() {
+        parts.source.join()?;
+    }
     Ok(cluster_id)
 }
 

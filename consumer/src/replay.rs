@@ -315,7 +315,7 @@ fn left(ends: &Ends, positions: &Ends) -> u64 {
 /// A client that only asks.
 fn onlooker(client: &ClientConfig, config: &Config) -> anyhow::Result<KafkaSource> {
     let meters = Arc::new(Meters::default());
-    Ok(KafkaSource::onlooker(client.clone(), &config.kafka.consumer_group, config.topics.clone(), meters)?)
+    Ok(KafkaSource::start(client.clone(), &config.kafka.consumer_group, config.topics.clone(), meters)?)
 }
 
 #[cfg(test)]

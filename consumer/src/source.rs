@@ -124,6 +124,15 @@ pub trait Source: Send + Sync {
     /// What distinguishes this queue from another one with equal topic names (Kafka's cluster id).
     async fn cluster_id(&self) -> Result<String, SourceError>;
 
+    /// Begins to take a share of the partitions; until then only questions are answered. Whoever cannot store yet must not
+    /// take partitions from those who can.
+    ///
+    /// # Errors
+    /// [`SourceError::Configuration`] where it can never do so.
+    fn join(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+
     /// The next change of ownership; waits for it. Only one task may call this. Safe to cancel.
     async fn next_event(&self) -> Result<SourceEvent, SourceError>;
 
@@ -190,4 +199,20 @@ pub enum SourceError {
     /// The configuration can never work (unknown property, unreadable certificate…).
     #[error("{0}")]
     Configuration(String),
+}
+
+impl SourceError {
+    /// Names the partition that was asked for: it may be another one than the one that is opened.
+    #[must_use]
+    pub fn of(self, at: &TopicPartition) -> Self {
+        match self {
+            Self::Unavailable { context, message } => {
+                Self::Unavailable { context, message: format!("{at}: {message}") }
+            }
+            Self::Denied { context, message } => {
+                Self::Denied { context, message: format!("{at}: {message}") }
+            }
+            other => other,
+        }
+    }
 }

@@ -261,6 +261,20 @@ impl Check {
                 self.expect(false, path, &expected, Quoted(value));
             }
         }
+        // What the library refuses only when a client is made.
+        for (small, large, otherwise) in [
+            ("session.timeout.ms", "max.poll.interval.ms", 300_000),
+            ("reconnect.backoff.ms", "reconnect.backoff.max.ms", u32::MAX),
+        ] {
+            let number = |name| kafka.properties.get(name).and_then(|text: &String| text.parse::<u32>().ok());
+            let (Some(least), most) = (number(small), number(large).unwrap_or(otherwise)) else { continue };
+            if least > most {
+                self.report(
+                    format!("{path}[{small}]"),
+                    format!("expected at most {large}, {most}, found {least}"),
+                );
+            }
+        }
     }
 
     fn secret(&mut self, path: &str, source: Option<&SecretSource>) {

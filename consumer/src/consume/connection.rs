@@ -2,7 +2,8 @@
 //!
 //! Guarantee: credentials that are replaced while brokers refuse the old ones are used without a restart of the process.
 //! librdkafka takes credentials only where a client is made, so another one is made, which joins the group anew. Until
-//! brokers refuse it, a client is left alone: connections that stand stay good, and new credentials may come first.
+//! brokers refuse it, a client is left alone: connections that stand stay good, and new credentials may come first. How much
+//! it prefetches of a partition is fixed as well, so that one that a pattern has outgrown is replaced in the same way.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::last_error::LastError;
 use crate::meter::Meters;
 use crate::secrets::Secrets;
+use crate::source::SourceError;
 use crate::source::kafka::KafkaSource;
 use crate::source::kafka::config::{ClientConfigError, client_config};
 
@@ -32,10 +34,15 @@ impl Connection {
     /// Starts a client; waits for credentials that are missing or of no use, as somebody may replace them.
     ///
     /// # Errors
-    /// What no credential can mend.
-    pub async fn start(config: &Config, secrets: &Secrets, meters: &Arc<Meters>) -> anyhow::Result<Self> {
+    /// What no credential can mend; where it is `patient`, that is told and waited for, too.
+    pub async fn start(
+        config: &Config,
+        secrets: &Secrets,
+        meters: &Arc<Meters>,
+        patient: bool,
+    ) -> anyhow::Result<Self> {
         let kafka = &config.kafka;
-        let needs_credentials = kafka.tls.is_some() || kafka.sasl.is_some();
+        let waits = patient || kafka.tls.is_some() || kafka.sasl.is_some();
         loop {
             let last_error = match client_config(kafka, secrets) {
                 Ok(made_with) => {
@@ -46,11 +53,14 @@ impl Connection {
                             meters.source_works();
                             return Ok(Self { source: Arc::new(source), made_with });
                         }
-                        Err(error) if needs_credentials => LastError::from(&error),
+                        Err(error) if waits => LastError::from(&error),
                         Err(error) => return Err(error.into()),
                     }
                 }
                 Err(ClientConfigError::Secret(error)) => LastError::from(&error),
+                Err(ClientConfigError::Refused(why)) if patient => {
+                    LastError::from(&SourceError::Configuration(why))
+                }
                 Err(error @ ClientConfigError::Refused(_)) => return Err(error.into()),
             };
             meters.source_failed(last_error);
@@ -58,12 +68,16 @@ impl Connection {
         }
     }
 
-    /// Waits until brokers have refused the client and other credentials are there.
-    pub async fn outdated(&self, kafka: &KafkaSpec, secrets: &Secrets) {
+    /// Waits until another client is needed, and says why: brokers have refused this one and other credentials are there,
+    /// or there are far more partitions than its prefetch was divided for.
+    pub async fn outdated(&self, kafka: &KafkaSpec, secrets: &Secrets) -> &'static str {
         loop {
             tokio::time::sleep(SECRETS_PAUSE).await;
             if self.source.is_refused() && has_others(&self.made_with, kafka, secrets) {
-                return;
+                return "brokers refuse the credentials of the Kafka client, and others are there";
+            }
+            if self.source.is_outgrown() {
+                return "the pattern has come to match far more partitions than the prefetch was divided for";
             }
         }
     }

@@ -58,6 +58,8 @@ impl Meters {
         let beside = [self.retention.error(), self.dead_letter_topic.error()];
         let errors: Vec<_> = errors.into_iter().chain(beside.into_iter().flatten().map(as_status)).collect();
         let lag = partitions.iter().try_fold(0, |sum, partition| Some(sum + partition.lag?));
+        // Without partitions because of a trouble with the queue nobody knows what waits there.
+        let lag = lag.filter(|_| !partitions.is_empty() || troubles.source().is_none());
         StatusDocument {
             pipeline: identity.pipeline.clone(),
             pipeline_uid: identity.uid.clone(),
@@ -208,6 +210,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::last_error::ErrorReason;
     use crate::meter::{Activity, LaneMeter, PartitionMeter};
     use crate::source::TopicPartition;
     use crate::store::{ErrorKind, Reason, StoreError};
@@ -258,6 +261,15 @@ mod tests {
         meters.set_partition(&at(), PartitionMeter { position: 10, end: Some(10) });
         let status = meters.status(&Identity::default());
         assert_eq!((status.partitions[0].position, status.drain_seconds), (Some(10), Some(0)));
+    }
+
+    #[test]
+    fn what_waits_is_not_known_without_partitions_while_the_queue_is_in_trouble() {
+        let meters = Meters::default();
+        meters.set_rate(100, 100.0, 1.0, false);
+        assert_eq!(meters.status(&Identity::default()).drain_seconds, Some(0), "others have them");
+        meters.source_failed(LastError::new(ErrorReason::SourceUnreachable, "no coordinator"));
+        assert_eq!(meters.status(&Identity::default()).drain_seconds, None);
     }
 
     #[tokio::test(start_paused = true)]

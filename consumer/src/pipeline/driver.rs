@@ -96,7 +96,7 @@ impl Driver {
             owner,
             start_from: parts.start_from,
             by_pattern: parts.by_pattern,
-            starting: Arc::default(),
+            known: Arc::default(),
         };
         Self {
             source: parts.source,

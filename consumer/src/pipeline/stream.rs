@@ -3,6 +3,7 @@
 //! The position comes from the database, never from the queue. Before anything is fetched, the stream exists
 //! with its start, and its epoch was counted up, so whoever held it before is fenced.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::gate::clock::DatabaseClock;
 use crate::last_error::LastError;
 use crate::meter::{Meters, PartitionMeter};
 use crate::source::{Message, PartitionReader, Source, SourceError, TopicPartition};
-use crate::store::{Claim, Position, Store, StoreError, StreamKey, WriteBatch};
+use crate::store::{Claim, ErrorKind, Position, Store, StoreError, StreamKey, WriteBatch};
 
 /// Why a partition has to be claimed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,8 +128,9 @@ pub struct Opener {
     pub start_from: StartFrom,
     /// See [`super::Parts::by_pattern`].
     pub by_pattern: bool,
-    /// Held while the first starts are resolved: of many partitions that are opened at once, one does it for all.
-    pub starting: Arc<tokio::sync::Mutex<()>>,
+    /// Streams that exist, which go on existing. Held while starts are resolved: of many partitions that are opened at
+    /// once, one does it for all.
+    pub known: Arc<tokio::sync::Mutex<HashSet<StreamKey>>>,
 }
 
 /// Why opening failed.
@@ -182,9 +184,12 @@ impl Opener {
                 }
                 Err(OpenError::Store(error)) => {
                     self.meters.store_failed(Some(&at), &error);
-                    // Somebody else claims at the same time: look again who owns it.
-                    if error.kind == crate::store::ErrorKind::Fenced {
-                        trouble = Some(Trouble::Fenced);
+                    match error.kind {
+                        // Somebody else claims at the same time: look again who owns it.
+                        ErrorKind::Fenced => trouble = Some(Trouble::Fenced),
+                        // A database that was restored may lack streams that it had.
+                        ErrorKind::Schema => self.known.lock().await.clear(),
+                        _ => {}
                     }
                 }
             }
@@ -280,32 +285,46 @@ impl Opener {
 
     /// Commits the resolved start of every partition that is new, before anything is fetched.
     async fn ensure_stream(&self, at: &TopicPartition, key: &StreamKey) -> Result<(), OpenError> {
-        let _starting = self.starting.lock().await;
-        let known = self.store.streams(&self.cluster_id, &self.group).await?;
-        if known.iter().any(|stream| stream.topic == key.topic && stream.partition == key.partition) {
+        let mut known = self.known.lock().await;
+        if known.contains(key) {
             return Ok(());
         }
-        let first_start = if self.by_pattern {
-            known.is_empty()
+        known.extend(self.store.streams(&self.cluster_id, &self.group).await?);
+        if known.contains(key) {
+            return Ok(());
+        }
+        let is_first_start = known.is_empty();
+        let starts = if known.iter().any(|stream| stream.topic == key.topic) {
+            // Added to a topic that is read: whatever came into it came after the pipeline began. What has expired since is
+            // a gap.
+            vec![(key.clone(), 0)]
+        } else if self.by_pattern && !is_first_start {
+            // A topic that the pattern had not found before: new, or old and only now ours to see. What it no longer has
+            // was never to be read.
+            self.starts_of(Some(&at.topic), &StartFrom::Earliest).await?
         } else {
-            known.iter().all(|stream| stream.topic != key.topic)
+            self.starts_of((!self.by_pattern).then_some(&*at.topic), &self.start_from).await?
         };
-        if !first_start {
-            // Found later: whatever came into it came after the pipeline began. What has expired since is a gap.
-            self.store.create_streams(&[(key.clone(), 0)]).await?;
-            return Ok(());
-        }
-        // All partitions at once: another replica that starts at the same time must not take the rest for
-        // partitions that were found later.
+        self.store.create_streams(&starts).await?;
+        known.extend(starts.into_iter().map(|(key, _)| key));
+        Ok(())
+    }
+
+    /// Where all partitions of a topic begin, or of all topics. All at once: another replica that starts at the same time
+    /// must not take the rest for partitions that were added later.
+    async fn starts_of(
+        &self,
+        topic: Option<&str>,
+        from: &StartFrom,
+    ) -> Result<Vec<(StreamKey, u64)>, OpenError> {
         let mut starts = Vec::new();
         for partition in self.source.partitions().await? {
-            if self.by_pattern || partition.topic == at.topic {
-                let start = self.source.resolve_start(&partition, &self.start_from).await?;
+            if topic.is_none_or(|topic| &*partition.topic == topic) {
+                let start = self.source.resolve_start(&partition, from).await?;
                 starts.push((self.key(&partition), start));
             }
         }
-        self.store.create_streams(&starts).await?;
-        Ok(())
+        Ok(starts)
     }
 
     fn key(&self, at: &TopicPartition) -> StreamKey {

@@ -36,6 +36,10 @@ impl Source for RangeSource {
         self.inner.cluster_id().await
     }
 
+    fn join(&self) -> Result<(), SourceError> {
+        self.inner.join()
+    }
+
     async fn next_event(&self) -> Result<SourceEvent, SourceError> {
         Ok(match self.inner.next_event().await? {
             SourceEvent::Assigned(partitions) => SourceEvent::Assigned(self.ours(partitions)),

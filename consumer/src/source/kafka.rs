@@ -26,7 +26,7 @@ mod statistics;
 mod topics;
 mod trouble;
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 type GroupConsumer = BaseConsumer<GroupContext>;
 
-/// A member of a Kafka consumer group.
+/// A client of Kafka; a member of its consumer group once it has joined.
 pub struct KafkaSource {
     /// How brokers are reached.
     client: ClientConfig,
@@ -73,38 +73,20 @@ pub struct KafkaSource {
     events: tokio::sync::Mutex<mpsc::UnboundedReceiver<SourceEvent>>,
     stop: CancellationToken,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    has_joined: AtomicBool,
     /// An owner that was fenced asks the group this long whether it still owns the partition: longer than the interval
     /// of heartbeats, whose answers tell a zombie that it has lost its membership.
     confirm_after: Duration,
 }
 
 impl KafkaSource {
-    /// Creates the client and joins the group as soon as a broker answers; does not wait for it. Must be called within a
-    /// runtime.
+    /// Creates the client, which joins the group with [`Source::join`]. Must be called within a runtime.
     ///
     /// `client` holds how brokers are reached; what the guarantees need is set here, on top of it.
     ///
     /// # Errors
     /// [`SourceError::Configuration`] for settings that librdkafka refuses.
     pub fn start(
-        client: ClientConfig,
-        consumer_group: &str,
-        topics: Topics,
-        meters: Arc<Meters>,
-    ) -> Result<Self, SourceError> {
-        let retention = Retention::new(client.clone());
-        let source = Self::onlooker(client, consumer_group, topics, meters)?;
-        source.spawn("kafka-topics", |consumer, group, topics, stop| {
-            topics::follow(&topics, &consumer, &group, retention, &stop);
-        })?;
-        Ok(source)
-    }
-
-    /// As [`Self::start`], but joins no group: only asks, for partitions, bounds and offsets of a time.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub fn onlooker(
         client: ClientConfig,
         consumer_group: &str,
         topics: Topics,
@@ -141,6 +123,7 @@ impl KafkaSource {
             events: tokio::sync::Mutex::new(receiver),
             stop: CancellationToken::new(),
             threads: Mutex::default(),
+            has_joined: AtomicBool::new(false),
             confirm_after: heartbeat.map_or(HEARTBEAT, Duration::from_millis) + HEARTBEAT_ANSWER,
         };
         source.spawn("kafka-poll", |consumer, group, _, stop| poll::serve(&consumer, &group, &stop))?;
@@ -151,6 +134,12 @@ impl KafkaSource {
     /// it goes on with them for as long as it lives.
     pub fn is_refused(&self) -> bool {
         self.group.refused.load(Relaxed)
+    }
+
+    /// Whether there have come to be so many partitions that the prefetch, which was divided when the client was made,
+    /// takes far more memory than all of them may have.
+    pub fn is_outgrown(&self) -> bool {
+        self.group.outgrown.load(Relaxed)
     }
 
     /// Divides the prefetch that `client` may hold among the partitions that there are now. Waits for a broker a few
@@ -219,6 +208,17 @@ impl Source for KafkaSource {
         })
     }
 
+    fn join(&self) -> Result<(), SourceError> {
+        if self.has_joined.swap(true, Relaxed) {
+            return Ok(());
+        }
+        let retention = Retention::new(self.client.clone());
+        let most_partitions = limits::most_partitions(&self.client);
+        self.spawn("kafka-topics", move |consumer, group, topics, stop| {
+            topics::follow(&topics, &consumer, &group, retention, most_partitions, &stop);
+        })
+    }
+
     async fn next_event(&self) -> Result<SourceEvent, SourceError> {
         self.events.lock().await.recv().await.ok_or(SourceError::Unavailable {
             context: "the Kafka client has stopped",
@@ -279,7 +279,8 @@ impl Source for KafkaSource {
             .ask("cannot read a partition's bounds", move |consumer| {
                 consumer.fetch_watermarks(&asked.topic, asked.partition, QUERY_TIMEOUT)
             })
-            .await?;
+            .await
+            .map_err(|error| error.of(at))?;
         let bounds = Bounds { low: low.max(0) as u64, high: high.max(0) as u64 };
         self.group.set_ends([(at.clone(), bounds.high)]);
         Ok(bounds)

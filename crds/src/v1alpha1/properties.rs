@@ -64,14 +64,15 @@ pub const KAFKA_PROPERTIES: &[KafkaProperty] = &[
     integer("connections.max.idle.ms", 0, 2_147_483_647),
     integer("fetch.error.backoff.ms", 0, 300_000),
     // A fetch is held in memory as a whole, so that these two count for the memory limit.
-    integer("fetch.max.bytes", 1, 64 * MIB),
+    // The library takes no less than the largest message that a producer of it would send.
+    integer("fetch.max.bytes", 1_000_000, 64 * MIB),
     integer("fetch.message.max.bytes", 1, 64 * MIB),
     integer("fetch.min.bytes", 1, MIB),
     integer("fetch.wait.max.ms", 0, 60_000),
     integer("heartbeat.interval.ms", 100, HOUR_MS),
     one_of("isolation.level", &["read_committed", "read_uncommitted"]),
     integer("max.poll.interval.ms", 10_000, 24 * HOUR_MS),
-    integer("reconnect.backoff.max.ms", 0, HOUR_MS),
+    integer("reconnect.backoff.max.ms", 100, HOUR_MS),
     integer("reconnect.backoff.ms", 0, HOUR_MS),
     integer("retry.backoff.ms", 1, 300_000),
     integer("session.timeout.ms", 1_000, HOUR_MS),

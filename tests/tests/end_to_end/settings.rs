@@ -201,3 +201,41 @@ async fn credentials_of_kafka_come_late() -> anyhow::Result<()> {
 async fn a_pod_without_kafkas_credentials_answers_and_names_them() {
     credentials_of_kafka_come_late().await.unwrap();
 }
+
+/// A rollout whose new pod lacks the database's Secret: what it would be given of the topic would stand still.
+async fn whoever_cannot_store_takes_nothing() -> anyhow::Result<()> {
+    let (kafka, mariadb, topic) = (kafka().await?, MariaDb::start().await?, unique("cannot"));
+    kafka.create_topic(&topic, 4, &[]).await?;
+    let url = mariadb.database("cannot").await?;
+    let pipeline = Pipeline::new(kafka.bootstrap(), &topic, Sink::Mysql(url.clone()));
+    let [old, new] = [Pod::new(&pipeline, |_| ())?, Pod::new(&pipeline, |_| ())?];
+    old.bring_secret()?;
+    for pod in [&old, &new] {
+        pod.mount("1", &live(UID, 1, 5_000))?;
+    }
+    let mut works = old.start("old")?;
+    works.wait_ready().await?;
+    let all = |status: &Value| status["partitions"].as_array().is_some_and(|all| all.len() == 4);
+    works.status_where("all partitions", WAIT, all).await?;
+
+    let waits = new.start("new")?;
+    waits.status_where("the missing Secret", WAIT, fails_with("SecretMissing")).await?;
+    let ledger = Ledger { seed: 6, shape: Shape::Json, spans_per_message: 5, padding: 0 };
+    ledger.produce(kafka, &topic, 0..400, |message| (message % 4) as i32).await?;
+    let database = Database::connect(&url).await?;
+    eventually("every row", WAIT, async || Ok((database.count().await? >= 2_000).then_some(()))).await?;
+    ensure!(all(&works.status().await?), "all partitions stay with who can store");
+    not_ready(&waits, "database").await?;
+
+    // Once it can, it takes its share.
+    new.bring_secret()?;
+    let half = |status: &Value| status["partitions"].as_array().is_some_and(|all| all.len() == 2);
+    waits.status_where("a share of the partitions", WAIT, half).await?;
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka and MariaDB"]
+async fn a_pod_that_cannot_store_takes_no_partition_from_those_that_can() {
+    whoever_cannot_store_takes_nothing().await.unwrap();
+}

@@ -159,6 +159,41 @@ async fn a_matching_topic_created_while_running_is_stored() {
     matching_topic_created().await.unwrap();
 }
 
+/// A client divides its prefetch when it is made: topics that come later would each hold as much as the first one.
+async fn pattern_outgrown() -> anyhow::Result<()> {
+    const TOPICS: u64 = 6;
+    let family = unique("tenant");
+    let case = Case::new(Engine::Sqlite, &family, 1, |pipeline| {
+        pipeline.topic = format!("{family}.*");
+        pipeline.pattern = true;
+    })
+    .await?;
+    let ledger = ledger(65);
+    ledger.produce(case.kafka, &case.topic, 0..100, |_| 0).await?;
+    let mut sluice = case.replica("only").await?;
+    case.wait_stored(100, WAIT).await?;
+    for topic in 0..TOPICS {
+        let later = format!("{}-{topic}", case.topic);
+        case.kafka.create_topic(&later, 6, &[]).await?;
+        let messages = 100 * (topic + 1)..100 * (topic + 2);
+        ledger.produce(case.kafka, &later, messages, |message| (message % 6) as i32).await?;
+    }
+    eventually("another client", WAIT, async || {
+        let log = sluice.component.log_tail(10_000);
+        Ok(log.contains("the prefetch was divided for: connecting anew").then_some(()))
+    })
+    .await?;
+    case.wait_stored(100 * (TOPICS + 1), WAIT).await?;
+    sluice.component.stop(GRACE).await?;
+    case.audit(&ledger, 100 * (TOPICS + 1), &[]).await
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
+async fn a_pattern_that_has_come_to_match_many_topics_divides_its_prefetch_anew() {
+    pattern_outgrown().await.unwrap();
+}
+
 async fn retention_gap() -> anyhow::Result<()> {
     let case = Case::new(Engine::Sqlite, "truncated", 1, |_| ()).await?;
     let ledger = ledger(64);

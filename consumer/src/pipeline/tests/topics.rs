@@ -90,6 +90,26 @@ async fn what_expired_from_a_partition_that_was_found_later_is_a_gap() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_old_topic_that_joins_a_running_pattern_has_lost_nothing() {
+    let (source, store) = (queue(1, 10), store());
+    let replica = Replica::start_changed(&source, &store, |parts| parts.by_pattern = true);
+    source.assign(&[at(0)]);
+    until("all rows", || store.row_count() == 10).await;
+    let old = |partition| TopicPartition { topic: "old".into(), partition };
+    for partition in [0, 1] {
+        source.add_partition(&old(partition));
+        for number in 0..10 {
+            source.push(&old(partition), &span(10 + 10 * partition as usize + number));
+        }
+        source.expire(&old(partition), 4);
+    }
+    source.assign(&[old(0), old(1)]);
+    until("what is left of it", || store.row_count() == 22).await;
+    assert_eq!(replica.meters.status(&Identity::default()).skipped_offsets, 0);
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_recreated_topic_begins_one_stream_however_often_opening_is_tried() {
     let (source, store) = (queue(1, 50), store());
     let replica = Replica::start(&source, &store);

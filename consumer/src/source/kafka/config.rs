@@ -10,6 +10,10 @@ use sluice_crds::v1alpha1::{KAFKA_PROPERTIES, KafkaSource, KafkaTls, SecretSourc
 
 use crate::secrets::{SecretError, Secrets};
 
+/// Longest pause before a broker is tried again, milliseconds, where the pipeline does not say: librdkafka's default of up
+/// to 10 s leaves one that restarts unused for too long.
+const LONGEST_BACKOFF: u32 = 2_000;
+
 /// Why there is no configuration. No message shows a credential.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientConfigError {
@@ -32,8 +36,7 @@ pub fn client_config(kafka: &KafkaSource, secrets: &Secrets) -> Result<ClientCon
         .set("client.id", "sluice")
         // A broker that dropped out of the network is noticed by the kernel, too.
         .set("socket.keepalive.enable", "true")
-        // librdkafka's default of 100 ms up to 10 s leaves a broker that restarts unused for too long.
-        .set("reconnect.backoff.max.ms", "2000");
+        .set("reconnect.backoff.max.ms", LONGEST_BACKOFF.to_string());
     for (name, value) in &kafka.properties {
         let allowed = KAFKA_PROPERTIES.iter().any(|property| property.name == name);
         if !allowed {
@@ -43,8 +46,19 @@ pub fn client_config(kafka: &KafkaSource, secrets: &Secrets) -> Result<ClientCon
         }
         config.set(name, value);
     }
+    if !kafka.properties.contains_key("reconnect.backoff.max.ms")
+        && let Some(least) = config.get("reconnect.backoff.ms").map(str::to_owned)
+        && least.parse::<u32>().is_ok_and(|least| least > LONGEST_BACKOFF)
+    {
+        config.set("reconnect.backoff.max.ms", least);
+    }
     let resolve = |source: &SecretSource| -> Result<String, SecretError> {
-        Ok(secrets.resolve(&source.secret_key_ref)?.expose().to_owned())
+        let secret = secrets.resolve(&source.secret_key_ref)?;
+        if secret.expose().contains('\0') {
+            let message = "contains a NUL character, which no credential of Kafka may".to_owned();
+            return Err(SecretError::Unusable { reference: source.secret_key_ref.clone(), message });
+        }
+        Ok(secret.expose().to_owned())
     };
     config.set("security.protocol", security_protocol(kafka));
     if let Some(KafkaTls { ca_from, cert_from, key_from }) = &kafka.tls {
@@ -83,7 +97,7 @@ fn security_protocol(kafka: &KafkaSource) -> &'static str {
 fn explain(error: KafkaError) -> String {
     match error {
         KafkaError::ClientConfig(_, _, name, _) => format!("librdkafka refuses the value of {name}"),
-        KafkaError::Nul(_) => "a setting or credential contains a NUL character".into(),
+        KafkaError::Nul(_) => "a setting contains a NUL character".into(),
         _ => "librdkafka refuses the configuration".into(),
     }
 }
@@ -92,7 +106,10 @@ fn explain(error: KafkaError) -> String {
 mod tests {
     use std::fs;
 
+    use rdkafka::consumer::BaseConsumer;
+
     use super::*;
+    use crate::source::kafka::limits;
 
     fn kafka(extra: &str) -> KafkaSource {
         let text = format!("{{ bootstrapServers: 'k:9092', topic: t, consumerGroup: g, {extra} }}");
@@ -110,9 +127,14 @@ mod tests {
                 PropertyValue::OneOf(words) => words.iter().map(ToString::to_string).collect(),
             };
             for value in values {
-                let mut config = ClientConfig::new();
-                config.set(property.name, &value);
-                assert!(config.create_native_config().is_ok(), "{} = {value}", property.name);
+                let properties = format!("properties: {{ {}: '{value}' }}", property.name);
+                let mut config = client_config(&kafka(&properties), &Secrets::new(None)).unwrap();
+                // The largest session needs a poll interval that is as long.
+                config.set("max.poll.interval.ms", "86400000");
+                limits::apply(&mut config);
+                // Some are refused only where a client is made, which connects to nobody as long as nobody asks.
+                let client = config.set("group.id", "g").create::<BaseConsumer>();
+                assert!(client.is_ok(), "{} = {value}: {:?}", property.name, client.err());
             }
         }
     }

@@ -22,7 +22,7 @@ use super::opening::Opening;
 use super::prefetch::Prefetch;
 use super::remedy;
 use super::statistics::Statistics;
-use super::trouble::{Troubles, may_be_credentials};
+use super::trouble::{Answering, Troubles, may_be_credentials};
 use super::{GroupConsumer, lock};
 use crate::config::Topics;
 use crate::last_error::LastError;
@@ -37,6 +37,8 @@ pub struct Group {
     pub commits: AtomicU64,
     /// Whether brokers have refused a connection, maybe for its credentials.
     pub refused: AtomicBool,
+    /// Whether there are far more partitions than the prefetch was divided for.
+    pub outgrown: AtomicBool,
     /// Whether the client is being stopped: what it says then concerns nobody.
     silent: AtomicBool,
     state: Mutex<State>,
@@ -79,6 +81,7 @@ impl Group {
             polls: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             refused: AtomicBool::new(false),
+            outgrown: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             state: Mutex::new(state),
             troubles: Mutex::default(),
@@ -289,7 +292,12 @@ impl Group {
 
     /// What the client tells of itself once a second.
     pub fn observe(&self, statistics: &Statistics) {
-        self.troubles(|troubles| troubles.observe(statistics.answering(), Instant::now()));
+        self.troubles(|troubles| {
+            let (answering, now) = (statistics.answering(), Instant::now());
+            troubles.observe(answering, now);
+            let others_answer = answering == Answering::Yes;
+            troubles.observe_coordinator(statistics.is_coordinated() || !others_answer, now);
+        });
         let mut state = self.lock();
         let State { owned, ends, prefetch, .. } = &mut *state;
         let (mut held, mut readable) = (0, Vec::new());

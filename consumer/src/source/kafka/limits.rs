@@ -60,6 +60,15 @@ pub fn share(config: &mut ClientConfig, partitions: Option<usize>) {
     }
 }
 
+/// With how many partitions a client's prefetch would be twice the budget: it is to be divided anew then.
+pub fn most_partitions(config: &ClientConfig) -> usize {
+    let kilobytes = config.get("queued.max.messages.kbytes").and_then(|text| text.parse::<usize>().ok());
+    match kilobytes.map(|kilobytes| kilobytes << 10) {
+        Some(bytes) if bytes > LEAST => 2 * BUDGET / bytes,
+        _ => usize::MAX,
+    }
+}
+
 /// Adds the limits to a client's settings; those given already stay.
 pub fn apply(config: &mut ClientConfig) {
     for (name, value) in DEFAULTS {
@@ -87,6 +96,7 @@ mod tests {
             share(&mut config, Some(partitions));
             apply(&mut config);
             let held = number(&config, "queued.max.messages.kbytes") * 1024 * partitions;
+            assert!(partitions < most_partitions(&config), "{partitions}");
             let response = number(&config, "fetch.message.max.bytes") * partitions;
             assert!(held <= BUDGET && response <= BUDGET, "{partitions}: {held} and {response}");
             config.create_native_config().unwrap();

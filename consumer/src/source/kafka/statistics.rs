@@ -19,6 +19,15 @@ pub struct Statistics {
     brokers: HashMap<String, Broker>,
     #[serde(default)]
     topics: HashMap<String, Topic>,
+    /// None of a client without a group.
+    cgrp: Option<ConsumerGroup>,
+}
+
+#[derive(Deserialize)]
+struct ConsumerGroup {
+    /// `up` where the group's coordinator is connected.
+    #[serde(default)]
+    state: String,
 }
 
 #[derive(Deserialize)]
@@ -111,6 +120,11 @@ impl Statistics {
         if connected.all(silent) { Answering::Silent } else { Answering::Yes }
     }
 
+    /// Whether the group's coordinator is there: one of the brokers, and the client never tells that it has none.
+    pub fn is_coordinated(&self) -> bool {
+        self.cgrp.as_ref().is_none_or(|group| group.state == "up")
+    }
+
     /// Every partition that the client knows, with its topic and number.
     pub fn partitions(&self) -> impl Iterator<Item = (&str, i32, &Partition)> {
         self.topics.iter().flat_map(|(topic, found)| {
@@ -143,6 +157,19 @@ mod tests {
         assert_eq!(answering(&format!("{up}, {down}")), Answering::Yes);
         assert_eq!(answering(&down), Answering::No);
         assert_eq!(answering(""), Answering::No);
+    }
+
+    #[test]
+    fn a_group_without_its_coordinator_is_told_from_one_that_has_it() {
+        for (group, expected) in [
+            (r#", "cgrp": { "state": "up", "stateage": 7, "join_state": "steady" }"#, true),
+            (r#", "cgrp": { "state": "wait-coord", "stateage": 7 }"#, false),
+            ("", true),
+        ] {
+            let statistics: Statistics =
+                serde_json::from_str(&format!(r#"{{ "brokers": {{}}, "topics": {{}}{group} }}"#)).unwrap();
+            assert_eq!(statistics.is_coordinated(), expected, "{group}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which topics a pipeline reads.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -62,12 +63,13 @@ fn partitions_within<C: ConsumerContext>(
         .collect())
 }
 
-/// Subscribes, and follows new and deleted topics, and of those that are read the retention and the ends, until `stop`.
+/// Subscribes, notes where a pattern has come to match more than `most_partitions`, follows new and deleted topics, and of those that are read the retention and the ends, until `stop`.
 pub fn follow(
     topics: &Topics,
     consumer: &GroupConsumer,
     group: &Group,
     mut retention: Retention,
+    most_partitions: usize,
     stop: &CancellationToken,
 ) {
     if let Topics::Named(name) = topics {
@@ -81,6 +83,9 @@ pub fn follow(
             match partitions(topics, consumer) {
                 Ok(_) if named => group.troubles(Troubles::topics_found),
                 Ok(partitions) => {
+                    if partitions.len() > most_partitions {
+                        group.outgrown.store(true, Relaxed);
+                    }
                     let found = partitions.into_iter().map(|at| at.topic.to_string()).collect();
                     look(consumer, group, &found, &subscribed);
                     subscribed = found;

@@ -49,6 +49,9 @@ pub struct Troubles {
     topics: Option<LastError>,
     /// Over when the group assigns partitions.
     group: Option<LastError>,
+    /// Since when the group's coordinator, one of the brokers, is away, though others answer.
+    uncoordinated: Option<Instant>,
+    coordinator: Option<LastError>,
     /// Over when the partition delivers again or is closed; a refusal also when brokers tell of the partition again.
     partitions: BTreeMap<TopicPartition, Broken>,
     other: Option<(LastError, Instant)>,
@@ -122,6 +125,21 @@ impl Troubles {
         }
     }
 
+    /// Whether the group's coordinator is there, or none of the brokers is. Without it partitions are neither given nor kept for longer
+    /// than the group's session, and the client says nothing of it.
+    pub fn observe_coordinator(&mut self, is_there: bool, now: Instant) {
+        if is_there {
+            (self.uncoordinated, self.coordinator) = (None, None);
+            return;
+        }
+        let since = *self.uncoordinated.get_or_insert(now);
+        if now.saturating_duration_since(since) >= UNCONNECTED {
+            let text = "the coordinator of the consumer group does not answer: is the broker that leads the group's \
+                        partition of __consumer_offsets away?";
+            self.coordinator = Some(LastError::new(ErrorReason::SourceUnreachable, text));
+        }
+    }
+
     /// The topics cannot be read, or none matches.
     pub fn topics_failed(&mut self, error: LastError) {
         self.topics = Some(error);
@@ -175,7 +193,8 @@ impl Troubles {
     /// What matters most.
     pub fn current(&self) -> Option<&LastError> {
         let other = self.other.as_ref().map(|(error, _)| error);
-        let most = [&self.brokers, &self.topics, &self.group].into_iter().find_map(Option::as_ref);
+        let most = [&self.brokers, &self.topics, &self.group, &self.coordinator];
+        let most = most.into_iter().find_map(Option::as_ref);
         most.or_else(|| self.partitions.values().next().map(|broken| &broken.error)).or(other)
     }
 
@@ -292,6 +311,24 @@ mod tests {
         fail(&mut troubles, Code::Authentication, "wrong password");
         assert_eq!(message(&troubles), None);
         assert!(troubles.explanation().is_some());
+    }
+
+    #[test]
+    fn a_coordinator_that_is_away_for_a_while_is_trouble_though_brokers_answer() {
+        let mut troubles = Troubles::default();
+        let begin = Instant::now();
+        for (seconds, is_there, told) in
+            [(0, false, false), (9, false, false), (10, false, true), (20, true, false), (30, false, false)]
+        {
+            let now = begin + Duration::from_secs(seconds);
+            troubles.observe(Answering::Yes, now);
+            troubles.observe_coordinator(is_there, now);
+            assert_eq!(
+                message(&troubles).is_some_and(|text| text.contains("coordinator")),
+                told,
+                "{seconds}"
+            );
+        }
     }
 
     #[test]
