@@ -4,6 +4,7 @@
 //! server with one field manager, so that fields of others stay theirs; the live document is written only over
 //! the version that was looked at. Killed between any two writes, the next reconcile goes on from what is there.
 
+mod error;
 mod live_document;
 mod over;
 #[cfg(feature = "planted")]
@@ -24,10 +25,11 @@ use serde_json::Value;
 use sluice_crds::names;
 
 use super::Context;
-use super::build::{self, Children, contains};
+use super::build::{Children, contains, settings_name};
 use super::dereference::{Found, other_installation};
 use super::validate::{Owner, Valid};
 
+pub use error::{ApplyError, may_pass};
 pub use live_document::{live, live_without_label};
 use rollout::Change;
 pub use rollout::{Rollouts, Standing, Withheld};
@@ -63,95 +65,6 @@ pub enum Rollout {
         /// Whose.
         because: String,
     },
-}
-
-/// Why a child could not be written.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// The children could not be made.
-    #[error("cannot build the children")]
-    Build(#[from] build::BuildError),
-    /// Somebody else's object has the name.
-    #[error("{child} exists already and does not belong to this pipeline: remove or rename it")]
-    Taken {
-        /// Kind and name.
-        child: String,
-    },
-    /// Another installation has made it meanwhile.
-    #[error("{child} belongs to the installation {installation:?}")]
-    Foreign {
-        /// Kind and name.
-        child: String,
-        /// Whose it is.
-        installation: String,
-    },
-    /// No number is left for the next live document.
-    #[error(
-        "the live document has the highest revision that consumers take, and no edit can follow it: delete the pipeline and create it anew"
-    )]
-    RevisionExhausted,
-    /// The API server refuses it.
-    #[error("cannot write {child}")]
-    Write {
-        /// Kind and name.
-        child: String,
-        /// Why.
-        #[source]
-        source: Box<kube::Error>,
-    },
-}
-
-impl ApplyError {
-    /// The reason of the condition.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Build(_) => "InvalidTemplate",
-            Self::Taken { .. } => "NameTaken",
-            Self::Foreign { .. } => "Conflict",
-            Self::RevisionExhausted => "RevisionExhausted",
-            Self::Write { source, .. } => match status_code(source) {
-                Some(403) => "Forbidden",
-                Some(422) => "ChildRefused",
-                _ => "ApiServerError",
-            },
-        }
-    }
-
-    /// Trying again changes nothing before somebody has acted.
-    pub fn needs_somebody(&self) -> bool {
-        self.reason() != "ApiServerError"
-    }
-
-    /// Somebody has written at the same time: what is there must be read again, and nothing is wrong. What another
-    /// installation has made shows in the watch soon, and is a reason to refuse the pipeline then.
-    pub fn is_conflict(&self) -> bool {
-        match self {
-            Self::Write { source, .. } => status_code(source) == Some(409),
-            Self::Foreign { .. } => true,
-            _ => false,
-        }
-    }
-
-    /// See [`may_pass`].
-    pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Write { source, .. } if may_pass(source))
-    }
-}
-
-/// The API server has too much to do, is in trouble, or cannot be reached: most often for a moment.
-pub fn may_pass(error: &kube::Error) -> bool {
-    match error {
-        kube::Error::Api(status) => matches!(status.code, 429 | 500..),
-        kube::Error::Service(_) | kube::Error::HyperError(_) => true,
-        _ => false,
-    }
-}
-
-fn status_code(error: &kube::Error) -> Option<u16> {
-    match error {
-        kube::Error::Api(status) => Some(status.code),
-        _ => None,
-    }
 }
 
 /// Lets pass only what is this pipeline's, and made by this installation, of what the watch does not show as ours: two
@@ -368,13 +281,13 @@ impl Writer<'_> {
     /// Settings stay while a ReplicaSet names them: a pod of an old one may still restart.
     async fn remove_unused_settings(&self, found: &Found) -> Result<(), ApplyError> {
         for settings in &found.settings {
-            let hash = settings.labels().get(names::LABEL_SETTINGS);
-            let in_use = hash.is_some_and(|hash| {
-                *hash == self.valid.settings_hash || found.settings_in_use.contains(hash)
-            });
+            let Some(hash) = settings.labels().get(names::LABEL_SETTINGS) else { continue };
+            // Somebody's own object may have the same labels.
+            let is_child = settings.name_any() == settings_name(&self.valid.owner.name, hash);
+            let in_use = *hash == self.valid.settings_hash || found.settings_in_use.contains(hash);
             #[cfg(feature = "planted")]
             let in_use = planted::in_use(in_use, hash, &self.valid.settings_hash);
-            if !in_use {
+            if is_child && !in_use {
                 self.delete_config_map(&settings.name_any()).await?;
             }
         }

@@ -72,6 +72,24 @@ async fn a_pod_monitor_whose_kind_was_removed_is_no_error_and_the_kind_is_asked_
     assert!(!context.pod_monitors.kind_is_installed(&context.client).await);
 }
 
+#[tokio::test]
+async fn settings_that_nobody_uses_go_and_what_only_has_their_labels_stays() {
+    let server = example::Server::default();
+    let context = server.context();
+    let valid = example::valid();
+    let old = |name: String| {
+        let mut metadata = build::metadata(&valid.owner, &context.options, name);
+        metadata.labels.get_or_insert_default().insert(names::LABEL_SETTINGS.to_owned(), "old".into());
+        std::sync::Arc::new(ConfigMap { metadata, ..ConfigMap::default() })
+    };
+    let settings = vec![old(settings_name("traces", "old")), old("a-copy".into())];
+    let found = Found { settings, ..Found::default() };
+    let built = build::build(&valid, &context.options, 1, false).expect("children");
+    children(&context, &valid, &found, built).await.expect("all is written");
+    let deleted: Vec<_> = server.writes().into_iter().filter(|write| write.starts_with("DELETE")).collect();
+    assert_eq!(deleted, ["DELETE /api/v1/namespaces/shop/configmaps/traces-settings-old"]);
+}
+
 #[test]
 fn trouble_of_the_api_server_may_pass_and_what_it_refuses_does_not() {
     let write = |source| ApplyError::Write { child: "Role a".into(), source: Box::new(source) };

@@ -26,5 +26,10 @@ pub fn name(valid: &Valid) -> String {
     if crate::planted::is(crate::planted::Bug::NameByProcess) {
         return names::child(&valid.owner.name, &format!("settings-{}", std::process::id()));
     }
-    names::child(&valid.owner.name, &format!("settings-{}", valid.settings_hash))
+    settings_name(&valid.owner.name, &valid.settings_hash)
+}
+
+/// The same, by the content's hash.
+pub fn settings_name(pipeline: &str, hash: &str) -> String {
+    names::child(pipeline, &format!("settings-{hash}"))
 }
