@@ -13,6 +13,7 @@ pub mod live;
 pub mod probe;
 mod rivals;
 pub mod status;
+mod trouble;
 pub mod validate;
 
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use memory::{Backoffs, Conflicts, PodMonitors};
 use probe::{PodReport, Prober, Target};
 use status::Facts;
 use tell::{say_conflict, write_status};
+use trouble::trouble;
 use validate::{Refusal, Valid, validate};
 
 /// Everything is looked at again this often, even if nothing has changed.
@@ -288,6 +290,7 @@ async fn build_and_apply(
 ) -> Built {
     let name = ObjectRef::from_obj(pipeline);
     let reports = context.prober.reports(&name);
+    found.trouble = trouble(pipeline, found, &reports);
     if found.live.is_none() {
         match apply::live_without_label(context, &valid.owner).await {
             Ok(live) => found.live = live.map(Arc::new),

@@ -31,8 +31,9 @@ use super::validate::{Owner, Valid};
 
 pub use error::{ApplyError, may_pass};
 pub use live_document::{live, live_without_label};
+pub use over::ROLLOUT;
 use rollout::Change;
-pub use rollout::{Rollouts, Standing, Withheld};
+pub use rollout::{Rollouts, Standing, Trouble, Withheld};
 
 /// Name of the operator as the owner of fields.
 pub const FIELD_MANAGER: &str = "sluice-operator";
@@ -62,7 +63,7 @@ pub enum Rollout {
     Waiting,
     /// A rollout of the same upgrade has failed.
     Halted {
-        /// Whose.
+        /// Namespace and name of that pipeline.
         because: String,
     },
 }
@@ -116,7 +117,8 @@ pub async fn children(
     writer.ensure(found.service.as_deref(), children.service).await?;
     writer.ensure(found.disruption_budget.as_deref(), children.disruption_budget).await?;
     writer.ensure(found.network_policy.as_deref(), children.network_policy).await?;
-    let mut outcome = writer.deployment(found.deployment.as_deref(), children.deployment).await?;
+    let mut outcome =
+        writer.deployment(found.deployment.as_deref(), children.deployment, found.trouble).await?;
     writer.remove_unused_settings(found).await?;
     if let Some(monitor) = children.pod_monitor {
         outcome.pod_monitor = writer.pod_monitor(monitor).await.err();
@@ -225,8 +227,9 @@ impl Writer<'_> {
         &self,
         actual: Option<&Deployment>,
         mut desired: Deployment,
+        trouble: Trouble,
     ) -> Result<Outcome, ApplyError> {
-        let mark = match rollout::change(actual, &desired) {
+        let mark = match rollout::change(actual, &desired, trouble) {
             Change::Spec => None,
             Change::Same(mark) => mark,
             Change::Upgrade { runs } => {

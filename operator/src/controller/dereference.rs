@@ -1,6 +1,6 @@
 //! What is there already, from memory: no request is made.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -12,6 +12,7 @@ use kube::{Resource, ResourceExt};
 use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
 
+use super::apply::Trouble;
 use super::build::live_name;
 use super::rivals::rival;
 use crate::watch::{Kept, KeptPod, World};
@@ -50,8 +51,12 @@ pub struct Found {
     pub settings_in_use: BTreeSet<String>,
     /// The Deployment's own pods that are not on their way out, and whose consumers run.
     pub pods: Vec<PodAddress>,
+    /// Names of those of `pods` whose template is not the newest.
+    pub older: Vec<String>,
     /// Names of those whose consumers do not.
     pub idle: Vec<String>,
+    /// What consumers say of their surroundings: not known from here, and set by who has their reports.
+    pub trouble: Trouble,
     /// A pipeline with the same topic and group that came first.
     pub rival: Option<String>,
 }
@@ -105,12 +110,13 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
         .filter_map(|replica_set| replica_set.settings.as_deref().map(Into::into))
         .chain(deployment.as_deref().and_then(settings_of))
         .collect();
-    let own_replica_sets: BTreeSet<&str> = replica_sets
+    let own_replica_sets: BTreeMap<&str, u64> = replica_sets
         .iter()
         .filter(|replica_set| uid.is_some() && replica_set.owner.as_deref() == uid.as_deref())
-        .map(|replica_set| &*replica_set.uid)
+        .map(|replica_set| (&*replica_set.uid, replica_set.rollout))
         .collect();
-    let (pods, idle) = consumers(&space.pods.of_pipeline(&namespace, &name), &own_replica_sets);
+    let Consumers { pods, older, idle } =
+        consumers(&space.pods.of_pipeline(&namespace, &name), &own_replica_sets);
     Found {
         live: space.config_maps.get(&namespace, &name, &live_name(&name)).and_then(|kept| kept.read()),
         settings,
@@ -129,23 +135,35 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
         network_policy: space.network_policies.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
         settings_in_use,
         pods,
+        older,
         idle,
+        trouble: Trouble::default(),
         rival: rival(world, pipeline),
     }
 }
 
-/// Where the consumers are that run, and the names of the pods of the others.
-fn consumers(pods: &[Arc<KeptPod>], replica_sets: &BTreeSet<&str>) -> (Vec<PodAddress>, Vec<String>) {
-    let is_own = |pod: &KeptPod| pod.owner.as_deref().is_some_and(|uid| replica_sets.contains(uid));
-    let own = pods.iter().filter(|pod| pod.stays && is_own(pod));
+/// See the members of [`Found`].
+struct Consumers {
+    pods: Vec<PodAddress>,
+    older: Vec<String>,
+    idle: Vec<String>,
+}
+
+/// Tells the pods of these ReplicaSets, each with the number of its rollout.
+fn consumers(pods: &[Arc<KeptPod>], replica_sets: &BTreeMap<&str, u64>) -> Consumers {
+    let rollout = |pod: &KeptPod| replica_sets.get(pod.owner.as_deref()?);
+    let own = pods.iter().filter(|pod| pod.stays && rollout(pod).is_some());
     let (running, idle): (Vec<_>, Vec<_>) = own.partition(|pod| pod.runs);
+    let names = |pods: Vec<&Arc<KeptPod>>| pods.into_iter().map(|pod| pod.name().to_owned()).collect();
+    let newest = replica_sets.values().max();
+    let older = running.iter().copied().filter(|pod| rollout(pod) < newest).collect();
     let address = |pod: &Arc<KeptPod>| PodAddress {
         name: pod.name().to_owned(),
         ip: pod.ip.as_deref().map(Into::into),
     };
     let mut pods: Vec<_> = running.into_iter().map(address).collect();
     pods.sort_by(|left, right| left.name.cmp(&right.name));
-    (pods, idle.into_iter().map(|pod| pod.name().to_owned()).collect())
+    Consumers { pods, older: names(older), idle: names(idle) }
 }
 
 /// Hash of the settings that a Deployment's pods name.
@@ -160,9 +178,9 @@ mod tests {
 
     use super::*;
 
-    fn pod(name: &str, status: &Value) -> Arc<KeptPod> {
+    fn pod(name: &str, owner: &str, status: &Value) -> Arc<KeptPod> {
         let owner = json!({
-            "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true,
+            "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": owner, "controller": true,
         });
         let pod = json!({ "metadata": { "name": name, "ownerReferences": [owner] }, "status": status });
         Arc::new(KeptPod::keep(serde_json::from_value(pod).expect("a pod")))
@@ -178,16 +196,30 @@ mod tests {
             json!({ "phase": phase, "containerStatuses": containers })
         };
         let pods = [
-            pod("runs", &with("Running", &json!({ "running": {} }))),
-            pod("has-just-ended", &with("Running", &json!({ "terminated": { "exitCode": 137 } }))),
-            pod("says-its-phase-only", &json!({ "phase": "Running" })),
-            pod("has-no-node", &json!({ "phase": "Pending" })),
-            pod("has-no-image", &with("Pending", &json!({ "waiting": { "reason": "ImagePullBackOff" } }))),
-            pod("crashes", &with("Running", &json!({ "waiting": { "reason": "CrashLoopBackOff" } }))),
+            pod("runs", "r", &with("Running", &json!({ "running": {} }))),
+            pod("has-just-ended", "r", &with("Running", &json!({ "terminated": { "exitCode": 137 } }))),
+            pod("says-its-phase-only", "r", &json!({ "phase": "Running" })),
+            pod("has-no-node", "r", &json!({ "phase": "Pending" })),
+            pod(
+                "has-no-image",
+                "r",
+                &with("Pending", &json!({ "waiting": { "reason": "ImagePullBackOff" } })),
+            ),
+            pod("crashes", "r", &with("Running", &json!({ "waiting": { "reason": "CrashLoopBackOff" } }))),
         ];
-        let (running, idle) = consumers(&pods, &["r"].into());
-        let running: Vec<_> = running.into_iter().map(|pod| pod.name).collect();
+        let found = consumers(&pods, &[("r", 1)].into());
+        let running: Vec<_> = found.pods.into_iter().map(|pod| pod.name).collect();
         assert_eq!(running, ["has-just-ended", "runs", "says-its-phase-only"]);
-        assert_eq!(idle, ["has-no-node", "has-no-image", "crashes"]);
+        assert_eq!(found.idle, ["has-no-node", "has-no-image", "crashes"]);
+    }
+
+    #[test]
+    fn pods_of_earlier_rollouts_are_the_older_ones() {
+        let running = json!({ "phase": "Running" });
+        let pods = [pod("new", "b", &running), pod("old", "a", &running), pod("other", "c", &running)];
+        let older = |first, second| consumers(&pods, &[("a", first), ("b", second)].into()).older;
+        assert_eq!(older(1, 2), ["old"]);
+        assert_eq!(older(3, 2), ["new"], "it was rolled back");
+        assert_eq!(older(1, 1), Vec::<String>::new());
     }
 }

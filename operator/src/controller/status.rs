@@ -22,7 +22,7 @@ use super::probe::{PodReport, Report};
 use super::validate::Refusal;
 use crate::watch::unreadable;
 use conditions::Conditions;
-pub use conditions::{CONFLICT, DEAD_LETTERS_GROWING, conflict};
+pub use conditions::{CONFLICT, DEAD_LETTERS_GROWING, EXPIRING, conflict};
 use numbers::Numbers;
 pub use told::Told;
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluice_crds::names;
 
-use crate::controller::apply::Standing;
+use crate::controller::apply::{ROLLOUT, Standing};
 use crate::controller::build::deployment::CONTAINER;
 
 /// What is kept of an object.
@@ -106,13 +106,15 @@ impl Kept for KeptDeployment {
     }
 }
 
-/// A ReplicaSet: whose it is, and which settings it names.
+/// A ReplicaSet: whose it is, of which rollout, and which settings it names.
 pub struct KeptReplicaSet {
     name: Box<str>,
     /// Its uid.
     pub uid: Box<str>,
     /// The uid of what controls it.
     pub owner: Option<Box<str>>,
+    /// The number of its rollout; 0 before the Deployment's controller has said it.
+    pub rollout: u64,
     /// Hash of the settings.
     pub settings: Option<Box<str>>,
 }
@@ -125,6 +127,7 @@ impl Kept for KeptReplicaSet {
             name: object.name_any().into(),
             uid: object.uid().unwrap_or_default().into(),
             owner: controller(&object),
+            rollout: object.annotations().get(ROLLOUT).and_then(|number| number.parse().ok()).unwrap_or(0),
             settings: object.labels().get(names::LABEL_SETTINGS).map(|hash| hash.as_str().into()),
         }
     }

@@ -28,19 +28,24 @@ impl<'b> Kubelet<'b> {
             if pod["status"]["phase"] == "Running" || (broken.is_some() && image == broken) {
                 continue;
             }
-            let (name, namespace) = (pod["metadata"]["name"].as_str(), self.bed.namespace.name());
-            let path = format!("/api/v1/namespaces/{namespace}/pods/{}/status", name.unwrap_or_default());
-            let ready = json!({ "type": "Ready", "status": "True" });
-            let pipeline = pod["metadata"]["labels"]["sluice.dev/pipeline"].as_str().unwrap_or_default();
-            let address = self.addresses.get(pipeline);
-            let addresses: Vec<_> = address.iter().map(|ip| json!({ "ip": ip })).collect();
-            let status = json!({
-                "phase": "Running", "conditions": [ready], "podIP": address, "podIPs": addresses,
-            });
-            // One that was deleted meanwhile needs nothing.
-            let _ = self.proxy.patch(&path, &json!({ "status": status })).await;
+            self.run(&pod).await;
         }
         Ok(())
+    }
+
+    /// Makes a pod ready.
+    pub async fn run(&self, pod: &Value) {
+        let (name, namespace) = (pod["metadata"]["name"].as_str(), self.bed.namespace.name());
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{}/status", name.unwrap_or_default());
+        let ready = json!({ "type": "Ready", "status": "True" });
+        let pipeline = pod["metadata"]["labels"]["sluice.dev/pipeline"].as_str().unwrap_or_default();
+        let address = self.addresses.get(pipeline);
+        let addresses: Vec<_> = address.iter().map(|ip| json!({ "ip": ip })).collect();
+        let status = json!({
+            "phase": "Running", "conditions": [ready], "podIP": address, "podIPs": addresses,
+        });
+        // One that was deleted meanwhile needs nothing.
+        let _ = self.proxy.patch(&path, &json!({ "status": status })).await;
     }
 }
 

@@ -2,16 +2,20 @@
 //! upgrade of the operator rolls pipelines in turn.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sluice_tests::eventually;
 use sluice_tests::operator::Operator;
+use sluice_tests::responder::Responder;
 
 use crate::bed::{Bed, SOON, condition, pipeline};
 use crate::kubelet::{Kubelet, is_settled};
 
+/// One of this machine's own; those of other tests are others.
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 64, 2, 1));
 /// The label of pods and settings that belong together.
 const SETTINGS: &str = "sluice.dev/settings";
 /// Several rollouts in a row.
@@ -127,21 +131,81 @@ async fn an_upgrade_rolls_pipelines_in_turn_and_no_more_after_one_that_fails() {
         let waits = |pipeline: &Value| condition(pipeline, "Progressing").1 == "WaitingForTurn";
         bed.until(&format!("tp/{name}"), waits).await;
     }
-    // What the Deployment's controller says after five minutes without progress.
-    let stalled = json!({ "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded" });
-    let stalled = json!({ "status": { "conditions": [stalled] } }).to_string();
-    let patch = ["patch", "deployment", &rolling, "--subresource=status", "--type=merge", "-p", &stalled];
-    // That controller has counted the new pod: otherwise it takes the count for progress, and the condition back.
-    bed.until(&format!("deployment/{rolling}"), |deployment| deployment["status"]["updatedReplicas"] == 1)
-        .await;
-    bed.namespace.kubectl(&patch).await.unwrap();
+    stall(&bed, &rolling).await;
+    let because = format!("{}/{}", bed.namespace.name(), rolling.trim_end_matches("-consumer"));
     for name in &others {
         let halted = |pipeline: &Value| condition(pipeline, "Progressing").1 == "UpgradeHalted";
-        bed.until(&format!("tp/{name}"), halted).await;
+        let pipeline = bed.until(&format!("tp/{name}"), halted).await;
+        assert!(pipeline["status"].to_string().contains(&because), "it names {because}: {pipeline:#}");
     }
     let rolled = deployments().await.iter().filter(|one| image(one) == third).count();
     assert_eq!(rolled, 1, "others have rolled after the one that fails");
     operator.log_is_clean(&[]).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn an_upgrade_goes_on_beside_a_pipeline_whose_database_is_away() {
+    const SECOND: &str = "sluice.dev/sluice:second";
+    let mut bed = Bed::start("upgrade-trouble").await;
+    bed.settings.arguments.push("--max-concurrent-rollouts=1".into());
+    let troubled = json!({
+        "revision": 1, "rateLimitQPS": 5_000, "partitions": [],
+        "lastError": "the database is away", "lastErrorReason": "StoreUnavailable",
+    });
+    let _responder = Responder::start(ADDRESS, move |_| troubled.clone()).await.unwrap();
+    let kubelet = Kubelet::new(&bed, HashMap::from([("traces".to_owned(), ADDRESS)])).await;
+    bed.create(&pipeline()).await;
+    let mut other = pipeline();
+    other["metadata"]["name"] = "other".into();
+    other["spec"]["source"]["kafka"]["topic"] = "other".into();
+    bed.create(&other).await;
+    for name in ["traces", "other"] {
+        let settled = eventually("the consumers", SOON, async || {
+            kubelet.run_pods(None).await?;
+            let deployment = bed.namespace.get(&format!("deployment/{name}-consumer")).await;
+            Ok(is_settled(&deployment.unwrap_or_default()).then_some(()))
+        });
+        bed.namespace.explain(settled.await).await.unwrap();
+    }
+    bed.until("tp/traces", |pipeline| condition(pipeline, "Degraded").1 == "StoreUnavailable").await;
+
+    // Its new pod never becomes ready, as one that waits for its database does not.
+    let operator = upgraded(&bed, None, SECOND).await;
+    let run_other = async || {
+        for pod in bed.list("pods").await? {
+            if pod["metadata"]["labels"]["sluice.dev/pipeline"] == "other" {
+                kubelet.run(&pod).await;
+            }
+        }
+        anyhow::Ok(())
+    };
+    let rolls = eventually("the one in trouble to roll", ROLLED, async || {
+        run_other().await?;
+        let deployment = bed.namespace.get("deployment/traces-consumer").await?;
+        Ok((image(&deployment) == SECOND).then_some(deployment))
+    });
+    let rolling = bed.namespace.explain(rolls.await).await.unwrap();
+    let mark = &rolling["metadata"]["annotations"]["sluice.dev/upgrade"];
+    assert!(mark.is_null(), "it proves nothing about the upgrade: {mark}");
+    stall(&bed, "traces-consumer").await;
+    let rolled = eventually("the other one to roll", ROLLED, async || {
+        run_other().await?;
+        let other = bed.namespace.get("deployment/other-consumer").await?;
+        Ok((image(&other) == SECOND && is_settled(&other)).then_some(()))
+    });
+    bed.namespace.explain(rolled.await).await.unwrap();
+    operator.log_is_clean(&[]).unwrap();
+}
+
+/// Says what the Deployment's controller says after five minutes without progress.
+async fn stall(bed: &Bed, deployment: &str) {
+    // That controller has counted the new pod: otherwise it takes the count for progress, and the condition back.
+    bed.until(&format!("deployment/{deployment}"), |it| it["status"]["updatedReplicas"] == 1).await;
+    let stalled = json!({ "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded" });
+    let stalled = json!({ "status": { "conditions": [stalled] } }).to_string();
+    let patch = ["patch", "deployment", deployment, "--subresource=status", "--type=merge", "-p", &stalled];
+    bed.namespace.kubectl(&patch).await.unwrap();
 }
 
 /// Stops the operator that runs, and starts one with another image for consumers.

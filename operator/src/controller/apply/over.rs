@@ -12,8 +12,8 @@ use serde_json::Value;
 /// no rollout.
 const TRIES: usize = 5;
 
-/// Kept by the Deployment's controller beside the status: the number of the rollout.
-const ROLLOUT: &str = "deployment.kubernetes.io/revision";
+/// Kept by the Deployment's controller beside the status, and on each ReplicaSet: the number of the rollout.
+pub const ROLLOUT: &str = "deployment.kubernetes.io/revision";
 
 /// Writes over the version that was looked at, or over a later one in which only the status is another: the watch
 /// is always a little behind it.

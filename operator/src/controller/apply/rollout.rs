@@ -2,8 +2,10 @@
 //!
 //! What an upgrade rolls carries its mark, so that a pipeline that fails for reasons of its own (its database
 //! is away, its spec was changed) neither takes a turn nor halts anybody. One that did not run before the
-//! upgrade proves nothing about it, and is not marked either. The mark stays; one whose rollout has ended takes no
-//! turn any more, whatever becomes of its pods.
+//! upgrade, or was in trouble, proves nothing about it, and is not marked either. Consumers never take their
+//! readiness back, but a new one is not ready before it has reached topic and database. The mark stays, unless a
+//! rollout has failed while consumers of an older template were in trouble, too; one whose rollout has ended takes
+//! no turn any more, whatever becomes of its pods.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -29,21 +31,31 @@ pub enum Change {
     Same(Option<String>),
     /// Only the operator has changed: in its turn, and with the mark if it runs.
     Upgrade {
-        /// Whether all its pods are as they should be.
+        /// Whether all its pods are as they should be, and none is in trouble.
         runs: bool,
     },
 }
 
+/// Trouble of consumers that a new one has as well, whatever its image is: their database is away, their topic is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// Any of them has it.
+    pub any: bool,
+    /// One has it whose template is not the newest: the newest is not the cause.
+    pub of_older: bool,
+}
+
 /// Compares what is with what should be.
-pub fn change(actual: Option<&Deployment>, desired: &Deployment) -> Change {
+pub fn change(actual: Option<&Deployment>, desired: &Deployment, trouble: Trouble) -> Change {
     let Some(actual) = actual else { return Change::Spec };
     let of = annotation;
     let is_same = |hash: &str| of(actual, hash) == of(desired, hash);
     let same_spec = is_same(names::ANNOTATION_SPEC_HASH) || !is_comparable(actual, desired);
     match (same_spec, is_same(names::ANNOTATION_TEMPLATE_HASH)) {
         (false, _) => Change::Spec,
+        (true, true) if trouble.of_older && Pods::of(actual).stalled => Change::Same(None),
         (true, true) => Change::Same(of(actual, names::ANNOTATION_UPGRADE).map(str::to_owned)),
-        (true, false) => Change::Upgrade { runs: Pods::of(actual).settled() },
+        (true, false) => Change::Upgrade { runs: Pods::of(actual).settled() && !trouble.any },
     }
 }
 
@@ -85,7 +97,7 @@ fn hash_version(hash: Option<&str>) -> Option<&str> {
 
 /// What of a Deployment counts for the turns of others.
 pub struct Standing {
-    /// Namespace and name.
+    /// Namespace and name of its pipeline.
     name: Box<str>,
     /// Of the upgrade that rolled it last.
     mark: Option<Box<str>>,
@@ -109,8 +121,11 @@ impl Standing {
     }
 }
 
+/// The pipeline, because people repair pipelines.
 fn key(deployment: &Deployment) -> String {
-    format!("{}/{}", deployment.namespace().unwrap_or_default(), deployment.name_any())
+    let pipeline = deployment.labels().get(names::LABEL_PIPELINE).cloned();
+    let pipeline = pipeline.unwrap_or_else(|| deployment.name_any());
+    format!("{}/{pipeline}", deployment.namespace().unwrap_or_default())
 }
 
 /// Turns that were given and are not visible yet.
@@ -213,9 +228,25 @@ mod tests {
             (hashed("b", "y"), upgrade),
             (hashed("1:b", "x"), Change::Same(Some(MARK.to_owned()))),
         ] {
-            assert_eq!(change(Some(&actual), &desired), expected, "{:?}", actual.annotations());
+            let change = change(Some(&actual), &desired, Trouble::default());
+            assert_eq!(change, expected, "{:?}", actual.annotations());
         }
-        assert_eq!(change(None, &desired), Change::Spec);
+        assert_eq!(change(None, &desired, Trouble::default()), Change::Spec);
+    }
+
+    #[test]
+    fn a_pipeline_in_trouble_proves_nothing_about_an_upgrade() {
+        let desired = hashed("2:a", "x");
+        let (before, any) = (hashed("2:a", "y"), Trouble { any: true, of_older: false });
+        assert_eq!(change(Some(&before), &desired, any), Change::Upgrade { runs: false });
+
+        let of_older = Trouble { any: true, of_older: true };
+        let kept = Change::Same(Some(MARK.to_owned()));
+        assert_eq!(change(Some(&desired), &desired, of_older), kept, "it may still come to run");
+        let mut failed = hashed("2:a", "x");
+        failed.status = deployment("own", None, 1, true).status;
+        assert_eq!(change(Some(&failed), &desired, any), kept, "only those of the upgrade are in trouble");
+        assert_eq!(change(Some(&failed), &desired, of_older), Change::Same(None));
     }
 
     #[test]
@@ -283,8 +314,11 @@ mod tests {
 
     #[test]
     fn a_failed_rollout_of_the_same_upgrade_halts_the_others() {
-        let failed = [deployment("a", Some(MARK), 1, true)];
-        assert_eq!(turn(&failed, 5), Rollout::Halted { because: "/a".into() });
+        let mut failed = deployment("a-consumer", Some(MARK), 1, true);
+        failed.metadata.namespace = Some("shop".to_owned());
+        failed.labels_mut().insert(names::LABEL_PIPELINE.to_owned(), "a".to_owned());
+        let halted = Rollout::Halted { because: "shop/a".into() };
+        assert_eq!(turn(&[failed], 5), halted, "the pipeline is named");
     }
 
     #[test]

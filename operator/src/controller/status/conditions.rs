@@ -22,7 +22,7 @@ const UNKNOWN: &str = "Unknown";
 /// Reason of a pipeline whose turn in an upgrade has not come.
 const WAITING: &str = "WaitingForTurn";
 /// Reason of a backlog that outlives its topic's retention.
-const EXPIRING: &str = "DrainExceedsRetention";
+pub const EXPIRING: &str = "DrainExceedsRetention";
 /// Longest message that is kept of an error.
 const MAX_MESSAGE_CHARS: usize = 1024;
 
