@@ -1,10 +1,13 @@
 //! Pipelines that would take each other's partitions: only the first of them is built.
 
+use std::borrow::Cow;
+
 use kube::ResourceExt;
 use sluice_crds::settings::Settings;
 use sluice_crds::v1alpha1::{KafkaSource, TracePipeline};
 use sluice_crds::{names, wire};
 
+use super::build::settings_name;
 use super::dereference::settings_of;
 use crate::watch::World;
 
@@ -18,7 +21,8 @@ pub fn rival(world: &World, pipeline: &TracePipeline) -> Option<String> {
     if crate::planted::is(crate::planted::Bug::AllowRival) {
         return None;
     }
-    let own = pipeline.spec.source.kafka.as_ref()?;
+    let own_namespace = pipeline.namespace().unwrap_or_default();
+    let own = Work { namespace: &own_namespace, kafka: pipeline.spec.source.kafka.as_ref()? };
     let rank = |pipeline: &TracePipeline| {
         let created = pipeline.metadata.creation_timestamp.as_ref().map(|time| time.0);
         let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
@@ -26,7 +30,8 @@ pub fn rival(world: &World, pipeline: &TracePipeline) -> Option<String> {
     };
     // The cheap question first: all pipelines are asked it, in every reconcile.
     let is_rival = |other: &TracePipeline| {
-        other.spec.source.kafka.as_ref().is_some_and(|kafka| is_same_work(kafka, own))
+        let namespace = other.metadata.namespace.as_deref().unwrap_or_default();
+        other.spec.source.kafka.as_ref().is_some_and(|kafka| Work { namespace, kafka }.is_same(own))
             && other.metadata.deletion_timestamp.is_none()
             && rank(other) < rank(pipeline)
     };
@@ -35,31 +40,65 @@ pub fn rival(world: &World, pipeline: &TracePipeline) -> Option<String> {
 }
 
 /// Whether a pipeline's consumers do this work now, by the settings that its Deployment names.
-fn reads(world: &World, namespace: &str, pipeline: &str, work: &KafkaSource) -> bool {
+fn reads(world: &World, namespace: &str, pipeline: &str, work: Work<'_>) -> bool {
     let settings = || {
         let space = world.space(namespace)?;
         let deployment = space.deployments.get(namespace, pipeline, &names::child(pipeline, "consumer"))?;
         let deployment = deployment.read()?;
-        let name = names::child(pipeline, &format!("settings-{}", settings_of(&deployment)?));
+        let name = settings_name(pipeline, &settings_of(&deployment)?);
         let map = space.config_maps.get(namespace, pipeline, &name)?.read()?;
         wire::read::<Settings>(map.data.as_ref()?.get(names::SETTINGS_KEY)?).ok()
     };
-    settings().and_then(|settings| settings.source.kafka).is_some_and(|kafka| is_same_work(&kafka, work))
+    settings()
+        .and_then(|settings| settings.source.kafka)
+        .is_some_and(|kafka| Work { namespace, kafka: &kafka }.is_same(work))
 }
 
-fn is_same_work(one: &KafkaSource, other: &KafkaSource) -> bool {
-    one.consumer_group == other.consumer_group
-        && one.topic == other.topic
-        && one.topic_pattern == other.topic_pattern
-        && servers(one) == servers(other)
+/// What a pipeline of a namespace reads, and in whose name.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    namespace: &'a str,
+    kafka: &'a KafkaSource,
 }
 
-/// The list, however it is written down.
-fn servers(kafka: &KafkaSource) -> Vec<&str> {
-    let mut servers: Vec<_> = kafka.bootstrap_servers.split(',').map(str::trim).collect();
-    servers.sort_unstable();
-    servers.dedup();
-    servers
+impl<'a> Work<'a> {
+    fn is_same(self, other: Self) -> bool {
+        let (one, two) = (self.kafka, other.kafka);
+        one.consumer_group == two.consumer_group
+            && one.topic == two.topic
+            && one.topic_pattern == two.topic_pattern
+            && self.servers() == other.servers()
+    }
+
+    /// The list, however it is written down.
+    fn servers(self) -> Vec<Cow<'a, str>> {
+        let servers = self.kafka.bootstrap_servers.split(',').map(str::trim);
+        let mut servers: Vec<_> = servers.map(|server| in_full(server, self.namespace)).collect();
+        servers.sort_unstable();
+        servers.dedup();
+        servers
+    }
+}
+
+/// Pods look short names up in their own namespace: `kafka:9092` of two namespaces are two servers.
+fn in_full<'a>(server: &'a str, namespace: &str) -> Cow<'a, str> {
+    match server.rsplit_once(':') {
+        Some((host, port)) if is_short(host) => Cow::Owned(format!("{host}.{namespace}:{port}")),
+        _ => Cow::Borrowed(server),
+    }
+}
+
+/// `service`, `localhost`, and `pod-0.service`, which could be a Service of another namespace, too: then it is not known that
+/// two are one, and nobody is refused for nothing.
+fn is_short(host: &str) -> bool {
+    let is_of_a_set = |pod: &str| {
+        let number = pod.rsplit_once('-').map_or("", |(_, number)| number);
+        !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
+    };
+    match host.split_once('.') {
+        None => !host.starts_with('['),
+        Some((first, rest)) => !rest.contains('.') && is_of_a_set(first),
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +151,28 @@ mod tests {
         assert_eq!(rival_of(&old, &[&old, &young], &[]), None);
         kafka(&mut young, "c:9092");
         assert_eq!(rival_of(&young, &[&old, &young], &[]), None);
+    }
+
+    #[test]
+    fn the_same_short_name_is_another_server_in_another_namespace() {
+        let (mut here, mut there) = (called("here", 60, "spans"), called("there", 30, "spans"));
+        there.metadata.namespace = Some("other".to_owned());
+        for (one, other, expected) in [
+            ("kafka:9092", "kafka:9092", None),
+            ("localhost:9092", "localhost:9092", None),
+            ("kafka-0.kafka:9092,kafka-1.kafka:9092", "kafka-1.kafka:9092,kafka-0.kafka:9092", None),
+            ("kafka:9092", "kafka.shop:9092", Some("shop/here")),
+            ("kafka.data:9092", "kafka.data:9092", Some("shop/here")),
+            ("10.1.2.3:9092", "10.1.2.3:9092", Some("shop/here")),
+            ("[fd00::1]:9092", "[fd00::1]:9092", Some("shop/here")),
+        ] {
+            let servers = [(&mut here, one), (&mut there, other)];
+            for (pipeline, servers) in servers {
+                pipeline.spec.source.kafka.as_mut().expect("Kafka").bootstrap_servers = servers.to_owned();
+            }
+            assert_eq!(rival_of(&there, &[&here, &there], &[]).as_deref(), expected, "{one} {other}");
+            assert_eq!(rival_of(&there, &[&here, &there], &[&here]).as_deref(), expected, "{one} {other}");
+        }
     }
 
     #[test]
