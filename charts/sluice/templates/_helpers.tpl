@@ -3,16 +3,20 @@
 {{- regexReplaceAll "[-.]+$" (trunc (index . 1) (index . 0)) "" -}}
 {{- end -}}
 
-{{/* The beginning of every name; 38 characters leave room for "-operator-" and more. */}}
+{{/* The beginning of every name; 38 characters leave room for "-operator-" and more. That of a Service or a pipeline begins
+     with a letter, and that of a release need not. */}}
 {{- define "sluice.fullname" -}}
-{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $override := default .Chart.Name .Values.nameOverride -}}
+{{- $name := printf "%s-%s" .Release.Name $override -}}
 {{- if .Values.fullnameOverride -}}
-{{- include "sluice.beginning" (list .Values.fullnameOverride 38) -}}
-{{- else if contains $name .Release.Name -}}
-{{- include "sluice.beginning" (list .Release.Name 38) -}}
-{{- else -}}
-{{- include "sluice.beginning" (list (printf "%s-%s" .Release.Name $name) 38) -}}
+{{- $name = .Values.fullnameOverride -}}
+{{- else if contains $override .Release.Name -}}
+{{- $name = .Release.Name -}}
 {{- end -}}
+{{- if regexMatch "^[0-9]" $name -}}
+{{- $name = printf "s-%s" $name -}}
+{{- end -}}
+{{- include "sluice.beginning" (list $name 38) -}}
 {{- end -}}
 
 {{- define "sluice.operatorName" -}}
@@ -80,6 +84,12 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- define "sluice.testSelector" -}}
 app.kubernetes.io/name: sluice-test
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{/* Said in full: a namespace with a ResourceQuota takes no pod without. */}}
+{{- define "sluice.testResources" -}}
+requests: { cpu: 10m, memory: 32Mi }
+limits: { cpu: 500m, memory: 128Mi }
 {{- end -}}
 
 {{/* The pod security standard "restricted". */}}

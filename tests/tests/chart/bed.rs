@@ -75,6 +75,15 @@ impl<'c> Bed<'c> {
         self.helm.run(&all).await
     }
 
+    /// The hooks of `helm test`, as they lie in the release, and the name that theirs begin with.
+    pub async fn test_hooks(&self) -> (String, String) {
+        let get = ["get", "hooks", RELEASE, "--namespace", self.namespace.name()];
+        let hooks = self.helm.run(&get).await.unwrap();
+        let pipeline = hooks.split("\n---").find(|hook| hook.contains("kind: TracePipeline")).unwrap();
+        let name = pipeline.lines().find_map(|line| line.strip_prefix("  name: ")).unwrap().to_owned();
+        (hooks, name)
+    }
+
     /// The document that the notes tell a person to apply: what kubectl gets when their commands are pasted into a
     /// shell as they stand.
     pub async fn first_pipeline(&self) -> String {

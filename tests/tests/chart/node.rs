@@ -12,7 +12,7 @@ use sluice_tests::oracle::database::Database;
 use sluice_tests::oracle::report;
 use sluice_tests::{operator, sluice};
 
-use crate::bed::{Bed, RELEASE};
+use crate::bed::Bed;
 
 const SOON: Duration = Duration::from_secs(120);
 /// Both programs, as a release's image has them.
@@ -44,8 +44,9 @@ async fn from_an_empty_cluster_to_rows_by_what_the_notes_say() {
     bed.namespace.explain(installed).await.unwrap();
     println!("helm install --wait: {:?}", began.elapsed());
     // That of the demo asks for a name, and nobody answers for names here: see below.
-    let tested =
-        bed.helm("test", &["--timeout=2m", "--filter", "name=sluice-test,name=sluice-test-operator"]).await;
+    let (hooks, test) = bed.test_hooks().await;
+    let filter = format!("name={test},name={test}-operator");
+    let tested = bed.helm("test", &["--timeout=2m", "--filter", &filter]).await;
     let tested = bed.namespace.explain(tested).await.unwrap();
     assert_eq!(tested.matches("Succeeded").count(), 2, "{tested}");
     let operators = bed.namespace.get("deployment/sluice-operator").await.unwrap();
@@ -74,10 +75,10 @@ async fn from_an_empty_cluster_to_rows_by_what_the_notes_say() {
 
     let demo = bed.namespace.get("service/sluice-demo").await.unwrap();
     let demo = demo["spec"]["clusterIP"].as_str().unwrap();
-    let hooks = bed.helm.run(&["get", "hooks", RELEASE, "--namespace", bed.namespace.name()]).await.unwrap();
-    let test = hooks.split("\n---").find(|hook| hook.contains("name: sluice-test-demo\n")).unwrap();
+    let name = format!("{test}-demo");
+    let test = hooks.split("\n---").find(|hook| hook.contains(&format!("name: {name}\n"))).unwrap();
     bed.namespace.apply(&test.replace("//sluice-demo:", &format!("//{demo}:"))).await.unwrap();
-    bed.namespace.pod_succeeded("sluice-test-demo", SOON).await.unwrap();
+    bed.namespace.pod_succeeded(&name, SOON).await.unwrap();
     let (code, status) = get(&format!("http://{demo}:9464/status")).await.unwrap();
     assert_eq!(code, 200);
     let status: Value = serde_json::from_str(&status).unwrap();
