@@ -42,7 +42,7 @@ use dead_letters::DeadLetters;
 use dereference::{Found, dereference};
 pub use edits::hurry;
 use edits::revision_seen;
-pub use memory::{Backoffs, Conflicts, PodMonitors};
+pub use memory::{Backoffs, Conflicts, PodMonitors, Stubborn};
 use probe::{PodReport, Prober, Target};
 use status::Facts;
 use tell::{say_conflict, write_status};
@@ -95,6 +95,8 @@ pub struct Context {
     pub conflicts: Conflicts,
     /// Which PodMonitors were written.
     pub pod_monitors: PodMonitors,
+    /// Which children a write does not mend.
+    pub stubborn: Stubborn,
 }
 
 impl Context {
@@ -115,6 +117,7 @@ impl Context {
             dead_letters: DeadLetters::default(),
             conflicts: Conflicts::default(),
             pod_monitors: PodMonitors::default(),
+            stubborn: Stubborn::default(),
         }
     }
 
@@ -131,6 +134,7 @@ impl Context {
         self.dead_letters.forget(pipeline);
         self.conflicts.forget(pipeline);
         self.pod_monitors.forget(pipeline);
+        self.stubborn.forget(pipeline);
         self.metrics.forget(pipeline);
     }
 }

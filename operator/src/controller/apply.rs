@@ -18,11 +18,13 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
+use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sluice_crds::names;
+use sluice_crds::v1alpha1::TracePipeline;
 
 use super::Context;
 use super::build::{Children, contains, settings_name};
@@ -132,11 +134,16 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    fn pipeline(&self) -> ObjectRef<TracePipeline> {
+        ObjectRef::new(&self.valid.owner.name).within(&self.valid.owner.namespace)
+    }
+
     fn api<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self) -> Api<K> {
         Api::namespaced(self.context.client.clone(), &self.valid.owner.namespace)
     }
 
-    /// Gives the object as it was written, where it had to be.
+    /// Gives the object as it was written, where it had to be. Not again, while it is as the last write has left it: what
+    /// somebody has added to a list, such as a container, is theirs, and only they can remove it.
     async fn ensure<K>(&self, actual: Option<&K>, desired: K) -> Result<Option<K>, ApplyError>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
@@ -166,11 +173,13 @@ impl Writer<'_> {
         let is_as_it_should_be = actual.is_some_and(|actual| contains(&json(actual), &json(&desired)));
         #[cfg(feature = "planted")]
         let is_as_it_should_be = planted::is_as_it_should_be(actual, &desired, is_as_it_should_be);
-        if is_as_it_should_be {
-            return Ok(None);
-        }
         let name = desired.name_any();
         let child = format!("{} {name}", K::kind(&()));
+        let (pipeline, stubborn) = (self.pipeline(), &self.context.stubborn);
+        let is_left = actual.is_some_and(|actual| stubborn.is_left_so(&pipeline, &child, actual, &desired));
+        if is_as_it_should_be || is_left {
+            return Ok(None);
+        }
         let cannot = |source| ApplyError::Write { child: child.clone(), source: Box::new(source) };
         let api = self.api::<K>();
         let existing = match actual {
@@ -197,6 +206,11 @@ impl Writer<'_> {
             None => api.patch(&name, &parameters, &Patch::Apply(&desired)).await,
         };
         let written = written.map_err(cannot)?;
+        desired.meta_mut().resource_version = None;
+        if !contains(&json(&written), &json(&desired)) && stubborn.leave(pipeline, &child, &written) {
+            tracing::warn!(pipeline = %self.valid.settings.pipeline, %child,
+                "a child is not as it should be after it was written: remove what somebody has added to it, such as a container");
+        }
         self.context.metrics.child_written();
         tracing::info!(pipeline = %self.valid.settings.pipeline, %child, "wrote a child");
         Ok(Some(written))

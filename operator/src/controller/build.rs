@@ -151,6 +151,9 @@ pub fn metadata(owner: &Owner, options: &Options, name: String) -> ObjectMeta {
 /// Members whose own members people name.
 const FREE: [&str; 4] = ["annotations", "labels", "matchLabels", "nodeSelector"];
 
+/// Members that the API server does not store where they are false.
+const FALSE_IF_ABSENT: [&str; 1] = ["paused"];
+
 /// Whether `actual` has everything that `desired` says. Objects may have more members; lists may not have more
 /// items, because a list that we name is ours as a whole.
 pub fn contains(actual: &Value, desired: &Value) -> bool {
@@ -164,6 +167,7 @@ fn contains_in(name: &str, actual: &Value, desired: &Value) -> bool {
         (Value::Object(actual), Value::Object(desired)) => desired.iter().all(|(key, value)| {
             // An empty list or map is stored as an absent one, and so is an empty text, but for one that has a free key.
             let empty = value.is_null()
+                || (*value == Value::Bool(false) && FALSE_IF_ABSENT.contains(&key.as_str()))
                 || (value.as_str().is_some_and(str::is_empty) && !is_free)
                 || value.as_array().is_some_and(Vec::is_empty)
                 || value.as_object().is_some_and(serde_json::Map::is_empty);
@@ -197,6 +201,15 @@ mod tests {
             json!({ "spec": { "replicas": 2, "list": [{ "a": 1, "text": "b" }] } }),
             json!({ "spec": { "list": [{ "a": 1 }] } }),
         ] {
+            assert!(!contains(&drifted, &desired), "{drifted}");
+        }
+    }
+
+    #[test]
+    fn a_pause_is_drift_and_its_absence_is_none() {
+        let desired = json!({ "paused": false, "other": false });
+        assert!(contains(&json!({ "other": false }), &desired));
+        for drifted in [json!({ "paused": true, "other": false }), json!({ "paused": false })] {
             assert!(!contains(&drifted, &desired), "{drifted}");
         }
     }

@@ -1,11 +1,12 @@
 //! What is remembered between reconciles; losing it costs time or a write, never correctness.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kube::Client;
 use kube::runtime::reflector::ObjectRef;
+use kube::{Client, ResourceExt};
+use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
 
 use super::build;
@@ -51,6 +52,40 @@ impl Conflicts {
     /// Whether this process has not looked at it yet; then it has.
     pub fn is_first_look(&self, pipeline: &ObjectRef<TracePipeline>) -> bool {
         lock(&self.0).insert(pipeline.clone())
+    }
+
+    /// The pipeline is gone.
+    pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
+        lock(&self.0).remove(pipeline);
+    }
+}
+
+/// Children that are not as they should be after they were written, by pipeline, and in which version that has left them:
+/// a write that changes nothing does not change it.
+#[derive(Default)]
+pub struct Stubborn(Mutex<HashMap<ObjectRef<TracePipeline>, HashMap<String, String>>>);
+
+impl Stubborn {
+    /// Whether the same was written to this very version already.
+    pub fn is_left_so(
+        &self,
+        pipeline: &ObjectRef<TracePipeline>,
+        child: &str,
+        actual: &impl ResourceExt,
+        desired: &impl ResourceExt,
+    ) -> bool {
+        let said =
+            |annotations: &BTreeMap<String, String>| annotations.get(names::ANNOTATION_APPLIED_HASH).cloned();
+        let left = lock(&self.0).get(pipeline).and_then(|children| children.get(child)).cloned();
+        left.is_some()
+            && left == actual.resource_version()
+            && said(actual.annotations()) == said(desired.annotations())
+    }
+
+    /// Remembers the version that a write has left; says whether the child is new here.
+    pub fn leave(&self, pipeline: ObjectRef<TracePipeline>, child: &str, written: &impl ResourceExt) -> bool {
+        let version = written.resource_version().unwrap_or_default();
+        lock(&self.0).entry(pipeline).or_default().insert(child.to_owned(), version).is_none()
     }
 
     /// The pipeline is gone.

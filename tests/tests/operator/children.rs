@@ -92,6 +92,8 @@ async fn children_edited_or_deleted_by_hand_are_repaired() {
     }
     for (child, patch, check) in [
         ("deployment/traces-consumer", json!({ "spec": { "replicas": 7 } }), "/spec/replicas"),
+        // As `kubectl rollout pause` does.
+        ("deployment/traces-consumer", json!({ "spec": { "paused": true } }), "/spec/paused"),
         ("role/traces-consumer", json!({ "rules": [] }), "/rules"),
         (
             "service/traces-consumer",

@@ -90,6 +90,33 @@ async fn settings_that_nobody_uses_go_and_what_only_has_their_labels_stays() {
     assert_eq!(deleted, ["DELETE /api/v1/namespaces/shop/configmaps/traces-settings-old"]);
 }
 
+#[tokio::test]
+async fn what_a_write_does_not_mend_is_not_written_again_until_something_has_changed() {
+    let server = example::Server::default();
+    let context = server.context();
+    let valid = example::valid();
+    let built =
+        |replicas| build::build(&valid, &context.options, replicas, false).expect("children").deployment;
+    // As it is stored after an apply: somebody has added a container.
+    let stored = |replicas, version: &str| {
+        let mut stored = stamped(built(replicas));
+        stored.metadata.resource_version = Some(version.into());
+        let pod = stored.spec.template.spec.as_mut().expect("a pod");
+        pod.containers.push(Default::default());
+        stored
+    };
+    server.answers(format!("PATCH {DEPLOYMENT}"), 200, json(&stored(1, "7")));
+    let writer = Writer { context: &context, valid: &valid };
+    let writes_after = async |actual: Deployment, replicas| {
+        writer.ensure_over(Some(&actual), built(replicas), true).await.expect("it is taken");
+        server.writes().len()
+    };
+    assert_eq!(writes_after(stored(1, "6"), 1).await, 1);
+    assert_eq!(writes_after(stored(1, "7"), 1).await, 1, "the last write has left it so");
+    assert_eq!(writes_after(stored(1, "7"), 2).await, 2, "something else is wanted");
+    assert_eq!(writes_after(stored(1, "8"), 1).await, 3, "something else is there");
+}
+
 #[test]
 fn trouble_of_the_api_server_may_pass_and_what_it_refuses_does_not() {
     let write = |source| ApplyError::Write { child: "Role a".into(), source: Box::new(source) };

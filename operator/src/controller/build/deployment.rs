@@ -65,6 +65,8 @@ pub fn deployment(valid: &Valid, options: &Options, replicas: u32) -> Result<Dep
             strategy: Some(strategy(valid)),
             revision_history_limit: Some(KEPT_REVISIONS),
             progress_deadline_seconds: Some(PROGRESS_DEADLINE_SECONDS),
+            // One that somebody has paused would hold its turn in an upgrade for ever, and tell nobody.
+            paused: Some(false),
             template,
             ..Default::default()
         },
