@@ -57,7 +57,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .await
         .context("cannot find an API server: no service account, no KUBECONFIG")?;
     let client = client(config).context("cannot make a client of the API server")?;
-    let asking = answering(&client);
+    // Beside a pod's own API server there is no other, and a process that ends would be started after longer and longer pauses.
+    let is_in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    let asking = answering(&client, is_in_pod);
     let Some(version) = stop.run_until_cancelled(asking).await else { return Ok(()) };
     let version = version.context("the API server does not answer")?;
     tracing::info!(api_server = %version.git_version, installation = %options.installation,
@@ -91,11 +93,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     result
 }
 
-/// The version of an API server that has begun to answer: one that starts, or has too much to do, is waited for.
-async fn answering(client: &Client) -> kube::Result<Info> {
+/// The version of an API server that has begun to answer: one that starts, or has too much to do, is waited for, and where
+/// `is_in_pod` says that it is the right one, one that cannot be reached as well.
+async fn answering(client: &Client, is_in_pod: bool) -> kube::Result<Info> {
     loop {
         match client.apiserver_version().await {
-            Err(error) if may_pass(&error) && matches!(error, kube::Error::Api(_)) => {
+            Err(error) if may_pass(&error) && (is_in_pod || matches!(error, kube::Error::Api(_))) => {
                 tracing::info!(reason = %sluice_crds::problem::chain(&error), "the API server is not ready");
                 tokio::time::sleep(NOT_READY).await;
             }

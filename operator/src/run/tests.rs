@@ -57,6 +57,35 @@ async fn an_api_server_that_is_busy_is_told_of_and_not_asked_again_in_silence() 
     assert!(matches!(&told, Err(kube::Error::Api(status)) if status.code == 503), "{told:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_cannot_be_reached_is_waited_for_in_a_pod_and_nowhere_else() {
+    let unreachable = Arc::new(AtomicBool::new(true));
+    let state = unreachable.clone();
+    let service = tower::service_fn(move |_: Request<Body>| {
+        let answer = if state.load(Ordering::Relaxed) {
+            Err(std::io::Error::from(std::io::ErrorKind::ConnectionRefused))
+        } else {
+            let version = json!({ "major": "1", "minor": "34", "gitVersion": "v1.34.4", "gitCommit": "",
+                "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": "" });
+            Ok(Response::new(Body::from(version.to_string().into_bytes())))
+        };
+        std::future::ready(answer)
+    });
+    let client = Client::new(service, "default");
+    let error = answering(&client, false).await.expect_err("whoever has started it wants to know");
+    assert!(matches!(error, kube::Error::Service(_)), "{error:?}");
+    let back = async {
+        tokio::time::sleep(TOGETHER).await;
+        unreachable.store(false, Ordering::Relaxed);
+        std::future::pending::<()>().await;
+    };
+    let version = tokio::select! {
+        version = answering(&client, true) => version,
+        () = back => unreachable!("it has no end"),
+    };
+    assert_eq!(version.expect("it is back").git_version, "v1.34.4");
+}
+
 /// Lists of namespaces: what is in them, as far as it may be seen.
 async fn answer(request: Request<Body>, created: mpsc::UnboundedSender<String>) -> (u16, Value) {
     let path = request.uri().path().to_owned();
