@@ -7,7 +7,8 @@
 
 mod metrics;
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -74,16 +75,33 @@ impl Admin {
     }
 }
 
+/// Listens on `address`. `[::]` is every address of this machine, of IPv4 and IPv6; where it has no IPv6, every one that it
+/// has.
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    listen_by(address, async |address| TcpListener::bind(address).await).await
+}
+
+async fn listen_by<T>(address: SocketAddr, bind: impl AsyncFn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    match bind(address).await {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != io::ErrorKind::AddrInUse => {
+            let instead = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            let listener = bind(instead).await?;
+            tracing::info!(%instead, reason = %error, "there is no IPv6 to listen on");
+            Ok(listener)
+        }
+        listener => listener,
+    }
+}
+
 /// Binds `address` (port 0 picks a free one) and serves until `stop`. The address is logged.
 ///
 /// # Errors
 /// The address cannot be bound.
-pub async fn serve(
-    address: SocketAddr,
-    admin: Admin,
-    stop: CancellationToken,
-) -> std::io::Result<SocketAddr> {
-    let listener = TcpListener::bind(address).await?;
+pub async fn serve(address: SocketAddr, admin: Admin, stop: CancellationToken) -> io::Result<SocketAddr> {
+    let listener = listen(address).await?;
     let bound = listener.local_addr()?;
     tracing::info!(address = %bound, "admin endpoints: /metrics /livez /readyz /status");
     let router = Router::new()
@@ -120,3 +138,35 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod tests_of_listening {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_address_is_every_one_of_ipv4_where_there_is_no_ipv6() {
+        let every = |port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+        for (kind, address, expected) in [
+            (io::ErrorKind::Unsupported, every(80), Some("0.0.0.0:80")),
+            (io::ErrorKind::AddrNotAvailable, every(80), Some("0.0.0.0:80")),
+            // Somebody else serves there.
+            (io::ErrorKind::AddrInUse, every(80), None),
+            // This one was meant, and no other.
+            (io::ErrorKind::AddrNotAvailable, SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 80), None),
+        ] {
+            let bind =
+                async |address: SocketAddr| if address.is_ipv6() { Err(kind.into()) } else { Ok(address) };
+            let bound = listen_by(address, bind).await;
+            assert_eq!(
+                bound.ok().map(|address| address.to_string()).as_deref(),
+                expected,
+                "{kind} {address}"
+            );
+        }
+        let listener = listen(every(0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    }
+}

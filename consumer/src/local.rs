@@ -20,7 +20,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use axum::Router;
 use axum::routing::{get, post};
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -271,7 +270,7 @@ async fn serve(
     router: Router,
     stop: CancellationToken,
 ) -> std::io::Result<(SocketAddr, JoinHandle<()>)> {
-    let listener = TcpListener::bind(address).await?;
+    let listener = admin::listen(address).await?;
     let bound = listener.local_addr()?;
     let serving = tokio::spawn(async move {
         let served = http::serve(listener, router, LIMITS, stop.clone());

@@ -3,7 +3,8 @@
 //! Guarantee: whoever connects, there are at most [`CONNECTIONS`] connections, none for longer than [`PATIENCE`]. One
 //! serves one request: probes and scrapers come seconds apart.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,15 +33,32 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// The address cannot be bound.
-pub async fn serve(
-    address: SocketAddr,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
+pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, stop: CancellationToken) -> io::Result<()> {
+    let listener = listen(address).await?;
     tracing::info!(address = %listener.local_addr()?, "admin endpoints: /metrics /livez /readyz");
     tokio::spawn(stop.run_until_cancelled_owned(accept(listener, metrics)));
     Ok(())
+}
+
+/// Listens on `address`. `[::]` is every address of this machine, of IPv4 and IPv6; where it has no IPv6, every one that it
+/// has.
+///
+/// # Errors
+/// The address cannot be bound.
+async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    listen_by(address, async |address| TcpListener::bind(address).await).await
+}
+
+async fn listen_by<T>(address: SocketAddr, bind: impl AsyncFn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    match bind(address).await {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != io::ErrorKind::AddrInUse => {
+            let instead = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            let listener = bind(instead).await?;
+            tracing::info!(%instead, reason = %error, "there is no IPv6 to listen on");
+            Ok(listener)
+        }
+        listener => listener,
+    }
 }
 
 async fn accept(listener: TcpListener, metrics: Arc<Metrics>) {
@@ -143,6 +161,31 @@ mod tests {
             assert_eq!(answer(address, sent).await, "", "after {sent:?}");
             assert!(began.elapsed() >= PATIENCE);
         }
+    }
+
+    #[tokio::test]
+    async fn every_address_is_every_one_of_ipv4_where_there_is_no_ipv6() {
+        let every = |port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+        for (kind, address, expected) in [
+            (io::ErrorKind::Unsupported, every(80), Some("0.0.0.0:80")),
+            (io::ErrorKind::AddrNotAvailable, every(80), Some("0.0.0.0:80")),
+            // Somebody else serves there.
+            (io::ErrorKind::AddrInUse, every(80), None),
+            // This one was meant, and no other.
+            (io::ErrorKind::AddrNotAvailable, SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 80), None),
+        ] {
+            let bind =
+                async |address: SocketAddr| if address.is_ipv6() { Err(kind.into()) } else { Ok(address) };
+            let bound = listen_by(address, bind).await;
+            assert_eq!(
+                bound.ok().map(|address| address.to_string()).as_deref(),
+                expected,
+                "{kind} {address}"
+            );
+        }
+        let listener = listen(every(0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
     }
 
     #[tokio::test]

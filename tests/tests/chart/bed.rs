@@ -123,7 +123,7 @@ impl<'c> Bed<'c> {
         let container = &pod["containers"][0];
         let argument = |argument: &Value| match argument.as_str().unwrap() {
             // Every test has the ports of this machine.
-            "--admin=0.0.0.0:8080" => "--admin=127.0.0.1:0".to_owned(),
+            "--admin=[::]:8080" => "--admin=127.0.0.1:0".to_owned(),
             text => text.replace("$(POD_NAMESPACE)", self.namespace.name()).replace("$(POD_NAME)", "test"),
         };
         let arguments: Vec<_> = container["args"].as_array().unwrap().iter().map(argument).collect();

@@ -153,7 +153,8 @@ fn pod_template(valid: &Valid, options: &Options) -> Result<PodTemplateSpec, Bui
 fn container(valid: &Valid, options: &Options) -> Container {
     let live = format!("{}/{}", valid.owner.namespace, live_name(&valid.owner.name));
     let settings = format!("{SETTINGS_DIR}/{}", names::SETTINGS_KEY);
-    let admin = format!("0.0.0.0:{}", names::ADMIN_PORT);
+    // Every address, of IPv4 and IPv6: a kubelet asks the one that the pod has.
+    let admin = format!("[::]:{}", names::ADMIN_PORT);
     let arguments = [
         ["--settings", &settings],
         ["--live-config-map", &live],
