@@ -9,6 +9,8 @@ use sluice_crds::names;
 #[command(
     name = "sluice-operator",
     version,
+    // The chart's `operator.extraArgs` come last, and may repeat what the chart has said; lists grow.
+    args_override_self = true,
     after_help = "Examples:
   sluice-operator --consumer-image ghcr.io/example/sluice:0.1.0
   sluice-operator --namespaces team-a,team-b --installation teams --consumer-image sluice:0.1.0
@@ -68,6 +70,16 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+
+    #[test]
+    fn an_option_that_is_repeated_counts_as_it_was_said_last() {
+        let said =
+            ["sluice-operator", "--consumer-image=a", "--namespaces=a,b", "--max-concurrent-rollouts=5"];
+        let extra = ["--max-concurrent-rollouts=9", "--consumer-image=b", "--namespaces=c"];
+        let options = Options::try_parse_from(said.into_iter().chain(extra)).expect("options");
+        assert_eq!((options.max_concurrent_rollouts, &*options.consumer_image), (9, "b"));
+        assert_eq!(options.namespaces, ["a", "b", "c"], "a list grows");
+    }
 
     #[test]
     fn an_operator_is_called_as_its_host_unless_it_is_told_otherwise() {
