@@ -107,6 +107,9 @@ fn type_of(field: &Value) -> String {
             (Some(low), Some(high)) => format!("{low} to {high}"),
             _ => "number".into(),
         },
+        Some("object") if field["additionalProperties"]["x-kubernetes-int-or-string"] == true => {
+            "map of quantities".into()
+        }
         Some("object") if field["additionalProperties"].is_object() => "map of texts".into(),
         Some(other) => other.into(),
         None => String::new(),

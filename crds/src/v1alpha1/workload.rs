@@ -1,10 +1,12 @@
 //! How the pods of a pipeline look: how many, from which image, where they run.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// Most replicas of a pipeline: Kafka's partitions bound what is useful, this bounds mistakes.
@@ -91,21 +93,22 @@ pub struct PodTemplate {
     pub service_account_name: Option<String>,
 }
 
-/// Processor and memory of a container, as Kubernetes quantities by resource: `{ cpu: 500m, memory: 256Mi }`.
+/// Processor and memory of a container, as Kubernetes quantities by resource: `{ cpu: 500m, memory: 256Mi }`. A whole number
+/// may be one, as Kubernetes takes it, and is kept as its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
     /// What is reserved. Default: nothing.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "quantities", skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "quantities_schema")]
     pub requests: BTreeMap<String, String>,
     /// What cannot be exceeded. Default: nothing.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "quantities", skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "quantities_schema")]
     pub limits: BTreeMap<String, String>,
 }
 
-/// Whether a text is a Kubernetes quantity such as 500m, 1.5 or 256Mi.
+/// Whether a text is a Kubernetes quantity such as 500m, 1.5, 256Mi or 1e3.
 pub fn is_quantity(text: &str) -> bool {
     let digits_end =
         text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
@@ -113,7 +116,50 @@ pub fn is_quantity(text: &str) -> bool {
     let number_is_good = number.bytes().any(|byte| byte.is_ascii_digit())
         && number.bytes().filter(|byte| *byte == b'.').count() <= 1;
     const SUFFIXES: [&str; 14] = ["", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    text.len() <= 32 && number_is_good && SUFFIXES.contains(&suffix)
+    text.len() <= 32 && number_is_good && (SUFFIXES.contains(&suffix) || is_exponent(suffix))
+}
+
+/// `e` or `E`, a sign or none, one or two digits.
+fn is_exponent(suffix: &str) -> bool {
+    let digits = suffix.strip_prefix(['e', 'E']).map(|rest| rest.strip_prefix(['+', '-']).unwrap_or(rest));
+    digits
+        .is_some_and(|digits| matches!(digits.len(), 1 | 2) && digits.bytes().all(|one| one.is_ascii_digit()))
+}
+
+fn quantities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let quantities = BTreeMap::<String, Quantity>::deserialize(deserializer)?;
+    Ok(quantities.into_iter().map(|(name, quantity)| (name, quantity.0)).collect())
+}
+
+/// A text, or a whole number as its text.
+struct Quantity(String);
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOrNumber).map(Self)
+    }
+}
+
+struct TextOrNumber;
+
+impl Visitor<'_> for TextOrNumber {
+    type Value = String;
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("a quantity such as 500m or 256Mi")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
 }
 
 fn quantities_schema(_: &mut SchemaGenerator) -> Schema {
@@ -121,9 +167,10 @@ fn quantities_schema(_: &mut SchemaGenerator) -> Schema {
         "type": "object",
         "maxProperties": 16,
         "additionalProperties": {
-            "type": "string",
+            "x-kubernetes-int-or-string": true,
+            "minimum": 0,
             "maxLength": 32,
-            "pattern": r"^([0-9]+\.?[0-9]*|\.[0-9]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
+            "pattern": r"^([0-9]+\.?[0-9]*|\.[0-9]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][-+]?[0-9]{1,2})?$",
         },
     })
 }

@@ -99,6 +99,8 @@ fn unbounded(schema: &Value, path: &str, found: &mut Vec<String>) {
         Some("array") => has("maxItems"),
         Some("object") => has("properties") || has("maxProperties"),
         Some("boolean") => true,
+        // The integer is one of 64 bits.
+        None if schema["x-kubernetes-int-or-string"] == true => has("maxLength") && has("minimum"),
         _ => false,
     };
     if !bounded {

@@ -96,6 +96,16 @@ pub fn bad_values() -> Vec<(&'static str, Value, &'static str)> {
             json!({ "consumer": { "resources": { "limits": { "cpu": "much" } } } }),
             "spec.template.consumer.resources.limits[cpu]",
         ),
+        (
+            "/spec/template",
+            json!({ "consumer": { "resources": { "limits": { "cpu": -1 } } } }),
+            "spec.template.consumer.resources.limits[cpu]",
+        ),
+        (
+            "/spec/template",
+            json!({ "consumer": { "resources": { "requests": { "memory": "1e" } } } }),
+            "spec.template.consumer.resources.requests[memory]",
+        ),
         ("/spec/sink", json!({}), "spec.sink"),
         ("/spec/sink/sqlite", json!({ "claimName": "a" }), "spec.sink"),
         ("/spec/sink/mysql", json!({}), "spec.sink.mysql"),

@@ -64,6 +64,22 @@ fn code_refuses(document: &Value) -> Vec<Problem> {
 }
 
 #[test]
+fn quantities_are_taken_as_kubernetes_takes_them() {
+    let server = ApiServer::new();
+    for quantity in
+        [json!(1), json!(0), json!("1"), json!("500m"), json!("1e3"), json!("1E-3"), json!("2e+06")]
+    {
+        let resources = json!({ "consumer": { "resources": { "requests": { "cpu": quantity } } } });
+        let document = changed(&base(), "/spec/template", &resources);
+        assert_eq!(server.refuses(&document, None), [], "{quantity}");
+        assert_eq!(code_refuses(&document), [], "{quantity}");
+        let pipeline: TracePipeline = serde_json::from_value(document).unwrap();
+        let requests = pipeline.spec.template.consumer.resources.unwrap().requests;
+        assert_eq!(requests["cpu"], quantity.as_str().map_or_else(|| quantity.to_string(), str::to_owned));
+    }
+}
+
+#[test]
 fn names_whose_service_could_not_be_made_are_refused() {
     let server = ApiServer::new();
     let called = |name: &str| changed(&base(), "/metadata/name", &name.into());

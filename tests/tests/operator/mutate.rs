@@ -75,7 +75,7 @@ fn candidates(name: &str, schema: &Value) -> Vec<Value> {
         "tls" => vec![json!({}), json!({ "caFrom": secret })],
         "sasl" => vec![json!({ "mechanism": "PLAIN", "usernameFrom": secret, "passwordFrom": secret })],
         "resources" => vec![json!({ "limits": { "cpu": "2", "memory": "1Gi" } })],
-        "requests" | "limits" => vec![json!({ "cpu": "1500m" })],
+        "requests" | "limits" => vec![json!({ "cpu": "1500m" }), json!({ "cpu": 2, "memory": "1e9" })],
         "properties" => vec![json!({ "client.id": "other" })],
         "startFrom" => vec![json!("Latest"), json!("2026-11-01T00:00:00Z")],
         "maxDelay" => vec![json!("1s"), json!("0s")],

@@ -16,9 +16,19 @@ fn convert(text: &str) -> Option<String> {
     let (number, suffix) = text.split_at(digits_end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let mantissa: u128 = format!("{whole}{fraction}").parse().ok()?;
-    let scale = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let mut scale = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
     let (unit, is_binary) = match BINARY.iter().position(|binary| *binary == suffix) {
         Some(power) => (1024_u128.pow(u32::try_from(power).ok()?).checked_mul(1_000_000_000)?, power > 0),
+        None if suffix.len() > 1 && suffix.starts_with(['e', 'E']) => {
+            let exponent: i32 = suffix[1..].parse().ok()?;
+            let factor = 10_u128.checked_pow(exponent.unsigned_abs())?;
+            if exponent < 0 {
+                scale = scale.checked_mul(factor)?;
+                (1_000_000_000, false)
+            } else {
+                (factor.checked_mul(1_000_000_000)?, false)
+            }
+        }
         None => {
             let power = DECIMAL.iter().position(|decimal| *decimal == suffix)?;
             (1000_u128.pow(u32::try_from(power).ok()?), false)
@@ -70,6 +80,12 @@ mod tests {
             ("0.1Ki", "102400m"),
             ("128Mi", "128Mi"),
             ("0.0000000001", "1n"),
+            ("1e3", "1k"),
+            ("1E3", "1k"),
+            ("1.5e+09", "1500M"),
+            ("1e-3", "1m"),
+            ("1E", "1E"),
+            ("1e99", "1e99"),
             ("much", "much"),
             ("99999999999999999999999999999999E", "99999999999999999999999999999999E"),
         ] {
