@@ -22,8 +22,10 @@ pub(super) async fn begin(conn: &mut MySqlConnection) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// Proxies send a transaction to the primary.
-pub(super) use begin as begin_reading;
+/// Begins a transaction whose reads a proxy sends to the primary, as it does with every transaction.
+pub(super) async fn begin_reading(conn: &mut MySqlConnection, _table: &str) -> Result<(), StoreError> {
+    begin(conn).await
+}
 
 /// Begins a transaction in which nobody else gives out stream numbers of this table.
 pub(super) async fn begin_numbering(conn: &mut MySqlConnection, table: &str) -> Result<(), StoreError> {

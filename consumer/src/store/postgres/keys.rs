@@ -3,6 +3,7 @@
 use super::PostgresStore;
 use super::errors::store_error;
 use super::letters::DIALECT;
+use super::transaction::{begin_reading, commit};
 use crate::store::sql::key_queries::key_store;
 
 key_store! { store: PostgresStore, database: sqlx::Postgres, dialect: DIALECT, writes: Purpose::Control }

@@ -1,15 +1,13 @@
 //! How transactions begin and end.
 
-use sqlx::Executor;
 use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Executor};
 
 use super::errors::store_error;
 use crate::gate::clock::DatabaseTime;
 use crate::store::StoreError;
 use crate::store::sql::{SHORT_ANSWER, within};
 
-/// What every SELECT takes anyway.
-const LOCK_TO_READ: &str = "LOCK TABLE sluice_progress IN ACCESS SHARE MODE";
 /// SQLSTATE for a syntax error and for what is not supported: CockroachDB has no LOCK TABLE, by its documentation.
 const NO_LOCK_TABLE: [&str; 2] = ["42601", "0A000"];
 const LOCK: &str = "SELECT 1 FROM sluice_lock WHERE name = $1 FOR UPDATE";
@@ -22,17 +20,18 @@ pub(super) async fn begin(conn: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Begins a transaction whose reads a proxy sends to the primary. Pgpool-II gives reads to replicas until the first
-/// statement of a transaction that is none (ADR 16).
-pub(super) async fn begin_reading(conn: &mut PgConnection) -> Result<(), StoreError> {
+/// Begins a transaction whose reads, of `table` first, a proxy sends to the primary. Pgpool-II gives reads to replicas
+/// until the first statement of a transaction that is none (ADR 16): here the lock that every SELECT takes anyway.
+pub(super) async fn begin_reading(conn: &mut PgConnection, table: &'static str) -> Result<(), StoreError> {
     begin(conn).await?;
-    let Err(error) = within(SHORT_ANSWER, conn.execute(LOCK_TO_READ)).await else { return Ok(()) };
+    let lock = AssertSqlSafe(format!("LOCK TABLE {table} IN ACCESS SHARE MODE"));
+    let Err(error) = within(SHORT_ANSWER, conn.execute(lock)).await else { return Ok(()) };
     let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
     if !code.is_some_and(|code| NO_LOCK_TABLE.contains(&code.as_str())) {
-        return Err(store_error("cannot read positions")(error));
+        return Err(store_error("cannot begin to read")(error));
     }
     // There all nodes of a cluster give the same answer.
-    within(SHORT_ANSWER, conn.execute("ROLLBACK")).await.map_err(store_error("cannot read positions"))?;
+    within(SHORT_ANSWER, conn.execute("ROLLBACK")).await.map_err(store_error("cannot begin to read"))?;
     begin(conn).await
 }
 

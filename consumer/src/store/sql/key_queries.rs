@@ -19,7 +19,8 @@ pub fn dictionary_of((id, sealed, permille, created_at_ms): DictionaryRow) -> Se
 }
 
 /// Implements [`crate::store::key::KeyStore`] for a backend, which has the methods `table_name` and
-/// `read_rows_after` and the function `store_error`.
+/// `read_rows_after` and the functions `store_error`, `begin_reading` (of a transaction whose reads a proxy sends to the
+/// primary) and `commit`.
 macro_rules! key_store {
     (store: $store:ty, database: $database:ty, dialect: $dialect:expr, writes: $writes:expr) => {
         use sqlx::QueryBuilder;
@@ -33,11 +34,13 @@ macro_rules! key_store {
         type Builder = QueryBuilder<$database>;
 
         impl $store {
+            /// On the primary: to a replica that lags, a key that was stored a moment ago looks lost.
             async fn find_keys(
                 &self,
                 conn: &mut Conn,
                 id: Option<u32>,
             ) -> Result<Vec<WrappedKey>, StoreError> {
+                begin_reading(conn, "sluice_data_key").await?;
                 let (int8, (text, text_end), (ms, ms_end)) =
                     ($dialect.int8, $dialect.text, $dialect.epoch_ms);
                 let mut builder = Builder::new(format!(
@@ -49,17 +52,20 @@ macro_rules! key_store {
                     builder.push(" AND id = ").push_bind(i64::from(id));
                 }
                 builder.push(" ORDER BY id");
-                let rows = within(WRITE_ANSWER, builder.build_query_as::<KeyRow>().fetch_all(conn))
+                let rows = within(WRITE_ANSWER, builder.build_query_as::<KeyRow>().fetch_all(&mut *conn))
                     .await
                     .map_err(store_error("cannot read data keys"))?;
+                commit(conn).await?;
                 Ok(rows.into_iter().map(key_of).collect())
             }
 
+            /// On the primary, likewise.
             async fn find_dictionaries(
                 &self,
                 conn: &mut Conn,
                 id: Option<u16>,
             ) -> Result<Vec<SealedDictionary>, StoreError> {
+                begin_reading(conn, "sluice_dictionary").await?;
                 let (int8, (ms, ms_end)) = ($dialect.int8, $dialect.epoch_ms);
                 let mut builder = Builder::new(format!(
                     "SELECT CAST(id AS {int8}), sealed, CAST(permille AS {int8}), {ms}created_at{ms_end} \
@@ -70,9 +76,11 @@ macro_rules! key_store {
                     builder.push(" AND id = ").push_bind(i64::from(id));
                 }
                 builder.push(" ORDER BY id");
-                let rows = within(WRITE_ANSWER, builder.build_query_as::<DictionaryRow>().fetch_all(conn))
-                    .await
-                    .map_err(store_error("cannot read dictionaries"))?;
+                let rows =
+                    within(WRITE_ANSWER, builder.build_query_as::<DictionaryRow>().fetch_all(&mut *conn))
+                        .await
+                        .map_err(store_error("cannot read dictionaries"))?;
+                commit(conn).await?;
                 Ok(rows.into_iter().map(dictionary_of).collect())
             }
 

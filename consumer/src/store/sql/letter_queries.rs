@@ -15,15 +15,22 @@ pub struct Dialect {
 
 impl Dialect {
     /// Everything of a [`LetterSummary`], in the order of [`super::letters::SummaryRow`], from `sluice_dead_letter d` and
-    /// `sluice_redrive r`; to be followed by conditions.
-    pub fn select_summaries(&self) -> String {
+    /// `sluice_redrive r`; to be followed by a table name and conditions. `marked`: only letters that were marked once,
+    /// found from their marks. They may be few among many letters, which need not be walked then.
+    pub fn select_summaries(&self, marked: bool) -> String {
         let Self { quote: q, int8, text: (before, after), .. } = self;
+        let from = if marked {
+            "sluice_redrive r JOIN sluice_dead_letter d ON d.table_name = r.table_name AND d.id = r.id \
+             WHERE r.table_name = "
+        } else {
+            "sluice_dead_letter d LEFT JOIN sluice_redrive r ON r.table_name = d.table_name AND r.id = d.id \
+             WHERE d.table_name = "
+        };
         format!(
             "SELECT CAST(d.id AS {int8}), {before}d.topic{after}, CAST(d.{q}partition{q} AS {int8}), \
              CAST(d.{q}offset{q} AS {int8}), CAST(d.span_index AS {int8}), d.message_time_ms, d.reason, d.detail, \
              CAST(COALESCE(r.pending, 0) AS {int8}), CAST(COALESCE(r.attempts, 0) AS {int8}), \
-             COALESCE(r.history, '[]') FROM sluice_dead_letter d \
-             LEFT JOIN sluice_redrive r ON r.table_name = d.table_name AND r.id = d.id WHERE d.table_name = "
+             COALESCE(r.history, '[]') FROM {from}"
         )
     }
 }
@@ -57,6 +64,20 @@ macro_rules! letter_store {
         }
 
         impl $store {
+            /// On the primary: a lane would look for letters that are settled, again and again, until a replica knows.
+            async fn list_letters(
+                &self,
+                conn: &mut Conn,
+                filter: &LetterFilter,
+                after: i64,
+                limit: u32,
+            ) -> Result<Vec<LetterSummary>, StoreError> {
+                begin_reading(conn, "sluice_dead_letter").await?;
+                let found = self.find_letters(conn, filter, after, limit).await?;
+                commit(conn).await?;
+                Ok(found)
+            }
+
             async fn find_letters(
                 &self,
                 conn: &mut Conn,
@@ -64,28 +85,39 @@ macro_rules! letter_store {
                 after: i64,
                 limit: u32,
             ) -> Result<Vec<LetterSummary>, StoreError> {
-                let (first, end) = filter.ids(after);
-                let q = $dialect.quote;
-                let mut builder = Builder::new($dialect.select_summaries());
-                builder.push_bind(self.table_name().to_owned());
-                builder.push(" AND d.id >= ").push_bind(first).push(" AND d.id < ").push_bind(end);
-                if let Some(topic) = &filter.topic {
-                    builder.push(" AND d.topic = ").push_bind(topic.clone());
-                }
-                if let Some(partition) = filter.partition {
-                    builder.push(format_args!(" AND d.{q}partition{q} = ")).push_bind(partition);
-                }
-                if let Some(reason) = filter.reason {
-                    builder.push(" AND d.reason = ").push_bind(reason.as_str());
-                }
-                if let Some(pending) = filter.pending {
-                    builder.push(" AND COALESCE(r.pending, 0) = ").push_bind(i32::from(pending));
-                }
-                builder.push(" ORDER BY d.id LIMIT ").push_bind(i64::from(limit));
+                let mut builder = self.select_letters(filter, after, limit);
                 let rows = within(SHORT_ANSWER, builder.build_query_as::<SummaryRow>().fetch_all(conn))
                     .await
                     .map_err(store_error("cannot list dead letters"))?;
                 Ok(rows.into_iter().map(summary_of).collect())
+            }
+
+            pub(super) fn select_letters(&self, filter: &LetterFilter, after: i64, limit: u32) -> Builder {
+                let (first, end) = filter.ids(after);
+                let q = $dialect.quote;
+                let is_marked = filter.pending == Some(true);
+                // The marks carry the letters' topic and partition, and an index on them.
+                let of = if is_marked { "r" } else { "d" };
+                let mut builder = Builder::new($dialect.select_summaries(is_marked));
+                builder.push_bind(self.table_name().to_owned());
+                builder.push(format_args!(" AND {of}.id >= ")).push_bind(first);
+                builder.push(format_args!(" AND {of}.id < ")).push_bind(end);
+                if let Some(topic) = &filter.topic {
+                    builder.push(format_args!(" AND {of}.topic = ")).push_bind(topic.clone());
+                }
+                if let Some(partition) = filter.partition {
+                    builder.push(format_args!(" AND {of}.{q}partition{q} = ")).push_bind(partition);
+                }
+                if let Some(reason) = filter.reason {
+                    builder.push(" AND d.reason = ").push_bind(reason.as_str());
+                }
+                match filter.pending {
+                    Some(true) => builder.push(" AND r.pending = 1"),
+                    Some(false) => builder.push(" AND COALESCE(r.pending, 0) = 0"),
+                    None => &mut builder,
+                };
+                builder.push(format_args!(" ORDER BY {of}.id LIMIT ")).push_bind(i64::from(limit));
+                builder
             }
 
             async fn find_summary(
@@ -99,7 +131,7 @@ macro_rules! letter_store {
 
             /// On the primary: a replica that lags would take a letter for one that is gone, or for an empty one.
             async fn find_letter(&self, conn: &mut Conn, id: i64) -> Result<Option<StoredLetter>, StoreError> {
-                begin_reading(conn).await?;
+                begin_reading(conn, "sluice_dead_letter").await?;
                 let found = self.read_letter(conn, id).await?;
                 commit(conn).await?;
                 Ok(found)
@@ -207,6 +239,7 @@ macro_rules! letter_store {
                 builder.push(" AND p.consumer_group = ").push_bind(group.to_owned());
             }
 
+            /// On the primary: by a replica that lags, a letter that was sent would be sent once more.
             async fn find_unsent(
                 &self,
                 conn: &mut Conn,
@@ -214,13 +247,16 @@ macro_rules! letter_store {
                 after: i64,
                 limit: u32,
             ) -> Result<Vec<i64>, StoreError> {
+                begin_reading(conn, "sluice_dead_letter_unsent").await?;
                 let mut builder = Builder::new(format!("SELECT CAST(u.id AS {})", $dialect.int8));
                 self.push_unsent(&mut builder, cluster_id, group);
                 builder.push(" AND u.id > ").push_bind(after);
                 builder.push(" ORDER BY u.id LIMIT ").push_bind(i64::from(limit));
-                within(SHORT_ANSWER, builder.build_query_scalar().fetch_all(conn))
+                let found = within(SHORT_ANSWER, builder.build_query_scalar().fetch_all(&mut *conn))
                     .await
-                    .map_err(store_error("cannot look for dead letters to send"))
+                    .map_err(store_error("cannot look for dead letters to send"))?;
+                commit(conn).await?;
+                Ok(found)
             }
 
             async fn find_unsent_count(
@@ -328,7 +364,7 @@ macro_rules! letter_store {
                 limit: u32,
             ) -> Result<Vec<LetterSummary>, StoreError> {
                 let mut session = self.session(Purpose::Read).await?;
-                let done = self.find_letters(&mut session, filter, after, limit).await;
+                let done = self.list_letters(&mut session, filter, after, limit).await;
                 self.settle(session, done).await
             }
 

@@ -131,7 +131,7 @@ macro_rules! stream_store {
                 cluster_id: &str,
                 group: &str,
             ) -> Result<Vec<StreamKey>, StoreError> {
-                begin_reading(conn).await?;
+                begin_reading(conn, "sluice_progress").await?;
                 let streams = self.list_streams(conn, cluster_id, group).await?;
                 commit(conn).await?;
                 Ok(streams)
@@ -143,7 +143,7 @@ macro_rules! stream_store {
                 cluster_id: &str,
                 group: &str,
             ) -> Result<Vec<(StreamKey, u64)>, StoreError> {
-                begin_reading(conn).await?;
+                begin_reading(conn, "sluice_progress").await?;
                 let (q, int8, (text, text_end)) = ($dialect.quote, $dialect.int8, $dialect.text);
                 let mut builder = Builder::new(format!(
                     "SELECT {text}topic{text_end}, {q}partition{q}, CAST(next_offset AS {int8}) FROM sluice_progress"

@@ -13,3 +13,39 @@ pub(super) const DIALECT: Dialect = Dialect {
 };
 
 letter_store! { store: SqliteStore, database: sqlx::Sqlite, dialect: DIALECT, marks: Purpose::Write }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, Row};
+
+    use super::*;
+    use crate::store::Store;
+    use crate::store::sqlite::SqliteOptions;
+
+    /// What the plan of a query says, a line a step.
+    async fn plan(filter: &LetterFilter) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sluice.db");
+        let table = "connectivity_trace".parse().unwrap();
+        let store = SqliteStore::new(SqliteOptions { path, table, manage_schema: true });
+        store.prepare().await.unwrap();
+        let sql = format!("EXPLAIN QUERY PLAN {}", store.select_letters(filter, 0, 100).sql().as_str());
+        let mut session = store.session(Purpose::Read).await.unwrap();
+        let steps = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut *session).await.unwrap();
+        store.close().await;
+        steps.iter().map(|step| step.get::<String, _>("detail")).collect::<Vec<_>>().join("\n")
+    }
+
+    #[tokio::test]
+    async fn marked_letters_are_found_by_their_marks() {
+        let marked = LetterFilter {
+            topic: Some("topic".to_owned()),
+            partition: Some(0),
+            pending: Some(true),
+            ..LetterFilter::default()
+        };
+        let plan = plan(&marked).await;
+        assert!(plan.starts_with("SEARCH r USING INDEX sluice_redrive_pending"), "{plan}");
+        assert!(plan.contains("SEARCH d USING") && !plan.contains("id>"), "{plan}");
+    }
+}

@@ -19,7 +19,7 @@ pub(super) async fn begin(conn: &mut SqliteConnection) -> Result<(), StoreError>
 }
 
 /// Begins a transaction that sees one state of the file, and keeps nobody from writing.
-pub(super) async fn begin_reading(conn: &mut SqliteConnection) -> Result<(), StoreError> {
+pub(super) async fn begin_reading(conn: &mut SqliteConnection, _table: &str) -> Result<(), StoreError> {
     within(SHORT_ANSWER, conn.execute("BEGIN")).await.map_err(store_error("cannot begin a transaction"))?;
     Ok(())
 }
