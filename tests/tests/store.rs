@@ -85,6 +85,7 @@ on_every_store! {
     a_trace_is_read_oldest_first_up_to_the_limit,
     shares_never_exceed_the_whole_while_many_renew,
     a_lease_ends_by_itself,
+    a_lease_that_ends_later_than_any_can_is_shortened,
     a_lease_that_is_given_back_is_free_at_once,
     a_write_that_is_dropped_half_way_is_stored_once_or_not_at_all,
     replicas_that_start_at_once_prepare_the_same_schema,

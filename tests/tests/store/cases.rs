@@ -343,6 +343,27 @@ pub async fn a_lease_ends_by_itself(bed: Bed) {
     assert_eq!(late.share, 0);
 }
 
+/// As a dead replica leaves it, when the database's clock was set back by an hour since.
+pub async fn a_lease_that_ends_later_than_any_can_is_shortened(bed: Bed) {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    const TTL: Duration = Duration::from_millis(300);
+    let store = bed.store().await.unwrap();
+    store.lease(&request("dead", HOUR), &mut |others| free(others)).await.unwrap();
+    let other = LeaseRequest { pipeline: "another".to_owned(), ..request("alive", HOUR) };
+    store.lease(&other, &mut |others| free(others)).await.unwrap();
+    let renew = async || store.lease(&request("second", TTL), &mut |others| free(others)).await;
+    assert_eq!(renew().await.unwrap().share, 0, "it lasts as long as any");
+    eventually("the lease to end", DEADLINE, async || Ok((renew().await?.share == WHOLE).then_some(())))
+        .await
+        .unwrap();
+    let other = LeaseRequest { holder: "second".to_owned(), ..other };
+    assert_eq!(
+        store.lease(&other, &mut |others| free(others)).await.unwrap().share,
+        0,
+        "not of this pipeline"
+    );
+}
+
 pub async fn a_lease_that_is_given_back_is_free_at_once(bed: Bed) {
     let store = bed.store().await.unwrap();
     store.lease(&request("first", DEADLINE), &mut |others| free(others)).await.unwrap();

@@ -176,14 +176,20 @@ impl State {
     }
 
     pub fn lease(&mut self, request: &LeaseRequest, now_ms: i64, decide: &mut Decide<'_>) -> u32 {
+        let ttl = i64::try_from(request.ttl.as_millis()).unwrap_or(i64::MAX);
+        let end = now_ms.saturating_add(ttl);
+        for ((pipeline, _), lease) in &mut self.leases {
+            if *pipeline == request.pipeline {
+                lease.expires_at_ms = lease.expires_at_ms.min(end);
+            }
+        }
         let others: Vec<Holder> = self
             .live_leases(&request.pipeline, now_ms)
             .filter(|(holder, _)| *holder != request.holder)
             .map(|(holder, lease)| Holder { id: holder.to_owned(), share: lease.share, demand: lease.demand })
             .collect();
         let share = share_of(&others, decide);
-        let ttl = i64::try_from(request.ttl.as_millis()).unwrap_or(i64::MAX);
-        let lease = Lease { share, demand: request.demand, expires_at_ms: now_ms.saturating_add(ttl) };
+        let lease = Lease { share, demand: request.demand, expires_at_ms: end };
         self.leases.retain(|_, lease| lease.expires_at_ms > now_ms);
         self.leases.insert((request.pipeline.clone(), request.holder.clone()), lease);
         share

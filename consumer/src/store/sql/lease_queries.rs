@@ -2,11 +2,11 @@
 
 use crate::gate::lease::Holder;
 
-/// Holder, share and demand.
-pub type HolderRow = (String, i64, i64);
+/// Holder, share, demand, and when it ends.
+pub type HolderRow = (String, i64, i64, i64);
 
 /// The holder that a row tells of. Numbers that no program wrote become 0.
-pub fn holder_of((id, share, demand): HolderRow) -> Holder {
+pub fn holder_of((id, share, demand, _ends): HolderRow) -> Holder {
     Holder { id, share: u32::try_from(share).unwrap_or(0), demand: u32::try_from(demand).unwrap_or(0) }
 }
 
@@ -44,15 +44,21 @@ macro_rules! lease_store {
                 within(SHORT_ANSWER, expire.build().execute(&mut *conn))
                     .await
                     .map_err(store_error("cannot end leases that ran out"))?;
-                let share = share_of(&self.other_holders(conn, request, now).await?, decide);
                 let ttl = i64::try_from(request.ttl.as_millis()).unwrap_or(i64::MAX);
+                let end = now.saturating_add(ttl);
+                let others = self.other_holders(conn, request, now).await?;
+                if others.iter().any(|(.., ends)| *ends > end) {
+                    self.shorten_leases(conn, &request.pipeline, end).await?;
+                }
+                let others: Vec<Holder> = others.into_iter().map(holder_of).collect();
+                let share = share_of(&others, decide);
                 let mut renew = Builder::new(
                     "INSERT INTO sluice_rate (pipeline, holder, share, demand, expires_at_ms) VALUES (",
                 );
                 let mut values = renew.separated(", ");
                 values.push_bind(request.pipeline.clone()).push_bind(request.holder.clone());
                 values.push_bind(i64::from(share)).push_bind(i64::from(request.demand));
-                values.push_bind(now.saturating_add(ttl));
+                values.push_bind(end);
                 renew.push(")").push($replace);
                 within(SHORT_ANSWER, renew.build().execute(&mut *conn))
                     .await
@@ -66,19 +72,33 @@ macro_rules! lease_store {
                 conn: &mut Conn,
                 request: &LeaseRequest,
                 now: i64,
-            ) -> Result<Vec<Holder>, StoreError> {
+            ) -> Result<Vec<HolderRow>, StoreError> {
                 let (int8, (text, text_end)) = ($dialect.int8, $dialect.text);
                 let mut others = Builder::new(format!(
-                    "SELECT {text}holder{text_end}, CAST(share AS {int8}), CAST(demand AS {int8}) \
-                     FROM sluice_rate WHERE pipeline = "
+                    "SELECT {text}holder{text_end}, CAST(share AS {int8}), CAST(demand AS {int8}), \
+                     CAST(expires_at_ms AS {int8}) FROM sluice_rate WHERE pipeline = "
                 ));
                 others.push_bind(request.pipeline.clone());
                 others.push(" AND holder <> ").push_bind(request.holder.clone());
                 others.push(" AND expires_at_ms > ").push_bind(now);
-                let rows = within(SHORT_ANSWER, others.build_query_as::<HolderRow>().fetch_all(conn))
+                within(SHORT_ANSWER, others.build_query_as::<HolderRow>().fetch_all(conn))
                     .await
-                    .map_err(store_error("cannot read the leases"))?;
-                Ok(rows.into_iter().map(holder_of).collect())
+                    .map_err(store_error("cannot read the leases"))
+            }
+
+            /// Has no lease of the pipeline end later than one that is renewed now. All last equally long, so the
+            /// database's clock was set back, and a holder that died would keep its share for as long as the step was.
+            async fn shorten_leases(
+                &self,
+                conn: &mut Conn,
+                pipeline: &str,
+                end: i64,
+            ) -> Result<(), StoreError> {
+                let mut shorten = Builder::new("UPDATE sluice_rate SET expires_at_ms = ");
+                shorten.push_bind(end).push(" WHERE pipeline = ").push_bind(pipeline.to_owned());
+                shorten.push(" AND expires_at_ms > ").push_bind(end);
+                let shortened = within(SHORT_ANSWER, shorten.build().execute(conn)).await;
+                shortened.map(drop).map_err(store_error("cannot shorten leases"))
             }
 
             pub(super) async fn give_share_back(
