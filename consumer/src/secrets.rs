@@ -1,27 +1,30 @@
 //! Resolves `secretKeyRef`s to values.
 //!
 //! Guarantees: a value is read anew at every call, so that a rotated password needs no restart; no value
-//! appears in an error, in `Debug` or in `Display`; a reference can name nothing outside the secrets' folder.
+//! appears in an error, in `Debug` or in `Display`; a reference can name nothing outside the secrets' folder. Values are
+//! wiped when they are dropped; those of the process's environment, and copies of client libraries, are not.
 
 mod sql;
 
 use std::fmt;
-use std::io;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use sluice_crds::v1alpha1::SecretKeyRef;
 use sluice_crds::validate::{is_object_name, is_secret_key};
+use zeroize::Zeroizing;
 
 pub use sql::{ConnectWith, mysql, postgres};
 
 /// A value that must not be shown. `Debug` and `Display` hide it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Wraps a value.
     pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
+        Self(Zeroizing::new(value.into()))
     }
 
     /// The value itself; only for the client library that needs it.
@@ -120,7 +123,7 @@ impl Secrets {
         }
         let file = self.dir.as_ref().map(|dir| dir.join(&reference.name).join(&reference.key));
         if let Some(file) = &file {
-            match std::fs::read_to_string(file) {
+            match read(file) {
                 Ok(value) => return Ok(without_line_break(value)),
                 // A folder of that name that is a file counts as absent, too.
                 Err(error)
@@ -132,7 +135,7 @@ impl Secrets {
         match (self.environment)(&variable) {
             Some(value) => {
                 let value = value.into_string().map_err(|_| SecretError::NotText(variable))?;
-                Ok(without_line_break(value))
+                Ok(without_line_break(Zeroizing::new(value)))
             }
             None => Err(SecretError::Missing { reference: reference.clone(), file, variable }),
         }
@@ -148,7 +151,16 @@ fn variable_name(reference: &SecretKeyRef) -> String {
     format!("SLUICE_SECRET_{}_{}", word(&reference.name), word(&reference.key))
 }
 
-fn without_line_break(mut value: String) -> Secret {
+fn read(file: &Path) -> io::Result<Zeroizing<String>> {
+    let mut file = File::open(file)?;
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or_default();
+    // Room for all of it: a buffer that grows leaves copies behind.
+    let mut value = Zeroizing::new(String::with_capacity(length + 1));
+    file.read_to_string(&mut value)?;
+    Ok(value)
+}
+
+fn without_line_break(mut value: Zeroizing<String>) -> Secret {
     if value.ends_with('\n') {
         value.pop();
         if value.ends_with('\r') {

@@ -168,3 +168,11 @@ fn texts_are_utf_8_whatever_a_url_asks_for() {
     let options = mysql(&server, &secrets)().unwrap();
     assert_eq!((options.get_charset(), options.get_collation()), ("utf8mb4", Some("utf8mb4_bin")));
 }
+
+#[test]
+fn a_value_is_wiped_when_it_is_dropped() {
+    fn is_wiped(_: &impl zeroize::ZeroizeOnDrop) {}
+    let (_dir, secrets) = folder(&[("db/password", "one\n")]);
+    let Secret(value) = secrets.resolve(&reference("db", "password")).unwrap();
+    is_wiped(&value);
+}
