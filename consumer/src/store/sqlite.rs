@@ -1,6 +1,6 @@
 //! A SQLite file.
 //!
-//! Guarantees: as [`super::Store`], for one process. WAL, so that readers never wait for the writer; every
+//! Guarantees: as [`super::Store`], for one process. WAL from [`Store::prepare`] on, so that readers never wait for the writer; every
 //! commit is synced to the disk (`synchronous=FULL`). One connection writes, as SQLite knows one writer at a
 //! time; its transactions take the write lock when they begin, so none of them fails half-way because of
 //! another.
@@ -53,7 +53,7 @@ pub struct SqliteStore {
     manage_schema: bool,
     sessions: Sessions<Sqlite>,
     insert: write::RowInsert,
-    /// Whether a connection may create the file: a look into a database must leave none behind.
+    /// Whether a connection may create the file, and switch it to WAL: a look into a database must leave it as it is.
     creates: Arc<AtomicBool>,
 }
 
@@ -64,7 +64,13 @@ impl SqliteStore {
         let creates = Arc::new(AtomicBool::new(false));
         let connect_with = {
             let (connect, creates) = (connect.clone(), creates.clone());
-            Arc::new(move || Ok(connect.clone().create_if_missing(creates.load(Ordering::Relaxed))))
+            Arc::new(move || {
+                let connect = connect.clone();
+                if !creates.load(Ordering::Relaxed) {
+                    return Ok(connect);
+                }
+                Ok(connect.create_if_missing(true).journal_mode(SqliteJournalMode::Wal))
+            })
         };
         // Claims and leases write, too: they share the one connection that does.
         let widths = Widths { write: 1, control: 0, lease: 0, read: READERS };
@@ -83,11 +89,7 @@ impl SqliteStore {
 }
 
 fn connect_options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(false)
+    SqliteConnectOptions::new().filename(path).synchronous(SqliteSynchronous::Full).foreign_keys(false)
 }
 
 #[async_trait]

@@ -57,3 +57,33 @@ impl SqliteStore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use crate::store::sqlite::SqliteOptions;
+    use sqlx::{ConnectOptions, Connection};
+
+    #[tokio::test]
+    async fn a_look_leaves_every_byte_of_a_file_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sluice.db");
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+        let mut conn = options.connect().await.unwrap();
+        conn.execute(
+            "CREATE TABLE connectivity_trace (id INTEGER PRIMARY KEY, trace_id TEXT, kind TEXT, body TEXT, \
+             created_at TEXT DEFAULT CURRENT_TIMESTAMP)",
+        )
+        .await
+        .unwrap();
+        conn.close().await.unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let table = "connectivity_trace".parse().unwrap();
+        let store = SqliteStore::new(SqliteOptions { path: path.clone(), table, manage_schema: false });
+        assert!(matches!(store.inspect().await.unwrap().table, TableState::Usable(_)));
+        assert_eq!(store.trace("none", 9).await.unwrap(), []);
+        store.close().await;
+        assert!(before == std::fs::read(&path).unwrap(), "the file was changed");
+    }
+}
