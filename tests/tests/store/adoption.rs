@@ -163,6 +163,17 @@ async fn sqlite_adopts_the_users_table_as_it_is() {
     let create = "CREATE TABLE connectivity_trace (id bigint unsigned PRIMARY KEY, trace_id varchar(64), \
          kind varchar(16), body longtext, created_at timestamp DEFAULT CURRENT_TIMESTAMP, note)";
     is_adopted(Bed::sqlite().await.unwrap(), create).await;
+    for time in [
+        "INTEGER DEFAULT (unixepoch())",
+        "TEXT DEFAULT (strftime('%s', 'now'))",
+        "REAL DEFAULT (julianday('now'))",
+    ] {
+        is_adopted(
+            Bed::sqlite().await.unwrap(),
+            &create.replace("timestamp DEFAULT CURRENT_TIMESTAMP", time),
+        )
+        .await;
+    }
 }
 
 #[tokio::test]
@@ -181,6 +192,13 @@ async fn sqlite_refuses_what_it_cannot_use_and_says_what_to_do() {
         (
             format!("id INTEGER PRIMARY KEY, {}", rest.replace("CURRENT_TIMESTAMP", "'2000-01-01'")),
             "DEFAULT CURRENT_TIMESTAMP",
+        ),
+        (
+            format!(
+                "id INTEGER PRIMARY KEY, {}",
+                rest.replace("CURRENT_TIMESTAMP", "(unixepoch('now', 'subsec') * 1000)")
+            ),
+            "cannot be read",
         ),
         (format!("id INTEGER PRIMARY KEY, {rest}, UNIQUE (trace_id, kind)"), "unique index"),
     ];

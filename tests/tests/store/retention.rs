@@ -135,6 +135,11 @@ async fn sqlite_decides_about_rows_of_an_adopted_table_by_created_at() {
     adopted(Bed::sqlite().await.unwrap(), &create("datetime('now')"), old, young, &[2, 3]).await;
     let local = create("datetime('now', 'localtime')");
     adopted(Bed::sqlite().await.unwrap(), &local, old, young, &[1, 2, 3, 4, 5]).await;
+    let (seconds, old_seconds, young_seconds) =
+        (create("unixepoch()"), "unixepoch('now', '-25 hours')", "unixepoch('now', '-23 hours')");
+    for seconds in [seconds.replace("created_at TEXT", "created_at INTEGER"), seconds] {
+        adopted(Bed::sqlite().await.unwrap(), &seconds, old_seconds, young_seconds, &[2, 3]).await;
+    }
     // A text that is no time keeps its row.
     adopted(Bed::sqlite().await.unwrap(), &create("datetime('now')"), old, "'soon'", &[2, 3]).await;
 }

@@ -115,6 +115,23 @@ pub fn check(
         .collect())
 }
 
+/// How far `created_at` may lie from now when it fills itself: a local time, cut to its day.
+const DAYS_SECONDS: f64 = 2.0 * 86_400.0;
+
+/// Checks what the default of `created_at` is now, as it is read afterwards: seconds from now, nothing where it cannot be
+/// read.
+///
+/// # Errors
+/// What is wrong, and the remedy.
+pub fn check_default(seconds_off: Option<f64>) -> Result<(), String> {
+    if seconds_off.is_some_and(|seconds| seconds.abs() < DAYS_SECONDS) {
+        return Ok(());
+    }
+    Err("created_at takes the time by default, but in a form that cannot be read: expected a date and time, seconds since \
+         1970 or a Julian day; copy its rows into a table with DEFAULT CURRENT_TIMESTAMP"
+        .to_owned())
+}
+
 /// A text in a column of numeric affinity would become a number where it looks like one.
 fn check_affinity(column: &Column) -> Result<(), String> {
     let declared = column.data_type.to_ascii_uppercase();

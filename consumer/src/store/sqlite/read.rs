@@ -8,9 +8,9 @@ use super::errors::store_error;
 use crate::store::sql::{SHORT_ANSWER, SpanRow, WRITE_ANSWER, stored_spans, within};
 use crate::store::{StoreError, StoredSpan};
 
-/// The columns of a [`SpanRow`].
+/// The columns of a [`SpanRow`]. In an adopted table the time may be a number, of seconds or a Julian day (`auto`).
 const COLUMNS: &str = "SELECT id, trace_id, COALESCE(kind, ''), body, \
-     COALESCE(CAST(ROUND(unixepoch(created_at, 'subsec') * 1000) AS INTEGER), 0)";
+     COALESCE(CAST(ROUND(unixepoch(created_at, 'auto', 'subsec') * 1000) AS INTEGER), 0)";
 
 impl SqliteStore {
     pub(super) async fn read_trace(

@@ -26,9 +26,9 @@ impl SqliteStore {
         let began = Instant::now();
         begin(conn).await?;
         let table = self.table.double_quoted();
-        // NULL where a text is no time: such a row is kept.
+        // NULL where a text is no time: such a row is kept. A number is one (`auto`).
         let sql = format!(
-            "SELECT id, CAST(unixepoch(created_at, 'subsec') * 1000 AS INTEGER) FROM {table} \
+            "SELECT id, CAST(unixepoch(created_at, 'auto', 'subsec') * 1000 AS INTEGER) FROM {table} \
              WHERE id > ? AND id < ? ORDER BY id LIMIT 1 OFFSET ?"
         );
         let query = sqlx::query_as::<_, (i64, Option<i64>)>(AssertSqlSafe(sql))
@@ -44,7 +44,7 @@ impl SqliteStore {
             .await
             .map_err(store_error("cannot look at the trace table"))?;
         let sql = format!(
-            "DELETE FROM {table} WHERE id > ? AND id <= ? AND unixepoch(created_at, 'subsec') * 1000 < ?"
+            "DELETE FROM {table} WHERE id > ? AND id <= ? AND unixepoch(created_at, 'auto', 'subsec') * 1000 < ?"
         );
         let query = sqlx::query(AssertSqlSafe(sql))
             .bind(sweep.after)

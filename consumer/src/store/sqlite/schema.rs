@@ -98,9 +98,20 @@ impl SqliteStore {
             .fetch_all(&mut *conn)
             .await
             .map_err(store_error(DOING))?;
-        adopt::check(table.as_ref(), &columns, &leading, &foreign_unique).map_err(|why| {
-            StoreError::new(ErrorKind::Schema, format!("cannot use the table {}: {why}", self.table))
-        })
+        let unusable =
+            |why| StoreError::new(ErrorKind::Schema, format!("cannot use the table {}: {why}", self.table));
+        let missing = adopt::check(table.as_ref(), &columns, &leading, &foreign_unique).map_err(unusable)?;
+        if let Some(column) = columns.iter().find(|column| column.name == "created_at") {
+            // An expression of the table's own; the line break ends a comment in it.
+            let sql = format!(
+                "SELECT unixepoch((\n{}\n), 'auto', 'subsec') - unixepoch('now', 'subsec')",
+                column.default_value
+            );
+            let seconds_off =
+                sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(conn).await.map_err(store_error(DOING))?;
+            adopt::check_default(seconds_off).map_err(unusable)?;
+        }
+        Ok(missing)
     }
 }
 
