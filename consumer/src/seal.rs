@@ -17,7 +17,7 @@ mod ring;
 mod sealed;
 mod training;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,6 +65,8 @@ pub struct Sealing {
     dictionaries: Mutex<HashMap<u16, Arc<Dictionary>>>,
     /// What compresses now.
     dictionary: Mutex<Option<Arc<Dictionary>>>,
+    /// Dictionaries that could not be opened, of which a person was told.
+    unopened: Mutex<HashSet<u16>>,
     training: Mutex<Training>,
     /// How often there was doubt, and how often of these key and dictionary have been looked up since.
     doubts: AtomicU64,
@@ -102,6 +104,7 @@ impl Sealing {
             keys: Mutex::default(),
             dictionaries: Mutex::default(),
             dictionary: Mutex::default(),
+            unopened: Mutex::default(),
             training: Mutex::new(Training::new()),
             doubts: AtomicU64::new(0),
             settled: AtomicU64::new(0),
@@ -127,7 +130,7 @@ impl Sealing {
     }
 
     /// Before the first batch: the ring's primary key must open what it wrapped before, a data key is made, and the
-    /// newest dictionary is read. Does nothing without a ring.
+    /// newest dictionary that can be opened is read. Does nothing without a ring.
     ///
     /// # Errors
     /// A Secret is missing or holds another key than before; the database cannot be asked.
@@ -139,18 +142,7 @@ impl Sealing {
             ring.unwrap(&self.table, newest)?;
         }
         self.data_key(store).await?;
-        match self.adopt_newest(store).await {
-            Err(error) if error.is_unavailable() => Err(error),
-            Err(error) => {
-                let error = chain(&error);
-                tracing::warn!(
-                    error,
-                    "the newest dictionary cannot be opened: bodies are sealed without one"
-                );
-                Ok(())
-            }
-            Ok(_) => Ok(()),
-        }
+        self.adopt_newest(store).await.map(drop)
     }
 
     /// Has key and dictionary looked up before they seal again: the database was away, and what is in its place now may be
@@ -188,18 +180,8 @@ impl Sealing {
         }
         // Their numbers may mean others by now.
         lock(&self.dictionaries).clear();
-        let newest = self.adopt_newest(store).await;
-        if let Err(error) = &newest
-            && error.is_unavailable()
-        {
-            return newest.map(drop);
-        }
-        if !matches!(newest, Ok(true)) && lock(&self.dictionary).take().is_some() {
-            let error = newest.err().map(|error| chain(&error));
-            tracing::warn!(
-                error,
-                "the database has lost the dictionary in use: bodies are sealed without one"
-            );
+        if !self.adopt_newest(store).await? && lock(&self.dictionary).take().is_some() {
+            tracing::warn!("the database has lost the dictionary in use: bodies are sealed without one");
             *lock(&self.training) = Training::new();
         }
         self.settled.store(doubts, Relaxed);
@@ -303,7 +285,9 @@ impl Sealing {
         let Some(trained) = training.await.map_err(|_| SealError::Library)?? else { return Ok(false) };
         // A dictionary that is sealed with a key that was lost could never be opened.
         self.confirm(store).await?;
-        let id = self.dictionary_id().unwrap_or(NO_DICTIONARY) + 1;
+        // Those that cannot be opened have numbers, too.
+        let newest = store.dictionaries().await?.pop();
+        let id = newest.map_or(NO_DICTIONARY, |newest| newest.id).saturating_add(1);
         if id == NOT_COMPRESSED {
             return Ok(false);
         }
@@ -331,12 +315,31 @@ impl Sealing {
         Ok(scratch.sealed)
     }
 
-    /// Uses the newest dictionary of the table; false where there is none.
+    /// Uses the newest dictionary of the table that can be opened; false where there is none.
+    ///
+    /// # Errors
+    /// The database cannot be asked.
     async fn adopt_newest(&self, store: &dyn KeyStore) -> Result<bool, SealError> {
-        let Some(newest) = store.dictionaries().await?.pop() else { return Ok(false) };
-        let dictionary = self.opened_dictionary(store, &newest).await?;
-        self.adopt(dictionary, newest.permille);
-        Ok(true)
+        for newest in store.dictionaries().await?.iter().rev() {
+            match self.opened_dictionary(store, newest).await {
+                Ok(dictionary) => {
+                    self.adopt(dictionary, newest.permille);
+                    return Ok(true);
+                }
+                Err(error) if error.is_unavailable() => return Err(error),
+                // Its key was lost, or is not in the ring: one that can be opened serves as well.
+                Err(error) if lock(&self.unopened).insert(newest.id) => {
+                    let (id, error) = (newest.id, chain(&error));
+                    tracing::warn!(
+                        id,
+                        error,
+                        "a dictionary cannot be opened: bodies are sealed with another, or none"
+                    );
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(false)
     }
 
     fn adopt(&self, dictionary: Arc<Dictionary>, permille: u32) {

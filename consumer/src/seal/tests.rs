@@ -304,6 +304,26 @@ async fn a_trained_dictionary_is_stored_sealed_and_used_by_the_next_process_too(
 }
 
 #[tokio::test]
+async fn a_dictionary_that_cannot_be_opened_is_passed_over() {
+    let broken = |id| SealedDictionary { id, sealed: vec![0; 64], permille: 300, created_at_ms: 0 };
+    let (safe, store) = (Safe::with(&["k1"]), memory());
+    let sealing = safe.sealing(&["k1"], "k1");
+    train(&sealing, &store).await;
+    store.add_dictionary(&broken(2)).await.unwrap();
+    sealing.doubt();
+    stored(&sealing, &store, &[row(1, &body(1))]).await;
+    assert_eq!(sealing.dictionary_id(), Some(1), "the one in use is still there");
+
+    let store = memory();
+    store.add_dictionary(&broken(1)).await.unwrap();
+    let sealing = safe.sealing(&["k1"], "k1");
+    sealing.prepare(&*store).await.unwrap();
+    assert_eq!(sealing.dictionary_id(), None);
+    train(&sealing, &store).await;
+    assert_eq!(sealing.dictionary_id(), Some(2), "its number is taken");
+}
+
+#[tokio::test]
 async fn dead_letters_are_sealed_part_by_part() {
     let (safe, store) = (Safe::with(&["k1"]), memory());
     let sealing = safe.sealing(&["k1"], "k1");
