@@ -11,6 +11,7 @@ use std::time::Duration;
 use sluice_crds::v1alpha1::StartFrom;
 use tokio::time::Instant;
 
+use super::id;
 use super::segment::fingerprint;
 use crate::backoff::Backoff;
 use crate::gate::clock::DatabaseClock;
@@ -146,6 +147,9 @@ pub enum OpenError {
 
 /// A partition that ends before the position for this long was created again. Longer than a change of leader.
 const SHRUNK_FOR: Duration = Duration::from_secs(10);
+/// So far may ids be ahead of the database's clock. A clock that was set back further was wrong before: ids that went on
+/// from there would keep their rows from retention until that time has come.
+const AHEAD_MS: i64 = 24 * 3_600_000;
 /// Pause before a stream is claimed again whose ids existed already: claiming alone may not change that.
 const DUPLICATE_PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks at an end that seems to have gone back.
@@ -218,12 +222,18 @@ impl Opener {
         }
         let recreated = trouble == Some(Trouble::Recreated { stream: claim.stream });
         let next_offset = claim.position.next_offset;
+        let ahead_ms = id::time_ms(claim.position.last_id) - claim.database_time.ms;
         // What an open transaction keeps from readers was read where the isolation level was another one.
         if recreated || next_offset > bounds.high && next_offset > self.source.written_end(at).await? {
             tracing::warn!(partition = %at, position = claim.position.next_offset, ?bounds,
                 "the topic was deleted and created again: a new stream begins at its oldest message");
             self.store.supersede(&key, &claim, bounds.low).await?;
             self.meters.recreated.fetch_add(1, Relaxed);
+            claim = self.claim(&key).await?;
+        } else if ahead_ms > AHEAD_MS {
+            tracing::warn!(partition = %at, ahead_ms,
+                "the database's clock was ahead when the last ids were given out: a new stream goes on with ids of today");
+            self.store.supersede(&key, &claim, next_offset).await?;
             claim = self.claim(&key).await?;
         }
         let position = self.pass_gap(at, &claim, bounds.low, gap).await?;

@@ -1,6 +1,7 @@
 //! Topics that were made anew, and messages that expired before they were read.
 
 use super::*;
+use crate::store::{Position, WriteBatch};
 
 #[tokio::test(start_paused = true)]
 async fn a_recreated_topic_is_noticed_and_read_from_its_beginning() {
@@ -175,4 +176,37 @@ async fn who_hears_late_that_a_topic_was_recreated_does_not_begin_it_again() {
     assert_eq!(stored(&store), produced(120));
     assert_eq!(store.progress().len(), 2, "one new stream");
     late.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ids_of_a_clock_that_was_a_year_ahead_are_not_gone_on_from() {
+    const YEAR_MS: i64 = 365 * 24 * 3_600_000;
+    let (source, store) = (queue(1, 50), store());
+    let key = StreamKey {
+        cluster_id: "cluster".to_owned(),
+        group: "group".to_owned(),
+        topic: "traces".to_owned(),
+        partition: 0,
+    };
+    store.create_streams(&[(key.clone(), 0)]).await.unwrap();
+    let claim = store.claim(&key, "another").await.unwrap();
+    let last_id = super::id::first_at(store.now_ms() + YEAR_MS);
+    let batch = WriteBatch {
+        stream: claim.stream,
+        epoch: claim.epoch,
+        from: claim.position,
+        to: Position { next_offset: 20, last_id },
+        fingerprint: None,
+        rows: &[],
+        dead_letters: &[],
+        to_topic: false,
+    };
+    store.write(&batch).await.unwrap();
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("the rest", || store.row_count() == 30).await;
+    assert!(store.rows().iter().all(|row| row.id < super::id::first_at(store.now_ms() + 60_000)));
+    assert_eq!(replica.meters.recreated.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(replica.meters.status(&Identity::default()).skipped_offsets, 0);
+    replica.stop().await;
 }
