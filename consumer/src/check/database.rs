@@ -150,11 +150,28 @@ fn judge(path: &str, found: &Inspection, manage_schema: bool) -> Vec<Finding> {
     } else {
         Finding::ok(path, format!("connected to {}", found.server))
     }];
-    // In PostgreSQL that would keep the table's other writers out.
-    let builds_indexes = manage_schema && path != "spec.sink.postgres";
-    findings.push(judge_table(found, manage_schema, builds_indexes));
+    let index = match path {
+        "spec.sink.sqlite" if manage_schema => {
+            "will be built at the first start, which takes long in a large table"
+        }
+        "spec.sink.mysql" if manage_schema => {
+            "will be built at the first start if the table is small, and else would speed reads up"
+        }
+        // In PostgreSQL that would keep the table's other writers out.
+        _ => "would speed reads up",
+    };
+    findings.push(judge_table(found, manage_schema, index));
     if !found.missing_tables.is_empty() {
         findings.push(judge_missing("spec.sink.manageSchema", found, manage_schema));
+    } else if manage_schema
+        && !found.is_migrated
+        && let Some(why) = &found.cannot_create
+    {
+        let detail = format!("its tables exist, but not all of their changes are recorded as done: {why}");
+        findings.push(Finding::failed("spec.sink.manageSchema", detail).remedy(
+            "GRANT CREATE on the database (PostgreSQL: on the schema) to the user, or set manageSchema: false where \
+             others keep the tables",
+        ));
     }
     findings.push(if found.missing_rights.is_empty() {
         Finding::ok(path, "this user has every right that is needed on the tables that exist")
@@ -165,13 +182,12 @@ fn judge(path: &str, found: &Inspection, manage_schema: bool) -> Vec<Finding> {
     findings
 }
 
-fn judge_table(found: &Inspection, manage_schema: bool, builds_indexes: bool) -> Finding {
+fn judge_table(found: &Inspection, manage_schema: bool, index: &str) -> Finding {
     match (&found.table, &found.cannot_create) {
         (TableState::Usable(missing), _) if missing.is_empty() => Finding::ok(TABLE, "the table exists and can be used"),
         (TableState::Usable(missing), _) => {
             let columns = missing.join(" and ");
-            let when = if builds_indexes { "will be built at the first start, which takes long in a large table" } else { "would speed reads up" };
-            Finding::ok(TABLE, format!("the table exists and can be used; an index on {columns} {when}"))
+            Finding::ok(TABLE, format!("the table exists and can be used; an index on {columns} {index}"))
         }
         // The reason ends with its own remedy.
         (TableState::Unusable(why), _) => Finding::failed(TABLE, why.clone()),
@@ -221,6 +237,7 @@ mod tests {
             read_only: false,
             table: TableState::Usable(Vec::new()),
             missing_tables: Vec::new(),
+            is_migrated: true,
             cannot_create: None,
             missing_rights: Vec::new(),
         }
@@ -248,6 +265,12 @@ mod tests {
         assert_eq!(failed(&empty, false), [TABLE, "spec.sink.manageSchema"]);
         let denied = Inspection { cannot_create: Some("denied".into()), ..empty };
         assert_eq!(failed(&denied, true), [TABLE, "spec.sink.manageSchema"]);
+        // Where everything is there, nothing needs to be created; but only if that is recorded.
+        let complete = Inspection { cannot_create: Some("denied".into()), ..found() };
+        assert!(failed(&complete, true).is_empty());
+        let unrecorded = Inspection { is_migrated: false, ..complete };
+        assert_eq!(failed(&unrecorded, true), ["spec.sink.manageSchema"]);
+        assert!(failed(&unrecorded, false).is_empty());
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub struct Inspection {
     pub table: TableState,
     /// Sluice's own tables that do not exist yet.
     pub missing_tables: Vec<&'static str>,
+    /// Whether every migration is recorded as done, so that nothing needs to be created for it.
+    pub is_migrated: bool,
     /// Why tables cannot be created; none where they can be.
     pub cannot_create: Option<String>,
     /// Rights that are missing on tables that exist, such as `INSERT on sluice_rate`.

@@ -23,6 +23,20 @@ pub async fn execute(bed: &Bed, sql: &str) {
     }
 }
 
+/// The same database, as a user with no other rights.
+pub async fn mariadb_as(bed: &Bed, rights: &str, tables: &str) -> Bed {
+    let url = bed.url().unwrap();
+    let (start, name) = url.rsplit_once('/').unwrap();
+    let user = format!("u{}", name.trim_start_matches(|letter: char| !letter.is_ascii_digit()));
+    execute(
+        bed,
+        &format!("CREATE USER {user} IDENTIFIED BY 'p'; GRANT {rights} ON {name}.{tables} TO {user}"),
+    )
+    .await;
+    let address = start.rsplit(['@', '/']).next().unwrap();
+    Bed::mariadb_at(&format!("mysql://{user}:p@{address}/{name}"))
+}
+
 async fn is_adopted(bed: Bed, create: &str) {
     execute(&bed, create).await;
     execute(
@@ -245,4 +259,51 @@ async fn a_migration_that_was_interrupted_is_repeated() {
     execute(&bed, "DROP TABLE sluice_rate; UPDATE sluice_migrations SET success = FALSE").await;
     let store = bed.store().await.unwrap();
     claims(&*store, 1).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs MariaDB"]
+async fn mariadb_needs_no_right_to_create_where_everything_is_there() {
+    let bed = Bed::mariadb().await.unwrap();
+    bed.store().await.unwrap();
+    let writer = mariadb_as(&bed, "SELECT, INSERT, UPDATE, DELETE", "*").await;
+    writer.store().await.unwrap();
+    // Only reads need it.
+    execute(&bed, "ALTER TABLE connectivity_trace DROP INDEX idx_trace_id").await;
+    writer.store().await.unwrap();
+    execute(&bed, "DELETE FROM sluice_migrations WHERE version = 4").await;
+    let error = writer.replica().unwrap().prepare().await.unwrap_err();
+    assert!(format!("{error:?}").contains("CREATE command denied"), "{error:?}");
+}
+
+/// A name of an index that is taken keeps nobody from storing rows.
+#[tokio::test]
+#[ignore = "needs MariaDB"]
+async fn mariadb_stores_rows_where_an_index_cannot_be_added() {
+    let create = "CREATE TABLE connectivity_trace (id bigint unsigned NOT NULL PRIMARY KEY, trace_id varchar(64) NOT NULL, \
+         kind varchar(16) NOT NULL, body longtext NOT NULL, created_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP, \
+         KEY idx_trace_id (kind)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
+    is_adopted(Bed::mariadb().await.unwrap(), create).await;
+}
+
+/// A schema that comes first in search_path by now hides no positions.
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn postgres_makes_no_new_tables_in_front_of_those_in_use() {
+    let bed = Bed::postgres().await.unwrap();
+    claims(&*bed.store().await.unwrap(), 1).await.unwrap();
+    execute(
+        &bed,
+        "CREATE SCHEMA earlier; DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = earlier, public', \
+         current_database()); END $$",
+    )
+    .await;
+    let store = bed.store().await.unwrap();
+    assert_eq!(store.streams("cluster-1", "group").await.unwrap().len(), 1);
+    // As a later version finds it, which brings another migration.
+    execute(&bed, "DELETE FROM sluice_migrations WHERE version = 4").await;
+    let error = bed.replica().unwrap().prepare().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Schema, "{error:?}");
+    assert!(error.to_string().contains("search_path"), "{error}");
+    execute(&bed, "DO $$ BEGIN ASSERT to_regclass('earlier.sluice_progress') IS NULL; END $$").await;
 }

@@ -3,9 +3,8 @@
 use sluice_consumer::pipeline::id::first_at;
 use sluice_consumer::store::retention::{Reached, Sweep};
 use sluice_consumer::store::{Row, Store, StreamKey};
-use sluice_tests::oracle::database::Database;
 
-use crate::adoption::execute;
+use crate::adoption::{execute, mariadb_as};
 use crate::bed::{Bed, batch, claims, key, row};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -150,20 +149,7 @@ async fn sqlite_decides_about_rows_of_an_adopted_table_by_created_at() {
 async fn mariadb_says_that_the_right_to_remove_is_missing() {
     let bed = Bed::mariadb().await.unwrap();
     let (_, claim) = store_of(&bed).await;
-    let Database::Mysql(pool) = bed.database().await.unwrap() else { unreachable!("MariaDB") };
-    let url = bed.url().unwrap();
-    let (start, name) = url.rsplit_once('/').unwrap();
-    let user = format!("u{}", claim.database_time.ms % 1_000_000_000);
-    for sql in [
-        format!("CREATE USER {user} IDENTIFIED BY 'p'"),
-        format!("GRANT SELECT, INSERT ON {name}.connectivity_trace TO {user}"),
-    ] {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
-    }
-    let address = start
-        .rsplit_once('@')
-        .map_or_else(|| start.rsplit_once('/').unwrap().1.to_owned(), |(_, address)| address.to_owned());
-    let store = Bed::mariadb_at(&format!("mysql://{user}:p@{address}/{name}"));
+    let store = mariadb_as(&bed, "SELECT, INSERT", "connectivity_trace").await;
     let sweep = Sweep { after: 0, before_ms: claim.database_time.ms, rows: 1 };
     let error = store.replica().unwrap().remove_older(&sweep).await.unwrap_err();
     let denied = sluice_consumer::last_error::LastError::from(&error);

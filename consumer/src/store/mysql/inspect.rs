@@ -51,6 +51,7 @@ impl MySqlStore {
             Err(error) => Some(error.to_string()),
             Ok(_) => None,
         };
+        let is_migrated = self.is_migrated(conn).await?;
         Ok(Inspection {
             server,
             read_only: read_only != 0,
@@ -60,6 +61,7 @@ impl MySqlStore {
                 .into_iter()
                 .filter(|table| !exists(table))
                 .collect(),
+            is_migrated,
             cannot_create,
             missing_rights,
         })

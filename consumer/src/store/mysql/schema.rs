@@ -13,7 +13,7 @@ use super::errors::{kind_of, store_error};
 use super::write::RowInsert;
 use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
 use crate::store::inspect::WRITE_RIGHTS;
-use crate::store::sql::{MISSING_TABLES, SHORT_ANSWER, migrations, missing_rights, within};
+use crate::store::sql::{MISSING_TABLES, SHORT_ANSWER, WRITE_ANSWER, migrations, missing_rights, within};
 use crate::store::{ErrorKind, StoreError, TableName};
 
 const DATABASE: &str = "SELECT CAST(DATABASE() AS CHAR)";
@@ -36,6 +36,11 @@ const COLUMNS: &str = "SELECT CAST(LOWER(COLUMN_NAME) AS CHAR) AS name, \
      WHEN COLUMN_DEFAULT = '' THEN '''''' ELSE COLUMN_DEFAULT END) AS CHAR) AS default_value, \
      CAST(LOWER(EXTRA) AS CHAR) AS extra \
      FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?";
+/// About how many rows the trace table has.
+const ROWS: &str = "SELECT CAST(COALESCE(TABLE_ROWS, 0) AS UNSIGNED) FROM information_schema.TABLES \
+     WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?";
+/// An index on no more rows is built in seconds.
+const FEW_ROWS: u64 = 100_000;
 const LEADING_COLUMNS: &str = "SELECT CAST(LOWER(COLUMN_NAME) AS CHAR) FROM information_schema.STATISTICS \
      WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND SEQ_IN_INDEX = 1";
 const FOREIGN_UNIQUE: &str = "SELECT CAST(INDEX_NAME AS CHAR) FROM information_schema.STATISTICS \
@@ -87,8 +92,10 @@ impl MySqlStore {
             within(SHORT_ANSWER, conn.execute(select)).await.map_err(missing)?;
         }
         let adopted = self.adopted(conn).await?;
-        if !adopted.missing_indexes.is_empty() {
-            tracing::warn!(table = %self.options.table, columns = ?adopted.missing_indexes, "the table has no index on these columns");
+        for column in &adopted.missing_indexes {
+            // Built here in a large table it would keep this replica, and a Galera cluster, waiting for as long as it takes.
+            let statement = self.index_statement(column);
+            tracing::warn!(table = %self.options.table, column, "the table has no index on this column; add one with {statement}");
         }
         missing_rights(self.missing_rights(conn, WRITE_RIGHTS, &|_| true).await?)?;
         self.max_column.store(adopted.max_body_bytes, Ordering::Relaxed);
@@ -97,17 +104,58 @@ impl MySqlStore {
         Ok(())
     }
 
+    /// Creates what is missing, and asks first: even `IF NOT EXISTS` needs the right to create.
     async fn create_tables(&self, conn: &mut MySqlConnection, version: &str) -> Result<(), StoreError> {
-        self.migrate(conn).await?;
-        let sql = trace_table(&self.options.table, version.contains("TiDB"));
-        conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot create the trace table"))?;
-        for column in self.adopted(conn).await?.missing_indexes {
-            let table = self.options.table.backticked();
-            let sql = format!("ALTER TABLE {table} ADD INDEX `idx_{column}` (`{column}`)");
-            tracing::info!(table = %self.options.table, column, "adding an index");
-            conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot add an index"))?;
+        if !self.is_migrated(conn).await? {
+            self.migrate(conn).await?;
+        }
+        let rows = sqlx::query_scalar(ROWS).bind(self.options.table.as_str());
+        let rows: Option<u64> = within(SHORT_ANSWER, rows.fetch_optional(&mut *conn))
+            .await
+            .map_err(store_error("cannot look for the trace table"))?;
+        let Some(rows) = rows else {
+            let sql = trace_table(&self.options.table, version.contains("TiDB"));
+            conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot create the trace table"))?;
+            return Ok(());
+        };
+        if rows <= FEW_ROWS {
+            for column in self.adopted(conn).await?.missing_indexes {
+                self.add_index(conn, column).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Only reads need it: where the server refuses, rows are stored all the same, and [`Self::prepare_schema`] tells.
+    async fn add_index(&self, conn: &mut MySqlConnection, column: &'static str) -> Result<(), StoreError> {
+        tracing::info!(table = %self.options.table, column, "adding an index");
+        let statement = AssertSqlSafe(self.index_statement(column));
+        match within(WRITE_ANSWER, conn.execute(statement)).await {
+            Err(error) if error.as_database_error().is_none() => {
+                Err(store_error("cannot add an index")(error))
+            }
+            Err(error) => {
+                tracing::warn!(table = %self.options.table, column, %error, "cannot add an index");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn index_statement(&self, column: &str) -> String {
+        let table = self.options.table.backticked();
+        format!("ALTER TABLE {table} ADD INDEX `idx_{column}` (`{column}`)")
+    }
+
+    /// Whether no migration is left to do.
+    pub(super) async fn is_migrated(&self, conn: &mut MySqlConnection) -> Result<bool, StoreError> {
+        let select = AssertSqlSafe(migrations::select_done(&migrations::MYSQL));
+        match within(SHORT_ANSWER, sqlx::query_scalar::<_, i64>(select).fetch_one(conn)).await {
+            Ok(done) => Ok(done == migrations::MYSQL.len() as i64),
+            // There is no such table yet, or this user may not look.
+            Err(error) if error.as_database_error().is_some() => Ok(false),
+            Err(error) => Err(store_error("cannot look for migrations")(error)),
+        }
     }
 
     async fn migrate(&self, conn: &mut MySqlConnection) -> Result<(), StoreError> {

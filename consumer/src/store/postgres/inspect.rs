@@ -4,6 +4,7 @@ use sqlx::postgres::PgConnection;
 
 use super::PostgresStore;
 use super::errors::store_error;
+use super::schema::hidden_tables;
 use crate::store::inspect::{Inspection, OWN_TABLES, TableState, trace_rights};
 use crate::store::sql::{Purpose, SHORT_ANSWER, within};
 use crate::store::{ErrorKind, StoreError};
@@ -45,12 +46,23 @@ impl PostgresStore {
             }
         }
         let missing_rights = self.missing_rights(conn, trace_rights(has_retention)).await?;
+        let is_migrated = self.is_migrated(conn).await?;
+        let hidden = if is_migrated { None } else { hidden_tables(conn).await? };
         let cannot_create = match (schema.as_str(), may_create) {
+            _ if hidden.is_some() => hidden,
             ("", _) => Some("search_path names no schema that exists".to_owned()),
             (_, false) => Some(format!("no right to create in the schema {schema}")),
             _ => None,
         };
-        Ok(Inspection { server, read_only, table, missing_tables, cannot_create, missing_rights })
+        Ok(Inspection {
+            server,
+            read_only,
+            table,
+            missing_tables,
+            is_migrated,
+            cannot_create,
+            missing_rights,
+        })
     }
 
     /// The rights that this user lacks on the tables that exist.

@@ -17,6 +17,14 @@ const LOCK: &str = "SELECT pg_advisory_xact_lock(126943972090725)";
 /// A migration may take longer than any statement of a batch.
 const NO_TIME_OUT: &str = "SET LOCAL statement_timeout = 0";
 
+const MAY_LOOK: &str =
+    "SELECT COALESCE(has_table_privilege(CAST(to_regclass('sluice_migrations') AS OID), 'SELECT'), FALSE)";
+/// The schema of tables that are found, where another one comes first in search_path.
+const ELSEWHERE: &str = "SELECT CAST(n.nspname AS TEXT), COALESCE(CAST(current_schema() AS TEXT), 'none') \
+     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+     WHERE c.oid IN (to_regclass('sluice_progress'), to_regclass('sluice_migrations')) \
+     AND n.nspname IS DISTINCT FROM current_schema() LIMIT 1";
+
 const TABLE: &str = "SELECT CAST(relkind AS TEXT) AS kind, CAST(relpersistence AS TEXT) AS persistence \
      FROM pg_class WHERE oid = to_regclass($1)";
 const COLUMNS: &str = "SELECT CAST(a.attname AS TEXT) AS name, format_type(a.atttypid, a.atttypmod) AS data_type, \
@@ -79,12 +87,18 @@ impl PostgresStore {
         within(SHORT_ANSWER, transaction.commit()).await.map_err(store_error("cannot commit the schema"))
     }
 
+    /// Creates what is missing, and asks first: even `IF NOT EXISTS` needs the right to create.
     async fn create_tables(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
-        let migrator = migrations::migrator(&migrations::POSTGRES);
-        migrator
-            .run_direct(None, conn, false)
-            .await
-            .map_err(|error| migrations::migrate_error(error, kind_of))?;
+        if !self.is_migrated(conn).await? {
+            if let Some(why) = hidden_tables(conn).await? {
+                return Err(StoreError::new(ErrorKind::Schema, why));
+            }
+            let migrator = migrations::migrator(&migrations::POSTGRES);
+            migrator
+                .run_direct(None, conn, false)
+                .await
+                .map_err(|error| migrations::migrate_error(error, kind_of))?;
+        }
         let table = self.options.table.double_quoted();
         if exists(conn, &table).await? {
             return Ok(());
@@ -102,6 +116,23 @@ impl PostgresStore {
             conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot add an index"))?;
         }
         Ok(())
+    }
+
+    /// Whether no migration is left to do.
+    pub(super) async fn is_migrated(&self, conn: &mut PgConnection) -> Result<bool, StoreError> {
+        const DOING: &str = "cannot look for migrations";
+        // Asked first, as an error would end the transaction.
+        let may_look: bool = within(SHORT_ANSWER, sqlx::query_scalar(MAY_LOOK).fetch_one(&mut *conn))
+            .await
+            .map_err(store_error(DOING))?;
+        if !may_look {
+            return Ok(false);
+        }
+        let select = AssertSqlSafe(migrations::select_done(&migrations::POSTGRES));
+        let done: i64 = within(SHORT_ANSWER, sqlx::query_scalar(select).fetch_one(conn))
+            .await
+            .map_err(store_error(DOING))?;
+        Ok(done == migrations::POSTGRES.len() as i64)
     }
 
     /// Looks at the trace table as it is.
@@ -127,6 +158,20 @@ impl PostgresStore {
             StoreError::new(ErrorKind::Schema, format!("cannot use the table {}: {why}", self.options.table))
         })
     }
+}
+
+/// Why nothing may be created: tables of Sluice that are in use would be hidden by new ones, and positions forgotten.
+pub(super) async fn hidden_tables(conn: &mut PgConnection) -> Result<Option<String>, StoreError> {
+    let found: Option<(String, String)> =
+        within(SHORT_ANSWER, sqlx::query_as(ELSEWHERE).fetch_optional(conn))
+            .await
+            .map_err(store_error("cannot look for the tables of Sluice"))?;
+    Ok(found.map(|(present, first)| {
+        format!(
+            "Sluice's tables are in the schema {present}, and new ones would be made in {first}, with no positions: put \
+             {present} before {first} in search_path (ALTER ROLE … SET search_path)"
+        )
+    }))
 }
 
 fn missing(error: sqlx::Error) -> StoreError {

@@ -48,6 +48,13 @@ pub fn migrator(files: &[File]) -> Migrator {
     migrator
 }
 
+/// Counts those of `files` that are recorded as done.
+pub fn select_done(files: &[File]) -> String {
+    let versions: Vec<String> = files.iter().map(|(version, ..)| version.to_string()).collect();
+    let versions = versions.join(", ");
+    format!("SELECT COUNT(*) FROM {MIGRATIONS_TABLE} WHERE success AND version IN ({versions})")
+}
+
 /// A failed migration; where the database reported an error, `kind_of` tells what it means.
 pub fn migrate_error(error: MigrateError, kind_of: fn(&sqlx::Error) -> ErrorKind) -> StoreError {
     let kind = match &error {

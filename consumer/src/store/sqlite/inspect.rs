@@ -44,6 +44,8 @@ impl SqliteStore {
             read_only: false,
             table,
             missing_tables: own.filter(|table| !exists(table)).collect(),
+            // Who may write to the file may create tables in it.
+            is_migrated: false,
             cannot_create: None,
             missing_rights: Vec::new(),
         })
