@@ -200,6 +200,8 @@ async fn helm_waits_for_a_pipeline_in_a_chart_until_its_consumers_run() {
 async fn helm_does_not_wait_for_a_pipeline_that_is_refused() {
     let bed = Bed::start("helmfail").await;
     bed.create(&pipeline()).await;
+    // Two of one second have no order before one of them is built.
+    bed.until("deployment/traces-consumer", |deployment| !deployment.is_null()).await;
     let mut rival = pipeline();
     rival["metadata"]["name"] = "rival".into();
     let dir = Scratch::new("sluice-chart-").unwrap();
