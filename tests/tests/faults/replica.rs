@@ -1,8 +1,13 @@
 //! Databases with a replica that lags behind: it takes the primary's place, or is read by a proxy.
 
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context, ensure};
+use sluice_consumer::store::Store;
+use sluice_consumer::store::key::{KeyStore, SealedDictionary, WrappedKey};
+use sluice_consumer::store::letter::{LetterFilter, LetterStore};
+use sluice_consumer::store::postgres::{PostgresOptions, PostgresStore};
 use sluice_tests::eventually;
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::oracle::database::Database;
@@ -10,6 +15,7 @@ use sluice_tests::pgpool::Pgpool;
 use sluice_tests::postgres::Postgres;
 use sluice_tests::proxy::Proxy;
 use sluice_tests::sluice::{Sink, binary};
+use sqlx::postgres::PgConnectOptions;
 
 use crate::database::{PARTITIONS, QPS, RECOVERY, finish, ledger};
 use crate::world::{Case, unique};
@@ -114,7 +120,30 @@ async fn read_from_a_standby() -> anyhow::Result<()> {
         &case.pipeline.sink,
         "DO $$ BEGIN ASSERT (SELECT COUNT(*) FROM connectivity_trace_copy) = (SELECT COUNT(*) FROM connectivity_trace); END $$",
     )
-    .await
+    .await?;
+    finds_what_it_stored(&pgpool.url(&name)).await
+}
+
+/// A key and a dictionary that were stored a moment ago are not lost, and a dead letter is there.
+async fn finds_what_it_stored(url: &str) -> anyhow::Result<()> {
+    let options: PgConnectOptions = url.parse()?;
+    let connect = Arc::new(move || Ok(options.clone()));
+    let table = "connectivity_trace".parse()?;
+    let store = PostgresStore::new(PostgresOptions { connect, table, lanes: 1, manage_schema: false });
+    let key = WrappedKey { id: 7, wrapped_by: "k".to_owned(), wrapped: vec![1], created_at_ms: 0 };
+    let dictionary = SealedDictionary { id: 1, sealed: vec![1], permille: 300, created_at_ms: 0 };
+    ensure!(store.add_data_key(&key).await? && store.add_dictionary(&dictionary).await?, "they are there");
+    ensure!(store.data_key(7).await?.is_some(), "the key looks lost");
+    ensure!(store.dictionary(1).await?.is_some(), "the dictionary looks lost");
+    execute(
+        &Sink::Postgres(url.to_owned()),
+        "INSERT INTO sluice_dead_letter (table_name, id, stream, topic, \"partition\", \"offset\", reason, detail) \
+         VALUES ('connectivity_trace', 1, 0, 'topic', 0, 0, 'Tombstone', '')",
+    )
+    .await?;
+    ensure!(store.letters(&LetterFilter::default(), 0, 9).await?.len() == 1, "the letter looks gone");
+    store.close().await;
+    Ok(())
 }
 
 #[tokio::test]
