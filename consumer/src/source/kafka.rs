@@ -238,6 +238,9 @@ impl Source for KafkaSource {
             (Err(SourceError::UnknownTopic(_)), Topics::Named(name)) => {
                 Err(SourceError::UnknownTopic(format!("the topic {name} does not exist")))
             }
+            (Err(SourceError::Denied { context, message }), Topics::Named(name)) => {
+                Err(SourceError::Denied { context, message: format!("{name}: {message}") })
+            }
             (found, _) => found,
         }
     }
