@@ -24,6 +24,24 @@ fn the_chart_has_the_version_of_the_programs() {
 }
 
 #[test]
+fn the_builds_that_people_are_told_to_run_name_their_packages() {
+    let root = chart().parent().unwrap().parent().unwrap().to_owned();
+    // Cargo looks for binaries in these alone, where no package is named.
+    let members = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    assert!(members.contains(r#"default-members = ["crds", "consumer"]"#), "{members}");
+    let mut builds = 0;
+    for page in ["README.md", "docs/operations.md"] {
+        let text = std::fs::read_to_string(root.join(page)).unwrap();
+        for command in text.lines().filter(|line| line.starts_with("cargo build ")) {
+            builds += 1;
+            let is_found = !command.contains("operator") || command.contains("--package sluice-operator");
+            assert!(is_found, "{page}: {command}");
+        }
+    }
+    assert_eq!(builds, 2);
+}
+
+#[test]
 fn every_right_carries_its_reason() {
     for file in ["templates/operator/rbac.yaml", "templates/user-roles.yaml"] {
         let text = read(file);
