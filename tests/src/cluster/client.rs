@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
@@ -200,7 +200,8 @@ impl Namespace {
     pub async fn explain<T>(&self, result: anyhow::Result<T>) -> anyhow::Result<T> {
         match result {
             Ok(value) => Ok(value),
-            Err(error) => Err(error.context(self.describe().await)),
+            // What went wrong first: of a long text the beginning is read.
+            Err(error) => Err(anyhow!("{error:#}\n{}", self.describe().await)),
         }
     }
 
