@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sluice_tests::cluster::ApiProxy;
+use sluice_tests::cluster::{ApiProxy, Sent};
 use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::oracle::database::Database;
@@ -12,6 +12,8 @@ use sluice_tests::rate::{Releases, bound};
 use super::world::{PARTITIONS, START, World, now_ms, secret};
 
 const EDITS: usize = 50;
+/// Of a hundred edits one may be late: what is promised is their 99th percentile.
+const LATE: usize = EDITS.div_ceil(100);
 /// Between two edits: long enough for whole seconds of each rate.
 const BETWEEN: Duration = Duration::from_millis(2_200);
 const RATES: [u32; 5] = [500, 2_000, 1_000, 3_000, 800];
@@ -41,58 +43,56 @@ async fn fifty_edits() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let proxy = ApiProxy::start(world.cluster).await.unwrap();
     let mut edits = Vec::new();
-    let mut slowest_answer = 0;
     for number in 1..=EDITS {
         let rate = RATES[number % RATES.len()];
         let next = tokio::time::Instant::now() + BETWEEN;
         let sent = world.send_rate(&proxy, rate).await;
-        slowest_answer = slowest_answer.max(sent.answered - sent.at);
-        edits.push((sent.at, rate));
+        edits.push((sent, rate));
         tokio::time::sleep_until(next).await;
     }
     let end = now_ms();
     let by_hand = Instant::now();
     world.patch_rate(0).await;
-    println!(
-        "the API server answered an edit within {slowest_answer} ms; kubectl patch takes {:?} as a whole",
-        by_hand.elapsed()
-    );
+    println!("kubectl patch takes {:?} as a whole", by_hand.elapsed());
 
     let releases = Releases::from_ids(database.ids().await.unwrap());
     let problems = late_edits(&releases, &edits, end);
-    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert!(problems.len() <= LATE, "{}", problems.join("\n"));
 
     assert_eq!(world.restarts().await, 0);
     world.drain_and_audit(&ledger, MESSAGES).await.unwrap();
     world.operator.log_is_clean(&[]).unwrap();
 }
 
-/// Edits that took a second or longer; prints how long all of them took.
-fn late_edits(releases: &Releases, edits: &[(i64, u32)], end: i64) -> Vec<String> {
+/// Edits that took effect more than a second after the API server had saved them; prints how long all of them took.
+fn late_edits(releases: &Releases, edits: &[(Sent, u32)], end: i64) -> Vec<String> {
     let mut problems = Vec::new();
     let mut delays = Vec::new();
-    for (number, (edit, rate)) in edits.iter().enumerate() {
-        let until = edits.get(number + 1).map_or(end, |(next, _)| *next) - 1_000;
+    for (number, (sent, rate)) in edits.iter().enumerate() {
+        let until = edits.get(number + 1).map_or(end, |(next, _)| next.at) - 1_000;
         let most = bound(f64::from(*rate), PARTITIONS as u32, 10);
-        let bounded = releases.compliant_after(*edit, until, most).as_millis() as i64;
-        let used = used_after(releases, *edit, until, f64::from(*rate));
+        let bounded = releases.compliant_after(sent.at, until, most).as_millis() as i64;
+        let used = used_after(releases, sent.at, until, f64::from(*rate));
         let delay = used.map(|used| used.max(bounded));
-        if delay.is_none_or(|delay| delay > 1_000) {
+        let saved = sent.answered - sent.at;
+        if delay.is_none_or(|delay| delay > saved + 1_000) {
             problems.push(format!(
-                "edit {number} to {rate}: within its bound after {bounded} ms, used after {used:?} ms"
+                "edit {number} to {rate}: saved after {saved} ms, within its bound after {bounded} ms, used after {used:?} \
+                 ms"
             ));
         }
         delays.extend(delay);
     }
-    delays.sort_unstable();
-    let at = |share: f64| delays.get(((delays.len() as f64 - 1.0) * share) as usize).copied().unwrap_or(-1);
-    println!(
-        "from the patch to the first compliant second: median {} ms, p99 {} ms, slowest {} ms",
-        at(0.5),
-        at(0.99),
-        at(1.0)
-    );
+    let saved = edits.iter().map(|(sent, _)| sent.answered - sent.at).collect();
+    println!("from the patch to its answer: {}", summary(saved));
+    println!("from the patch to the first compliant second: {}", summary(delays));
     problems
+}
+
+fn summary(mut millis: Vec<i64>) -> String {
+    millis.sort_unstable();
+    let at = |share: f64| millis.get(((millis.len() as f64 - 1.0) * share) as usize).copied().unwrap_or(-1);
+    format!("median {} ms, p99 {} ms, slowest {} ms", at(0.5), at(0.99), at(1.0))
 }
 
 #[tokio::test]
