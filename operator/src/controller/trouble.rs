@@ -4,7 +4,7 @@ use sluice_crds::v1alpha1::TracePipeline;
 
 use super::apply::Trouble;
 use super::dereference::Found;
-use super::probe::{CONSUMER_ERROR, PodReport};
+use super::probe::{CONSUMER_ERROR, PodReport, Report};
 use super::status::EXPIRING;
 
 /// Reasons of errors that keep no consumer from being ready.
@@ -13,31 +13,43 @@ const HOLDS_UP_NOTHING: [&str; 3] = [EXPIRING, "RetentionFailed", "DeadLetterTop
 /// Reads the consumers' answers, and for those that have given none, the last status: an operator that has just begun has
 /// asked nobody, and the one before it has told of trouble at once.
 pub fn trouble(pipeline: &TracePipeline, found: &Found, reports: &[PodReport]) -> Trouble {
-    let is_troubled = |pod: &str| {
-        let report = reports.iter().find(|report| report.pod == pod);
-        match report.map(|report| &report.answer) {
-            Some(Ok(answer)) => {
-                let reason = answer.last_error_reason.as_deref().unwrap_or(CONSUMER_ERROR);
-                answer.last_error.is_some() && !HOLDS_UP_NOTHING.contains(&reason)
-            }
-            _ => was_troubled(pipeline, pod),
-        }
+    let answer_of = |pod: &str| {
+        let report = reports.iter().find(|report| report.pod == pod)?;
+        report.answer.as_ref().ok()
     };
+    let reason_of = |pod: &str| match answer_of(pod) {
+        Some(answer) => told_by(answer),
+        None => told_before(pipeline, pod),
+    };
+    let of_older: Vec<_> = found.older.iter().filter_map(|pod| reason_of(pod)).collect();
+    let mut newest =
+        found.pods.iter().map(|pod| &*pod.name).filter(|pod| !found.older.iter().any(|it| it == pod));
     Trouble {
-        any: found.pods.iter().any(|pod| is_troubled(&pod.name)),
-        of_older: found.older.iter().any(|pod| is_troubled(pod)),
+        any: found.pods.iter().any(|pod| reason_of(&pod.name).is_some()),
+        shared: newest.any(|pod| {
+            let reason = answer_of(pod).and_then(told_by);
+            reason.is_some_and(|reason| of_older.contains(&reason))
+        }),
     }
 }
 
-/// Whether the last status says so of this very pod: with what a consumer says it begins with its name.
-fn was_troubled(pipeline: &TracePipeline, pod: &str) -> bool {
+/// Why a consumer would not become ready now, by its own words.
+fn told_by(answer: &Report) -> Option<&str> {
+    answer.last_error.as_ref()?;
+    let reason = answer.last_error_reason.as_deref().unwrap_or(CONSUMER_ERROR);
+    Some(reason).filter(|reason| !HOLDS_UP_NOTHING.contains(reason))
+}
+
+/// What the last status says so of this very pod: with what a consumer says it begins with its name.
+fn told_before<'a>(pipeline: &'a TracePipeline, pod: &str) -> Option<&'a str> {
     let mut last = pipeline.status.iter().flat_map(|status| &status.conditions);
-    last.any(|one| {
+    let told = last.find(|one| {
         one.type_ == "Degraded"
             && one.status == "True"
             && !HOLDS_UP_NOTHING.contains(&&*one.reason)
             && one.message.strip_prefix(pod).is_some_and(|rest| rest.starts_with(": "))
-    })
+    });
+    told.map(|one| &*one.reason)
 }
 
 #[cfg(test)]
@@ -47,7 +59,6 @@ mod tests {
     use super::*;
     use crate::controller::dereference::PodAddress;
     use crate::controller::example;
-    use crate::controller::probe::Report;
 
     fn found() -> Found {
         let pods = ["new", "old"].map(|name| PodAddress { name: name.into(), ip: None });
@@ -67,8 +78,13 @@ mod tests {
         let of = |new, old| trouble(&example::pipeline(), &found(), &[says("new", new), says("old", old)]);
         assert_eq!(of(None, None), Trouble::default());
         assert_eq!(of(None, Some("RetentionFailed")), Trouble::default());
-        assert_eq!(of(Some("StoreDenied"), None), Trouble { any: true, of_older: false });
-        assert_eq!(of(None, Some("StoreUnavailable")), Trouble { any: true, of_older: true });
+        let (own, shared) = (Trouble { any: true, shared: false }, Trouble { any: true, shared: true });
+        assert_eq!(of(Some("StoreDenied"), None), own);
+        assert_eq!(of(None, Some("StoreUnavailable")), own, "it explains nothing of the new one");
+        assert_eq!(of(Some("StoreDenied"), Some("StoreUnavailable")), own);
+        assert_eq!(of(Some("StoreUnavailable"), Some("StoreUnavailable")), shared);
+        let ended = trouble(&example::pipeline(), &found(), &[says("old", Some("StoreUnavailable"))]);
+        assert_eq!(ended, own, "the new one has never answered");
     }
 
     #[test]
@@ -81,7 +97,9 @@ mod tests {
                 Some(TracePipelineStatus { conditions: vec![condition], ..TracePipelineStatus::default() });
             trouble(&pipeline, &found(), reports)
         };
-        assert_eq!(of(told.clone(), &[]), Trouble { any: true, of_older: true });
+        assert_eq!(of(told.clone(), &[]), Trouble { any: true, shared: false });
+        let new = says("new", Some("StoreUnavailable"));
+        assert_eq!(of(told.clone(), &[new]), Trouble { any: true, shared: true });
         assert_eq!(of(told.clone(), &[says("old", None)]), Trouble::default(), "it is over");
         told.message = "the rollout has stopped moving".into();
         assert_eq!(of(told.clone(), &[]), Trouble::default(), "no consumer says so");

@@ -4,8 +4,9 @@
 //! is away, its spec was changed) neither takes a turn nor halts anybody. One that did not run before the
 //! upgrade, or was in trouble, proves nothing about it, and is not marked either. Consumers never take their
 //! readiness back, but a new one is not ready before it has reached topic and database. The mark stays, unless a
-//! rollout has failed while consumers of an older template were in trouble, too; one whose rollout has ended takes
-//! no turn any more, whatever becomes of its pods.
+//! rollout has failed for a reason that consumers of an older template tell of, too: that those are in trouble for a
+//! moment explains no new one that ends, or says nothing. One whose rollout has ended takes no turn any more, whatever
+//! becomes of its pods.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -41,8 +42,8 @@ pub enum Change {
 pub struct Trouble {
     /// Any of them has it.
     pub any: bool,
-    /// One has it whose template is not the newest: the newest is not the cause.
-    pub of_older: bool,
+    /// One of the newest template has it, and so has one of an older template: the newest is not the cause.
+    pub shared: bool,
 }
 
 /// Compares what is with what should be.
@@ -53,7 +54,7 @@ pub fn change(actual: Option<&Deployment>, desired: &Deployment, trouble: Troubl
     let same_spec = is_same(names::ANNOTATION_SPEC_HASH) || !is_comparable(actual, desired);
     match (same_spec, is_same(names::ANNOTATION_TEMPLATE_HASH)) {
         (false, _) => Change::Spec,
-        (true, true) if trouble.of_older && Pods::of(actual).stalled => Change::Same(None),
+        (true, true) if trouble.shared && Pods::of(actual).stalled => Change::Same(None),
         (true, true) => Change::Same(of(actual, names::ANNOTATION_UPGRADE).map(str::to_owned)),
         (true, false) => Change::Upgrade { runs: Pods::of(actual).settled() && !trouble.any },
     }
@@ -237,16 +238,20 @@ mod tests {
     #[test]
     fn a_pipeline_in_trouble_proves_nothing_about_an_upgrade() {
         let desired = hashed("2:a", "x");
-        let (before, any) = (hashed("2:a", "y"), Trouble { any: true, of_older: false });
+        let (before, any) = (hashed("2:a", "y"), Trouble { any: true, shared: false });
         assert_eq!(change(Some(&before), &desired, any), Change::Upgrade { runs: false });
 
-        let of_older = Trouble { any: true, of_older: true };
+        let shared = Trouble { any: true, shared: true };
         let kept = Change::Same(Some(MARK.to_owned()));
-        assert_eq!(change(Some(&desired), &desired, of_older), kept, "it may still come to run");
+        assert_eq!(change(Some(&desired), &desired, shared), kept, "it may still come to run");
         let mut failed = hashed("2:a", "x");
         failed.status = deployment("own", None, 1, true).status;
-        assert_eq!(change(Some(&failed), &desired, any), kept, "only those of the upgrade are in trouble");
-        assert_eq!(change(Some(&failed), &desired, of_older), Change::Same(None));
+        assert_eq!(
+            change(Some(&failed), &desired, any),
+            kept,
+            "only those of the upgrade are in trouble, or only older ones"
+        );
+        assert_eq!(change(Some(&failed), &desired, shared), Change::Same(None));
     }
 
     #[test]
