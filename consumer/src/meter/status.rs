@@ -58,8 +58,12 @@ impl Meters {
         let beside = [self.retention.error(), self.dead_letter_topic.error()];
         let errors: Vec<_> = errors.into_iter().chain(beside.into_iter().flatten().map(as_status)).collect();
         let lag = partitions.iter().try_fold(0, |sum, partition| Some(sum + partition.lag?));
-        // Without partitions because of a trouble with the queue nobody knows what waits there.
-        let lag = lag.filter(|_| !partitions.is_empty() || troubles.source().is_none());
+        // Who has no partitions because others have them all knows that nothing waits for it; who has not joined yet, or was
+        // put out of the group, knows nothing.
+        let is_member = self.preflight.group_joined.load(Relaxed)
+            && troubles.source().is_none()
+            && troubles.store().is_none();
+        let lag = lag.filter(|_| !partitions.is_empty() || is_member);
         StatusDocument {
             pipeline: identity.pipeline.clone(),
             pipeline_uid: identity.uid.clone(),
@@ -264,9 +268,12 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_not_known_without_partitions_while_the_queue_is_in_trouble() {
+    fn what_waits_is_not_known_without_partitions_before_the_group_is_joined_and_while_the_queue_is_in_trouble()
+     {
         let meters = Meters::default();
         meters.set_rate(100, 100.0, 1.0, false);
+        assert_eq!(meters.status(&Identity::default()).drain_seconds, None);
+        meters.preflight.group_joined.store(true, Relaxed);
         assert_eq!(meters.status(&Identity::default()).drain_seconds, Some(0), "others have them");
         meters.source_failed(LastError::new(ErrorReason::SourceUnreachable, "no coordinator"));
         assert_eq!(meters.status(&Identity::default()).drain_seconds, None);
