@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::dead_letter_topic::{DeadLetterSender, Pass};
 use super::marks::Marks;
 use super::retention::Retention;
+use super::stream::own_time_ms;
 use super::turn::Turn;
 use super::{Parts, PipelineError};
 use crate::gate::clock::DatabaseClock;
@@ -45,7 +46,7 @@ impl Beside {
             meters: parts.meters.clone(),
             pipeline: names.pipeline.clone(),
             holder: names.owner.clone(),
-            own_time_ms: || jiff::Timestamp::now().as_millisecond(),
+            own_time_ms,
         };
         let live = parts.live.clone();
         self.spawn(|stop| retention.run(live, stop));

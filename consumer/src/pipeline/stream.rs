@@ -147,8 +147,8 @@ pub enum OpenError {
 
 /// A partition that ends before the position for this long was created again. Longer than a change of leader.
 const SHRUNK_FOR: Duration = Duration::from_secs(10);
-/// So far may ids be ahead of the database's clock. A clock that was set back further was wrong before: ids that went on
-/// from there would keep their rows from retention until that time has come.
+/// So far may ids be ahead of the clocks. A clock that was set back further was wrong before: ids that went on from there
+/// would keep their rows from retention until that time has come.
 const AHEAD_MS: i64 = 24 * 3_600_000;
 /// Pause before a stream is claimed again whose ids existed already: claiming alone may not change that.
 const DUPLICATE_PAUSE: Duration = Duration::from_secs(1);
@@ -156,6 +156,17 @@ const DUPLICATE_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Between two tries of opening.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+
+/// This process's own clock, in milliseconds since 1970.
+pub(super) fn own_time_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// How far the last id is ahead of both clocks. Where it is ahead of the database's alone, that one is behind: new rows with
+/// ids of its time would be old as soon as it is set right.
+fn ahead_ms(last_id: i64, database_ms: i64, own_ms: i64) -> i64 {
+    id::time_ms(last_id) - database_ms.max(own_ms)
+}
 
 impl Opener {
     /// Tries until the partition is open; none where it is no longer ours. Cancelled by its caller when the
@@ -222,7 +233,7 @@ impl Opener {
         }
         let recreated = trouble == Some(Trouble::Recreated { stream: claim.stream });
         let next_offset = claim.position.next_offset;
-        let ahead_ms = id::time_ms(claim.position.last_id) - claim.database_time.ms;
+        let ahead_ms = ahead_ms(claim.position.last_id, claim.database_time.ms, own_time_ms());
         // What an open transaction keeps from readers was read where the isolation level was another one.
         if recreated || next_offset > bounds.high && next_offset > self.source.written_end(at).await? {
             tracing::warn!(partition = %at, position = claim.position.next_offset, ?bounds,
@@ -344,5 +355,20 @@ impl Opener {
             topic: at.topic.to_string(),
             partition: at.partition,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_ahead_only_where_both_clocks_say_so() {
+        const YEAR_MS: i64 = 365 * 24 * 3_600_000;
+        let (now, last_id) = (1_800_000_000_000, id::first_at(1_800_000_000_000));
+        assert_eq!(ahead_ms(last_id, now, now), 0);
+        assert_eq!(ahead_ms(last_id, now - YEAR_MS, now - YEAR_MS), YEAR_MS);
+        assert_eq!(ahead_ms(last_id, now - YEAR_MS, now), 0, "the database's is behind");
+        assert_eq!(ahead_ms(last_id, now, now - YEAR_MS), 0, "the replica's is behind");
     }
 }

@@ -190,7 +190,8 @@ async fn ids_of_a_clock_that_was_a_year_ahead_are_not_gone_on_from() {
     };
     store.create_streams(&[(key.clone(), 0)]).await.unwrap();
     let claim = store.claim(&key, "another").await.unwrap();
-    let last_id = super::id::first_at(store.now_ms() + YEAR_MS);
+    let now_ms = jiff::Timestamp::now().as_millisecond().max(store.now_ms());
+    let last_id = super::id::first_at(now_ms + YEAR_MS);
     let batch = WriteBatch {
         stream: claim.stream,
         epoch: claim.epoch,
