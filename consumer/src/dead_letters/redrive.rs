@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Chosen, Filters, LETTERS, PAGE, spinner};
+use crate::pipeline::id;
 use crate::place::{Place, cannot_read};
 use crate::store::Store;
 use crate::store::letter::{LetterFilter, LetterSummary};
@@ -173,8 +175,7 @@ pub(super) async fn wait_for_none(store: &dyn Store, stop: &CancellationToken) -
 /// Whether none of these letters, which wait no more, became a letter again; says how many did.
 pub(super) async fn none_failed_again(store: &dyn Store, ids: &BTreeSet<i64>) -> anyhow::Result<bool> {
     let mut failed = BTreeSet::new();
-    // New letters have higher ids than those that they come from.
-    let mut after = ids.first().copied().unwrap_or_default();
+    let mut after = search_after(ids.first().copied(), Timestamp::now().as_millisecond());
     loop {
         let page =
             store.letters(&LetterFilter::default(), after, PAGE).await.map_err(cannot_read(LETTERS))?;
@@ -190,6 +191,13 @@ pub(super) async fn none_failed_again(store: &dyn Store, ids: &BTreeSet<i64>) ->
         ));
     }
     Ok(failed.is_empty())
+}
+
+/// Behind which id letters are that failed again: new ones have higher ids than those that they come from, or at least ids of
+/// today, where the database's clock had been ahead.
+pub(super) fn search_after(first: Option<i64>, now_ms: i64) -> i64 {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    first.map_or(0, |first| first.min(id::first_at(now_ms - DAY_MS)))
 }
 
 /// The ids that a letter had before it was redriven.

@@ -1,6 +1,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::pipeline::id;
 use crate::store::letter::LetterStore;
 use crate::store::memory::MemoryStore;
 use crate::store::{DeadLetter, Position, StreamKey, WriteBatch};
@@ -39,6 +40,14 @@ async fn ids_that_are_not_there_are_counted_and_hide_none_that_are() {
     let mut chosen = Chosen::new(&[9, 7, 7], &Filters::default(), false).unwrap();
     assert!(chosen.next(&store).await.unwrap().is_empty());
     assert_eq!(chosen.missing, 2);
+}
+
+#[test]
+fn letters_that_failed_again_are_looked_for_where_they_can_be() {
+    let now_ms = Timestamp::now().as_millisecond();
+    assert_eq!(redrive::search_after(Some(7), now_ms), 7);
+    let of_a_clock_ahead = id::first_at(now_ms + 1_000_000_000);
+    assert!(redrive::search_after(Some(of_a_clock_ahead), now_ms) < id::first_at(now_ms));
 }
 
 /// A store with one letter, which waits to be redriven.
