@@ -135,9 +135,12 @@ struct Consumer<'a> {
 impl Consumer<'_> {
     /// Runs pipelines, one after the other: another one where a client is outdated, see [`Connection`].
     async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut partitions = None;
         loop {
+            let starting =
+                Connection::start(self.config, self.secrets, &self.meters, self.is_patient(), partitions);
             let connection = tokio::select! {
-                connection = Connection::start(self.config, self.secrets, &self.meters, self.is_patient()) => connection?,
+                connection = starting => connection?,
                 () = show(self.live.clone(), &self.meters) => return Ok(()),
                 () = stop.cancelled() => return Ok(()),
             };
@@ -151,6 +154,7 @@ impl Consumer<'_> {
             tracing::info!("{because}: connecting anew");
             until.cancel();
             running.await?;
+            partitions = connection.source.outgrown_by();
         }
     }
 

@@ -210,7 +210,7 @@ impl Replay {
         let stop = stop::on_signal()?;
         let meters = Arc::new(Meters::default());
         let mut client = self.client.clone();
-        KafkaSource::share_prefetch(&mut client, &self.config.topics).await;
+        KafkaSource::share_prefetch(&mut client, &self.config.topics, None).await;
         let kafka = KafkaSource::start(client, &self.group(), self.config.topics.clone(), meters.clone())?;
         let ended = CancellationToken::new();
         let parts = Parts {

@@ -3,7 +3,7 @@
 //! Guarantee: credentials that are replaced while brokers refuse the old ones are used without a restart of the process.
 //! librdkafka takes credentials only where a client is made, so another one is made, which joins the group anew. Until
 //! brokers refuse it, a client is left alone: connections that stand stay good, and new credentials may come first. How much
-//! it prefetches of a partition is fixed as well, so that one that a pattern has outgrown is replaced in the same way.
+//! it prefetches of a partition is fixed as well, so that one that its topics have outgrown is replaced in the same way.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,7 +31,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Starts a client; waits for credentials that are missing or of no use, as somebody may replace them.
+    /// Starts a client; waits for credentials that are missing or of no use, as somebody may replace them. `partitions` is how
+    /// many were too many for the one before.
     ///
     /// # Errors
     /// What no credential can mend; where it is `patient`, that is told and waited for, too.
@@ -40,6 +41,7 @@ impl Connection {
         secrets: &Secrets,
         meters: &Arc<Meters>,
         patient: bool,
+        partitions: Option<usize>,
     ) -> anyhow::Result<Self> {
         let kafka = &config.kafka;
         let waits = patient || kafka.tls.is_some() || kafka.sasl.is_some();
@@ -47,7 +49,7 @@ impl Connection {
             let last_error = match client_config(kafka, secrets) {
                 Ok(made_with) => {
                     let (mut client, topics) = (made_with.clone(), config.topics.clone());
-                    KafkaSource::share_prefetch(&mut client, &topics).await;
+                    KafkaSource::share_prefetch(&mut client, &topics, partitions).await;
                     match KafkaSource::start(client, &kafka.consumer_group, topics, meters.clone()) {
                         Ok(source) => {
                             meters.source_works();
@@ -76,8 +78,8 @@ impl Connection {
             if self.source.is_refused() && has_others(&self.made_with, kafka, secrets) {
                 return "brokers refuse the credentials of the Kafka client, and others are there";
             }
-            if self.source.is_outgrown() {
-                return "the pattern has come to match far more partitions than the prefetch was divided for";
+            if self.source.outgrown_by().is_some() {
+                return "there have come to be far more partitions than the prefetch was divided for";
             }
         }
     }

@@ -136,22 +136,22 @@ impl KafkaSource {
         self.group.refused.load(Relaxed)
     }
 
-    /// Whether there have come to be so many partitions that the prefetch, which was divided when the client was made,
-    /// takes far more memory than all of them may have.
-    pub fn is_outgrown(&self) -> bool {
-        self.group.outgrown.load(Relaxed)
+    /// How many partitions there have come to be, where these are so many that the prefetch, which was divided when the
+    /// client was made, takes far more memory than all of them may have.
+    pub fn outgrown_by(&self) -> Option<usize> {
+        Some(self.group.outgrown_by.load(Relaxed)).filter(|partitions| *partitions > 0)
     }
 
     /// Divides the prefetch that `client` may hold among the partitions that there are now. Waits for a broker a few
-    /// seconds; without an answer it expects many.
-    pub async fn share_prefetch(client: &mut ClientConfig, topics: &Topics) {
+    /// seconds; without an answer it expects as many as were `known` before, or else many.
+    pub async fn share_prefetch(client: &mut ClientConfig, topics: &Topics, known: Option<usize>) {
         let (asked, topics) = (client.clone(), topics.clone());
         let counting = tokio::task::spawn_blocking(move || topics::count(&asked, &topics));
         let partitions = match tokio::time::timeout(QUERY_TIMEOUT, counting).await {
             Ok(Ok(partitions)) => partitions,
             Ok(Err(_)) | Err(_) => None,
         };
-        limits::share(client, partitions);
+        limits::share(client, partitions.or(known));
     }
 
     fn spawn(

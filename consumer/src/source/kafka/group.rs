@@ -7,7 +7,7 @@
 //! with an error.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -37,8 +37,8 @@ pub struct Group {
     pub commits: AtomicU64,
     /// Whether brokers have refused a connection, maybe for its credentials.
     pub refused: AtomicBool,
-    /// Whether there are far more partitions than the prefetch was divided for.
-    pub outgrown: AtomicBool,
+    /// How many partitions there are, where these are far more than the prefetch was divided for; 0 where they are not.
+    pub outgrown_by: AtomicUsize,
     /// Whether the client is being stopped: what it says then concerns nobody.
     silent: AtomicBool,
     state: Mutex<State>,
@@ -81,7 +81,7 @@ impl Group {
             polls: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             refused: AtomicBool::new(false),
-            outgrown: AtomicBool::new(false),
+            outgrown_by: AtomicUsize::new(0),
             silent: AtomicBool::new(false),
             state: Mutex::new(state),
             troubles: Mutex::default(),
@@ -96,8 +96,16 @@ impl Group {
         self.lock().owned.contains(at)
     }
 
-    pub fn owns_any(&self) -> bool {
-        !self.lock().owned.is_empty()
+    /// There are so many partitions; `most` is the number from which on the prefetch is to be divided anew.
+    pub fn counted(&self, partitions: usize, most: usize) {
+        if partitions > most {
+            self.outgrown_by.fetch_max(partitions, Relaxed);
+        }
+    }
+
+    /// How many partitions are ours.
+    pub fn owned(&self) -> usize {
+        self.lock().owned.len()
     }
 
     /// Whether nothing of what is ours was settled since it was taken the last time.

@@ -40,7 +40,7 @@ pub fn serve(consumer: &GroupConsumer, group: &Group, stop: &CancellationToken) 
         serve_once(consumer, group);
     }
     consumer.unsubscribe();
-    while group.owns_any() && leaving.elapsed() < 2 * LEAVE_WITHIN {
+    while group.owned() > 0 && leaving.elapsed() < 2 * LEAVE_WITHIN {
         serve_once(consumer, group);
     }
 }

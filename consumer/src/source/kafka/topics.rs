@@ -1,7 +1,6 @@
 //! Which topics a pipeline reads.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -63,7 +62,8 @@ fn partitions_within<C: ConsumerContext>(
         .collect())
 }
 
-/// Subscribes, notes where a pattern has come to match more than `most_partitions`, follows new and deleted topics, and of those that are read the retention and the ends, until `stop`.
+/// Subscribes, and follows until `stop`: new and deleted topics, whether there are more than `most_partitions`, and of topics
+/// that are read the retention and the ends.
 pub fn follow(
     topics: &Topics,
     consumer: &GroupConsumer,
@@ -83,9 +83,7 @@ pub fn follow(
             match partitions(topics, consumer) {
                 Ok(_) if named => group.troubles(Troubles::topics_found),
                 Ok(partitions) => {
-                    if partitions.len() > most_partitions {
-                        group.outgrown.store(true, Relaxed);
-                    }
+                    group.counted(partitions.len(), most_partitions);
                     let found = partitions.into_iter().map(|at| at.topic.to_string()).collect();
                     look(consumer, group, &found, &subscribed);
                     subscribed = found;
@@ -93,6 +91,8 @@ pub fn follow(
                 Err(error) => group.failed(&error, &error.to_string()),
             }
         }
+        // A topic that is named may be widened, too.
+        group.counted(group.owned(), most_partitions);
         group.set_retention(retention.of(group.topics()).clone());
         for partitions in group.unsure_ends() {
             if stop.is_cancelled() {
