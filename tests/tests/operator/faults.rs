@@ -48,6 +48,7 @@ fn says_nothing_else(operator: &Operator) {
     let expected = [
         "a watch broke and begins again",
         "cannot reconcile",
+        "cannot ask whether PodMonitors are installed",
         "kube_client::client",
         "client error",
         "the lead was lost",
