@@ -51,7 +51,7 @@ pub const SLUICE_IMAGE: &str = "sluice.dev/sluice:test";
 pub const KUBECTL_IMAGE: &str = "sluice.dev/kubectl:test";
 
 /// How long the server may take to serve a kind.
-const ESTABLISHED: Duration = Duration::from_secs(30);
+const ESTABLISHED: Duration = Duration::from_secs(120);
 const NO_NODE: &str = "this cluster has no node; start it with Cluster::with_node";
 const NOT_OURS: &str = "this test must own its cluster; unset SLUICE_TEST_CLUSTER";
 

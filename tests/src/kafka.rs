@@ -31,7 +31,7 @@ pub use clients::{Reader, Sender};
 pub use secure::{CERTIFIED, On, Right};
 
 /// How long a broker may take to answer after its start.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(180);
 /// Time limit of a single request.
 const REQUEST: Duration = Duration::from_secs(20);
 /// Largest message that the broker takes.

@@ -12,7 +12,7 @@ use crate::component::{Component, Launch, Scratch};
 use crate::eventually;
 
 /// Time from the start of the process to the lead.
-const START: Duration = Duration::from_secs(40);
+const START: Duration = Duration::from_secs(120);
 /// The CRD as it is shipped.
 pub const CRD: &str = include_str!("../../crds/tracepipelines.yaml");
 

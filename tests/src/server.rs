@@ -14,7 +14,7 @@ use crate::component::{Component, Launch, Scratch, family};
 use crate::disk::Disk;
 
 /// How long initialising or starting may take.
-pub const START: Duration = Duration::from_secs(60);
+pub const START: Duration = Duration::from_secs(180);
 
 /// A server process of ours on a data directory of ours.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ pub use self::checked::{CANARY, Checked};
 pub use self::home::{Home, Pipeline, Sink, secret};
 
 /// How long a consumer may take until its administration port answers.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(90);
 
 /// A running consumer.
 pub struct Sluice {

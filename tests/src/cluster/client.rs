@@ -110,7 +110,7 @@ impl Namespace {
         );
         kubectl.run_with(&["create", "-f", "-"], &document).await?;
         let namespace = Self { kubectl, reader: OnceCell::new(), name };
-        eventually("the namespace's service account", Duration::from_secs(30), async || {
+        eventually("the namespace's service account", Duration::from_secs(120), async || {
             Ok(namespace.get("serviceaccount/default").await.ok())
         })
         .await?;

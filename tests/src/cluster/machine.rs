@@ -18,7 +18,7 @@ use nix::unistd::Uid;
 use crate::component::{Component, Launch};
 use crate::eventually;
 
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/machine.sh");
 /// How many clusters may run on a machine at once.
 const SLOTS: u8 = 100;

@@ -17,7 +17,7 @@ use super::{Cluster, client};
 use crate::component::{Component, Launch, Scratch};
 use crate::{eventually, free_port};
 
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 /// Longest wait for a write's answer, or for the next event of a watch.
 const ANSWER: Duration = Duration::from_secs(30);
 

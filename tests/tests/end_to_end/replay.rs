@@ -138,6 +138,8 @@ async fn a_replay_stays_within_the_pipelines_rate_and_stops_with_it() {
     let database = case.database().await.unwrap().clone();
     case.execute("TRUNCATE TABLE connectivity_trace").await.unwrap();
     case.edit(|pipeline| pipeline.rate = QPS).unwrap();
+    let slow = pipeline.status_where("the edit", WAIT, |status| status["rateLimitQPS"] == QPS);
+    slow.await.unwrap();
     // From now on both have work, and share the rate.
     ledger
         .produce(case.kafka, &case.topic, MESSAGES..2 * MESSAGES, |message| (message % 3) as i32)

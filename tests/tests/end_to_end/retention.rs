@@ -69,8 +69,11 @@ async fn old_rows_go(engine: Engine) -> anyhow::Result<()> {
     .await?;
     case.audit(&ledger, SPANS, &[]).await?;
     let mut said = Vec::new();
-    for replica in &mut replicas {
+    // Who stops gives the turn to remove to the other one: all of them are asked before.
+    for replica in &replicas {
         said.push(replica.status().await?);
+    }
+    for replica in &mut replicas {
         replica.component.stop(WAIT).await?;
     }
     let removed = |status: &Value| status["retention"]["removed"].as_u64().unwrap_or_default();

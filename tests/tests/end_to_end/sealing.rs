@@ -25,6 +25,8 @@ const GARBAGE: i64 = 5;
 /// Slow enough that every step finds spans still to be stored.
 const QPS: u32 = 3_000;
 /// Bodies that one data key seals: a replica makes several.
+/// Spans per second while something else goes on that may take long.
+const CRAWL: u32 = 50;
 const BUDGET: &str = "1000";
 const DEADLINE: Duration = Duration::from_secs(90);
 const GRACE: Duration = Duration::from_secs(20);
@@ -125,21 +127,27 @@ async fn seals_through_kills_and_a_rotation(engine: Engine) -> anyhow::Result<()
     replica.kill().await?;
     replica = consumer(&case, "sealing")?;
     case.wait_settled(MESSAGES * 2 / 5, DEADLINE).await?;
-    // A second key, which wraps what is made from now on; then what was made before. kill -9 in the midst of both.
+    // A second key, which wraps what is made from now on; then what was made before. kill -9 in the midst of both, so slowly
+    // that something is left to be stored.
     case.pipeline.seal_with("k2");
     case.home.save_ring(&case.pipeline)?;
     case.edit(|_| ())?;
     replica.kill().await?;
     replica = consumer(&case, "sealing")?;
     case.wait_settled(MESSAGES * 3 / 5, DEADLINE).await?;
+    case.edit(|pipeline| pipeline.rate = CRAWL)?;
     let dry = good(&keys(&case, "rotate", &["--dry-run"])?)?;
     ensure!(dry.contains("would be wrapped by k2"), "{dry}");
     let status = json(&keys(&case, "status", &["-o", "json"])?)?;
     ensure!(status["keys"][0]["dataKeys"].as_u64() > Some(0), "{status}");
     good(&keys(&case, "rotate", &[])?)?;
     replica.kill().await?;
+    ensure!(case.settled().await? < MESSAGES, "nothing was left to be stored when it was killed");
     // The first key is not needed any more.
-    case.edit(|pipeline| drop(pipeline.ring.remove(0)))?;
+    case.edit(|pipeline| {
+        pipeline.ring.remove(0);
+        pipeline.rate = QPS;
+    })?;
     std::fs::remove_file(case.home.path().join("secrets/ring/k1"))?;
     replica = consumer(&case, "sealing")?;
     case.wait_stored(SPANS + letters.len() as u64, DEADLINE).await?;
@@ -254,9 +262,9 @@ async fn a_killed_rotation_is_repeated(engine: Engine, [slow, fast]: [&str; 2]) 
     // It makes data keys under the second key while those under the first one are wrapped anew.
     replica = consumer_with(&case, "second", SMALL_BUDGET)?;
     case.wait_settled(MESSAGES / 4, DEADLINE).await?;
+    case.edit(|pipeline| pipeline.rate = CRAWL)?;
     case.execute(slow).await?;
     rotation_killed_half_way(&case).await?;
-    ensure!(case.settled().await? < MESSAGES, "nothing was left to be stored when the rotation was killed");
     let verified = json(&keys(&case, "verify", &["--rows", "100000", "-o", "json"])?)?;
     ensure!(verified["problems"] == 0, "between two rotations: {verified}");
     case.execute(fast).await?;
@@ -265,7 +273,11 @@ async fn a_killed_rotation_is_repeated(engine: Engine, [slow, fast]: [&str; 2]) 
 
     // The first key is not needed any more: by those who read, and by who goes on storing.
     replica.component.stop(GRACE).await?;
-    case.edit(|pipeline| drop(pipeline.ring.remove(0)))?;
+    ensure!(case.settled().await? < MESSAGES, "nothing was left to be stored");
+    case.edit(|pipeline| {
+        pipeline.ring.remove(0);
+        pipeline.rate = QPS;
+    })?;
     std::fs::remove_file(case.home.path().join("secrets/ring/k1"))?;
     replica = consumer_with(&case, "third", SMALL_BUDGET)?;
     case.wait_stored(SPANS, DEADLINE).await?;

@@ -153,10 +153,12 @@ async fn everything_comes_late() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs Kafka and MariaDB"]
-async fn a_pod_waits_for_secret_topic_and_live_document_and_says_for_which() {
-    everything_comes_late().await.unwrap();
+mod alone {
+    #[tokio::test]
+    #[ignore = "needs Kafka and MariaDB"]
+    async fn a_pod_waits_for_secret_topic_and_live_document_and_says_for_which() {
+        super::everything_comes_late().await.unwrap();
+    }
 }
 
 /// Kafka's credentials are needed before there is a client; the pod must answer all the same.

@@ -65,7 +65,7 @@ async fn kubectl_scales_a_pipeline_and_tells_of_it_in_a_table() {
         bed.namespace.kubectl(&["get", "pods", "--selector", selector, "--output=name"]).await.unwrap();
     assert_eq!(pods.lines().count(), 4, "{selector}: {pods}");
 
-    bed.namespace.kubectl(&["wait", "--for=condition=Ready", "tp/traces", "--timeout=20s"]).await.unwrap();
+    bed.namespace.kubectl(&["wait", "--for=condition=Ready", "tp/traces", "--timeout=60s"]).await.unwrap();
     let confirmed = |pipeline: &Value| {
         condition(pipeline, "RateConfirmed").0 == "True" && !pipeline["status"]["lag"].is_null()
     };
@@ -131,6 +131,9 @@ async fn kubectl_describes_each_rate_that_was_confirmed_and_a_restart_of_the_ope
     let ready = |pipeline: &Value| condition(pipeline, "Ready");
     let after = bed.namespace.get("tp/traces").await.unwrap();
     assert_eq!(ready(&after), ready(&before));
+    // It is told right after the status; what a restart said anew would have come before.
+    let told = eventually("the event", SOON, async || Ok((confirmed().await.len() > all).then_some(())));
+    told.await.unwrap();
     assert_eq!(confirmed().await.len(), all + 1, "{:#?}", confirmed().await);
     bed.operator.log_is_clean(&[]).unwrap();
     operator.log_is_clean(&[]).unwrap();
@@ -172,7 +175,7 @@ async fn helm_waits_for_a_pipeline_in_a_chart_until_its_consumers_run() {
     chart(dir.path(), &pipeline());
     let folder = dir.path().display().to_string();
     let arguments =
-        ["install", "shop", &folder, "--namespace", bed.namespace.name(), "--wait", "--timeout=60s"];
+        ["install", "shop", &folder, "--namespace", bed.namespace.name(), "--wait", "--timeout=240s"];
     let install = helm.run(&arguments);
     tokio::pin!(install);
     // Its Deployment is there, and no pod is ready yet.
@@ -188,8 +191,15 @@ async fn helm_waits_for_a_pipeline_in_a_chart_until_its_consumers_run() {
         early = &mut install => panic!("helm did not wait: {early:?}"),
         () = begun => {}
     }
-    kubelet.run_pods(None).await.unwrap();
-    install.await.unwrap();
+    // Its pods are there one after the other.
+    let run = eventually("helm to have waited", SOON * 4, async || {
+        kubelet.run_pods(None).await?;
+        Ok(None::<()>)
+    });
+    tokio::select! {
+        installed = &mut install => drop(installed.unwrap()),
+        never = run => never.unwrap(),
+    }
     let pipeline = bed.namespace.get("tp/traces").await.unwrap();
     assert_eq!(condition(&pipeline, "Ready").0, "True");
     bed.operator.log_is_clean(&[]).unwrap();

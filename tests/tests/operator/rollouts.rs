@@ -19,7 +19,7 @@ const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 64, 2, 1));
 /// The label of pods and settings that belong together.
 const SETTINGS: &str = "sluice.dev/settings";
 /// Several rollouts in a row.
-const ROLLED: Duration = Duration::from_secs(60);
+const ROLLED: Duration = Duration::from_secs(180);
 
 /// Names of settings: of the ConfigMaps that there are, or of those that ReplicaSets name.
 async fn settings_of(bed: &Bed, kind: &str) -> anyhow::Result<BTreeSet<String>> {

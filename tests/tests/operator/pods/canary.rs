@@ -1,7 +1,5 @@
 //! Credentials are told to nobody: a password stands in every Secret while whatever reads it fails.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use sluice_tests::cluster::get;
 use sluice_tests::eventually;
@@ -129,7 +127,7 @@ async fn a_password_is_told_nowhere_while_everything_that_reads_it_fails() {
         println!("{name}: {}", condition(&degraded, "Degraded").1);
     }
     // Events follow the status.
-    let warned = eventually("the events", Duration::from_secs(20), async || {
+    let warned = eventually("the events", START, async || {
         let events = world.namespace.get("events").await?;
         let events = events["items"].as_array().cloned().unwrap_or_default();
         let warns = |name: &str| {

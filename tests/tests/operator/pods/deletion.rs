@@ -40,7 +40,7 @@ async fn a_pipeline_deleted_while_operator_and_database_are_down_leaves_nothing(
     world.operator.log_is_clean(&[]).unwrap();
     mariadb.server().unwrap().kill().await.unwrap();
     let deleted = Instant::now();
-    world.namespace.kubectl(&["delete", "tp/traces", "--timeout=5s"]).await.unwrap();
+    world.namespace.kubectl(&["delete", "tp/traces", "--timeout=60s"]).await.unwrap();
     let gone = eventually("everything to be gone", GONE, async || {
         Ok(left(&world).await?.trim().is_empty().then_some(()))
     });

@@ -59,7 +59,7 @@ async fn the_smallest_example_stores_rows_unchanged() {
     println!("kubectl apply to {spans} rows: {:?}", began.elapsed());
     let problems = database.audit(&ledger, spans, &[]).await.unwrap();
     assert!(problems.is_empty(), "{}", report(&problems));
-    let wait = ["wait", "--for=condition=Ready", "tp/action-traces", "--timeout=60s"];
+    let wait = ["wait", "--for=condition=Ready", "tp/action-traces", "--timeout=180s"];
     let ready = namespace.kubectl(&wait).await;
     namespace.explain(ready).await.unwrap();
     operator.log_is_clean(&[]).unwrap();

@@ -1,7 +1,5 @@
 //! What consumers report of a topic, as conditions that a person can act on, and mends.
 
-use std::time::Duration;
-
 use serde_json::Value;
 use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
@@ -68,7 +66,7 @@ async fn an_unknown_topic_a_backlog_that_expires_and_poison_are_told_and_mended(
 
     // Each is an event as well, which `kubectl describe` shows.
     let events = ["TopicUnknown", "DrainExceedsRetention", "NewDeadLetters"];
-    let recorded = eventually("the events", Duration::from_secs(20), async || {
+    let recorded = eventually("the events", START, async || {
         let all = world.namespace.get("events").await?;
         let reasons: Vec<_> =
             all["items"].as_array().into_iter().flatten().map(|one| &one["reason"]).collect();

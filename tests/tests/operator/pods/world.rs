@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 use crate::bed::{condition, pipeline, settings};
 
 /// From the resource to the first row, image and schema included.
-pub const START: Duration = Duration::from_secs(90);
+pub const START: Duration = Duration::from_secs(180);
 pub const PARTITIONS: i32 = 6;
 
 static KAFKA: OnceCell<Kafka> = OnceCell::const_new();
@@ -109,7 +109,7 @@ impl World {
     }
 
     pub async fn wait_ready(&self) {
-        let wait = ["wait", "--for=condition=Ready", "tp/traces", "--timeout=90s"];
+        let wait = ["wait", "--for=condition=Ready", "tp/traces", "--timeout=180s"];
         let ready = self.namespace.kubectl(&wait).await;
         self.namespace.explain(ready).await.unwrap();
     }
@@ -133,7 +133,7 @@ impl World {
 
     /// Waits until the status says that every consumer applies a rate, and nothing is wrong.
     pub async fn confirmed(&self, rate: u32) -> anyhow::Result<()> {
-        let status = eventually("the rate to be confirmed", Duration::from_secs(20), async || {
+        let status = eventually("the rate to be confirmed", START, async || {
             let pipeline = self.namespace.get("tp/traces").await?;
             let good = condition(&pipeline, "RateConfirmed").0 == "True"
                 && pipeline["status"]["rate"]["applied"] == rate;
