@@ -72,7 +72,6 @@ impl SqliteStore {
                 Ok(connect.create_if_missing(true).journal_mode(SqliteJournalMode::Wal))
             })
         };
-        // Claims and leases write, too: they share the one connection that does.
         let widths = Widths { write: 1, control: 0, lease: 0, read: READERS };
         Self {
             sessions: Sessions::new(connect, connect_with, widths),

@@ -6,4 +6,4 @@ use super::letters::DIALECT;
 use super::transaction::{begin_reading, commit};
 use crate::store::sql::key_queries::key_store;
 
-key_store! { store: MySqlStore, database: sqlx::MySql, dialect: DIALECT, writes: Purpose::Control }
+key_store! { store: MySqlStore, database: sqlx::MySql, dialect: DIALECT }

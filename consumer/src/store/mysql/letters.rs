@@ -12,4 +12,4 @@ pub(super) const DIALECT: Dialect = Dialect {
     epoch_ms: ("CAST(UNIX_TIMESTAMP(", ") * 1000 AS SIGNED)"),
 };
 
-letter_store! { store: MySqlStore, database: sqlx::MySql, dialect: DIALECT, marks: Purpose::Control }
+letter_store! { store: MySqlStore, database: sqlx::MySql, dialect: DIALECT }

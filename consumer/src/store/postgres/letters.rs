@@ -12,4 +12,4 @@ pub(super) const DIALECT: Dialect = Dialect {
     epoch_ms: ("CAST(EXTRACT(EPOCH FROM ", ") * 1000 AS BIGINT)"),
 };
 
-letter_store! { store: PostgresStore, database: sqlx::Postgres, dialect: DIALECT, marks: Purpose::Control }
+letter_store! { store: PostgresStore, database: sqlx::Postgres, dialect: DIALECT }

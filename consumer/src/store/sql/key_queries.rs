@@ -22,7 +22,7 @@ pub fn dictionary_of((id, sealed, permille, created_at_ms): DictionaryRow) -> Se
 /// `read_rows_after` and the functions `store_error`, `begin_reading` (of a transaction whose reads a proxy sends to the
 /// primary) and `commit`.
 macro_rules! key_store {
-    (store: $store:ty, database: $database:ty, dialect: $dialect:expr, writes: $writes:expr) => {
+    (store: $store:ty, database: $database:ty, dialect: $dialect:expr) => {
         use sqlx::QueryBuilder;
 
         use crate::store::key::{KeyStore, SealedDictionary, WrappedKey};
@@ -136,13 +136,13 @@ macro_rules! key_store {
                 values.push_bind(self.table_name().to_owned()).push_bind(i64::from(key.id));
                 values.push_bind(key.wrapped_by.clone()).push_bind(key.wrapped.clone());
                 insert.push(")");
-                let mut session = self.session($writes).await?;
+                let mut session = self.session(Purpose::Control).await?;
                 let done = self.insert_new(&mut session, insert).await;
                 self.settle(session, done).await
             }
 
             async fn rewrap(&self, old: &WrappedKey, new: &WrappedKey) -> Result<bool, StoreError> {
-                let mut session = self.session($writes).await?;
+                let mut session = self.session(Purpose::Control).await?;
                 let done = self.swap_wrapping(&mut session, old, new).await;
                 self.settle(session, done).await
             }
@@ -167,7 +167,7 @@ macro_rules! key_store {
                 values.push_bind(dictionary.sealed.clone());
                 values.push_bind(i32::try_from(dictionary.permille).unwrap_or(i32::MAX));
                 insert.push(")");
-                let mut session = self.session($writes).await?;
+                let mut session = self.session(Purpose::Control).await?;
                 let done = self.insert_new(&mut session, insert).await;
                 self.settle(session, done).await
             }

@@ -39,7 +39,7 @@ impl Dialect {
 /// `put_batch` (begins a transaction and inserts rows and letters) and the functions `begin`, `begin_reading` (of a
 /// transaction whose reads a proxy sends to the primary), `commit`, `store_error`.
 macro_rules! letter_store {
-    (store: $store:ty, database: $database:ty, dialect: $dialect:expr, marks: $marks:expr) => {
+    (store: $store:ty, database: $database:ty, dialect: $dialect:expr) => {
         use sqlx::{Connection, QueryBuilder};
 
         use crate::store::letter::{LetterFilter, LetterStore, LetterSummary, RedriveBatch, StoredLetter};
@@ -375,13 +375,13 @@ macro_rules! letter_store {
             }
 
             async fn mark(&self, ids: &[i64]) -> Result<u64, StoreError> {
-                let mut session = self.session($marks).await?;
+                let mut session = self.session(Purpose::Control).await?;
                 let done = self.mark_letters(&mut session, ids).await;
                 self.settle(session, done).await
             }
 
             async fn purge(&self, ids: &[i64]) -> Result<u64, StoreError> {
-                let mut session = self.session($marks).await?;
+                let mut session = self.session(Purpose::Control).await?;
                 let done = self.purge_letters(&mut session, ids).await;
                 self.settle(session, done).await
             }
@@ -411,7 +411,7 @@ macro_rules! letter_store {
             }
 
             async fn sent(&self, ids: &[i64]) -> Result<(), StoreError> {
-                let mut session = self.session($marks).await?;
+                let mut session = self.session(Purpose::Control).await?;
                 let done = self.delete_unsent(&mut session, ids).await;
                 self.settle(session, done).await
             }

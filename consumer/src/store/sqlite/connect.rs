@@ -8,8 +8,13 @@ use crate::store::sql::{Purpose, SHORT_ANSWER, Session, within};
 use crate::store::{ErrorKind, StoreError};
 
 impl SqliteStore {
-    /// A connection; its options say how it is set up.
+    /// A connection; its options say how it is set up. Claims and leases write, too: they share the one connection that
+    /// does.
     pub(super) async fn session(&self, purpose: Purpose) -> Result<Session<Sqlite>, StoreError> {
+        let purpose = match purpose {
+            Purpose::Control | Purpose::Lease => Purpose::Write,
+            Purpose::Write | Purpose::Read => purpose,
+        };
         match self.sessions.take(purpose).await {
             Ok((session, _new)) => Ok(session),
             Err(error) => Err(as_conflict_when_busy(error)),

@@ -6,4 +6,4 @@ use super::letters::DIALECT;
 use super::transaction::{begin_reading, commit};
 use crate::store::sql::key_queries::key_store;
 
-key_store! { store: SqliteStore, database: sqlx::Sqlite, dialect: DIALECT, writes: Purpose::Write }
+key_store! { store: SqliteStore, database: sqlx::Sqlite, dialect: DIALECT }

@@ -12,7 +12,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     epoch_ms: ("CAST(ROUND(unixepoch(", ", 'subsec') * 1000) AS INTEGER)"),
 };
 
-letter_store! { store: SqliteStore, database: sqlx::Sqlite, dialect: DIALECT, marks: Purpose::Write }
+letter_store! { store: SqliteStore, database: sqlx::Sqlite, dialect: DIALECT }
 
 #[cfg(test)]
 mod tests {
