@@ -24,14 +24,14 @@ mod write;
 
 use std::sync::OnceLock;
 
-use async_trait::async_trait;
 use sqlx::Postgres;
 use sqlx::postgres::PgConnectOptions;
 
-use super::retention::{Sweep, Swept};
+use self::errors::store_error;
+use self::transaction::begin;
+use super::sql::store_calls::sql_store;
 use super::sql::{ConnectWith, Purpose, Sessions, Widths};
-use super::{Claim, Row, Store, StoreError, StoredSpan, StreamKey, TableName, WriteBatch};
-use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
+use super::{Store, StoreError, TableName};
 
 /// A field has at most 1 GiB; what a row needs besides, and what is made of it on the way, stays below that.
 const MAX_BODY_BYTES: usize = 900_000_000;
@@ -77,93 +77,23 @@ impl PostgresStore {
     }
 }
 
-#[async_trait]
-impl Store for PostgresStore {
-    async fn prepare(&self) -> Result<(), StoreError> {
-        let mut session = self.session(Purpose::Control).await?;
-        let done = self.prepare_schema(&mut session).await;
-        self.settle(session, done).await
-    }
-
-    async fn streams(&self, cluster_id: &str, group: &str) -> Result<Vec<StreamKey>, StoreError> {
-        let mut session = self.session(Purpose::Control).await?;
-        let done = self.streams_of(&mut session, cluster_id, group).await;
-        self.settle(session, done).await
-    }
-
-    async fn create_streams(&self, starts: &[(StreamKey, u64)]) -> Result<(), StoreError> {
-        let mut session = self.session(Purpose::Control).await?;
-        let done = self.create_missing(&mut session, starts).await;
-        self.settle(session, done).await
-    }
-
-    async fn claim(&self, key: &StreamKey, owner: &str) -> Result<Claim, StoreError> {
-        let mut session = self.session(Purpose::Control).await?;
-        let done = self.claim_stream(&mut session, key, owner).await;
-        self.settle(session, done).await
-    }
-
-    async fn supersede(&self, key: &StreamKey, claim: &Claim, start: u64) -> Result<(), StoreError> {
-        let mut session = self.session(Purpose::Control).await?;
-        let done = self.next_generation(&mut session, key, claim, start).await;
-        self.settle(session, done).await
-    }
-
-    async fn write(&self, batch: &WriteBatch<'_>) -> Result<(), StoreError> {
-        let mut session = self.session(Purpose::Write).await?;
-        let done = self.write_batch(&mut session, batch).await;
-        self.settle(session, done).await
-    }
-
-    async fn probe(&self, rows: &[Row<'_>]) -> Result<(), StoreError> {
-        let mut session = self.session(Purpose::Write).await?;
-        let done = self.try_rows(&mut session, rows).await;
-        self.settle(session, done).await
-    }
-
-    async fn lease(&self, request: &LeaseRequest, decide: &mut Decide<'_>) -> Result<LeaseGrant, StoreError> {
-        let mut session = self.session(Purpose::Lease).await?;
-        let done = self.renew_share(&mut session, request, decide).await;
-        self.settle(session, done).await
-    }
-
-    async fn end_lease(&self, pipeline: &str, holder: &str) -> Result<(), StoreError> {
-        let mut session = self.session(Purpose::Lease).await?;
-        let done = self.give_share_back(&mut session, pipeline, holder).await;
-        self.settle(session, done).await
-    }
-
-    async fn trace(&self, trace_id: &str, limit: u32) -> Result<Vec<StoredSpan>, StoreError> {
-        let mut session = self.session(Purpose::Read).await?;
-        let done = self.read_trace(&mut session, trace_id, limit).await;
-        self.settle(session, done).await
-    }
-
-    async fn positions(&self, cluster_id: &str, group: &str) -> Result<Vec<(StreamKey, u64)>, StoreError> {
-        let mut session = self.session(Purpose::Control).await?;
-        let done = self.positions_of(&mut session, cluster_id, group).await;
-        self.settle(session, done).await
-    }
-
-    async fn remove_older(&self, sweep: &Sweep) -> Result<Swept, StoreError> {
-        let mut session = self.session(Purpose::Control).await?;
-        let done = self.sweep(&mut session, sweep).await;
-        // Whatever stands in the way of this concerns no other connection.
-        if done.is_ok() {
-            session.keep();
+sql_store! {
+    store: PostgresStore,
+    database: sqlx::Postgres,
+    looks: Purpose::Control,
+    own: {
+        async fn prepare(&self) -> Result<(), StoreError> {
+            let mut session = self.session(Purpose::Control).await?;
+            let done = self.prepare_schema(&mut session).await;
+            self.settle(session, done).await
         }
-        done
-    }
 
-    fn max_body_bytes(&self) -> usize {
-        MAX_BODY_BYTES
-    }
+        fn max_body_bytes(&self) -> usize {
+            MAX_BODY_BYTES
+        }
 
-    fn max_lanes(&self) -> usize {
-        self.options.lanes.max(1)
-    }
-
-    async fn close(&self) {
-        self.sessions.close().await;
+        fn max_lanes(&self) -> usize {
+            self.options.lanes.max(1)
+        }
     }
 }

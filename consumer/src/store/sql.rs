@@ -1,7 +1,7 @@
 //! What the three SQL backends share: connections that are kept while they are good (`sessions`), batches cut into
 //! statements of fixed sizes (`sizes`), numbered changes of the schema (`migrations`), which rights are missing
-//! (`denied`), dead letters as rows (`letters`), and the queries that differ in their dialect only (`key_queries`,
-//! `lease_queries`, `letter_queries`, `stream_queries`).
+//! (`denied`), dead letters as rows (`letters`), the calls of a store (`store_calls`), and the queries that differ in
+//! their dialect only (`key_queries`, `lease_queries`, `letter_queries`, `stream_queries`).
 
 mod denied;
 pub(super) mod key_queries;
@@ -11,6 +11,7 @@ mod letters;
 pub(super) mod migrations;
 mod sessions;
 mod sizes;
+pub(super) mod store_calls;
 pub(super) mod stream_queries;
 
 pub use denied::is_denied;

@@ -10,7 +10,6 @@ use sqlx::Executor;
 use sqlx::mysql::{MySqlArguments, MySqlConnection};
 
 use super::errors::store_error;
-use super::transaction::begin;
 use super::{MySqlStore, ROW_OVERHEAD_BYTES};
 use crate::store::sql::{FixedSizes, WRITE_ANSWER, detail_of, fenced, parts_of, within};
 use crate::store::{ErrorKind, Row, StoreError, TableName, WriteBatch};
@@ -79,32 +78,11 @@ impl MySqlStore {
         Ok(())
     }
 
-    /// Begins a transaction and inserts rows and dead letters.
-    pub(super) async fn put_batch(
-        &self,
-        conn: &mut MySqlConnection,
-        batch: &WriteBatch<'_>,
-    ) -> Result<(), StoreError> {
-        begin(conn).await?;
-        self.insert_rows(conn, batch.rows).await?;
-        self.insert_dead_letters(conn, batch).await?;
-        if batch.to_topic { self.insert_unsent(conn, batch).await } else { Ok(()) }
-    }
-
-    pub(super) async fn try_rows(
+    pub(super) async fn insert_rows(
         &self,
         conn: &mut MySqlConnection,
         rows: &[Row<'_>],
     ) -> Result<(), StoreError> {
-        begin(conn).await?;
-        self.insert_rows(conn, rows).await?;
-        within(WRITE_ANSWER, conn.execute("ROLLBACK"))
-            .await
-            .map_err(store_error("cannot roll back a probe"))?;
-        Ok(())
-    }
-
-    async fn insert_rows(&self, conn: &mut MySqlConnection, rows: &[Row<'_>]) -> Result<(), StoreError> {
         let insert = self
             .insert
             .get()
@@ -141,7 +119,7 @@ impl MySqlStore {
         Err(StoreError::new(ErrorKind::TooLarge, context))
     }
 
-    async fn insert_dead_letters(
+    pub(super) async fn insert_dead_letters(
         &self,
         conn: &mut MySqlConnection,
         batch: &WriteBatch<'_>,

@@ -8,7 +8,6 @@ use sqlx::{Arguments, AssertSqlSafe, Connection, Executor};
 use super::PostgresStore;
 use super::copy::CopyIn;
 use super::errors::store_error;
-use super::transaction::begin;
 use super::unnest::{Ids, Texts, bytes_of};
 use crate::store::sql::{WRITE_ANSWER, detail_of, fenced, parts_of, signed, within};
 use crate::store::{DeadLetter, Row, StoreError, TableName, WriteBatch};
@@ -83,29 +82,6 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Begins a transaction and inserts rows and dead letters.
-    pub(super) async fn put_batch(
-        &self,
-        conn: &mut PgConnection,
-        batch: &WriteBatch<'_>,
-    ) -> Result<(), StoreError> {
-        begin(conn).await?;
-        self.insert_rows(conn, batch.rows).await?;
-        if !batch.dead_letters.is_empty() {
-            self.copy_dead_letters(conn, batch).await?;
-        }
-        if batch.to_topic { self.insert_unsent(conn, batch).await } else { Ok(()) }
-    }
-
-    pub(super) async fn try_rows(&self, conn: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), StoreError> {
-        begin(conn).await?;
-        self.insert_rows(conn, rows).await?;
-        within(WRITE_ANSWER, conn.execute("ROLLBACK"))
-            .await
-            .map_err(store_error("cannot roll back a probe"))?;
-        Ok(())
-    }
-
     async fn write_at_once(
         &self,
         conn: &mut PgConnection,
@@ -125,7 +101,11 @@ impl PostgresStore {
         if moved == 1 { Ok(()) } else { Err(fenced(batch.stream, batch.epoch)) }
     }
 
-    async fn insert_rows(&self, conn: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), StoreError> {
+    pub(super) async fn insert_rows(
+        &self,
+        conn: &mut PgConnection,
+        rows: &[Row<'_>],
+    ) -> Result<(), StoreError> {
         let bytes = bytes_of(rows);
         if rows.is_empty() {
             return Ok(());
@@ -152,11 +132,14 @@ impl PostgresStore {
         copy.finish().await
     }
 
-    async fn copy_dead_letters(
+    pub(super) async fn insert_dead_letters(
         &self,
         conn: &mut PgConnection,
         batch: &WriteBatch<'_>,
     ) -> Result<(), StoreError> {
+        if batch.dead_letters.is_empty() {
+            return Ok(());
+        }
         for letter in batch.dead_letters {
             signed(letter.offset)?;
         }

@@ -1,11 +1,11 @@
 //! Batches: rows, dead letters, and the conditional move of the position.
 
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
-use sqlx::{Arguments, AssertSqlSafe, Executor};
+use sqlx::{Arguments, AssertSqlSafe};
 
 use super::SqliteStore;
 use super::errors::store_error;
-use super::transaction::{begin, commit};
+use super::transaction::commit;
 use crate::store::sql::{FixedSizes, WRITE_ANSWER, detail_of, fenced, parts_of, signed, within};
 use crate::store::{Row, StoreError, TableName, WriteBatch};
 
@@ -43,32 +43,11 @@ impl SqliteStore {
         commit(conn).await
     }
 
-    /// Begins a transaction and inserts rows and dead letters.
-    pub(super) async fn put_batch(
-        &self,
-        conn: &mut SqliteConnection,
-        batch: &WriteBatch<'_>,
-    ) -> Result<(), StoreError> {
-        begin(conn).await?;
-        self.insert_rows(conn, batch.rows).await?;
-        self.insert_dead_letters(conn, batch).await?;
-        if batch.to_topic { self.insert_unsent(conn, batch).await } else { Ok(()) }
-    }
-
-    pub(super) async fn try_rows(
+    pub(super) async fn insert_rows(
         &self,
         conn: &mut SqliteConnection,
         rows: &[Row<'_>],
     ) -> Result<(), StoreError> {
-        begin(conn).await?;
-        self.insert_rows(conn, rows).await?;
-        within(WRITE_ANSWER, conn.execute("ROLLBACK"))
-            .await
-            .map_err(store_error("cannot roll back a probe"))?;
-        Ok(())
-    }
-
-    async fn insert_rows(&self, conn: &mut SqliteConnection, rows: &[Row<'_>]) -> Result<(), StoreError> {
         let mut rest = rows;
         while !rest.is_empty() {
             let (size, sql) = self.insert.sizes.largest(rest.len());
@@ -84,7 +63,7 @@ impl SqliteStore {
         Ok(())
     }
 
-    async fn insert_dead_letters(
+    pub(super) async fn insert_dead_letters(
         &self,
         conn: &mut SqliteConnection,
         batch: &WriteBatch<'_>,
