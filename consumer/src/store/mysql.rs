@@ -7,6 +7,7 @@
 
 mod adopt;
 mod connect;
+mod dialect;
 mod errors;
 mod inspect;
 mod keys;

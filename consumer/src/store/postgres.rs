@@ -9,6 +9,7 @@
 mod adopt;
 mod connect;
 mod copy;
+mod dialect;
 mod errors;
 mod inspect;
 mod keys;

@@ -1,9 +1,10 @@
 //! What the three SQL backends share: connections that are kept while they are good (`sessions`), batches cut into
 //! statements of fixed sizes (`sizes`), numbered changes of the schema (`migrations`), which rights are missing
 //! (`denied`), dead letters as rows (`letters`), the calls of a store (`store_calls`), and the queries that differ in
-//! their dialect only (`key_queries`, `lease_queries`, `letter_queries`, `stream_queries`).
+//! their dialect only (`dialect`: `key_queries`, `lease_queries`, `letter_queries`, `stream_queries`).
 
 mod denied;
+mod dialect;
 pub(super) mod key_queries;
 pub(super) mod lease_queries;
 pub(super) mod letter_queries;
@@ -16,6 +17,7 @@ pub(super) mod stream_queries;
 
 pub use denied::is_denied;
 pub(super) use denied::missing_rights;
+pub(super) use dialect::Dialect;
 pub(super) use letters::{SummaryRow, assembled, detail_of, parts_of, summary_of};
 pub use sessions::ConnectWith;
 pub(super) use sessions::{Purpose, Session, Sessions, Widths, within};

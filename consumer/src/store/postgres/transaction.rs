@@ -40,8 +40,13 @@ pub(super) async fn begin_numbering(conn: &mut PgConnection, table: &str) -> Res
     begin_locked(conn, &format!("streams of {table}")).await
 }
 
+/// Begins a transaction in which no other replica of this pipeline gives out shares of the rate.
+pub(super) async fn begin_alone(conn: &mut PgConnection, pipeline: &str) -> Result<(), StoreError> {
+    begin_locked(conn, &format!("rate of {pipeline}")).await
+}
+
 /// Begins a transaction that holds the named lock.
-pub(super) async fn begin_locked(conn: &mut PgConnection, name: &str) -> Result<(), StoreError> {
+async fn begin_locked(conn: &mut PgConnection, name: &str) -> Result<(), StoreError> {
     const DOING: &str = "cannot take a lock";
     loop {
         begin(conn).await?;

@@ -55,7 +55,7 @@ fn cut<'a>(part: &'static str, bytes: &'a [u8], parts: &mut Vec<LetterPart<'a>>)
     parts.extend(bytes.chunks(LETTER_CHUNK_BYTES).zip(0..).map(|(data, seq)| LetterPart { part, seq, data }));
 }
 
-/// A row of [`super::letter_queries::Dialect::select_summaries`].
+/// A row of [`super::dialect::Dialect::select_summaries`].
 pub type SummaryRow = (i64, String, i64, i64, Option<i64>, Option<i64>, String, String, i64, i64, String);
 
 /// The letter that a row tells of.

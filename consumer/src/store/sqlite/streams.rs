@@ -1,8 +1,8 @@
 //! Streams: listing, creating, claiming, superseding.
 
 use super::SqliteStore;
+use super::dialect::DIALECT;
 use super::errors::store_error;
-use super::letters::DIALECT;
 use super::transaction::{begin, begin_numbering, begin_reading, commit, now};
 use crate::store::sql::stream_queries::stream_store;
 

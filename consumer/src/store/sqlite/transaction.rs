@@ -29,6 +29,11 @@ pub(super) async fn begin_numbering(conn: &mut SqliteConnection, _table: &str) -
     begin(conn).await
 }
 
+/// Begins a transaction in which no other replica gives out shares of the rate: there is one writer at a time.
+pub(super) async fn begin_alone(conn: &mut SqliteConnection, _pipeline: &str) -> Result<(), StoreError> {
+    begin(conn).await
+}
+
 /// The machine's clock.
 pub(super) async fn now(conn: &mut SqliteConnection) -> Result<DatabaseTime, StoreError> {
     within(SHORT_ANSWER, sqlx::query_scalar(NOW).fetch_one(conn))
