@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{ERROR_KINDS, Meters, lock};
 use crate::last_error::LastError;
 use crate::source::TopicPartition;
-use crate::store::{ErrorKind, StoreError};
+use crate::store::StoreError;
 
 impl Meters {
     /// Ends a spell of errors of the store: a partition's, or those that concern the whole process.
@@ -18,7 +18,7 @@ impl Meters {
     /// Counts an error of the store that holds up a partition, or the whole process; the first of a spell is logged
     /// as a warning.
     pub fn store_failed(&self, at: Option<&TopicPartition>, error: &StoreError) {
-        self.store_refused(error);
+        self.count_store_error(error);
         if lock(&self.troubles).store_failed(at, error) {
             let last = LastError::from(error);
             let reason = last.reason.as_str();
@@ -32,14 +32,17 @@ impl Meters {
         lock(&self.troubles).batch_held(at);
     }
 
-    /// Counts an error of the store that holds up nothing, such as a row that becomes a dead letter.
-    pub fn store_refused(&self, error: &StoreError) {
-        self.count_error(error.kind);
+    /// Counts an error of the store, of whatever kind. Alone, for one that holds up nothing, such as a row that becomes a
+    /// dead letter.
+    pub fn count_store_error(&self, error: &StoreError) {
+        if let Some(index) = ERROR_KINDS.iter().position(|(known, _)| *known == error.kind) {
+            self.errors[index].fetch_add(1, Relaxed);
+        }
     }
 
     /// Counts a failed renewal of the lease; the first of a spell is logged.
     pub fn lease_failed(&self, error: &StoreError) {
-        self.count_error(error.kind);
+        self.count_store_error(error);
         let last = LastError::from(error);
         let mut troubles = lock(&self.troubles);
         if troubles.lease.is_none() {
@@ -90,12 +93,6 @@ impl Meters {
     pub fn partition_works(&self, at: &TopicPartition) {
         if lock(&self.troubles).source_works(Some(at)) {
             tracing::info!("the source works again");
-        }
-    }
-
-    fn count_error(&self, kind: ErrorKind) {
-        if let Some(index) = ERROR_KINDS.iter().position(|(known, _)| *known == kind) {
-            self.errors[index].fetch_add(1, Relaxed);
         }
     }
 }

@@ -93,7 +93,7 @@ impl Meters {
     /// Counts an error that keeps old rows, and shows it once it lasts, or at once where waiting does not help; the first
     /// that is shown is logged.
     pub fn retention_failed(&self, error: &StoreError) {
-        self.store_refused(error);
+        self.count_store_error(error);
         let denied = LastError::from(error).reason == ErrorReason::StoreDenied;
         let remedy = if denied { "; grant this user DELETE on the table" } else { "" };
         let message = format!("rows older than the retention are not removed: {}{remedy}", chain(error));

@@ -125,7 +125,7 @@ impl DeadLetterSender {
                 let message = match error {
                     Ended::Topic(message) => message,
                     Ended::Store(error) => {
-                        self.meters.store_refused(&error);
+                        self.meters.count_store_error(&error);
                         chain(&error)
                     }
                 };
@@ -240,7 +240,7 @@ impl DeadLetterSender {
         }
         match self.store.count_unsent(&self.cluster_id, &self.group).await {
             Ok(count) => self.meters.dead_letter_topic.set_waiting(count),
-            Err(error) => self.meters.store_refused(&error),
+            Err(error) => self.meters.count_store_error(&error),
         }
     }
 }

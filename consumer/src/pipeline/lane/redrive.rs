@@ -101,7 +101,7 @@ impl Lane {
                 Ok(None) => {}
                 // It stays marked, and does not hold up the others.
                 Err(error) => {
-                    self.meters.store_refused(&error);
+                    self.meters.count_store_error(&error);
                     let (_, _, count) = damaged.get_or_insert((summary.id, error, 0));
                     *count += 1;
                     if marked.letters.is_empty() {

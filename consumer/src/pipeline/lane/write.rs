@@ -157,7 +157,7 @@ impl Lane {
             // Every row is accepted alone: the transaction failed for another reason. Wait.
             return Err(StoreError { kind: ErrorKind::Unavailable, ..error });
         }
-        self.meters.store_refused(&error);
+        self.meters.count_store_error(&error);
         Ok(found)
     }
 
