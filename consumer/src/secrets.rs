@@ -15,7 +15,7 @@ use sluice_crds::v1alpha1::SecretKeyRef;
 use sluice_crds::validate::{is_object_name, is_secret_key};
 use zeroize::Zeroizing;
 
-pub use sql::{ConnectWith, mysql, postgres};
+pub use sql::{mysql, postgres};
 
 /// A value that must not be shown. `Debug` and `Display` hide it.
 #[derive(Clone, PartialEq, Eq)]

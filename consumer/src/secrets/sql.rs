@@ -8,9 +8,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::{SecretError, Secrets};
-
-/// Gives the options for one connection. Called before each, so that it reads files; never logs.
-pub type ConnectWith<O> = Arc<dyn Fn() -> Result<O, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
+use crate::store::ConnectWith;
 
 /// What a URL may ask of the MySQL driver.
 const MYSQL_PARAMETERS: &[&str] = &[

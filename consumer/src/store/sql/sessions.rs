@@ -22,7 +22,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Options<DB> = <<DB as Database>::Connection as Connection>::Options;
 
 /// Gives the options for a new connection; called before each, so it may read files (it must not block for
-/// longer). Its error says which credential is missing and reaches the user as it is.
+/// longer), and never logs. Its error says which credential is missing and reaches the user as it is.
 pub type ConnectWith<O> = Arc<dyn Fn() -> Result<O, BoxError> + Send + Sync>;
 
 /// Longest wait for a new connection.
