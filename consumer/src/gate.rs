@@ -12,12 +12,13 @@ pub mod guard;
 pub mod lease;
 pub mod ramp;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::lock::lock;
 use bucket::{Answer, Bucket, Offer};
 use guard::{Guard, Outcome};
 use ramp::Ramp;
@@ -176,7 +177,7 @@ impl Gate {
 
     /// How the database fares, and the gate's time.
     pub(crate) fn health<T>(&self, with: impl FnOnce(&mut Health, Duration) -> T) -> T {
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut health = lock(&self.health);
         // As in `lock_now`.
         let now = self.now();
         with(&mut health, now)
@@ -211,7 +212,7 @@ impl Gate {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

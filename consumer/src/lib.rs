@@ -18,6 +18,7 @@ pub mod last_error;
 pub mod live;
 pub mod loadgen;
 pub mod local;
+mod lock;
 pub mod logging;
 pub mod meter;
 pub mod out;

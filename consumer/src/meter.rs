@@ -13,13 +13,14 @@ mod trouble;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::last_error::LastError;
 use crate::live::{Applied, Origin};
+use crate::lock::lock;
 use crate::seal;
 use crate::source::TopicPartition;
 use crate::store::{ErrorKind, Reason};
@@ -151,10 +152,6 @@ impl Default for Meters {
             preflight: Preflight::default(),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Meters {

@@ -20,13 +20,14 @@ mod training;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use sluice_crds::problem::chain;
 
+use crate::lock::lock;
 use crate::store::Store;
 use crate::store::key::{KeyStore, SealedDictionary};
 use cipher::{DataKey, Place};
@@ -371,10 +372,6 @@ impl<'d> Scratch<'d> {
 /// Whether a stored body is a sealed one.
 pub fn is_sealed(body: &str) -> bool {
     body.starts_with(form::PREFIX)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

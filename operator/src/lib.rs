@@ -6,6 +6,7 @@ pub mod admin;
 pub mod controller;
 pub mod events;
 pub mod lead;
+mod lock;
 pub mod metrics;
 pub mod options;
 #[cfg(feature = "planted")]

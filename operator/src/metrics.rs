@@ -1,10 +1,11 @@
 //! The operator's own metrics.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::lock::lock;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::reflector::ObjectRef;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
@@ -228,7 +229,7 @@ impl Metrics {
 
     /// What is now said of a pipeline.
     pub fn judged(&self, pipeline: &ObjectRef<TracePipeline>, conditions: &[Condition]) {
-        let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut judged = lock(&self.judged);
         let since = |condition: &Condition| condition.last_transition_time.0.as_second();
         let new: Vec<_> =
             conditions.iter().map(|condition| (judged.number(condition), since(condition))).collect();
@@ -242,7 +243,7 @@ impl Metrics {
 
     /// The pipeline is gone.
     pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
-        let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut judged = lock(&self.judged);
         for (number, _) in judged.of.remove(pipeline).unwrap_or_default() {
             self.conditions.get_or_create(&judged.verdicts[number]).dec();
         }
@@ -269,7 +270,7 @@ impl Metrics {
     /// A value could not be written, which only a defect of the registry explains.
     pub fn page(&self) -> Result<String, std::fmt::Error> {
         // Held until all is written, so that no other page takes away what this one shows.
-        let judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        let judged = lock(&self.judged);
         self.conditions_since.clear();
         for (status, since) in judged.oldest() {
             self.conditions_since.get_or_create(&status).set(since);

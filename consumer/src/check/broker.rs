@@ -1,7 +1,7 @@
 //! Tries brokers, topics, the right to read them, and the consumer group. Joins nothing, creates nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
@@ -15,6 +15,7 @@ use sluice_crds::problem::chain;
 
 use super::report::Finding;
 use crate::config::{Config, Topics};
+use crate::lock::lock;
 use crate::secrets::Secrets;
 use crate::source::kafka::config::client_config;
 use crate::source::kafka::remedy;
@@ -98,11 +99,11 @@ struct Complaints {
 
 impl Complaints {
     fn add(&self, text: &str) {
-        self.broken.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
+        lock(&self.broken).push(text.to_owned());
     }
 
     fn telling(&self) -> Option<String> {
-        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        let broken = lock(&self.broken);
         let refusal = broken.iter().find(|said| remedy::of_credentials(said).is_some());
         refusal.or(broken.first()).cloned()
     }

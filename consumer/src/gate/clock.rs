@@ -9,9 +9,10 @@
 //! corrected by no more than a reading demands: a slow answer does not set it back, and releases of a second do
 //! not show up in less than a second. Only where the database's own clock was set back it follows.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
+use crate::lock::lock;
 use tokio::time::Instant;
 
 /// How far two clocks run apart, as a part of the time that passes: the most that an adjusted system clock is
@@ -62,7 +63,7 @@ impl DatabaseClock {
         // By now it stands at this at least. At most it does if it was read at once, at the end of its millisecond.
         let least = Duration::from_millis(u64::try_from(reading.ms).unwrap_or(0));
         let most = least + Duration::from_millis(1) + at.saturating_duration_since(asked_at);
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followed = lock(&self.followed);
         let time = followed.map_or(least, |old| {
             let drifted = at.saturating_duration_since(old.at).mul_f64(DRIFT);
             old.time_at(at).saturating_sub(drifted).clamp(least, most)
@@ -74,7 +75,7 @@ impl DatabaseClock {
 
     /// The database's time at one of our instants, in milliseconds since 1970; none before the first reading.
     pub fn at(&self, instant: Instant) -> Option<i64> {
-        let followed = *self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let followed = *lock(&self.followed);
         followed.map(|reading| reading.time_at(instant).as_millis() as i64)
     }
 }

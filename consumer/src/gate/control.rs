@@ -5,7 +5,7 @@
 //! start say. Without a lease that has not ended it is 0; it is never unlimited. A smaller share is in effect before the transaction commits
 //! that frees it for others.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -22,6 +22,7 @@ use super::guard::Aim;
 use super::lease::{self, LeaseRequest, WHOLE};
 use crate::backoff::Backoff;
 use crate::live::Applied;
+use crate::lock::lock;
 use crate::meter::Meters;
 use crate::store::{ErrorKind, Store, StoreError};
 
@@ -308,7 +309,7 @@ impl RateControl {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inputs> {
-        self.inputs.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inputs)
     }
 }
 

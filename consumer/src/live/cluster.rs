@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use jiff::Timestamp;
 use sluice_crds::validate::is_object_name;
@@ -17,6 +17,7 @@ use super::api::{self, Timing};
 use super::changes::describe_at;
 use super::document::{Documents, Found};
 use super::{Applied, Origin, directory};
+use crate::lock::lock;
 
 /// Names a ConfigMap: `NAMESPACE/NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +75,7 @@ pub fn watch(uid: &str, places: Places, stop: CancellationToken) -> watch::Recei
     let state = Mutex::new((documents, None));
     tokio::spawn(async move {
         let take = |origin, found| {
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = lock(&state);
             let (documents, told) = &mut *state;
             tell_once(origin, &found, told);
             documents.take(origin, found);

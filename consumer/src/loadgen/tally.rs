@@ -1,10 +1,11 @@
 //! What was sent and what became of it.
 
 use std::io::{BufWriter, Write};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::lock::lock;
 use serde::Serialize;
 
 /// Counters that the sending side writes and the progress bar reads.
@@ -69,9 +70,9 @@ impl Tally {
     /// Counts a message that the other side has taken.
     pub fn acknowledged(&self, spans: u64, ids: &[(u128, u64)]) {
         self.acknowledged.fetch_add(spans, Relaxed);
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+        lock(&self.refused).take();
         let Some(ledger) = &self.ledger else { return };
-        let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = lock(ledger);
         for (trace_id, id) in ids {
             if let Err(error) = writeln!(ledger, "{trace_id:032x} {id:016x}") {
                 self.incomplete(&error);
@@ -81,11 +82,11 @@ impl Tally {
 
     /// Why the ledger does not hold everything that was acknowledged; known for good after [`Self::finish`].
     pub fn ledger_error(&self) -> Option<String> {
-        self.ledger_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.ledger_error).clone()
     }
 
     fn incomplete(&self, error: &std::io::Error) {
-        let mut first = self.ledger_error.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut first = lock(&self.ledger_error);
         first.get_or_insert_with(|| error.to_string());
     }
 
@@ -98,16 +99,16 @@ impl Tally {
 
     /// A message was refused, for good or for now. Over when one is taken.
     pub fn refused(&self, error: &str) {
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_owned());
+        *lock(&self.refused) = Some(error.to_owned());
     }
 
     /// Why the last message was refused, where none was taken since.
     pub fn refusal(&self) -> Option<String> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.refused).clone()
     }
 
     fn remember(&self, error: &str) {
-        let mut first = self.first_error.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut first = lock(&self.first_error);
         first.get_or_insert_with(|| error.to_owned());
     }
 
@@ -120,7 +121,7 @@ impl Tally {
     /// The result; what was never answered counts as not acknowledged. Writes out the ledger.
     pub fn finish(&self, began: Instant) -> Summary {
         if let Some(ledger) = &self.ledger
-            && let Err(error) = ledger.lock().unwrap_or_else(PoisonError::into_inner).flush()
+            && let Err(error) = lock(ledger).flush()
         {
             self.incomplete(&error);
         }
@@ -134,7 +135,7 @@ impl Tally {
             not_acknowledged_spans: spans - acknowledged,
             seconds,
             spans_per_second: acknowledged as f64 / seconds,
-            first_error: self.first_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            first_error: lock(&self.first_error).clone(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sluice_crds::v1alpha1::Format;
@@ -16,6 +16,7 @@ use crate::loadgen::round::{Shape, Stream};
 use crate::loadgen::tally::{Pace, Tally};
 use crate::loadgen::target::TargetError;
 use crate::loadgen::target::http::{self, HttpTarget};
+use crate::lock::lock;
 use crate::meter::{Identity, Meters};
 use crate::source::Source;
 use crate::source::queue::Queue;
@@ -158,6 +159,6 @@ async fn feed(url: String, seed: u64, tally: Arc<Tally>, stop: CancellationToken
     // One stream for both: another one with this seed would repeat its ids.
     let stream = Arc::new(Mutex::new(Stream::of_spans(shape(seed), BURST)));
     http::run(&target, FORMAT, &stream, Pace::start(0, None), &tally, &stop).await?;
-    stream.lock().unwrap_or_else(PoisonError::into_inner).go_on(u64::MAX);
+    lock(&stream).go_on(u64::MAX);
     http::run(&target, FORMAT, &stream, Pace::start(TRICKLE, None), &tally, &stop).await
 }

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
-use super::{Meters, lock};
+use super::Meters;
 use crate::last_error::LastError;
+use crate::lock::lock;
 
 /// Counters of the topic of dead letters.
 #[derive(Debug, Default)]

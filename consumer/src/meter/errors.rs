@@ -2,8 +2,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{ERROR_KINDS, Meters, lock};
+use super::{ERROR_KINDS, Meters};
 use crate::last_error::LastError;
+use crate::lock::lock;
 use crate::source::TopicPartition;
 use crate::store::StoreError;
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use sluice_crds::bottleneck::Bottleneck;
 use tokio::time::Instant;
 
-use super::{Meters, lock};
+use super::Meters;
+use crate::lock::lock;
 
 /// What a lane spends its time with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

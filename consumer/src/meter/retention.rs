@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde::Serialize;
 use sluice_crds::problem::chain;
 
-use super::{Meters, lock};
+use super::Meters;
 use crate::last_error::{ErrorReason, LastError};
+use crate::lock::lock;
 use crate::store::StoreError;
 
 /// So many errors in a row are trouble; fewer are a race that was lost, or a database that restarts.

@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde::Serialize;
 use sluice_crds::bottleneck::Bottleneck;
 
-use super::{DeadLetterTopicStatus, Meters, RetentionStatus, lock};
+use super::{DeadLetterTopicStatus, Meters, RetentionStatus};
 use crate::last_error::LastError;
 use crate::live::Origin;
+use crate::lock::lock;
 
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -4,13 +4,14 @@
 //! themselves, of the partitions that they own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::lock::lock;
 use crate::source::TopicPartition;
 use crate::store::Store;
 
@@ -77,14 +78,14 @@ impl Marks {
 
     /// The id that the partition's letters to look at lie behind.
     pub fn passed(&self, at: &TopicPartition) -> i64 {
-        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut passed = lock(&self.passed);
         passed.retain(|_, (_, since)| since.elapsed() < PASS_OVER);
         passed.get(&place(at)).map_or(0, |(id, _)| *id)
     }
 
     /// None of the partition's letters up to this id can be opened now.
     pub fn pass(&self, at: &TopicPartition, id: i64) {
-        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut passed = lock(&self.passed);
         passed.entry(place(at)).or_insert((id, Instant::now())).0 = id;
     }
 
@@ -94,7 +95,7 @@ impl Marks {
     }
 
     fn found(&self) -> MutexGuard<'_, BTreeSet<Place>> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.found)
     }
 }
 

@@ -8,7 +8,8 @@ use zeroize::Zeroizing;
 
 use super::cipher::Place;
 use super::form::Content;
-use super::{Scratch, SealError, Sealing, form, lock};
+use super::{Scratch, SealError, Sealing, form};
+use crate::lock::lock;
 use crate::store::{DeadLetter, Row, Store};
 
 /// Sealed bodies of rows, in their order; none where bodies are not sealed.

@@ -27,7 +27,7 @@ mod topics;
 mod trouble;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Bounds, PartitionReader, Source, SourceError, SourceEvent, TopicPartition};
 use crate::config::Topics;
 use crate::last_error::{ErrorReason, LastError};
+use crate::lock::lock;
 use crate::meter::Meters;
 use context::GroupContext;
 use ends::Ends;
@@ -397,8 +398,4 @@ fn unavailable_because(context: &'static str, error: &KafkaError, message: Strin
         ErrorReason::TopicUnknown => SourceError::UnknownTopic(format!("{context}: {message}")),
         _ => SourceError::Unavailable { context, message },
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use sluice_crds::v1alpha1::StartFrom;
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::{
     Bounds, Message, NoHeaders, PartitionReader, ReadEnd, Source, SourceError, SourceEvent, TopicPartition,
 };
+use crate::lock::lock;
 
 /// A queue in memory. Clones share it.
 #[derive(Clone)]
@@ -58,7 +59,7 @@ struct Stored {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {

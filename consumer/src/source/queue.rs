@@ -18,7 +18,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use sluice_crds::v1alpha1::StartFrom;
@@ -30,6 +30,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use self::reader::Window;
 use self::writer::Append;
 use super::{Bounds, PartitionReader, Source, SourceError, SourceEvent, TopicPartition};
+use crate::lock::lock;
 
 /// Partitions of a new queue.
 pub const DEFAULT_PARTITIONS: u16 = 4;
@@ -162,10 +163,6 @@ struct Partition {
     /// The position that the sink reported last.
     settled: AtomicU64,
     open: Mutex<Option<Arc<Window>>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Queue {

@@ -8,7 +8,7 @@ mod keys;
 mod letters;
 mod state;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,6 +18,7 @@ use super::retention::{Reached, Sweep, Swept};
 use super::{Claim, ErrorKind, Row, Store, StoreError, StoredSpan, StreamKey, WriteBatch};
 use crate::gate::clock::DatabaseTime;
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
+use crate::lock::lock;
 use state::State;
 pub use state::{OwnedDeadLetter, OwnedLetterSpan, Progress};
 
@@ -158,11 +159,11 @@ impl MemoryStore {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn hooks(&self) -> MutexGuard<'_, Hooks> {
-        self.hooks.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.hooks)
     }
 
     fn ask(&self, call: Call) -> Result<(), StoreError> {

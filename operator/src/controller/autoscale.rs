@@ -5,7 +5,7 @@
 //! work: what one consumer can do is learned while the processor limits it.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use kube::runtime::reflector::ObjectRef;
@@ -13,6 +13,7 @@ use sluice_crds::bottleneck::Bottleneck;
 use sluice_crds::v1alpha1::{Autoscaling, TracePipeline};
 
 use super::probe::PodReport;
+use crate::lock::lock;
 
 /// For how long the processor must be the limit before consumers are added, and how often that is looked at.
 pub const GROW_AFTER: Duration = Duration::from_secs(30);
@@ -61,7 +62,7 @@ impl Autoscaler {
     ) -> u32 {
         let current = current.unwrap_or(bounds.min).clamp(bounds.min, bounds.max);
         let pressure = pressure(reports, current);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         let known = known.entry(pipeline.clone()).or_insert(Known { pressure, since: now, capacity: None });
         if known.pressure != pressure {
             (known.pressure, known.since) = (pressure, now);
@@ -85,7 +86,7 @@ impl Autoscaler {
 
     /// The pipeline is gone.
     pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(pipeline);
+        lock(&self.known).remove(pipeline);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whether dead letters grow in number: a message that nobody can store is a matter for a person; no client.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use kube::runtime::reflector::ObjectRef;
@@ -9,6 +9,7 @@ use sluice_crds::v1alpha1::{TracePipeline, TracePipelineStatus};
 
 use super::probe::PodReport;
 use super::status::DEAD_LETTERS_GROWING;
+use crate::lock::lock;
 
 /// For how long a new dead letter counts; whole minutes.
 pub const RECENT: Duration = Duration::from_secs(300);
@@ -35,7 +36,7 @@ impl DeadLetters {
         reports: &[PodReport],
         now: Instant,
     ) -> Option<Duration> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         let is_first = !all.contains_key(pipeline);
         let seen = all.entry(pipeline.clone()).or_default();
         let mut grows = is_first
@@ -61,7 +62,7 @@ impl DeadLetters {
 
     /// The pipeline is gone.
     pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(pipeline);
+        lock(&self.0).remove(pipeline);
     }
 }
 

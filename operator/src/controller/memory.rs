@@ -1,7 +1,7 @@
 //! What is remembered between reconciles; losing it costs time or a write, never correctness.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use kube::runtime::reflector::ObjectRef;
@@ -10,15 +10,12 @@ use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
 
 use super::build;
+use crate::lock::lock;
 
 /// The longest wait after failures.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 /// How long an answer about installed kinds, or a written PodMonitor, counts.
 const REMEMBER: Duration = Duration::from_secs(600);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Failures in a row, by pipeline.
 #[derive(Default)]

@@ -10,7 +10,7 @@ mod report;
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -29,6 +29,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::dereference::PodAddress;
 use super::status::Told;
+use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::tasks::reap;
 pub use report::{CONSUMER_ERROR, Expiry, PodReport, Report};
@@ -157,7 +158,7 @@ impl Prober {
     }
 
     fn entries(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectRef<TracePipeline>, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.entries)
     }
 
     /// Says whom to ask; gives the last reports of those pods.
@@ -264,7 +265,7 @@ impl Prober {
     /// Whose numbers are told next.
     fn next_turn(&self) -> Option<ObjectRef<TracePipeline>> {
         loop {
-            let pipeline = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
+            let pipeline = lock(&self.waiting).pop_front()?;
             let mut entries = self.entries();
             let Some(entry) = entries.get_mut(&pipeline) else { continue };
             entry.waits = false;
@@ -368,7 +369,7 @@ impl Prober {
         let is_due = entry.written.is_none_or(|written| now >= written + NUMBERS_EVERY);
         if !at_once && differs && !entry.waits && is_due {
             entry.waits = true;
-            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(pipeline.clone());
+            lock(&self.waiting).push_back(pipeline.clone());
         }
         at_once
     }

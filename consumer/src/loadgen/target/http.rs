@@ -5,7 +5,7 @@
 //! run ends soon: the address is wrong, or nothing listens there.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::TargetError;
 use crate::loadgen::round::{Emitted, Stream};
 use crate::loadgen::tally::{Pace, Tally};
+use crate::lock::lock;
 
 /// How long one message is tried.
 const KEEP_TRYING: Duration = Duration::from_secs(30);
@@ -136,7 +137,7 @@ struct Outgoing {
 }
 
 fn take(source: &Source, pace: Pace, tally: &Tally) -> Option<Outgoing> {
-    let mut stream = source.stream.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut stream = lock(&source.stream);
     let wait = pace.wait(source.sent.load(Relaxed))?;
     let mut payload = Vec::new();
     let emitted = stream.next(&mut payload)?;

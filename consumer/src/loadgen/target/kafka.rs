@@ -3,7 +3,7 @@
 //! One thread generates, hands over to librdkafka and takes delivery reports; `acks=all` and idempotence, so
 //! that "acknowledged" means what a careful producer means by it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::TargetError;
 use crate::loadgen::round::Stream;
 use crate::loadgen::tally::{Pace, Tally};
+use crate::lock::lock;
 
 /// Longest wait in one call of the client library.
 const POLL: Duration = Duration::from_millis(50);
@@ -62,7 +63,7 @@ struct Receipt {
 impl ClientContext for Reports {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "the broker");
-        let mut known = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.reason);
         // "1/1 brokers are down" says less than the error before it.
         let code = error.rdkafka_error_code();
         if known.is_none() || code != Some(RDKafkaErrorCode::AllBrokersDown) {
@@ -70,7 +71,7 @@ impl ClientContext for Reports {
         }
         self.tally.refused(known.as_deref().unwrap_or(reason));
         if matches!(code, Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Authentication)) {
-            let mut since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut since = lock(&self.down_since);
             since.get_or_insert_with(Instant::now);
         }
     }
@@ -80,7 +81,7 @@ impl Reports {
     /// Whether no broker could be used for long, as far as was told, and none ever was.
     fn seems_hopeless(&self) -> bool {
         let (_, acknowledged, _) = self.tally.progress();
-        let since = *self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *lock(&self.down_since);
         acknowledged == 0 && since.is_some_and(|since| since.elapsed() >= FIRST_BROKER)
     }
 }
@@ -93,8 +94,8 @@ fn is_hopeless(producer: &BaseProducer<Reports>) -> bool {
     }
     let is_up = producer.client().fetch_metadata(None, LAST_LOOK).is_ok();
     if is_up {
-        *reports.down_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        *reports.reason.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&reports.down_since) = None;
+        *lock(&reports.reason) = None;
     }
     !is_up
 }
@@ -107,7 +108,7 @@ impl ProducerContext for Reports {
             Ok(_) => self.tally.acknowledged(receipt.spans, &receipt.ids),
             Err((error, message)) => {
                 let place = format!("{}/{}", message.topic(), message.partition());
-                let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+                let reason = lock(&self.reason);
                 let reason = reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
                 self.tally.failed(receipt.spans, &format!("{place}: {error}{reason}"));
             }

@@ -16,6 +16,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use tokio::sync::mpsc;
 
+use super::GroupConsumer;
 use super::context::{GroupContext, TopicId};
 use super::ends::Ends;
 use super::opening::Opening;
@@ -23,9 +24,9 @@ use super::prefetch::Prefetch;
 use super::remedy;
 use super::statistics::Statistics;
 use super::trouble::{Answering, Troubles, may_be_credentials};
-use super::{GroupConsumer, lock};
 use crate::config::Topics;
 use crate::last_error::LastError;
+use crate::lock::lock;
 use crate::meter::Meters;
 use crate::source::{SourceEvent, TopicPartition};
 

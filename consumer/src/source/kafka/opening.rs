@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use tokio::sync::Notify;
 
-use super::lock;
+use crate::lock::lock;
 use crate::source::ReadEnd;
 
 /// Shared by a reader and by who ends it.

@@ -10,7 +10,8 @@ use sqlx::SqlitePool;
 use tokio::sync::{Notify, watch};
 
 use super::file::{self, StoredRecord};
-use super::{lock, unavailable};
+use super::unavailable;
+use crate::lock::lock;
 use crate::source::{Headers, Message, PartitionReader, ReadEnd, SourceError};
 
 /// Most records in a window; another one of this size may be with the reader.

@@ -9,13 +9,14 @@
 //! whose transaction was cancelled half-way.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::{PoolConnection, PoolOptions};
 use sqlx::{ConnectOptions, Connection, Database, Pool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::lock::lock;
 use crate::store::{ErrorKind, StoreError};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -131,7 +132,7 @@ impl<DB: Database> Sessions<DB> {
     }
 
     fn pop(&self) -> Option<(PoolConnection<DB>, Duration)> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         while let Some(mut last) = kept.pop() {
             if last.unused_since.elapsed() < last.max_idle
                 && let Some(conn) = last.conn.take()
@@ -172,7 +173,7 @@ impl<DB: Database> Sessions<DB> {
         for semaphore in [&self.write, &self.control, &self.lease, &self.read] {
             semaphore.close();
         }
-        let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        let kept = std::mem::take(&mut *lock(&self.kept));
         let goodbye = async {
             for mut connection in kept {
                 if let Some(conn) = connection.conn.take()
@@ -201,12 +202,12 @@ impl<DB: Database> Session<DB> {
     pub fn keep(mut self) {
         let Some(conn) = self.conn.take() else { return };
         let kept = Kept { conn: Some(conn), unused_since: Instant::now(), max_idle: self.max_idle };
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
+        lock(&self.kept).push(kept);
     }
 
     /// The server is gone or has changed: this connection and those lying unused are not trusted any more.
     pub fn distrust_all(self) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.kept).clear();
     }
 
     /// For servers that end an idle session soon.

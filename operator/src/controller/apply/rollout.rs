@@ -9,7 +9,7 @@
 //! becomes of its pods.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -19,6 +19,7 @@ use sluice_crds::names;
 use super::Rollout;
 use crate::controller::dereference::settings_of;
 use crate::controller::status::Pods;
+use crate::lock::lock;
 
 /// How long a turn counts before the watch shows the rollout that it has begun.
 const UNTIL_SEEN: Duration = Duration::from_secs(10);
@@ -150,7 +151,7 @@ impl Rollouts {
             return Rollout::Free;
         }
         let own = key(own);
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = lock(&self.begun);
         begun.retain(|_, since| since.elapsed() < UNTIL_SEEN);
         let mut rolling = 0;
         for other in all {
