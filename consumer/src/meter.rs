@@ -7,9 +7,9 @@ mod dead_letter_topic;
 mod errors;
 mod history;
 mod lanes;
+mod open_errors;
 mod retention;
 mod status;
-mod trouble;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -27,7 +27,7 @@ use crate::store::{ErrorKind, Reason};
 
 use history::{History, Sample};
 use lanes::LaneTime;
-use trouble::Troubles;
+use open_errors::OpenErrors;
 
 pub use dead_letter_topic::{DeadLetterTopicMeter, DeadLetterTopicStatus};
 pub use lanes::{ACTIVITIES, Activity, LaneMeter};
@@ -67,7 +67,7 @@ pub struct Meters {
     partitions: Mutex<BTreeMap<TopicPartition, Option<PartitionMeter>>>,
     /// By topic.
     topic_retention: Mutex<BTreeMap<String, Duration>>,
-    troubles: Mutex<Troubles>,
+    open_errors: Mutex<OpenErrors>,
     history: Mutex<History>,
     /// Old rows that are removed.
     pub retention: RetentionMeter,
@@ -145,7 +145,7 @@ impl Default for Meters {
             rate: Mutex::default(),
             partitions: Mutex::default(),
             topic_retention: Mutex::default(),
-            troubles: Mutex::default(),
+            open_errors: Mutex::default(),
             history: Mutex::default(),
             retention: RetentionMeter::default(),
             dead_letter_topic: DeadLetterTopicMeter::default(),
@@ -255,13 +255,13 @@ impl Meters {
     /// The partition is this replica's from now on.
     pub fn add_partition(&self, at: &TopicPartition) {
         lock(&self.partitions).entry(at.clone()).or_default();
-        lock(&self.troubles).add(at);
+        lock(&self.open_errors).add(at);
     }
 
     /// The partition belongs to another replica now; its errors are no longer ours.
     pub fn remove_partition(&self, at: &TopicPartition) {
         lock(&self.partitions).remove(at);
-        lock(&self.troubles).remove(at);
+        lock(&self.open_errors).remove(at);
     }
 
     /// How long the broker keeps messages of topics with owned partitions; those of which that is unknown or without end

@@ -3,12 +3,12 @@
 //! Guarantees: a reconcile reads from here and asks the API server for nothing; a change of anything that
 //! belongs to a pipeline leads to a reconcile of that pipeline. What is not looked at is not kept.
 
+mod failures;
 mod kept;
 mod lenient;
 mod pipelines;
 mod shelf;
 mod space;
-mod trouble;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -30,14 +30,14 @@ const SENT_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why a request is not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct HttpRefusal {
     /// HTTP status.
     pub status: StatusCode,
     /// What is wrong and, where there is one, the remedy.
     pub reason: String,
 }
 
-impl Refusal {
+impl HttpRefusal {
     /// A refusal.
     pub fn new(status: StatusCode, reason: impl Into<String>) -> Self {
         Self { status, reason: reason.into() }
@@ -73,7 +73,7 @@ impl Bodies {
     ///
     /// # Errors
     /// 408, 413, 415 or 503, each with its reason.
-    pub async fn receive(&self, headers: &HeaderMap, body: Body) -> Result<Received, Refusal> {
+    pub async fn receive(&self, headers: &HeaderMap, body: Body) -> Result<Received, HttpRefusal> {
         let packing = packing(headers)?;
         let announced = match headers.get(header::CONTENT_LENGTH) {
             Some(length) => length.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(MAX_BODY),
@@ -84,7 +84,7 @@ impl Bodies {
             Ok(bytes) => bytes?,
             Err(_) => {
                 let reason = format!("the body did not arrive within {SENT_WITHIN:?}");
-                return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, reason));
+                return Err(HttpRefusal::new(StatusCode::REQUEST_TIMEOUT, reason));
             }
         };
         let Some(packing) = packing else {
@@ -93,18 +93,18 @@ impl Bodies {
         let memory = reserve(&self.unpacked, packing.memory()).await?;
         let unpacking = tokio::task::spawn_blocking(move || packing.unpack(&bytes)).await;
         let bytes = unpacking
-            .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
+            .map_err(|error| HttpRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
         Ok(Received { bytes, _memory: memory })
     }
 }
 
 /// Reads a body. One that is too long is read on for a while, but not kept: a client that is still sending when
 /// the connection closes would not see the answer.
-async fn read(mut body: Body) -> Result<Vec<u8>, Refusal> {
+async fn read(mut body: Body) -> Result<Vec<u8>, HttpRefusal> {
     let (mut bytes, mut length) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
-            Refusal::new(StatusCode::BAD_REQUEST, format!("the body ended early: {error}"))
+            HttpRefusal::new(StatusCode::BAD_REQUEST, format!("the body ended early: {error}"))
         })?;
         let Ok(data) = frame.into_data() else { continue };
         length += data.len();
@@ -119,18 +119,18 @@ async fn read(mut body: Body) -> Result<Vec<u8>, Refusal> {
     if length > MAX_BODY { Err(too_large(MAX_BODY)) } else { Ok(bytes) }
 }
 
-async fn reserve(memory: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+async fn reserve(memory: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, HttpRefusal> {
     // Bounded by the limits above, far below 4 GiB.
     let waiting = memory.clone().acquire_many_owned(bytes.max(1) as u32);
     match tokio::time::timeout(MEMORY_WITHIN, waiting).await {
         Ok(Ok(permit)) => Ok(permit),
-        _ => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many bodies arrive at once")),
+        _ => Err(HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many bodies arrive at once")),
     }
 }
 
-fn too_large(limit: usize) -> Refusal {
+fn too_large(limit: usize) -> HttpRefusal {
     let reason = format!("the body is longer than {limit} bytes; send smaller batches");
-    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
+    HttpRefusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
 }
 
 /// How a body is packed: what exporters of OpenTelemetry offer, and the standard library of most languages unpacks.
@@ -143,14 +143,14 @@ enum Packing {
 }
 
 /// What a body's `content-encoding` says.
-fn packing(headers: &HeaderMap) -> Result<Option<Packing>, Refusal> {
+fn packing(headers: &HeaderMap) -> Result<Option<Packing>, HttpRefusal> {
     let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
     match encoding.map(str::to_ascii_lowercase).as_deref() {
         None | Some("" | "identity") => Ok(None),
         Some("gzip" | "x-gzip") => Ok(Some(Packing::Gzip)),
         Some("deflate" | "zlib") => Ok(Some(Packing::Zlib)),
         Some("zstd") => Ok(Some(Packing::Zstd)),
-        Some(other) => Err(Refusal::new(
+        Some(other) => Err(HttpRefusal::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             format!("expected content-encoding gzip, deflate, zstd or none, found {other:?}"),
         )),
@@ -174,7 +174,7 @@ impl Packing {
         }
     }
 
-    fn unpack(self, packed: &[u8]) -> Result<Vec<u8>, Refusal> {
+    fn unpack(self, packed: &[u8]) -> Result<Vec<u8>, HttpRefusal> {
         let read = || match self {
             Self::Gzip => read_unpacked(MultiGzDecoder::new(packed), packed.len()),
             Self::Zlib => read_unpacked(ZlibDecoder::new(packed), packed.len()),
@@ -189,7 +189,7 @@ impl Packing {
             Ok(unpacked) => Ok(unpacked),
             Err(error) => {
                 let reason = format!("not valid {}: {error}", self.name());
-                Err(Refusal::new(StatusCode::BAD_REQUEST, reason))
+                Err(HttpRefusal::new(StatusCode::BAD_REQUEST, reason))
             }
         }
     }

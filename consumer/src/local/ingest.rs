@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sluice_crds::v1alpha1::{Format, JsonPaths};
 
-use super::body::{Bodies, Refusal};
+use super::body::{Bodies, HttpRefusal};
 use super::otlp::{self, Encoding};
 use crate::decode::{DecodeError, Decoder, RejectedSpan};
 use crate::source::queue::{AppendError, Queue, Record};
@@ -49,10 +49,10 @@ impl Ingest {
         self.spans.load(Relaxed)
     }
 
-    async fn push(&self, format: Format, headers: &HeaderMap, body: Body) -> Result<Pushed, Refusal> {
+    async fn push(&self, format: Format, headers: &HeaderMap, body: Body) -> Result<Pushed, HttpRefusal> {
         if self.format != Format::Auto && self.format != format {
             let reason = format!("this pipeline reads {:?}, the push is {format:?}", self.format);
-            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
+            return Err(HttpRefusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
         }
         let received = self.bodies.receive(headers, body).await?;
         let (mut spans, mut rejected) = (SpanBuf::default(), Vec::new());
@@ -64,7 +64,7 @@ impl Ingest {
         let reason =
             rejected.first().map(|RejectedSpan { index, defect, .. }| format!("span {index}: {defect}"));
         if let (true, Some(reason)) = (spans.is_empty(), &reason) {
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
+            return Err(HttpRefusal::new(StatusCode::BAD_REQUEST, reason));
         }
         let trace_id = spans.get(0).trace_id.to_owned();
         let found = (spans.len(), rejected.len());
@@ -85,14 +85,14 @@ impl Ingest {
                     StatusCode::SERVICE_UNAVAILABLE
                 }
             };
-            Refusal::new(status, error.to_string())
+            HttpRefusal::new(status, error.to_string())
         })?;
         self.spans.fetch_add(count, Relaxed);
         Ok(Pushed { rejected: reason.map(|reason| (rejected.len(), reason)) })
     }
 
     /// `Auto` knows a message by its content alone: it must find what the client says that there is.
-    fn check_recognised(&self, payload: &[u8], expected: (usize, usize)) -> Result<(), Refusal> {
+    fn check_recognised(&self, payload: &[u8], expected: (usize, usize)) -> Result<(), HttpRefusal> {
         if self.format != Format::Auto {
             return Ok(());
         }
@@ -103,16 +103,16 @@ impl Ingest {
         }
         let reason = "this pipeline recognises formats by themselves and takes the push for another one; \
                       every Zipkin span needs traceId and id";
-        Err(Refusal::new(StatusCode::BAD_REQUEST, reason))
+        Err(HttpRefusal::new(StatusCode::BAD_REQUEST, reason))
     }
 }
 
-fn refused(error: &DecodeError) -> Refusal {
+fn refused(error: &DecodeError) -> HttpRefusal {
     let status = match error {
         DecodeError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         _ => StatusCode::BAD_REQUEST,
     };
-    Refusal::new(status, error.to_string())
+    HttpRefusal::new(status, error.to_string())
 }
 
 fn decode(
@@ -120,7 +120,7 @@ fn decode(
     payload: &[u8],
     spans: &mut SpanBuf,
     rejected: &mut Vec<RejectedSpan>,
-) -> Result<(), Refusal> {
+) -> Result<(), HttpRefusal> {
     // Nothing is a valid message without spans in protobuf, and an object without members in OTLP/JSON.
     let says_nothing = match format {
         Format::OtlpProto | Format::ZipkinProto => payload.is_empty(),
@@ -131,7 +131,7 @@ fn decode(
         return Ok(());
     }
     let decoder = Decoder::new(format, &JsonPaths::default())
-        .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        .map_err(|error| HttpRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     decoder.decode(payload, spans, rejected).map_err(|error| refused(&error))
 }
 
@@ -172,7 +172,7 @@ pub async fn otlp(State(ingest): State<Arc<Ingest>>, headers: HeaderMap, body: B
         "application/json" => (Format::OtlpJson, Encoding::Json),
         other => {
             let reason = format!("expected application/x-protobuf or application/json, found {other:?}");
-            let refusal = Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason);
+            let refusal = HttpRefusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason);
             return otlp::refused(Encoding::Json, refusal);
         }
     };

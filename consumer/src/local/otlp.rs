@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use prost::Message;
 use serde_json::json;
 
-use super::body::Refusal;
+use super::body::HttpRefusal;
 
 /// How a request is encoded, and so its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub fn accepted(encoding: Encoding, rejected: Option<(usize, String)>) -> Respon
 }
 
 /// Nothing was accepted.
-pub fn refused(encoding: Encoding, refusal: Refusal) -> Response {
+pub fn refused(encoding: Encoding, refusal: HttpRefusal) -> Response {
     // google.rpc.Code
     let code = match refusal.status {
         StatusCode::BAD_REQUEST | StatusCode::UNSUPPORTED_MEDIA_TYPE => 3,

@@ -11,7 +11,7 @@ use crate::store::StoreError;
 impl Meters {
     /// Ends a spell of errors of the store: a partition's, or those that concern the whole process.
     pub fn store_works(&self, at: Option<&TopicPartition>) {
-        if lock(&self.troubles).store_works(at) {
+        if lock(&self.open_errors).store_works(at) {
             tracing::info!("the database works again");
         }
     }
@@ -20,7 +20,7 @@ impl Meters {
     /// as a warning.
     pub fn store_failed(&self, at: Option<&TopicPartition>, error: &StoreError) {
         self.count_store_error(error);
-        if lock(&self.troubles).store_failed(at, error) {
+        if lock(&self.open_errors).store_failed(at, error) {
             let last = LastError::from(error);
             let reason = last.reason.as_str();
             let waits = at.map_or_else(|| "the start".to_owned(), |at| format!("partition {at}"));
@@ -30,7 +30,7 @@ impl Meters {
 
     /// A batch of the partition is tried until it is committed: until then its error stays.
     pub fn batch_held(&self, at: &TopicPartition) {
-        lock(&self.troubles).batch_held(at);
+        lock(&self.open_errors).batch_held(at);
     }
 
     /// Counts an error of the store, of whatever kind. Alone, for one that holds up nothing, such as a row that becomes a
@@ -45,17 +45,17 @@ impl Meters {
     pub fn lease_failed(&self, error: &StoreError) {
         self.count_store_error(error);
         let last = LastError::from(error);
-        let mut troubles = lock(&self.troubles);
-        if troubles.lease.is_none() {
+        let mut open_errors = lock(&self.open_errors);
+        if open_errors.lease.is_none() {
             tracing::warn!(error = %last.message, "the lease of the rate was not renewed; releases stop when it ends");
         }
-        troubles.lease = Some(last);
+        open_errors.lease = Some(last);
     }
 
     /// Counts a renewal and ends a spell of failed ones.
     pub fn lease_renewed(&self) {
         self.lease_renewals.fetch_add(1, Relaxed);
-        if lock(&self.troubles).renewed() {
+        if lock(&self.open_errors).renewed() {
             tracing::info!("the database works again");
         }
     }
@@ -71,14 +71,14 @@ impl Meters {
     }
 
     fn any_source_failed(&self, at: Option<&TopicPartition>, error: LastError) {
-        if lock(&self.troubles).source_failed(at, error.clone()) {
+        if lock(&self.open_errors).source_failed(at, error.clone()) {
             tracing::warn!(reason = error.reason.as_str(), error = %error.message, "the source has trouble");
         }
     }
 
     /// Ends a spell of errors of the source as a whole.
     pub fn source_works(&self) {
-        if lock(&self.troubles).source_works(None) {
+        if lock(&self.open_errors).source_works(None) {
             tracing::info!("the source works again");
         }
     }
@@ -92,7 +92,7 @@ impl Meters {
 
     /// Ends a partition's spell of errors of the source.
     pub fn partition_works(&self, at: &TopicPartition) {
-        if lock(&self.troubles).source_works(Some(at)) {
+        if lock(&self.open_errors).source_works(Some(at)) {
             tracing::info!("the source works again");
         }
     }

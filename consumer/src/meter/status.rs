@@ -39,10 +39,10 @@ impl Meters {
                 lag: meter.and_then(|meter| Some(meter.end?.saturating_sub(meter.position))),
             })
             .collect();
-        let troubles = lock(&self.troubles);
+        let open_errors = lock(&self.open_errors);
         let rate = lock(&self.rate);
         // Without leases nothing is released: lanes wait at the gate for the database.
-        let lapsed = troubles.lease.is_some() && rate.whole > 0 && rate.effective <= 0.0;
+        let lapsed = open_errors.lease.is_some() && rate.whole > 0 && rate.effective <= 0.0;
         let bottleneck = match bottleneck {
             Bottleneck::Limiter if lapsed => Bottleneck::Store,
             Bottleneck::Limiter if rate.guard.is_some() => Bottleneck::Guard,
@@ -50,7 +50,7 @@ impl Meters {
         };
         // What stops rows comes first; a live document that was refused stops nothing.
         let errors: Vec<_> =
-            [troubles.store(), troubles.source(), rate.refused.as_ref(), troubles.lease.as_ref()]
+            [open_errors.store(), open_errors.source(), rate.refused.as_ref(), open_errors.lease.as_ref()]
                 .into_iter()
                 .flatten()
                 .cloned()
@@ -62,8 +62,8 @@ impl Meters {
         // Who has no partitions because others have them all knows that nothing waits for it; who has not joined yet, or was
         // put out of the group, knows nothing.
         let is_member = self.preflight.group_joined.load(Relaxed)
-            && troubles.source().is_none()
-            && troubles.store().is_none();
+            && open_errors.source().is_none()
+            && open_errors.store().is_none();
         let lag = lag.filter(|_| !partitions.is_empty() || is_member);
         StatusDocument {
             pipeline: identity.pipeline.clone(),

@@ -14,7 +14,7 @@ use crate::store::{Claim, DeadLetter, LetterSpan, Position, Reason, Row, WriteBa
 
 /// A row that must be a dead letter instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RefusedSpan {
     /// Index of the span within the segment.
     pub span: usize,
     /// Why.
@@ -55,7 +55,7 @@ impl<'a> Batch<'a> {
         database_time_ms: i64,
         segment: &'a Segment,
         messages: usize,
-        refusals: &'a [Refusal],
+        refusals: &'a [RefusedSpan],
     ) -> Self {
         let mut ids = IdSequence::after(claim.stream, from.last_id, database_time_ms);
         let mut last_id = from.last_id;

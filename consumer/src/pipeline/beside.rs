@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dead_letter_topic::{DeadLetterSender, Pass};
 use super::marks::Marks;
-use super::retention::Retention;
+use super::retention::RowRemover;
 use super::stream::own_time_ms;
 use super::turn::Turn;
 use super::{Parts, PipelineError};
@@ -40,7 +40,7 @@ impl Beside {
     ) {
         let (marks, store) = (marks.clone(), parts.store.clone());
         self.spawn(|stop| async move { marks.watch(&*store, &stop).await });
-        let retention = Retention {
+        let remover = RowRemover {
             store: parts.store.clone(),
             clock: clock.clone(),
             meters: parts.meters.clone(),
@@ -49,7 +49,7 @@ impl Beside {
             own_time_ms,
         };
         let live = parts.live.clone();
-        self.spawn(|stop| retention.run(live, stop));
+        self.spawn(|stop| remover.run(live, stop));
         let Some(topic) = parts.dead_letter_topic.clone() else { return };
         let turn = format!("dead letters of {}", names.pipeline);
         let sender = DeadLetterSender {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lane::{Command, HandedBack, Lane};
 use super::marks::Marks;
-use super::stream::{OpenStream, Opener, Trouble};
+use super::stream::{OpenStream, Opener, Reclaim};
 use super::{MAX_LANES, Parts, PipelineError, START_PAUSE};
 use crate::gate::Gate;
 use crate::gate::clock::DatabaseClock;
@@ -150,7 +150,7 @@ impl Driver {
     }
 
     /// Starts to claim and open a partition.
-    fn open(&mut self, at: TopicPartition, trouble: Option<Trouble>) {
+    fn open(&mut self, at: TopicPartition, because: Option<Reclaim>) {
         self.meters.add_partition(&at);
         self.next_serial += 1;
         let serial = self.next_serial;
@@ -162,7 +162,7 @@ impl Driver {
         let opener = self.opener.clone();
         self.openings.spawn(async move {
             tokio::select! {
-                opened = opener.open(at, serial, trouble) => opened,
+                opened = opener.open(at, serial, because) => opened,
                 () = opening.cancelled() => None,
             }
         });
@@ -203,9 +203,9 @@ impl Driver {
         if !current {
             return;
         }
-        tracing::info!(partition = %handed.at, trouble = ?handed.trouble, "claiming again");
+        tracing::info!(partition = %handed.at, trouble = ?handed.because, "claiming again");
         self.source.close(&handed.at).await;
-        self.open(handed.at, Some(handed.trouble));
+        self.open(handed.at, Some(handed.because));
     }
 
     /// Lets lanes finish their transactions.

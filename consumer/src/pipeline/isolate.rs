@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::batch::Refusal;
+use super::batch::RefusedSpan;
 use crate::gate::Gate;
 use crate::gate::bucket::Offer;
 use crate::meter::{Activity, LaneMeter};
@@ -27,7 +27,7 @@ pub async fn find_refused(
     time: &LaneMeter,
     rows: &[Row<'_>],
     span_of_row: impl Fn(usize) -> usize,
-) -> Result<Vec<Refusal>, StoreError> {
+) -> Result<Vec<RefusedSpan>, StoreError> {
     let mut refusals = Vec::new();
     let mut rule_broken_by = None;
     let mut accepted = None;
@@ -65,7 +65,7 @@ pub async fn find_refused(
             _ => accepts(store, gate, time, twin(row).row(row.id)).await?,
         }
         let detail = sluice_crds::problem::chain(&error);
-        refusals.push(Refusal { span: span_of_row(range.start), reason, detail });
+        refusals.push(RefusedSpan { span: span_of_row(range.start), reason, detail });
     }
     if let Some(row) = rule_broken_by {
         match accepted {

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::marks::Marks;
 use super::segment::Segment;
-use super::stream::{OpenStream, Trouble};
+use super::stream::{OpenStream, Reclaim};
 use crate::backoff::{Backoff, jittered};
 use crate::decode::Decoder;
 use crate::gate::Gate;
@@ -63,7 +63,7 @@ pub struct HandedBack {
     /// [`OpenStream::serial`].
     pub serial: u64,
     /// Why.
-    pub trouble: Trouble,
+    pub because: Reclaim,
 }
 
 /// What a lane works with.
@@ -154,22 +154,22 @@ impl Lane {
                 continue;
             }
             let before = one.segment.bytes();
-            if let Err(trouble) = self.read_one(one) {
-                lost.push((index, trouble));
+            if let Err(because) = self.read_one(one) {
+                lost.push((index, because));
             }
             held += one.segment.bytes() - before;
             tokio::task::yield_now().await;
         }
         lost.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
-        for (index, trouble) in lost {
+        for (index, because) in lost {
             let one = served.remove(index);
-            self.hand_back(&one.stream, trouble);
+            self.hand_back(&one.stream, because);
         }
     }
 
-    fn read_one(&self, one: &mut Served) -> Result<(), Trouble> {
+    fn read_one(&self, one: &mut Served) -> Result<(), Reclaim> {
         let Served { stream, segment, .. } = one;
-        let (mut trouble, mut came) = (None, false);
+        let (mut because, mut came) = (None, false);
         let (decoder, max_rows) = (&self.decoder, self.max_rows);
         let expected = &mut stream.expected;
         let end = stream.reader.read(READ_AHEAD.max(max_rows), &mut |message| {
@@ -178,7 +178,7 @@ impl Lane {
                 Ok(true) => segment.append(decoder, &message),
                 Ok(false) => {}
                 Err(found) => {
-                    trouble = Some(found);
+                    because = Some(found);
                     return false;
                 }
             }
@@ -187,13 +187,13 @@ impl Lane {
         if came && std::mem::take(&mut one.failing) {
             self.meters.partition_works(&stream.at);
         }
-        if let Some(trouble) = trouble {
-            return Err(trouble);
+        if let Some(because) = because {
+            return Err(because);
         }
         #[cfg(feature = "planted")]
         planted::commit_early(&*self.source, stream);
         match end {
-            Ok(ReadEnd::Reopen) => return Err(Trouble::Reopen),
+            Ok(ReadEnd::Reopen) => return Err(Reclaim::Reopen),
             Ok(end) => {
                 one.drained = end == ReadEnd::Drained;
                 one.read_after = None;
@@ -222,13 +222,13 @@ impl Lane {
     /// removed. A repeated transaction is load on the database like a first one, and the rate may have changed:
     /// it takes its turn at the gate again, with as much as fits then.
     async fn advance(&self, mut current: Served, inbox: &mut Inbox) -> Option<Served> {
-        let mut refused = Vec::new();
+        let mut isolated = Vec::new();
         let mut backoff = BACKOFF;
         loop {
             self.time.enter(Activity::Gate);
             let more = !current.drained || current.segment.is_full(self.max_rows);
             let released = self.release(&current, &current.segment, more, inbox).await?;
-            let written = self.write(&current, released, &refused, inbox).await;
+            let written = self.write(&current, released, &isolated, inbox).await;
             let pause = match written {
                 Written::Committed(position) => {
                     current.stream.position = position;
@@ -236,18 +236,18 @@ impl Lane {
                     self.source.report_position(&current.stream.at, position.next_offset);
                     return Some(current);
                 }
-                Written::Lost(trouble) => {
-                    self.hand_back(&current.stream, trouble);
+                Written::Lost(because) => {
+                    self.hand_back(&current.stream, because);
                     return None;
                 }
                 Written::Removed | Written::Stopped => return None,
                 Written::Isolated(found) => {
-                    refused.extend(found);
+                    isolated.extend(found);
                     continue;
                 }
                 #[cfg(feature = "planted")]
                 Written::Held(ErrorKind::Unavailable) if planted::gives_up() => {
-                    refused = planted::every_span(current.segment.front_spans(released.messages));
+                    isolated = planted::every_span(current.segment.front_spans(released.messages));
                     CONFLICT_PAUSE
                 }
                 Written::Held(ErrorKind::Conflict) => jittered(CONFLICT_PAUSE),
@@ -284,8 +284,8 @@ impl Lane {
         }
     }
 
-    fn hand_back(&self, stream: &OpenStream, trouble: Trouble) {
-        let handed = HandedBack { at: stream.at.clone(), serial: stream.serial, trouble };
+    fn hand_back(&self, stream: &OpenStream, because: Reclaim) {
+        let handed = HandedBack { at: stream.at.clone(), serial: stream.serial, because };
         if self.handed_back.send(handed).is_err() {
             tracing::debug!(partition = %stream.at, "the driver has stopped");
         }

@@ -33,7 +33,7 @@ const ROUND: Duration = Duration::from_secs(10);
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
 /// What removing old rows needs.
-pub struct Retention {
+pub struct RowRemover {
     /// The database.
     pub store: Arc<dyn Store>,
     /// Its time.
@@ -66,7 +66,7 @@ impl Course {
     }
 }
 
-impl Retention {
+impl RowRemover {
     /// Follows the live document until `stop`.
     pub async fn run(self, mut live: watch::Receiver<Applied>, stop: CancellationToken) {
         let name = format!("retention of {}", self.pipeline);

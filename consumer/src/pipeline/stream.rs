@@ -22,7 +22,7 @@ use crate::store::{Claim, ErrorKind, Position, Store, StoreError, StreamKey, Wri
 
 /// Why a partition has to be claimed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum Reclaim {
     /// Another replica claimed the stream, or an earlier try of the batch was committed after all.
     Fenced,
     /// An id existed already.
@@ -70,7 +70,7 @@ impl Expected {
     }
 
     /// Whether the message is to be stored; false for the last stored one, which is only read to compare.
-    pub fn admit(&mut self, message: &Message<'_>) -> Result<bool, Trouble> {
+    pub fn admit(&mut self, message: &Message<'_>) -> Result<bool, Reclaim> {
         if message.offset >= self.next_offset {
             // The one before has expired or was compacted away: that is no mismatch.
             self.fingerprint = None;
@@ -81,7 +81,7 @@ impl Expected {
             #[cfg(feature = "planted")]
             _ if crate::planted::is(crate::planted::Bug::IgnoreFingerprint) => Ok(false),
             Some(known) if message.offset + 1 == self.next_offset && known != fingerprint(message) => {
-                Err(Trouble::Recreated { stream: self.stream })
+                Err(Reclaim::Recreated { stream: self.stream })
             }
             _ => Ok(false),
         }
@@ -175,19 +175,19 @@ impl Opener {
         &self,
         at: TopicPartition,
         serial: u64,
-        trouble: Option<Trouble>,
+        because: Option<Reclaim>,
     ) -> Option<OpenStream> {
         let mut backoff = BACKOFF;
-        let mut trouble = trouble;
+        let mut because = because;
         let mut gap = Gap::default();
-        if trouble == Some(Trouble::DuplicateId) {
+        if because == Some(Reclaim::DuplicateId) {
             tokio::time::sleep(DUPLICATE_PAUSE).await;
         }
         loop {
-            if trouble == Some(Trouble::Fenced) && !self.source.confirm_owned(&at).await {
+            if because == Some(Reclaim::Fenced) && !self.source.confirm_owned(&at).await {
                 return None;
             }
-            match self.try_open(&at, serial, trouble, &mut gap).await {
+            match self.try_open(&at, serial, because, &mut gap).await {
                 Ok(open) => {
                     self.meters.opened(&at);
                     return Some(open);
@@ -201,7 +201,7 @@ impl Opener {
                     self.meters.store_failed(Some(&at), &error);
                     match error.kind {
                         // Somebody else claims at the same time: look again who owns it.
-                        ErrorKind::Fenced => trouble = Some(Trouble::Fenced),
+                        ErrorKind::Fenced => because = Some(Reclaim::Fenced),
                         // A database that was restored may lack streams that it had.
                         ErrorKind::Schema => self.known.lock().await.clear(),
                         _ => {}
@@ -216,7 +216,7 @@ impl Opener {
         &self,
         at: &TopicPartition,
         serial: u64,
-        trouble: Option<Trouble>,
+        because: Option<Reclaim>,
         gap: &mut Gap,
     ) -> Result<OpenStream, OpenError> {
         let key = self.key(at);
@@ -231,7 +231,7 @@ impl Opener {
             tokio::time::sleep(LOOK_AGAIN).await;
             bounds = self.source.bounds(at).await?;
         }
-        let recreated = trouble == Some(Trouble::Recreated { stream: claim.stream });
+        let recreated = because == Some(Reclaim::Recreated { stream: claim.stream });
         let next_offset = claim.position.next_offset;
         let ahead_ms = ahead_ms(claim.position.last_id, claim.database_time.ms, own_time_ms());
         // What an open transaction keeps from readers was read where the isolation level was another one.

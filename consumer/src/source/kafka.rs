@@ -10,6 +10,7 @@
 //! - *Topics by pattern* are found from the cluster's metadata by a thread of its own, with the regex crate:
 //!   librdkafka knows POSIX syntax only, no exclusion, and looks every five minutes.
 
+mod client_errors;
 pub mod config;
 mod context;
 mod ends;
@@ -21,10 +22,9 @@ mod poll;
 mod prefetch;
 mod reader;
 pub mod remedy;
-mod retention;
 mod statistics;
+mod topic_retention;
 mod topics;
-mod trouble;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -49,8 +49,8 @@ use context::GroupContext;
 use ends::Ends;
 use group::Group;
 use prefetch::Prefetch;
-use retention::Retention;
 use statistics::Isolation;
+use topic_retention::TopicRetention;
 
 /// How long a question to the broker may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -213,7 +213,7 @@ impl Source for KafkaSource {
         if self.has_joined.swap(true, Relaxed) {
             return Ok(());
         }
-        let retention = Retention::new(self.client.clone());
+        let retention = TopicRetention::new(self.client.clone());
         let most_partitions = limits::most_partitions(&self.client);
         self.spawn("kafka-topics", move |consumer, group, topics, stop| {
             topics::follow(&topics, &consumer, &group, retention, most_partitions, &stop);
@@ -233,7 +233,7 @@ impl Source for KafkaSource {
             .ask("cannot read the topics' metadata", move |consumer| topics::partitions(&topics, consumer))
             .await;
         if found.is_ok() {
-            self.group.troubles(trouble::Troubles::topics_found);
+            self.group.client_errors(client_errors::ClientErrors::topics_found);
         }
         match (found, &*self.topics) {
             (Err(SourceError::UnknownTopic(_)), Topics::Named(name)) => {
@@ -393,7 +393,7 @@ fn unavailable(context: &'static str, error: &KafkaError) -> SourceError {
 
 fn unavailable_because(context: &'static str, error: &KafkaError, message: String) -> SourceError {
     let message = remedy::told(error.rdkafka_error_code(), &message);
-    match trouble::reason(error.rdkafka_error_code()) {
+    match client_errors::reason(error.rdkafka_error_code()) {
         ErrorReason::SourceDenied => SourceError::Denied { context, message },
         ErrorReason::TopicUnknown => SourceError::UnknownTopic(format!("{context}: {message}")),
         _ => SourceError::Unavailable { context, message },

@@ -27,11 +27,11 @@ use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
 use tokio::sync::watch;
 
+use super::failures::{WatchFailures, is_lost};
 use super::kept::{Kept, KeptDeployment, KeptPod, KeptReplicaSet, Text};
 use super::lenient;
 use super::pipelines::PipelineFiller;
 use super::shelf::{Filler, Shelf};
-use super::trouble::{Trouble, is_lost};
 use super::{Change, Trigger};
 
 /// After this many seconds a watch is begun again where it stopped, so that a connection that died in silence
@@ -199,7 +199,7 @@ impl Watches<'_> {
         unlisted.send_modify(|kinds| {
             kinds.insert(kind.clone());
         });
-        let mut trouble = Trouble::new(self.namespace.map(str::to_owned), kind.clone());
+        let mut failures = WatchFailures::new(self.namespace.map(str::to_owned), kind.clone());
         let events = relisting(api, config.timeout(WATCH_SECONDS).page_size(PAGE)).backoff(Steady);
         let triggers = events.flat_map(move |event| {
             let changes: Vec<Trigger> = match event {
@@ -211,7 +211,7 @@ impl Watches<'_> {
                         unlisted.send_if_modified(|kinds| kinds.remove(&kind));
                     }
                     if !is_unfinished {
-                        trouble.is_over();
+                        failures.is_over();
                     }
                     changes.into_iter().map(Ok).collect()
                 }
@@ -219,7 +219,7 @@ impl Watches<'_> {
                     if is_lost(&error) {
                         unlisted.send_if_modified(|kinds| kinds.insert(kind.clone()));
                     }
-                    trouble.tell(&error);
+                    failures.tell(&error);
                     vec![Err(error)]
                 }
             };

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::pipeline::batch::Refusal;
+use crate::pipeline::batch::RefusedSpan;
 use crate::pipeline::stream::OpenStream;
 use crate::planted::{Bug, is};
 use crate::source::Source;
@@ -33,8 +33,8 @@ pub(super) fn gives_up() -> bool {
 }
 
 /// All of these are to be dead letters.
-pub(super) fn every_span(spans: Range<usize>) -> Vec<Refusal> {
-    let refusal = |span| Refusal { span, reason: Reason::Refused, detail: "gave up".to_owned() };
+pub(super) fn every_span(spans: Range<usize>) -> Vec<RefusedSpan> {
+    let refusal = |span| RefusedSpan { span, reason: Reason::Refused, detail: "gave up".to_owned() };
     spans.map(refusal).collect()
 }
 

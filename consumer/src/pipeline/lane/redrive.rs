@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Inbox, Lane, Released, Served};
 use crate::meter::Activity;
-use crate::pipeline::batch::{Batch, Refusal};
+use crate::pipeline::batch::{Batch, RefusedSpan};
 use crate::pipeline::isolate;
 use crate::pipeline::segment::{Entry, SEGMENT_BYTES, Segment, letter_message};
-use crate::pipeline::stream::Trouble;
+use crate::pipeline::stream::Reclaim;
 use crate::source::{Headers, TopicPartition};
 use crate::store::letter::{Failure, History, LetterFilter, LetterHeaders, RedriveBatch, StoredLetter};
 use crate::store::{ErrorKind, Position, StoreError};
@@ -72,8 +72,8 @@ impl Lane {
             }
         };
         match trouble {
-            ErrorKind::Fenced => self.hand_back(&current.stream, Trouble::Fenced),
-            ErrorKind::DuplicateId => self.hand_back(&current.stream, Trouble::DuplicateId),
+            ErrorKind::Fenced => self.hand_back(&current.stream, Reclaim::Fenced),
+            ErrorKind::DuplicateId => self.hand_back(&current.stream, Reclaim::DuplicateId),
             _ => {
                 self.marks.settle(&at);
                 return Some(current);
@@ -150,13 +150,13 @@ impl Lane {
         marked: &Marked,
         released: Released,
     ) -> Result<Position, StoreError> {
-        let mut refused: Vec<Refusal> = Vec::new();
+        let mut isolated: Vec<RefusedSpan> = Vec::new();
         loop {
-            let found = match self.try_marked(current, marked, released, &refused).await? {
+            let found = match self.try_marked(current, marked, released, &isolated).await? {
                 Ok(position) => return Ok(position),
                 Err(found) => found,
             };
-            refused.extend(found);
+            isolated.extend(found);
             isolate::release_all(&self.gate, &self.time, marked.segment.front_spans(released.messages).len())
                 .await;
         }
@@ -167,10 +167,10 @@ impl Lane {
         current: &Served,
         marked: &Marked,
         released: Released,
-        refused: &[Refusal],
-    ) -> Result<Result<Position, Vec<Refusal>>, StoreError> {
+        isolated: &[RefusedSpan],
+    ) -> Result<Result<Position, Vec<RefusedSpan>>, StoreError> {
         let (stream, letters) = (&current.stream, released.messages);
-        let refusals = self.refusals(&marked.segment, letters, refused);
+        let refusals = self.refused_spans(&marked.segment, letters, isolated);
         let batch = self.batch(current, &marked.segment, released, &refusals);
         let sources: Vec<&StoredLetter> = marked.sources(&batch, letters).collect();
         let mut failed = batch.dead_letters();

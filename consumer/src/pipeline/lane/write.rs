@@ -9,21 +9,21 @@ use super::planted;
 use super::{Inbox, Lane, Released, Served};
 use crate::gate::guard::Outcome;
 use crate::meter::{Activity, PartitionMeter};
-use crate::pipeline::batch::{Batch, Refusal};
+use crate::pipeline::batch::{Batch, RefusedSpan};
 use crate::pipeline::isolate;
 use crate::pipeline::segment::Segment;
-use crate::pipeline::stream::Trouble;
+use crate::pipeline::stream::Reclaim;
 use crate::store::{ErrorKind, Position, Reason, Row, StoreError};
 
 /// How writing a batch ended.
 pub enum Written {
     Committed(Position),
-    Lost(Trouble),
+    Lost(Reclaim),
     Removed,
     /// The database did not take it now.
     Held(ErrorKind),
     /// Some of its rows are refused, which the next try makes dead letters.
-    Isolated(Vec<Refusal>),
+    Isolated(Vec<RefusedSpan>),
     Stopped,
 }
 
@@ -33,19 +33,19 @@ impl Lane {
         &self,
         current: &Served,
         released: Released,
-        refused: &[Refusal],
+        isolated: &[RefusedSpan],
         inbox: &mut Inbox,
     ) -> Written {
         let stop = inbox.stop.clone();
-        let attempt = self.attempt(current, released, refused, &stop);
+        let attempt = self.attempt(current, released, isolated, &stop);
         let Some(outcome) = inbox.while_ours(current, attempt).await else {
             return Written::Removed;
         };
         outcome.unwrap_or_else(|error| {
             self.meters.store_failed(Some(&current.stream.at), &error);
             match error.kind {
-                ErrorKind::Fenced => Written::Lost(Trouble::Fenced),
-                ErrorKind::DuplicateId => Written::Lost(Trouble::DuplicateId),
+                ErrorKind::Fenced => Written::Lost(Reclaim::Fenced),
+                ErrorKind::DuplicateId => Written::Lost(Reclaim::DuplicateId),
                 kind => {
                     self.meters.batch_held(&current.stream.at);
                     Written::Held(kind)
@@ -58,11 +58,11 @@ impl Lane {
         &self,
         current: &Served,
         released: Released,
-        refused: &[Refusal],
+        isolated: &[RefusedSpan],
         stop: &CancellationToken,
     ) -> Result<Written, StoreError> {
         let (stream, messages) = (&current.stream, released.messages);
-        let refusals = self.refusals(&current.segment, messages, refused);
+        let refusals = self.refused_spans(&current.segment, messages, isolated);
         let batch = self.batch(current, &current.segment, released, &refusals);
         // Compressing and sealing is the processor's work as decoding is.
         self.time.enter(Activity::Decode);
@@ -100,7 +100,7 @@ impl Lane {
         current: &'a Served,
         segment: &'a Segment,
         released: Released,
-        refusals: &'a [Refusal],
+        refusals: &'a [RefusedSpan],
     ) -> Batch<'a> {
         let stream = &current.stream;
         // Ids carry the time of the release, so that the rate can be checked by them afterwards.
@@ -149,7 +149,7 @@ impl Lane {
         batch: &Batch<'_>,
         rows: &[Row<'_>],
         error: StoreError,
-    ) -> Result<Vec<Refusal>, StoreError> {
+    ) -> Result<Vec<RefusedSpan>, StoreError> {
         let found =
             isolate::find_refused(&*self.store, &self.gate, &self.time, rows, |row| batch.span_of_row(row))
                 .await?;
@@ -163,15 +163,20 @@ impl Lane {
 
     /// Spans of the first `messages` messages that are dead letters, ascending: those that no statement can carry
     /// from the start, and those that the database was found to refuse.
-    pub(super) fn refusals(&self, segment: &Segment, messages: usize, refused: &[Refusal]) -> Vec<Refusal> {
+    pub(super) fn refused_spans(
+        &self,
+        segment: &Segment,
+        messages: usize,
+        isolated: &[RefusedSpan],
+    ) -> Vec<RefusedSpan> {
         let limit = self.store.max_body_bytes();
         let spans = segment.front_spans(messages);
         let oversized = spans.clone().filter(|span| segment.spans().get(*span).body.len() > limit);
         let detail =
             || format!("the body is larger than the {limit} bytes that the database accepts in one row");
-        let mut refusals: Vec<Refusal> = oversized
-            .map(|span| Refusal { span, reason: Reason::TooLarge, detail: detail() })
-            .chain(refused.iter().filter(|refusal| spans.contains(&refusal.span)).cloned())
+        let mut refusals: Vec<RefusedSpan> = oversized
+            .map(|span| RefusedSpan { span, reason: Reason::TooLarge, detail: detail() })
+            .chain(isolated.iter().filter(|refusal| spans.contains(&refusal.span)).cloned())
             .collect();
         refusals.sort_by_key(|refusal| refusal.span);
         refusals

@@ -59,7 +59,7 @@ impl Bed {
     }
 
     fn start_as(&self, holder: &str, own_time_ms: fn() -> i64) -> tokio::task::JoinHandle<()> {
-        let retention = Retention {
+        let remover = RowRemover {
             store: self.store.clone(),
             clock: Arc::default(),
             meters: self.meters.clone(),
@@ -67,7 +67,7 @@ impl Bed {
             holder: holder.to_owned(),
             own_time_ms,
         };
-        tokio::spawn(retention.run(self.live.subscribe(), self.stop.clone()))
+        tokio::spawn(remover.run(self.live.subscribe(), self.stop.clone()))
     }
 
     fn start(&self) -> tokio::task::JoinHandle<()> {

@@ -10,8 +10,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
+use super::client_errors::is_of_a_partition;
 use super::group::Group;
-use super::trouble::is_of_a_partition;
 use crate::source::TopicPartition;
 
 /// What librdkafka logs when metadata give a topic another id than it knew: its only sign of it.

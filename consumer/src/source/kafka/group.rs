@@ -3,7 +3,7 @@
 //! Rebalances are answered inside librdkafka's callback, at once: an assignment with nothing, a revocation with what
 //! is open of it. So no rebalance ever waits for a database, and other members never wait for us.
 //!
-//! Order of locks: `state`, an [`Opening`], `troubles`. A reader holds its opening while librdkafka calls back
+//! Order of locks: `state`, an [`Opening`], `client_errors`. A reader holds its opening while librdkafka calls back
 //! with an error.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -17,13 +17,13 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use tokio::sync::mpsc;
 
 use super::GroupConsumer;
+use super::client_errors::{Answering, ClientErrors, may_be_credentials};
 use super::context::{GroupContext, TopicId};
 use super::ends::Ends;
 use super::opening::Opening;
 use super::prefetch::Prefetch;
 use super::remedy;
 use super::statistics::Statistics;
-use super::trouble::{Answering, Troubles, may_be_credentials};
 use crate::config::Topics;
 use crate::last_error::LastError;
 use crate::lock::lock;
@@ -43,7 +43,7 @@ pub struct Group {
     /// Whether the client is being stopped: what it says then concerns nobody.
     silent: AtomicBool,
     state: Mutex<State>,
-    troubles: Mutex<Troubles>,
+    client_errors: Mutex<ClientErrors>,
     /// Whether trouble was told, so that its end is told once.
     told: AtomicBool,
     events: mpsc::UnboundedSender<SourceEvent>,
@@ -85,7 +85,7 @@ impl Group {
             outgrown_by: AtomicUsize::new(0),
             silent: AtomicBool::new(false),
             state: Mutex::new(state),
-            troubles: Mutex::default(),
+            client_errors: Mutex::default(),
             told: AtomicBool::new(false),
             events,
             meters,
@@ -146,7 +146,7 @@ impl Group {
 
     /// What may explain that an answer did not come.
     pub fn explanation(&self) -> Option<LastError> {
-        lock(&self.troubles).explanation().cloned()
+        lock(&self.client_errors).explanation().cloned()
     }
 
     /// An error of the client; `message` says more than it.
@@ -172,13 +172,13 @@ impl Group {
             }
             _ => remedy::told(code, message),
         };
-        lock(&self.troubles).failed(code, message, Instant::now());
+        lock(&self.client_errors).failed(code, message, Instant::now());
         self.tell();
     }
 
     /// Changes what is known of trouble, and tells it.
-    pub fn troubles<T>(&self, change: impl FnOnce(&mut Troubles) -> T) -> T {
-        let changed = change(&mut lock(&self.troubles));
+    pub fn client_errors<T>(&self, change: impl FnOnce(&mut ClientErrors) -> T) -> T {
+        let changed = change(&mut lock(&self.client_errors));
         self.tell();
         changed
     }
@@ -189,7 +189,7 @@ impl Group {
         if self.silent.load(Relaxed) {
             return;
         }
-        let current = lock(&self.troubles).current().cloned();
+        let current = lock(&self.client_errors).current().cloned();
         match current {
             Some(error) => {
                 self.told.store(true, Relaxed);
@@ -240,14 +240,14 @@ impl Group {
                 tracing::warn!(partition = %at, %error, "a partition was not closed");
             }
         }
-        self.troubles(|troubles| troubles.partition_over(at));
+        self.client_errors(|errors| errors.partition_over(at));
     }
 
     /// An opening cannot be read; nothing is told of one that has ended.
     pub fn partition_failed(&self, at: &TopicPartition, opening: &Arc<Opening>, error: LastError) {
         let state = self.lock();
         if state.open.get(at).is_some_and(|open| Arc::ptr_eq(open, opening)) {
-            lock(&self.troubles).partition_failed(at, error);
+            lock(&self.client_errors).partition_failed(at, error);
         }
         drop(state);
         self.tell();
@@ -259,7 +259,7 @@ impl Group {
             tracing::warn!(%error, "an assignment was not accepted by the client");
         }
         self.lock().owned.extend(partitions.iter().cloned());
-        self.troubles(Troubles::assigned);
+        self.client_errors(ClientErrors::assigned);
         self.send(SourceEvent::Assigned(partitions));
     }
 
@@ -280,7 +280,7 @@ impl Group {
                 tracing::warn!(%error, "a revocation was not accepted by the client");
             }
         }
-        self.troubles(|troubles| partitions.iter().for_each(|at| troubles.partition_over(at)));
+        self.client_errors(|errors| partitions.iter().for_each(|at| errors.partition_over(at)));
         self.send(SourceEvent::Revoked(partitions));
     }
 
@@ -301,16 +301,16 @@ impl Group {
 
     /// What the client tells of itself once a second.
     pub fn observe(&self, statistics: &Statistics) {
-        self.troubles(|troubles| {
+        self.client_errors(|errors| {
             let (answering, now) = (statistics.answering(), Instant::now());
-            troubles.observe(answering, now);
+            errors.observe(answering, now);
             let others_answer = answering == Answering::Yes;
-            troubles.observe_coordinator(statistics.is_coordinated() || !others_answer, now);
+            errors.observe_coordinator(statistics.is_coordinated() || !others_answer, now);
         });
         let mut state = self.lock();
         let State { owned, ends, prefetch, .. } = &mut *state;
         let (mut held, mut readable) = (0, Vec::new());
-        let mut troubles = lock(&self.troubles);
+        let mut client_errors = lock(&self.client_errors);
         for (topic, number, partition) in statistics.partitions() {
             let at = TopicPartition { topic: topic.into(), partition: number };
             if !owned.contains(&at) {
@@ -319,13 +319,13 @@ impl Group {
             held += partition.prefetched;
             prefetch.observe(&at, partition.prefetched);
             if !partition.is_known() {
-                troubles.partition_unknown(&at);
-            } else if troubles.partition_known(&at) {
+                client_errors.partition_unknown(&at);
+            } else if client_errors.partition_known(&at) {
                 readable.push(at.clone());
             }
             ends.observe(at, partition);
         }
-        drop((troubles, state));
+        drop((client_errors, state));
         // Whoever reads the partition learns nothing of it without a message.
         readable.iter().for_each(|at| self.meters.partition_works(at));
         self.tell();

@@ -59,7 +59,7 @@ pub fn open(
         let (at, group) = (at.clone(), group.clone());
         Ok(KafkaReader { queue, opening, at, group, next_offset: offset, failed: false })
     })?;
-    group.troubles(|troubles| troubles.partition_over(at));
+    group.client_errors(|errors| errors.partition_over(at));
     Ok(Box::new(reader))
 }
 
@@ -114,7 +114,7 @@ impl PartitionReader for KafkaReader {
             drop(message);
             self.next_offset = offset + 1;
             if std::mem::take(&mut self.failed) {
-                self.group.troubles(|troubles| troubles.partition_over(&self.at));
+                self.group.client_errors(|errors| errors.partition_over(&self.at));
             }
             if !wants_more {
                 return Ok(ReadEnd::Limit);

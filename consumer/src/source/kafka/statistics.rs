@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rdkafka::ClientConfig;
 use serde::Deserialize;
 
-use super::trouble::Answering;
+use super::client_errors::Answering;
 
 /// A broker with a request under way from which nothing came for this long, microseconds, is frozen: metadata is
 /// asked for every 5 s, and nothing that a healthy broker answers takes longer, but for joining a group, which

@@ -10,10 +10,10 @@ use rdkafka::metadata::MetadataTopic;
 use rdkafka::{ClientConfig, ClientContext};
 use tokio_util::sync::CancellationToken;
 
+use super::client_errors::ClientErrors;
 use super::ends;
 use super::group::Group;
-use super::retention::Retention;
-use super::trouble::Troubles;
+use super::topic_retention::TopicRetention;
 use super::{GroupConsumer, QUERY_TIMEOUT};
 use crate::config::Topics;
 use crate::last_error::{ErrorReason, LastError};
@@ -68,7 +68,7 @@ pub fn follow(
     topics: &Topics,
     consumer: &GroupConsumer,
     group: &Group,
-    mut retention: Retention,
+    mut retention: TopicRetention,
     most_partitions: usize,
     stop: &CancellationToken,
 ) {
@@ -79,9 +79,9 @@ pub fn follow(
     while !stop.is_cancelled() {
         let named = matches!(topics, Topics::Named(_));
         // The client tells once that a topic is not there, and never that it has come.
-        if !named || group.troubles(|troubles| troubles.topics_missing()) {
+        if !named || group.client_errors(|errors| errors.topics_missing()) {
             match partitions(topics, consumer) {
-                Ok(_) if named => group.troubles(Troubles::topics_found),
+                Ok(_) if named => group.client_errors(ClientErrors::topics_found),
                 Ok(partitions) => {
                     group.counted(partitions.len(), most_partitions);
                     let found = partitions.into_iter().map(|at| at.topic.to_string()).collect();
@@ -115,9 +115,9 @@ pub fn follow(
 fn look(consumer: &GroupConsumer, group: &Group, found: &BTreeSet<String>, subscribed: &BTreeSet<String>) {
     if found.is_empty() {
         let none = LastError::new(ErrorReason::TopicUnknown, "no topic matches the pattern yet");
-        return group.troubles(|troubles| troubles.topics_failed(none));
+        return group.client_errors(|errors| errors.topics_failed(none));
     }
-    group.troubles(Troubles::topics_found);
+    group.client_errors(ClientErrors::topics_found);
     if found != subscribed {
         tracing::info!(topics = ?found, "the pattern matches");
         subscribe(consumer, group, found);

@@ -33,8 +33,8 @@ fn code(error: &Error) -> Option<u16> {
     }
 }
 
-/// The trouble of one watch.
-pub struct Trouble {
+/// The failures of one watch.
+pub struct WatchFailures {
     namespace: Option<String>,
     kind: String,
     last: Option<(String, Instant)>,
@@ -42,7 +42,7 @@ pub struct Trouble {
     busy: Option<Instant>,
 }
 
-impl Trouble {
+impl WatchFailures {
     /// Of a watch that has none yet.
     pub fn new(namespace: Option<String>, kind: String) -> Self {
         Self { namespace, kind, last: None, busy: None }
@@ -90,29 +90,29 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_busy_api_server_is_no_fault_before_it_has_lasted() {
-        let mut trouble = Trouble::new(None, "Role".into());
+        let mut failures = WatchFailures::new(None, "Role".into());
         let refused = |code| Error::WatchError(Box::new(kube::core::Status { code, ..Default::default() }));
-        assert!(trouble.is_busy_for_a_moment(&refused(429)));
+        assert!(failures.is_busy_for_a_moment(&refused(429)));
         tokio::time::advance(BUSY_FOR).await;
-        assert!(!trouble.is_busy_for_a_moment(&refused(503)));
-        trouble.is_over();
-        assert!(trouble.is_busy_for_a_moment(&refused(503)));
-        assert!(!trouble.is_busy_for_a_moment(&refused(403)));
+        assert!(!failures.is_busy_for_a_moment(&refused(503)));
+        failures.is_over();
+        assert!(failures.is_busy_for_a_moment(&refused(503)));
+        assert!(!failures.is_busy_for_a_moment(&refused(403)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_news_once_until_it_changes_or_has_passed() {
-        let mut trouble = Trouble::new(None, "Role".into());
+        let mut failures = WatchFailures::new(None, "Role".into());
         for _ in 0..100 {
-            let is_first = trouble.last.is_none();
-            assert_eq!(trouble.is_news("forbidden"), is_first);
+            let is_first = failures.last.is_none();
+            assert_eq!(failures.is_news("forbidden"), is_first);
             tokio::time::advance(PASSED / 2).await;
         }
-        assert!(trouble.is_news("refused"));
-        assert!(trouble.is_news("forbidden"));
+        assert!(failures.is_news("refused"));
+        assert!(failures.is_news("forbidden"));
         tokio::time::advance(PASSED).await;
-        assert!(trouble.is_news("forbidden"));
-        trouble.is_over();
-        assert!(trouble.is_news("forbidden"));
+        assert!(failures.is_news("forbidden"));
+        failures.is_over();
+        assert!(failures.is_news("forbidden"));
     }
 }

@@ -21,15 +21,15 @@ const CALM: Duration = Duration::from_secs(60);
 
 /// All errors that are not resolved.
 #[derive(Debug, Default)]
-pub(super) struct Troubles {
-    process: Trouble,
+pub(super) struct OpenErrors {
+    process: PlaceErrors,
     /// Owned partitions, healthy or not.
-    partitions: BTreeMap<TopicPartition, Trouble>,
+    partitions: BTreeMap<TopicPartition, PlaceErrors>,
     pub(super) lease: Option<LastError>,
 }
 
 #[derive(Debug, Default)]
-struct Trouble {
+struct PlaceErrors {
     store: Option<Spell>,
     /// A batch waits for the store: its commit will prove that the store works, and nothing else.
     holds_batch: bool,
@@ -46,7 +46,7 @@ struct Spell {
     shown: bool,
 }
 
-impl Troubles {
+impl OpenErrors {
     /// The partition is ours from now on.
     pub(super) fn add(&mut self, at: &TopicPartition) {
         self.partitions.entry(at.clone()).or_default();
@@ -58,7 +58,7 @@ impl Troubles {
     }
 
     /// None for a partition that has left: whatever comes late of it concerns nobody.
-    fn place(&mut self, at: Option<&TopicPartition>) -> Option<&mut Trouble> {
+    fn place(&mut self, at: Option<&TopicPartition>) -> Option<&mut PlaceErrors> {
         match at {
             None => Some(&mut self.process),
             Some(at) => self.partitions.get_mut(at),
@@ -128,7 +128,7 @@ impl Troubles {
         ended.is_some() && self.source().is_none()
     }
 
-    fn places(&self) -> impl Iterator<Item = &Trouble> {
+    fn places(&self) -> impl Iterator<Item = &PlaceErrors> {
         std::iter::once(&self.process).chain(self.partitions.values())
     }
 
@@ -155,11 +155,11 @@ mod tests {
         TopicPartition { topic: "t".into(), partition }
     }
 
-    fn two_partitions() -> Troubles {
-        let mut troubles = Troubles::default();
-        troubles.add(&at(0));
-        troubles.add(&at(1));
-        troubles
+    fn two_partitions() -> OpenErrors {
+        let mut errors = OpenErrors::default();
+        errors.add(&at(0));
+        errors.add(&at(1));
+        errors
     }
 
     fn error(kind: ErrorKind) -> StoreError {
@@ -168,62 +168,62 @@ mod tests {
 
     #[test]
     fn a_partitions_success_ends_its_own_errors_only() {
-        let mut troubles = two_partitions();
-        assert!(troubles.store_failed(Some(&at(0)), &error(ErrorKind::Unavailable)));
-        assert!(!troubles.store_failed(Some(&at(1)), &error(ErrorKind::Unavailable)), "told already");
-        assert!(!troubles.store_works(Some(&at(1))));
-        assert!(troubles.store().is_some());
-        assert!(troubles.store_works(Some(&at(0))));
-        assert!(troubles.store().is_none());
+        let mut errors = two_partitions();
+        assert!(errors.store_failed(Some(&at(0)), &error(ErrorKind::Unavailable)));
+        assert!(!errors.store_failed(Some(&at(1)), &error(ErrorKind::Unavailable)), "told already");
+        assert!(!errors.store_works(Some(&at(1))));
+        assert!(errors.store().is_some());
+        assert!(errors.store_works(Some(&at(0))));
+        assert!(errors.store().is_none());
     }
 
     #[test]
     fn errors_leave_with_their_partition_and_do_not_come_back_late() {
-        let mut troubles = two_partitions();
-        troubles.store_failed(Some(&at(0)), &error(ErrorKind::Unavailable));
-        troubles.source_failed(Some(&at(0)), LastError::new(ErrorReason::SourceFailed, "x"));
-        troubles.remove(&at(0));
-        troubles.store_failed(Some(&at(0)), &error(ErrorKind::Unavailable));
-        assert_eq!((troubles.store(), troubles.source()), (None, None));
+        let mut errors = two_partitions();
+        errors.store_failed(Some(&at(0)), &error(ErrorKind::Unavailable));
+        errors.source_failed(Some(&at(0)), LastError::new(ErrorReason::SourceFailed, "x"));
+        errors.remove(&at(0));
+        errors.store_failed(Some(&at(0)), &error(ErrorKind::Unavailable));
+        assert_eq!((errors.store(), errors.source()), (None, None));
     }
 
     #[tokio::test(start_paused = true)]
     async fn lost_races_show_once_they_last_and_not_before() {
-        let mut troubles = two_partitions();
+        let mut errors = two_partitions();
         for _ in 0..4 {
-            assert!(!troubles.store_failed(Some(&at(0)), &error(ErrorKind::Conflict)));
+            assert!(!errors.store_failed(Some(&at(0)), &error(ErrorKind::Conflict)));
             tokio::time::advance(Duration::from_secs(1)).await;
         }
-        assert!(troubles.store().is_none());
+        assert!(errors.store().is_none());
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(troubles.store_failed(Some(&at(0)), &error(ErrorKind::Conflict)));
-        assert!(troubles.store().is_some());
-        troubles.store_works(Some(&at(0)));
-        assert!(!troubles.store_failed(Some(&at(0)), &error(ErrorKind::Conflict)), "a new spell");
+        assert!(errors.store_failed(Some(&at(0)), &error(ErrorKind::Conflict)));
+        assert!(errors.store().is_some());
+        errors.store_works(Some(&at(0)));
+        assert!(!errors.store_failed(Some(&at(0)), &error(ErrorKind::Conflict)), "a new spell");
         // Before the first partition nothing races: every kind shows at once.
-        assert!(troubles.store_failed(None, &error(ErrorKind::Conflict)));
+        assert!(errors.store_failed(None, &error(ErrorKind::Conflict)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn renewals_end_what_has_not_happened_for_a_while() {
-        let mut troubles = two_partitions();
-        troubles.store_failed(Some(&at(0)), &error(ErrorKind::Unavailable));
+        let mut errors = two_partitions();
+        errors.store_failed(Some(&at(0)), &error(ErrorKind::Unavailable));
         tokio::time::advance(CALM / 2).await;
-        assert!(!troubles.renewed());
-        assert!(troubles.store().is_some());
+        assert!(!errors.renewed());
+        assert!(errors.store().is_some());
         tokio::time::advance(CALM / 2).await;
-        assert!(troubles.renewed());
-        assert!(troubles.store().is_none());
+        assert!(errors.renewed());
+        assert!(errors.store().is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn renewals_prove_nothing_while_a_batch_waits() {
-        let mut troubles = two_partitions();
-        troubles.store_failed(Some(&at(0)), &error(ErrorKind::Unavailable));
-        troubles.batch_held(&at(0));
+        let mut errors = two_partitions();
+        errors.store_failed(Some(&at(0)), &error(ErrorKind::Unavailable));
+        errors.batch_held(&at(0));
         tokio::time::advance(CALM * 3).await;
-        assert!(!troubles.renewed());
-        assert!(troubles.store().is_some());
-        assert!(troubles.store_works(Some(&at(0))));
+        assert!(!errors.renewed());
+        assert!(errors.store().is_some());
+        assert!(errors.store_works(Some(&at(0))));
     }
 }

@@ -38,7 +38,7 @@ struct Broken {
 
 /// Everything that is wrong now.
 #[derive(Debug, Default)]
-pub struct Troubles {
+pub struct ClientErrors {
     /// What a broker said last while others may be well; the cause once none is left.
     broker: Option<LastError>,
     /// Over when a broker answers.
@@ -57,7 +57,7 @@ pub struct Troubles {
     other: Option<(LastError, Instant)>,
 }
 
-impl Troubles {
+impl ClientErrors {
     /// An error that the client tells of.
     pub fn failed(&mut self, code: Option<Code>, message: String, now: Instant) {
         let error = LastError::new(reason(code), message);
@@ -258,130 +258,126 @@ pub fn reason(code: Option<Code>) -> ErrorReason {
 mod tests {
     use super::*;
 
-    fn message(troubles: &Troubles) -> Option<&str> {
-        troubles.current().map(|error| error.message.as_str())
+    fn message(errors: &ClientErrors) -> Option<&str> {
+        errors.current().map(|error| error.message.as_str())
     }
 
-    fn fail(troubles: &mut Troubles, code: Code, message: &str) {
-        troubles.failed(Some(code), message.to_owned(), Instant::now());
+    fn fail(errors: &mut ClientErrors, code: Code, message: &str) {
+        errors.failed(Some(code), message.to_owned(), Instant::now());
     }
 
     #[test]
     fn a_dead_broker_is_trouble_for_as_long_as_none_answers() {
-        let mut troubles = Troubles::default();
+        let mut errors = ClientErrors::default();
         let begin = Instant::now();
-        troubles.observe(Answering::Yes, begin);
-        fail(&mut troubles, Code::BrokerTransportFailure, "connection refused");
-        fail(&mut troubles, Code::AllBrokersDown, "1/1 brokers are down");
-        assert_eq!(message(&troubles), Some("connection refused"));
-        troubles.observe(Answering::No, begin + Duration::from_secs(3_600));
-        assert_eq!(message(&troubles), Some("connection refused"));
-        troubles.observe(Answering::Yes, begin + Duration::from_secs(3_601));
-        assert_eq!(message(&troubles), None);
+        errors.observe(Answering::Yes, begin);
+        fail(&mut errors, Code::BrokerTransportFailure, "connection refused");
+        fail(&mut errors, Code::AllBrokersDown, "1/1 brokers are down");
+        assert_eq!(message(&errors), Some("connection refused"));
+        errors.observe(Answering::No, begin + Duration::from_secs(3_600));
+        assert_eq!(message(&errors), Some("connection refused"));
+        errors.observe(Answering::Yes, begin + Duration::from_secs(3_601));
+        assert_eq!(message(&errors), None);
     }
 
     #[test]
     fn a_frozen_broker_is_trouble_without_any_error() {
-        let mut troubles = Troubles::default();
-        troubles.observe(Answering::Silent, Instant::now());
-        assert_eq!(troubles.current().map(|error| error.reason), Some(ErrorReason::SourceUnreachable));
+        let mut errors = ClientErrors::default();
+        errors.observe(Answering::Silent, Instant::now());
+        assert_eq!(errors.current().map(|error| error.reason), Some(ErrorReason::SourceUnreachable));
     }
 
     #[test]
     fn brokers_that_are_out_of_reach_for_a_while_are_trouble_without_any_error() {
-        let mut troubles = Troubles::default();
+        let mut errors = ClientErrors::default();
         let begin = Instant::now();
-        troubles.observe(Answering::No, begin);
-        troubles.observe(Answering::Yes, begin + UNCONNECTED);
-        troubles.observe(Answering::No, begin + 2 * UNCONNECTED);
-        assert_eq!(message(&troubles), None);
-        troubles.observe(Answering::No, begin + 3 * UNCONNECTED);
-        assert_eq!(troubles.current().map(|error| error.reason), Some(ErrorReason::SourceUnreachable));
-        fail(&mut troubles, Code::BrokerTransportFailure, "connection setup timed out");
-        assert_eq!(message(&troubles), Some("connection setup timed out"));
-        troubles.observe(Answering::Yes, begin + 4 * UNCONNECTED);
-        assert_eq!(message(&troubles), None);
+        errors.observe(Answering::No, begin);
+        errors.observe(Answering::Yes, begin + UNCONNECTED);
+        errors.observe(Answering::No, begin + 2 * UNCONNECTED);
+        assert_eq!(message(&errors), None);
+        errors.observe(Answering::No, begin + 3 * UNCONNECTED);
+        assert_eq!(errors.current().map(|error| error.reason), Some(ErrorReason::SourceUnreachable));
+        fail(&mut errors, Code::BrokerTransportFailure, "connection setup timed out");
+        assert_eq!(message(&errors), Some("connection setup timed out"));
+        errors.observe(Answering::Yes, begin + 4 * UNCONNECTED);
+        assert_eq!(message(&errors), None);
     }
 
     #[test]
     fn one_unreachable_broker_of_several_is_no_trouble() {
-        let mut troubles = Troubles::default();
-        troubles.observe(Answering::Yes, Instant::now());
-        fail(&mut troubles, Code::BrokerTransportFailure, "connection refused");
-        fail(&mut troubles, Code::Authentication, "wrong password");
-        assert_eq!(message(&troubles), None);
-        assert!(troubles.explanation().is_some());
+        let mut errors = ClientErrors::default();
+        errors.observe(Answering::Yes, Instant::now());
+        fail(&mut errors, Code::BrokerTransportFailure, "connection refused");
+        fail(&mut errors, Code::Authentication, "wrong password");
+        assert_eq!(message(&errors), None);
+        assert!(errors.explanation().is_some());
     }
 
     #[test]
     fn a_coordinator_that_is_away_for_a_while_is_trouble_though_brokers_answer() {
-        let mut troubles = Troubles::default();
+        let mut errors = ClientErrors::default();
         let begin = Instant::now();
         for (seconds, is_there, told) in
             [(0, false, false), (9, false, false), (10, false, true), (20, true, false), (30, false, false)]
         {
             let now = begin + Duration::from_secs(seconds);
-            troubles.observe(Answering::Yes, now);
-            troubles.observe_coordinator(is_there, now);
-            assert_eq!(
-                message(&troubles).is_some_and(|text| text.contains("coordinator")),
-                told,
-                "{seconds}"
-            );
+            errors.observe(Answering::Yes, now);
+            errors.observe_coordinator(is_there, now);
+            assert_eq!(message(&errors).is_some_and(|text| text.contains("coordinator")), told, "{seconds}");
         }
     }
 
     #[test]
     fn refused_credentials_at_the_start_are_told_before_all_brokers_count_as_down() {
-        let mut troubles = Troubles::default();
-        fail(&mut troubles, Code::Authentication, "wrong password");
-        troubles.observe(Answering::No, Instant::now());
-        assert_eq!(troubles.current().map(|error| error.reason), Some(ErrorReason::SourceDenied));
+        let mut errors = ClientErrors::default();
+        fail(&mut errors, Code::Authentication, "wrong password");
+        errors.observe(Answering::No, Instant::now());
+        assert_eq!(errors.current().map(|error| error.reason), Some(ErrorReason::SourceDenied));
     }
 
     #[test]
     fn a_missing_topic_and_a_broken_partition_end_by_their_own_proof_only() {
-        let mut troubles = Troubles::default();
+        let mut errors = ClientErrors::default();
         let later = Instant::now() + 100 * CALM;
         let at = TopicPartition { topic: "spans".into(), partition: 3 };
-        fail(&mut troubles, Code::UnknownTopicOrPartition, "the topic spans does not exist");
-        troubles.partition_failed(&at, LastError::new(ErrorReason::SourceFailed, "spans/3"));
-        troubles.observe(Answering::Yes, later);
-        assert_eq!(message(&troubles), Some("the topic spans does not exist"));
-        troubles.topics_found();
-        assert_eq!(message(&troubles), Some("spans/3"));
-        troubles.partition_over(&at);
-        assert_eq!(message(&troubles), None);
+        fail(&mut errors, Code::UnknownTopicOrPartition, "the topic spans does not exist");
+        errors.partition_failed(&at, LastError::new(ErrorReason::SourceFailed, "spans/3"));
+        errors.observe(Answering::Yes, later);
+        assert_eq!(message(&errors), Some("the topic spans does not exist"));
+        errors.topics_found();
+        assert_eq!(message(&errors), Some("spans/3"));
+        errors.partition_over(&at);
+        assert_eq!(message(&errors), None);
     }
 
     #[test]
     fn a_refusal_to_read_a_partition_is_over_when_fetches_are_answered_and_a_broken_one_is_not() {
-        let mut troubles = Troubles::default();
+        let mut errors = ClientErrors::default();
         let at = |partition| TopicPartition { topic: "spans".into(), partition };
-        troubles.partition_failed(&at(0), LastError::new(ErrorReason::SourceDenied, "denied"));
-        troubles.partition_failed(&at(1), LastError::new(ErrorReason::SourceFailed, "broken"));
+        errors.partition_failed(&at(0), LastError::new(ErrorReason::SourceDenied, "denied"));
+        errors.partition_failed(&at(1), LastError::new(ErrorReason::SourceFailed, "broken"));
         // Of before the refusal, and while it lasts.
-        assert!(!troubles.partition_known(&at(0)));
-        troubles.partition_unknown(&at(0));
-        assert!(!troubles.partition_known(&at(0)));
-        assert_eq!(message(&troubles), Some("denied"));
-        assert!(troubles.partition_known(&at(0)));
+        assert!(!errors.partition_known(&at(0)));
+        errors.partition_unknown(&at(0));
+        assert!(!errors.partition_known(&at(0)));
+        assert_eq!(message(&errors), Some("denied"));
+        assert!(errors.partition_known(&at(0)));
         for _ in 0..3 {
-            assert!(!troubles.partition_known(&at(1)));
+            assert!(!errors.partition_known(&at(1)));
         }
-        assert_eq!(message(&troubles), Some("broken"));
+        assert_eq!(message(&errors), Some("broken"));
     }
 
     #[test]
     fn what_has_no_proof_of_its_own_is_over_after_a_while_with_a_broker_that_answers() {
-        let mut troubles = Troubles::default();
+        let mut errors = ClientErrors::default();
         let begin = Instant::now();
-        troubles.failed(Some(Code::Fail), "something".to_owned(), begin);
-        troubles.observe(Answering::No, begin + 2 * CALM);
-        assert_eq!(message(&troubles), Some("something"));
-        troubles.observe(Answering::Yes, begin + CALM / 2);
-        assert_eq!(message(&troubles), Some("something"));
-        troubles.observe(Answering::Yes, begin + CALM);
-        assert_eq!(message(&troubles), None);
+        errors.failed(Some(Code::Fail), "something".to_owned(), begin);
+        errors.observe(Answering::No, begin + 2 * CALM);
+        assert_eq!(message(&errors), Some("something"));
+        errors.observe(Answering::Yes, begin + CALM / 2);
+        assert_eq!(message(&errors), Some("something"));
+        errors.observe(Answering::Yes, begin + CALM);
+        assert_eq!(message(&errors), None);
     }
 }

@@ -25,7 +25,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(3);
 
 /// What is known of the topics' retention.
-pub struct Retention {
+pub struct TopicRetention {
     client: ClientConfig,
     runtime: Handle,
     asked: BTreeSet<String>,
@@ -35,7 +35,7 @@ pub struct Retention {
     told: bool,
 }
 
-impl Retention {
+impl TopicRetention {
     /// Knows nothing yet. Must be made within a runtime.
     pub fn new(client: ClientConfig) -> Self {
         let runtime = Handle::current();
@@ -128,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_is_asked_about_no_topics() {
-        let mut retention = Retention::new(ClientConfig::new());
+        let mut retention = TopicRetention::new(ClientConfig::new());
         assert!(retention.of(BTreeSet::new()).is_empty());
         assert!(!retention.told);
     }
