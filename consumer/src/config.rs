@@ -119,7 +119,9 @@ impl Topics {
             Self::Named(name) => name == topic,
             Self::Matching { include, exclude, dead_letters } => {
                 let is_match = |pattern: &Regex| pattern.is_match(topic.as_bytes());
-                is_match(include)
+                // Kafka's own topics never match.
+                !topic.starts_with("__")
+                    && is_match(include)
                     && !exclude.as_ref().is_some_and(is_match)
                     && dead_letters.as_deref() != Some(topic)
             }
@@ -317,6 +319,14 @@ spec:
         {
             assert_eq!(config.topics.contains(topic), read, "{topic}");
         }
+    }
+
+    #[test]
+    fn a_pattern_does_not_match_the_topics_of_kafka_itself() {
+        let everything = parse(&PATTERN.replace("(?i)PROFILE-.*", ".*")).unwrap();
+        assert!(everything.topics.contains("_spans"));
+        assert!(!everything.topics.contains("__consumer_offsets"));
+        assert!(Topics::Named("__mine".to_owned()).contains("__mine"));
     }
 
     #[test]

@@ -143,12 +143,8 @@ fn connect(config: &Config, secrets: &Secrets) -> Result<(Probe, Metadata), Find
         .set_log_level(RDKafkaLogLevel::Info);
     let complaints = Complaints::default();
     let consumer: Probe = client.create_with_context(complaints.clone()).map_err(|error| {
-        let detail = match error {
-            // Without the value, which may be a credential.
-            KafkaError::ClientConfig(_, _, name, _) => format!("librdkafka refuses the value of {name}"),
-            error => error.to_string(),
-        };
-        refused(detail).remedy("correct the certificate, the key or the property that is named")
+        refused(remedy::without_value(&error))
+            .remedy("correct the certificate, the key or the property that is named")
     })?;
     let begin = Instant::now();
     loop {
@@ -233,8 +229,7 @@ fn check_named(
 /// Which topics match, and one partition to try.
 fn check_pattern(path: &str, topics: &Topics, metadata: &Metadata) -> (Finding, Option<(String, i32)>) {
     const SHOWN: usize = 5;
-    // Kafka's own topics never match, as in the source.
-    let is_read = |topic: &&MetadataTopic| topics.contains(topic.name()) && !topic.name().starts_with("__");
+    let is_read = |topic: &&MetadataTopic| topics.contains(topic.name());
     let found: Vec<_> = metadata.topics().iter().filter(is_read).collect();
     if found.is_empty() {
         let detail = "no topic matches yet; those that are created later are found within 10 s";

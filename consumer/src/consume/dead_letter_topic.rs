@@ -19,6 +19,7 @@ use tokio::sync::Mutex;
 use crate::pipeline::{DeadLetterTopic, NotSent};
 use crate::secrets::Secrets;
 use crate::source::kafka::config::client_config;
+use crate::source::kafka::remedy;
 use crate::store::Reason;
 use crate::store::letter::{LetterHeaders, StoredLetter};
 
@@ -63,11 +64,8 @@ impl KafkaDeadLetterTopic {
 
 /// Makes a producer and asks for the topic: a message to one that is unknown would only time out.
 fn connect(config: &ClientConfig, topic: &str) -> Result<Producer, String> {
-    let producer: Producer = config.create_with_context(Quiet).map_err(|error| match error {
-        // Without the value, which may be a credential.
-        KafkaError::ClientConfig(_, _, name, _) => format!("librdkafka refuses the value of {name}"),
-        error => error.to_string(),
-    })?;
+    let producer: Producer =
+        config.create_with_context(Quiet).map_err(|error| remedy::without_value(&error))?;
     let metadata = producer
         .client()
         .fetch_metadata(Some(topic), ASK_WITHIN)

@@ -114,7 +114,8 @@ impl KafkaSource {
             .set_log_level(RDKafkaLogLevel::Debug);
         let consumer: GroupConsumer =
             config.create_with_context(GroupContext::new(group.clone())).map_err(|error| {
-                SourceError::Configuration(format!("the Kafka client refuses its settings: {error}"))
+                let refused = remedy::without_value(&error);
+                SourceError::Configuration(format!("the Kafka client refuses its settings: {refused}"))
             })?;
         let source = Self {
             client,

@@ -8,6 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use sluice_crds::v1alpha1::{KAFKA_PROPERTIES, KafkaSource, KafkaTls, SecretSource};
 
+use super::remedy;
 use crate::secrets::{SecretError, Secrets};
 
 /// Longest pause before a broker is tried again, milliseconds, where the pipeline does not say: librdkafka's default of up
@@ -95,8 +96,8 @@ fn security_protocol(kafka: &KafkaSource) -> &'static str {
 
 /// The library's own text shows the value, which may be a credential.
 fn explain(error: KafkaError) -> String {
-    match error {
-        KafkaError::ClientConfig(_, _, name, _) => format!("librdkafka refuses the value of {name}"),
+    match &error {
+        KafkaError::ClientConfig(..) => remedy::without_value(&error),
         KafkaError::Nul(_) => "a setting contains a NUL character".into(),
         _ => "librdkafka refuses the configuration".into(),
     }

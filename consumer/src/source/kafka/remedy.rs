@@ -1,6 +1,6 @@
 //! What to do about what a broker and its client refuse each other, from librdkafka's own words.
 
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 /// An error of the client, with what to do about it where that is known.
 pub fn told(code: Option<Code>, message: &str) -> String {
@@ -14,6 +14,14 @@ pub fn told(code: Option<Code>, message: &str) -> String {
         _ => of_credentials(message),
     };
     remedy.map_or_else(|| message.to_owned(), |remedy| format!("{message}: {remedy}"))
+}
+
+/// What the client refuses, without the value of a setting, which may be a credential.
+pub fn without_value(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, _, name, _) => format!("librdkafka refuses the value of {name}"),
+        error => error.to_string(),
+    }
 }
 
 /// What to do about a password or a certificate that one side does not accept; none where it is something else.

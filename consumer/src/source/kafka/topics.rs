@@ -43,7 +43,6 @@ fn partitions_within<C: ConsumerContext>(
         Topics::Named(name) => Some(name.as_str()),
         Topics::Matching { .. } => None,
     };
-    let belongs = |topic: &str| topics.contains(topic) && (name.is_some() || !topic.starts_with("__"));
     let metadata = consumer.fetch_metadata(name, timeout)?;
     if let Some(error) = name.and_then(|_| metadata.topics().iter().find_map(MetadataTopic::error)) {
         return Err(KafkaError::MetadataFetch(error.into()));
@@ -51,7 +50,7 @@ fn partitions_within<C: ConsumerContext>(
     Ok(metadata
         .topics()
         .iter()
-        .filter(|topic| topic.error().is_none() && belongs(topic.name()))
+        .filter(|topic| topic.error().is_none() && topics.contains(topic.name()))
         .flat_map(|topic| {
             let name: std::sync::Arc<str> = topic.name().into();
             topic
