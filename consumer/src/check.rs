@@ -86,7 +86,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     match args.output {
         Output::Table => out::text(&report),
-        Output::Json => out::line(serde_json::to_string_pretty(&report)?),
+        Output::Json => out::json(&report)?,
     }
     Ok(if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -7,18 +7,17 @@
 mod print;
 mod redrive;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Subcommand;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use jiff::Timestamp;
 
 use crate::out;
 use crate::place::{Opened, Place, cannot_read};
-use crate::print::{Output, moment};
+use crate::print::{Output, bar, moment};
 use crate::store::letter::{LetterFilter, LetterSummary};
 use crate::store::{Reason, Store};
 
@@ -179,7 +178,7 @@ impl List {
                     out::note(format_args!("there are more: --after {}", last.id));
                 }
             }
-            Output::Json => out::line(serde_json::to_string_pretty(&print::list_json(&letters, more))?),
+            Output::Json => out::json(&print::list_json(&letters, more))?,
         }
         store.close().await;
         Ok(ExitCode::SUCCESS)
@@ -195,7 +194,7 @@ impl Show {
         store.close().await;
         match self.output {
             Output::Table => out::text(print::letter(&letter)),
-            Output::Json => out::line(serde_json::to_string_pretty(&print::letter_json(&letter))?),
+            Output::Json => out::json(&print::letter_json(&letter))?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -284,16 +283,11 @@ impl Purge {
 }
 
 fn spinner(what: &'static str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
+    let spinner = bar(ProgressBar::new_spinner().with_message(what), "{spinner} {msg}: {pos}");
+    if !spinner.is_hidden() {
+        spinner.enable_steady_tick(Duration::from_millis(200));
     }
-    let style = ProgressStyle::with_template("{spinner} {msg}: {pos}");
-    let bar = ProgressBar::new_spinner().with_message(what);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    spinner
 }
 
 fn reason(text: &str) -> Result<Reason, String> {

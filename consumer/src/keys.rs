@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use clap::Subcommand;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use sluice_crds::problem::chain;
 
 use crate::out;
 use crate::place::{Opened, Place, cannot_read};
-use crate::print::Output;
+use crate::print::{Output, bar};
 use crate::seal::KeyRing;
 use crate::secrets::Secrets;
 use crate::store::Store;
@@ -111,7 +111,7 @@ impl Status {
         let report = print::Report::new(&ring, &wrapped, &dictionaries);
         match self.output {
             Output::Table => out::text(report.table()),
-            Output::Json => out::line(serde_json::to_string_pretty(&report.json())?),
+            Output::Json => out::json(&report.json())?,
         }
         Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
@@ -169,12 +169,5 @@ impl Keys {
 }
 
 fn progress(length: u64, what: &'static str) -> ProgressBar {
-    if !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(length).with_message(what);
-    match ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} {eta}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    bar(ProgressBar::new(length).with_message(what), "{msg} {bar:40} {pos}/{len} {eta}")
 }

@@ -6,13 +6,12 @@ pub mod shop;
 pub mod tally;
 pub mod target;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use sluice_crds::v1alpha1::Format;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +19,7 @@ use self::round::{Shape, Stream};
 use self::tally::{Pace, Summary, Tally};
 use self::target::http::{self, HttpTarget};
 use self::target::kafka::{self, KafkaTarget};
-use crate::print::Output;
+use crate::print::{Output, bar};
 use crate::{out, stop};
 
 /// How often the progress bar moves.
@@ -181,17 +180,11 @@ async fn send(
 }
 
 fn progress(spans: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let (bar, template) = if spans == u64::MAX {
-        (ProgressBar::new_spinner(), "{spinner} {human_pos} spans acknowledged, {msg}")
+    if spans == u64::MAX {
+        bar(ProgressBar::new_spinner(), "{spinner} {human_pos} spans acknowledged, {msg}")
     } else {
-        (ProgressBar::new(spans), "{bar:30} {human_pos} of {human_len} spans acknowledged, {msg}, {eta} left")
-    };
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
+        let template = "{bar:30} {human_pos} of {human_len} spans acknowledged, {msg}, {eta} left";
+        bar(ProgressBar::new(spans), template)
     }
 }
 

@@ -6,6 +6,8 @@
 use std::fmt::Display;
 use std::io::{ErrorKind, Result, Write};
 
+use serde::Serialize;
+
 /// What a shell reports for a process that SIGPIPE ended: 128 + 13.
 const NOBODY_READS: i32 = 141;
 
@@ -18,6 +20,15 @@ pub fn line(text: impl Display) {
 pub fn text(text: impl Display) {
     let mut output = std::io::stdout().lock();
     end_where_closed(write!(output, "{text}").and_then(|()| output.flush()));
+}
+
+/// Prints JSON, for programs, to standard output.
+///
+/// # Errors
+/// The value has no form in JSON.
+pub fn json(value: &impl Serialize) -> serde_json::Result<()> {
+    line(serde_json::to_string_pretty(value)?);
+    Ok(())
 }
 
 /// Prints a line beside the output, for people: to standard error, where it may get lost.

@@ -1,6 +1,9 @@
 //! What commands have in common on the command line.
 
+use std::io::IsTerminal;
+
 use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 
 /// How to print.
@@ -11,6 +14,17 @@ pub enum Output {
     Table,
     /// JSON, for programs.
     Json,
+}
+
+/// A bar that looks like `template`; a hidden one where nobody watches.
+pub fn bar(bar: ProgressBar, template: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
 }
 
 /// A time in RFC 3339, or how long ago.
