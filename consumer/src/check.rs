@@ -19,6 +19,7 @@ use sluice_crds::v1alpha1::{SecretSource, SqlServer};
 
 use crate::config::{self, Config, ConfigError, Database};
 use crate::out;
+use crate::place::Folders;
 use crate::print::Output;
 use crate::seal::KeyRing;
 use crate::secrets::Secrets;
@@ -44,12 +45,9 @@ pub struct Args {
     /// Also try credentials, brokers, topics, consumer group, database and rights.
     #[arg(long)]
     pub connect: bool,
-    /// Folder with one folder a Secret and one file a key.
-    #[arg(long, value_name = "DIR")]
-    pub secrets_dir: Option<PathBuf>,
-    /// Folder for SQLite databases: <DIR>/<claimName>/sluice.db.
-    #[arg(long, value_name = "DIR", default_value = "sluice-data")]
-    pub data_dir: PathBuf,
+    /// Where Secrets and SQLite databases lie.
+    #[command(flatten)]
+    pub folders: Folders,
     /// How to print the result; a table has a line a check.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
@@ -64,7 +62,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(config) = check_file(&args.file, &mut report)
         && args.connect
     {
-        let secrets = Secrets::new(args.secrets_dir);
+        let secrets = Secrets::new(args.folders.secrets_dir);
         report.extend(check_credentials(&config, &secrets));
         let broker = async {
             if report.has_failed("spec.source") {
@@ -77,7 +75,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             if report.has_failed("spec.sink") {
                 database::skip()
             } else {
-                database::check(&config, &secrets, &args.data_dir).await
+                database::check(&config, &secrets, &args.folders.data_dir).await
             }
         };
         let (broker, database) = tokio::join!(broker, database);

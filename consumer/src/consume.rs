@@ -8,7 +8,7 @@ mod connection;
 mod dead_letter_topic;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -24,15 +24,12 @@ use crate::live::cluster::{ConfigMapName, Places};
 use crate::live::{self, Applied};
 use crate::logging::{self, LogFormat};
 use crate::meter::Meters;
-use crate::pipeline::{self, DeadLetterTopic, MAX_LANES, Parts};
-use crate::place::make_folder;
+use crate::pipeline::{self, DeadLetterTopic, Parts};
+use crate::place::{Folders, make_folder, open_store};
 use crate::seal::{BODIES_PER_KEY, Sealing};
-use crate::secrets::{self, Secrets};
+use crate::secrets::Secrets;
 use crate::stop;
-use crate::store::mysql::{MySqlOptions, MySqlStore};
-use crate::store::postgres::{PostgresOptions, PostgresStore};
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{Store, TableName};
+use crate::store::Store;
 use connection::Connection;
 use dead_letter_topic::KafkaDeadLetterTopic;
 
@@ -73,12 +70,9 @@ pub struct Args {
     /// Where to serve /metrics, /livez, /readyz and /status; port 0 picks a free one and logs it.
     #[arg(long, value_name = "IP:PORT", value_parser = http::address, default_value = "127.0.0.1:9464")]
     pub admin: SocketAddr,
-    /// Folder with one folder a Secret and one file a key.
-    #[arg(long, value_name = "DIR")]
-    pub secrets_dir: Option<PathBuf>,
-    /// Folder for SQLite databases: <DIR>/<claimName>/sluice.db.
-    #[arg(long, value_name = "DIR", default_value = "sluice-data")]
-    pub data_dir: PathBuf,
+    /// Where Secrets and SQLite databases lie.
+    #[command(flatten)]
+    pub folders: Folders,
     /// Most bodies that one data key seals, where `encryption` is set.
     #[arg(long, value_name = "N", default_value_t = BODIES_PER_KEY)]
     pub bodies_per_data_key: u64,
@@ -94,7 +88,7 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     logging::start(args.log_format);
     let config = load(&args)?;
-    let secrets = Secrets::new(args.secrets_dir.clone());
+    let secrets = Secrets::new(args.folders.secrets_dir.clone());
     let meters = Arc::new(Meters::default());
     let stop = stop::on_signal()?;
     let source = CurrentSource::default();
@@ -105,9 +99,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         .await
         .map_err(cannot_listen("--admin", args.admin))?;
     if let Database::Sqlite { claim_name } = &config.sink.database {
-        make_folder(&args.data_dir.join(claim_name))?;
+        make_folder(&args.folders.data_dir.join(claim_name))?;
     }
-    let store = open_store(&config, &secrets, &args.data_dir)?;
+    let store = open_store(&config, &secrets, &args.folders.data_dir)?;
     let live = watch_live(&args, &config, stop.clone());
     tracing::info!(pipeline = %config.pipeline, settings = %config.settings_hash, "started");
     let sealing = Arc::new(config.sealing(&secrets).with_bodies_per_key(args.bodies_per_data_key));
@@ -220,38 +214,6 @@ async fn show(mut live: watch::Receiver<Applied>, meters: &Meters) {
             return;
         }
     }
-}
-
-/// The store that a configuration names. Connects later, and again whenever it must.
-pub(crate) fn open_store(
-    config: &Config,
-    secrets: &Secrets,
-    data_dir: &Path,
-) -> anyhow::Result<Arc<dyn Store>> {
-    let (table, manage_schema) = (TableName::new(&config.sink.table)?, config.sink.manage_schema);
-    Ok(match &config.sink.database {
-        Database::Mysql(server) => Arc::new(MySqlStore::new(MySqlOptions {
-            connect: secrets::mysql(server, secrets),
-            table,
-            lanes: MAX_LANES,
-            manage_schema,
-        })),
-        Database::Postgres(server) => Arc::new(PostgresStore::new(PostgresOptions {
-            connect: secrets::postgres(server, secrets),
-            table,
-            lanes: MAX_LANES,
-            manage_schema,
-        })),
-        Database::Sqlite { claim_name } => {
-            let path = sqlite_file(data_dir, claim_name);
-            Arc::new(SqliteStore::new(SqliteOptions { path, table, manage_schema }))
-        }
-    })
-}
-
-/// The SQLite database of a claim.
-pub(crate) fn sqlite_file(data_dir: &Path, claim_name: &str) -> PathBuf {
-    data_dir.join(claim_name).join("sluice.db")
 }
 
 #[cfg(test)]

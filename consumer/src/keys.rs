@@ -97,7 +97,7 @@ impl Keys {
         let encryption = encryption.context(
             "spec.encryption is not set: this pipeline seals nothing (keys that sealed older rows belong there, too)",
         )?;
-        let ring = KeyRing::new(encryption, Secrets::new(place.secrets_dir.clone()));
+        let ring = KeyRing::new(encryption, Secrets::new(place.folders.secrets_dir.clone()));
         Ok(Self { ring, store, table: config.sink.table })
     }
 }

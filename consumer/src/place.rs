@@ -7,13 +7,28 @@ use anyhow::{Context, anyhow, bail, ensure};
 use sluice_crds::problem::chain;
 
 use crate::config::{self, Config, Database};
+use crate::local;
+use crate::pipeline::MAX_LANES;
 use crate::seal::Sealing;
-use crate::secrets::Secrets;
-use crate::store::{Store, StoreError, is_missing_table};
-use crate::{consume, local};
+use crate::secrets::{self, Secrets};
+use crate::store::mysql::{MySqlOptions, MySqlStore};
+use crate::store::postgres::{PostgresOptions, PostgresStore};
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::{Store, StoreError, TableName, is_missing_table};
 
 /// Folder for SQLite databases where none is given.
 const DATA_DIR: &str = "sluice-data";
+
+/// Where Secrets and SQLite databases lie.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Folders {
+    /// Folder with one folder a Secret and one file a key.
+    #[arg(long, value_name = "DIR")]
+    pub secrets_dir: Option<PathBuf>,
+    /// Folder for SQLite databases: <DIR>/<claimName>/sluice.db.
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+    pub data_dir: PathBuf,
+}
 
 /// Which pipeline.
 #[derive(Clone, Debug, clap::Args)]
@@ -25,18 +40,15 @@ pub struct Place {
     /// The data folder of `sluice local`; with -f as well where it was started with one.
     #[arg(long, value_name = "DIR")]
     pub local: Option<PathBuf>,
-    /// Folder with one folder a Secret and one file a key.
-    #[arg(long, value_name = "DIR")]
-    pub secrets_dir: Option<PathBuf>,
-    /// Folder for SQLite databases: <DIR>/<claimName>/sluice.db.
-    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
-    pub data_dir: PathBuf,
+    /// Where Secrets and SQLite databases lie.
+    #[command(flatten)]
+    pub folders: Folders,
 }
 
 /// As on the command line, for a command that is to be about the same one.
 impl std::fmt::Display for Place {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { file, local, secrets_dir, data_dir } = self;
+        let Self { file, local, folders: Folders { secrets_dir, data_dir } } = self;
         let data_dir = Some(data_dir).filter(|folder| *folder != Path::new(DATA_DIR));
         let options = [
             ("-f", file.as_ref()),
@@ -77,7 +89,7 @@ impl Place {
     /// # Errors
     /// The file cannot be read, or everything that is wrong with it; or there is no SQLite database, which then is not created.
     pub fn open(&self) -> anyhow::Result<Opened> {
-        let secrets = Secrets::new(self.secrets_dir.clone());
+        let secrets = Secrets::new(self.folders.secrets_dir.clone());
         if let Some(folder) = &self.local {
             let database = local::database(folder);
             let what = database.display();
@@ -86,7 +98,7 @@ impl Place {
         let config = self.config()?;
         let store = match &self.local {
             Some(folder) => local::open_store(&config, &local::database(folder))?,
-            None => existing_store(&config, &secrets, &self.data_dir)?,
+            None => existing_store(&config, &secrets, &self.folders.data_dir)?,
         };
         Ok(Opened { store, sealing: Arc::new(config.sealing(&secrets)), config })
     }
@@ -98,14 +110,46 @@ impl Place {
 /// It is a SQLite database, and not there.
 pub fn existing_store(config: &Config, secrets: &Secrets, data_dir: &Path) -> anyhow::Result<Arc<dyn Store>> {
     if let Database::Sqlite { claim_name } = &config.sink.database {
-        let database = consume::sqlite_file(data_dir, claim_name);
+        let database = sqlite_file(data_dir, claim_name);
         let what = database.display();
         ensure!(
             database.exists(),
             "there is no {what}: no consumer has started on it yet, or --data-dir is another"
         );
     }
-    consume::open_store(config, secrets, data_dir)
+    open_store(config, secrets, data_dir)
+}
+
+/// The store that a configuration names. Connects later, and again whenever it must.
+pub(crate) fn open_store(
+    config: &Config,
+    secrets: &Secrets,
+    data_dir: &Path,
+) -> anyhow::Result<Arc<dyn Store>> {
+    let (table, manage_schema) = (TableName::new(&config.sink.table)?, config.sink.manage_schema);
+    Ok(match &config.sink.database {
+        Database::Mysql(server) => Arc::new(MySqlStore::new(MySqlOptions {
+            connect: secrets::mysql(server, secrets),
+            table,
+            lanes: MAX_LANES,
+            manage_schema,
+        })),
+        Database::Postgres(server) => Arc::new(PostgresStore::new(PostgresOptions {
+            connect: secrets::postgres(server, secrets),
+            table,
+            lanes: MAX_LANES,
+            manage_schema,
+        })),
+        Database::Sqlite { claim_name } => {
+            let path = sqlite_file(data_dir, claim_name);
+            Arc::new(SqliteStore::new(SqliteOptions { path, table, manage_schema }))
+        }
+    })
+}
+
+/// The SQLite database of a claim.
+pub(crate) fn sqlite_file(data_dir: &Path, claim_name: &str) -> PathBuf {
+    data_dir.join(claim_name).join("sluice.db")
 }
 
 /// Says of a database why `what` cannot be read from it.

@@ -34,14 +34,14 @@ use crate::decode::Decoder;
 use crate::logging::{self, LogFormat};
 use crate::meter::{Identity, Meters};
 use crate::pipeline::{self, Parts, Side};
-use crate::place::{cannot_read, existing_store};
+use crate::place::{cannot_read, existing_store, open_store};
 use crate::seal::Sealing;
 use crate::secrets::Secrets;
 use crate::source::kafka::KafkaSource;
 use crate::source::kafka::config::client_config;
 use crate::source::{Source, TopicPartition};
 use crate::store::{Store, StreamKey};
-use crate::{consume, live, out, stop};
+use crate::{live, out, stop};
 pub use args::Args;
 use plan::{Range, Wanted};
 use range::{Ends, RangeSource};
@@ -88,12 +88,12 @@ struct Replay {
 impl Replay {
     async fn open(args: Args) -> anyhow::Result<Self> {
         let config = config::load(&args.file)?;
-        let secrets = Secrets::new(args.secrets_dir.clone());
+        let secrets = Secrets::new(args.folders.secrets_dir.clone());
         let table = args.table.clone().unwrap_or_else(|| config.sink.table.clone());
-        let home = existing_store(&config, &secrets, &args.data_dir)?;
+        let home = existing_store(&config, &secrets, &args.folders.data_dir)?;
         let mut other = config.clone();
         other.sink.table.clone_from(&table);
-        let target = consume::open_store(&other, &secrets, &args.data_dir)?;
+        let target = open_store(&other, &secrets, &args.folders.data_dir)?;
         let sealing = Arc::new(other.sealing(&secrets));
         let client = client_config(&config.kafka, &secrets)?;
         let source = onlooker(&client, &config)?;

@@ -13,6 +13,7 @@ use sluice_crds::problem::chain;
 
 use super::report::Finding;
 use crate::config::{Config, Database};
+use crate::place::sqlite_file;
 use crate::secrets::{self, Secrets};
 use crate::store::inspect::{Inspection, TableState};
 use crate::store::mysql::{MySqlOptions, MySqlStore};
@@ -41,9 +42,9 @@ pub async fn check(config: &Config, secrets: &Secrets, data_dir: &Path) -> Vec<F
         Err(error) => return vec![Finding::failed(TABLE, error.to_string()).remedy("choose another name")],
     };
     if let Database::Sqlite { claim_name } = &config.sink.database {
-        let dir = data_dir.join(claim_name);
-        if !dir.join("sluice.db").exists() {
-            return vec![check_folder(path, &dir)];
+        let file = sqlite_file(data_dir, claim_name);
+        if !file.exists() {
+            return vec![check_folder(path, &file)];
         }
     }
     match tokio::time::timeout(LIMIT, inspect(config, secrets, data_dir, table)).await {
@@ -88,7 +89,7 @@ async fn inspect(
             found
         }
         Database::Sqlite { claim_name } => {
-            let path = data_dir.join(claim_name).join("sluice.db");
+            let path = sqlite_file(data_dir, claim_name);
             let store = SqliteStore::new(SqliteOptions { path, table, manage_schema });
             let found = store.inspect().await;
             store.close().await;
@@ -98,14 +99,11 @@ async fn inspect(
 }
 
 /// A SQLite file that does not exist yet needs a folder in which it can be created.
-fn check_folder(path: &str, dir: &Path) -> Finding {
+fn check_folder(path: &str, file: &Path) -> Finding {
     let existing =
-        dir.ancestors().find(|folder| folder.is_dir()).map_or_else(|| PathBuf::from("."), Path::to_owned);
+        file.ancestors().find(|folder| folder.is_dir()).map_or_else(|| PathBuf::from("."), Path::to_owned);
     match can_write(&existing) {
-        Ok(()) => Finding::ok(
-            path,
-            format!("{} will be created at the first start", dir.join("sluice.db").display()),
-        ),
+        Ok(()) => Finding::ok(path, format!("{} will be created at the first start", file.display())),
         Err(error) => Finding::failed(path, format!("cannot write in {}: {error}", existing.display()))
             .remedy("let this user write there, or give another --data-dir"),
     }

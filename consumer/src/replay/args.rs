@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::plan::Point;
+use crate::place::Folders;
 use crate::print::Output;
 
 /// Read a part of the topic once more, beside the pipeline and within its rate.
@@ -59,12 +60,9 @@ pub struct Args {
     /// How to tell the progress; in JSON a document a line.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
-    /// Folder with one folder a Secret and one file a key.
-    #[arg(long, value_name = "DIR")]
-    pub secrets_dir: Option<PathBuf>,
-    /// Folder for SQLite databases: <DIR>/<claimName>/sluice.db.
-    #[arg(long, value_name = "DIR", default_value = "sluice-data")]
-    pub data_dir: PathBuf,
+    /// Where Secrets and SQLite databases lie.
+    #[command(flatten)]
+    pub folders: Folders,
 }
 
 fn name(text: &str) -> Result<String, String> {
