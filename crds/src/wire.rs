@@ -56,9 +56,7 @@ pub enum DocumentError {
 /// # Errors
 /// See [`DocumentError`].
 pub fn read<D: Document>(text: &str) -> Result<D, DocumentError> {
-    let malformed =
-        |error: serde_json::Error| DocumentError::Malformed { name: D::NAME, message: error.to_string() };
-    let value: Value = serde_json::from_str(text).map_err(malformed)?;
+    let value: Value = serde_json::from_str(text).map_err(malformed::<D>)?;
     // Looked at before anything else: a newer document may have fields of other types.
     match value.get("minReader").map(Value::as_u64) {
         Some(Some(needed)) if needed > u64::from(D::READER) => {
@@ -70,7 +68,7 @@ pub fn read<D: Document>(text: &str) -> Result<D, DocumentError> {
             return Err(DocumentError::Malformed { name: D::NAME, message });
         }
     }
-    serde_json::from_value(value).map_err(malformed)
+    serde_json::from_value(value).map_err(malformed::<D>)
 }
 
 /// Writes a document, canonically: keys sorted, no spaces.
@@ -78,9 +76,7 @@ pub fn read<D: Document>(text: &str) -> Result<D, DocumentError> {
 /// # Errors
 /// The document has no JSON form.
 pub fn write<D: Document>(document: &D) -> Result<String, DocumentError> {
-    let malformed =
-        |error: serde_json::Error| DocumentError::Malformed { name: D::NAME, message: error.to_string() };
-    let mut value = serde_json::to_value(document).map_err(malformed)?;
+    let mut value = serde_json::to_value(document).map_err(malformed::<D>)?;
     if let Some(members) = value.as_object_mut() {
         members.insert("minReader".into(), document.min_reader().into());
     }
@@ -101,10 +97,12 @@ pub fn hash<D: Document>(document: &D) -> Result<String, DocumentError> {
 /// # Errors
 /// The text is not JSON.
 pub fn hash_as_written<D: Document>(text: &str) -> Result<String, DocumentError> {
-    let malformed =
-        |error: serde_json::Error| DocumentError::Malformed { name: D::NAME, message: error.to_string() };
-    let value: Value = serde_json::from_str(text).map_err(malformed)?;
+    let value: Value = serde_json::from_str(text).map_err(malformed::<D>)?;
     Ok(names::hash(canonical(&value)))
+}
+
+fn malformed<D: Document>(error: serde_json::Error) -> DocumentError {
+    DocumentError::Malformed { name: D::NAME, message: error.to_string() }
 }
 
 /// JSON with sorted keys and without spaces. Sorted here, because serde_json keeps the order of insertion

@@ -180,13 +180,13 @@ impl Writer<'_> {
         if is_as_it_should_be || is_left {
             return Ok(None);
         }
-        let cannot = |source| ApplyError::Write { child: child.clone(), source: Box::new(source) };
+        let cannot = ApplyError::write(&child);
         let api = self.api::<K>();
         let existing = match actual {
             Some(_) => None,
             // Not seen among ours: nobody else's object may be taken over.
             None => {
-                let existing = api.get_opt(&name).await.map_err(cannot)?;
+                let existing = api.get_opt(&name).await.map_err(ApplyError::read(&child))?;
                 own(self.context, &self.valid.owner, &child, existing)?
             }
         };
@@ -229,9 +229,7 @@ impl Writer<'_> {
         match self.api::<ConfigMap>().delete(name, &DeleteParams::default()).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(source) => {
-                Err(ApplyError::Write { child: format!("ConfigMap {name}"), source: Box::new(source) })
-            }
+            Err(source) => Err(ApplyError::write(&format!("ConfigMap {name}"))(source)),
         }
     }
 
@@ -286,10 +284,8 @@ impl Writer<'_> {
             });
             api.patch(&name, &parameters, &Patch::Merge(&patch)).await
         };
-        let written = over::its_status(&api, actual, scale).await.map_err(|source| ApplyError::Write {
-            child: format!("Deployment {name}"),
-            source: Box::new(source),
-        })?;
+        let child = format!("Deployment {name}");
+        let written = over::its_status(&api, actual, scale).await.map_err(ApplyError::write(&child))?;
         self.context.metrics.child_written();
         tracing::info!(pipeline = %self.valid.settings.pipeline, "scaled while an upgrade waits");
         Ok(Some(written))

@@ -101,10 +101,10 @@ pub async fn run(
         answered: AtomicBool::new(false),
         give_up: stop.child_token(),
     });
-    let source = Source { stream: stream.clone(), sent: Arc::default() };
+    let supply = Supply { stream: stream.clone(), sent: Arc::default() };
     let mut workers = JoinSet::new();
     for _ in 0..target.connections.max(1) {
-        workers.spawn(work(sender.clone(), source.clone(), pace));
+        workers.spawn(work(sender.clone(), supply.clone(), pace));
     }
     while let Some(ended) = workers.join_next().await {
         if let Err(error) = ended {
@@ -123,7 +123,7 @@ pub async fn run(
 
 /// What the senders share.
 #[derive(Clone)]
-struct Source {
+struct Supply {
     stream: Arc<Mutex<Stream>>,
     /// Spans taken so far, for the pace.
     sent: Arc<AtomicU64>,
@@ -136,19 +136,19 @@ struct Outgoing {
     wait: Duration,
 }
 
-fn take(source: &Source, pace: Pace, tally: &Tally) -> Option<Outgoing> {
-    let mut stream = lock(&source.stream);
-    let wait = pace.wait(source.sent.load(Relaxed))?;
+fn take(supply: &Supply, pace: Pace, tally: &Tally) -> Option<Outgoing> {
+    let mut stream = lock(&supply.stream);
+    let wait = pace.wait(supply.sent.load(Relaxed))?;
     let mut payload = Vec::new();
     let emitted = stream.next(&mut payload)?;
-    source.sent.fetch_add(emitted.len() as u64, Relaxed);
+    supply.sent.fetch_add(emitted.len() as u64, Relaxed);
     let ids = if tally.wants_ids() { stream.ids(&emitted) } else { Vec::new() };
     Some(Outgoing { payload, emitted, ids, wait })
 }
 
-async fn work(sender: Arc<Sender>, source: Source, pace: Pace) {
+async fn work(sender: Arc<Sender>, supply: Supply, pace: Pace) {
     while !sender.give_up.is_cancelled()
-        && let Some(outgoing) = take(&source, pace, &sender.tally)
+        && let Some(outgoing) = take(&supply, pace, &sender.tally)
     {
         tokio::select! {
             () = sender.give_up.cancelled() => return,

@@ -27,6 +27,15 @@ pub enum ApplyError {
         "the live document has the highest revision that consumers take, and no edit can follow it: delete the pipeline and create it anew"
     )]
     RevisionExhausted,
+    /// The API server does not show it.
+    #[error("cannot read {child}")]
+    Read {
+        /// Kind and name.
+        child: String,
+        /// Why.
+        #[source]
+        source: Box<kube::Error>,
+    },
     /// The API server refuses it.
     #[error("cannot write {child}")]
     Write {
@@ -39,6 +48,16 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
+    /// Of a child that cannot be read.
+    pub(super) fn read(child: &str) -> impl Fn(kube::Error) -> Self + Copy {
+        move |source| Self::Read { child: child.to_owned(), source: Box::new(source) }
+    }
+
+    /// Of a child that cannot be written.
+    pub(super) fn write(child: &str) -> impl Fn(kube::Error) -> Self + Copy {
+        move |source| Self::Write { child: child.to_owned(), source: Box::new(source) }
+    }
+
     /// The reason of the condition.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -46,7 +65,7 @@ impl ApplyError {
             Self::Taken { .. } => "NameTaken",
             Self::Foreign { .. } => "Conflict",
             Self::RevisionExhausted => "RevisionExhausted",
-            Self::Write { source, .. } => match status_code(source) {
+            Self::Read { source, .. } | Self::Write { source, .. } => match status_code(source) {
                 Some(403) => "Forbidden",
                 Some(422) => "ChildRefused",
                 _ => "ApiServerError",
@@ -71,7 +90,7 @@ impl ApplyError {
 
     /// See [`may_pass`].
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Write { source, .. } if may_pass(source))
+        matches!(self, Self::Read { source, .. } | Self::Write { source, .. } if may_pass(source))
     }
 }
 

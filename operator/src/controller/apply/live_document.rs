@@ -21,8 +21,7 @@ pub async fn live_without_label(context: &Context, owner: &Owner) -> Result<Opti
     let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &owner.namespace);
     let name = live_name(&owner.name);
     let child = format!("ConfigMap {name}");
-    let map = api.get_opt(&name).await;
-    let map = map.map_err(|source| ApplyError::Write { child: child.clone(), source: Box::new(source) })?;
+    let map = api.get_opt(&name).await.map_err(ApplyError::read(&child))?;
     own(context, owner, &child, map)
 }
 
@@ -54,7 +53,7 @@ pub async fn live(
     let mut map = live_map(context, owner, document)?;
     let name = map.name_any();
     let child = format!("ConfigMap {name}");
-    let cannot = |source| ApplyError::Write { child: child.clone(), source: Box::new(source) };
+    let cannot = ApplyError::write(&child);
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
     if let (true, Some(existing)) = (recreate, existing) {
         let unchanged = Preconditions { uid: existing.uid(), resource_version: existing.resource_version() };

@@ -19,9 +19,9 @@ impl Writer<'_> {
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.context.client.clone(), &self.valid.owner.namespace, &kind);
         let child = format!("PodMonitor {name}");
-        let cannot = |source| ApplyError::Write { child: child.clone(), source: Box::new(source) };
+        let cannot = ApplyError::write(&child);
         let monitor = stamped_with(monitor, &hash);
-        let existing = api.get_opt(&name).await.map_err(cannot)?;
+        let existing = api.get_opt(&name).await.map_err(ApplyError::read(&child))?;
         match own(self.context, &self.valid.owner, &child, existing)? {
             Some(existing) if contains(&json(&existing), &json(&monitor)) => {}
             _ => {
