@@ -138,35 +138,3 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests;
-
-#[cfg(test)]
-mod tests_of_listening {
-    use tokio::net::TcpStream;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn every_address_is_every_one_of_ipv4_where_there_is_no_ipv6() {
-        let every = |port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-        for (kind, address, expected) in [
-            (io::ErrorKind::Unsupported, every(80), Some("0.0.0.0:80")),
-            (io::ErrorKind::AddrNotAvailable, every(80), Some("0.0.0.0:80")),
-            // Somebody else serves there.
-            (io::ErrorKind::AddrInUse, every(80), None),
-            // This one was meant, and no other.
-            (io::ErrorKind::AddrNotAvailable, SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 80), None),
-        ] {
-            let bind =
-                async |address: SocketAddr| if address.is_ipv6() { Err(kind.into()) } else { Ok(address) };
-            let bound = listen_by(address, bind).await;
-            assert_eq!(
-                bound.ok().map(|address| address.to_string()).as_deref(),
-                expected,
-                "{kind} {address}"
-            );
-        }
-        let listener = listen(every(0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
-    }
-}

@@ -1,9 +1,9 @@
 //! Sets the gate's rate: live document × leased share, in the database's time; less while the guard holds it down
 //! or after a stop.
 //!
-//! Guarantee: the gate's rate is never above share × rate of the last good live document, whatever guard and slow
-//! start say. Without a lease that has not ended it is 0; it is never unlimited. A smaller share is in effect before the transaction commits
-//! that frees it for others.
+//! Guarantee: the gate's rate is never above share × rate of the last good live document, whatever guard and slow start
+//! say. Without a lease that has not ended it is 0; it is never unlimited. A smaller share is in effect before the
+//! transaction commits that frees it for others.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -186,8 +186,8 @@ impl RateControl {
         }
     }
 
-    /// Ends when a lane found the share too small although a larger one may be had: not where all of it was asked for, or
-    /// all that may be used, or where this replica has all of it.
+    /// Ends when a lane found the share too small although a larger one may be had: not where all of it was asked for,
+    /// or all that may be used, or where this replica has all of it.
     async fn wanting_more(&self, reported_demand: u32, renewed_at: Instant) {
         loop {
             self.gate.hungry().await;
@@ -340,7 +340,8 @@ struct Demand {
     used_at: Instant,
     /// Spans per second, smoothed over [`SMOOTHED_OVER`].
     used: f64,
-    /// How much of that time has been measured yet, from 0 to 1: a replica that has just started is not one of little use.
+    /// How much of that time has been measured yet, from 0 to 1: a replica that has just started is not one of little
+    /// use.
     measured: f64,
 }
 

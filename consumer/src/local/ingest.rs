@@ -1,9 +1,9 @@
 //! `POST /api/v2/spans` and `POST /v1/traces`: from a client into the queue.
 //!
-//! Guarantees: a push is acknowledged after it is on the disk, and never before it was decoded once; what
-//! cannot be decoded is refused with the reason and is not queued. A push whose format the pipeline would not
-//! read, or in which it would find other spans, is refused, too. A single span that cannot become a row does not hold up its neighbours: it is queued
-//! with them and becomes a dead letter.
+//! Guarantees: a push is acknowledged after it is on the disk, and never before it was decoded once; what cannot be
+//! decoded is refused with the reason and is not queued. A push whose format the pipeline would not read, or in which
+//! it would find other spans, is refused, too. A single span that cannot become a row does not hold up its neighbours:
+//! it is queued with them and becomes a dead letter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -1,10 +1,10 @@
 //! PostgreSQL, CockroachDB and whatever else speaks their protocol.
 //!
-//! Guarantees: as [`super::Store`]. A batch is one prepared statement that moves the position and inserts the rows
-//! from arrays (`unnest`); one that is large or has dead letters is a transaction with binary `COPY`. Sessions are READ COMMITTED whatever the server's default is, and
-//! hold locks for a few seconds at most. How durable a commit is stays the server's choice
-//! (`synchronous_commit` is left alone). No session-wide lock is taken, so a pooler in transaction mode is
-//! no obstacle to the schema.
+//! Guarantees: as [`super::Store`]. A batch is one prepared statement that moves the position and inserts the rows from
+//! arrays (`unnest`); one that is large or has dead letters is a transaction with binary `COPY`. Sessions are READ
+//! COMMITTED whatever the server's default is, and hold locks for a few seconds at most. How durable a commit is stays
+//! the server's choice (`synchronous_commit` is left alone). No session-wide lock is taken, so a pooler in transaction
+//! mode is no obstacle to the schema.
 
 mod adopt;
 mod connect;

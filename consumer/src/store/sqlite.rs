@@ -1,9 +1,8 @@
 //! A SQLite file.
 //!
-//! Guarantees: as [`super::Store`], for one process. WAL from [`Store::prepare`] on, so that readers never wait for the writer; every
-//! commit is synced to the disk (`synchronous=FULL`). One connection writes, as SQLite knows one writer at a
-//! time; its transactions take the write lock when they begin, so none of them fails half-way because of
-//! another.
+//! Guarantees: as [`super::Store`], for one process. WAL from [`Store::prepare`] on, so that readers never wait for the
+//! writer; every commit is synced to the disk (`synchronous=FULL`). One connection writes, as SQLite knows one writer
+//! at a time; its transactions take the write lock when they begin, so none of them fails half-way because of another.
 
 mod adopt;
 mod connect;
