@@ -14,11 +14,16 @@ pub fn store_error(doing: &'static str) -> impl Fn(Error) -> StoreError {
 
 /// The meaning of an error; a number that nobody has named waits.
 pub fn kind_of(error: &Error) -> ErrorKind {
+    number_of(error).map_or(ErrorKind::Unavailable, kind_of_number)
+}
+
+/// The number that the server has given an error; none where it is the driver's.
+pub fn number_of(error: &Error) -> Option<u16> {
     match error {
-        Error::Database(reported) => reported
-            .try_downcast_ref::<MySqlDatabaseError>()
-            .map_or(ErrorKind::Unavailable, |reported| kind_of_number(reported.number())),
-        _ => ErrorKind::Unavailable,
+        Error::Database(reported) => {
+            reported.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
+        }
+        _ => None,
     }
 }
 

@@ -1,10 +1,10 @@
 //! Looks at a database without changing it.
 
-use sqlx::mysql::{MySqlConnection, MySqlDatabaseError};
+use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::MySqlStore;
-use super::errors::store_error;
+use super::errors::{number_of, store_error};
 use super::schema::expect_database;
 use crate::store::inspect::{Inspection, OWN_TABLES, TableState, trace_rights};
 use crate::store::sql::{Purpose, SHORT_ANSWER, within};
@@ -47,7 +47,7 @@ impl MySqlStore {
 
         let missing_rights = self.missing_rights(conn, trace_rights(has_retention), &exists).await?;
         let cannot_create = match within(SHORT_ANSWER, conn.execute(CREATE)).await {
-            Err(error) if number(&error) == Some(DUPLICATE_COLUMN) => None,
+            Err(error) if number_of(&error) == Some(DUPLICATE_COLUMN) => None,
             Err(error) => Some(error.to_string()),
             Ok(_) => None,
         };
@@ -81,11 +81,11 @@ impl MySqlStore {
                 // The table's name has been checked to be an identifier.
                 let statement = AssertSqlSafe(harmless(right, table));
                 match within(SHORT_ANSWER, conn.execute(statement)).await {
-                    Err(error) if number(&error).is_some_and(|number| DENIED.contains(&number)) => {
+                    Err(error) if number_of(&error).is_some_and(|number| DENIED.contains(&number)) => {
                         missing.push(format!("{right} on {table}"));
                     }
                     // What the server says is no answer about rights; what it does not say is none at all.
-                    Err(error) if number(&error).is_none() => {
+                    Err(error) if number_of(&error).is_none() => {
                         return Err(store_error("cannot look at the rights on a table")(error));
                     }
                     _ => {}
@@ -111,14 +111,5 @@ fn harmless(right: &str, table: &str) -> String {
         "UPDATE" => format!("UPDATE `{table}` SET `sluice_no_such_column` = 1 WHERE 1 = 0"),
         "DELETE" => format!("DELETE FROM `{table}` WHERE 1 = 0"),
         _ => format!("SELECT 1 FROM `{table}` WHERE 1 = 0"),
-    }
-}
-
-fn number(error: &sqlx::Error) -> Option<u16> {
-    match error {
-        sqlx::Error::Database(reported) => {
-            reported.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
-        }
-        _ => None,
     }
 }

@@ -4,12 +4,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
-use sqlx::mysql::{MySqlConnection, MySqlDatabaseError};
+use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::MySqlStore;
 use super::adopt::{self, Adopted, Column, Table};
-use super::errors::{kind_of, store_error};
+use super::errors::{kind_of, number_of, store_error};
 use super::write::RowInsert;
 use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
 use crate::store::inspect::WRITE_RIGHTS;
@@ -208,13 +208,7 @@ pub(super) async fn expect_database(conn: &mut MySqlConnection) -> Result<(), St
 }
 
 fn missing(error: sqlx::Error) -> StoreError {
-    let number = match &error {
-        sqlx::Error::Database(reported) => {
-            reported.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
-        }
-        _ => None,
-    };
-    if matches!(number, Some(NO_TABLE | NO_COLUMN)) {
+    if matches!(number_of(&error), Some(NO_TABLE | NO_COLUMN)) {
         return StoreError::with_source(ErrorKind::Schema, MISSING_TABLES, error);
     }
     store_error("cannot verify the schema")(error)
