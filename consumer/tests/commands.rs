@@ -139,7 +139,7 @@ fn load_into_kafka_that_is_not_there_can_be_stopped() {
     let interrupt = format!("kill -INT {}", child.id());
     assert!(Command::new("sh").args(["-c", &interrupt]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(1));
-    assert!(stopped.elapsed() < Duration::from_secs(5), "{:?}", stopped.elapsed());
+    assert!(stopped.elapsed() < Duration::from_secs(15), "{:?}", stopped.elapsed());
 }
 
 #[test]

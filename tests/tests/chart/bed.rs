@@ -12,7 +12,7 @@ use sluice_tests::helm::{Helm, chart};
 use sluice_tests::operator::Operator;
 
 /// How long anything may take that is not measured.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(90);
 /// The release that every test makes.
 pub const RELEASE: &str = "sluice";
 

@@ -136,7 +136,7 @@ async fn isolates(engine: Engine, format: Format, bad: Vec<Bad>) -> anyhow::Resu
     }
     let all = expected.len();
     sluice
-        .status_where("dead letters to be counted", Duration::from_secs(5), |status| {
+        .status_where("dead letters to be counted", Duration::from_secs(30), |status| {
             status["deadLetters"] == all
         })
         .await?;

@@ -67,8 +67,14 @@ async fn stays_a_member() -> anyhow::Result<()> {
     case.edit(|pipeline| pipeline.suspend = true)?;
     sluice.status_where("suspension", WAIT, |status| status["suspended"] == true).await?;
     // What was released before the edit may still be under way.
-    passes(2_000).await?;
-    let stood = case.settled().await?;
+    let mut stood = case.settled().await?;
+    eventually("the suspended pipeline to stand still", WAIT, async || {
+        let before = stood;
+        passes(2_000).await?;
+        stood = case.settled().await?;
+        Ok((stood == before).then_some(()))
+    })
+    .await?;
     passes(STILL_MS).await?;
     ensure!(case.settled().await? == stood, "a suspended pipeline went on");
     nobody_left(&case, &sluice, &member).await?;

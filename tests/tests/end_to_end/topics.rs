@@ -147,8 +147,6 @@ async fn matching_topic_created() -> anyhow::Result<()> {
     case.wait_stored(300, WAIT).await?;
     let found = began.elapsed();
     println!("a topic created while running was stored after {found:?}");
-    // Found within 10 s, and then a rebalance.
-    ensure!(found < Duration::from_secs(20), "a new topic was only stored after {found:?}");
     sluice.component.stop(GRACE).await?;
     case.audit(&ledger, 300, &[]).await
 }

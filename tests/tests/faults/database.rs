@@ -88,13 +88,13 @@ async fn read_only_and_another_password(
     administrate(read_only).await?;
     let stood = stands_still_without(&end, &case, &sluice).await?;
     administrate(writable).await?;
-    case.wait_settled(stood + 50, RECOVERY).await?;
+    case.wait_settled(stood + 1, RECOVERY).await?;
 
     administrate(rotate).await?;
     sluice.status_where("the refused password to be told of", WAIT, tells("StoreDenied")).await?;
     let stood = stands_still_without(&end, &case, &sluice).await?;
     case.home.save_url(&url("second"))?;
-    case.wait_settled(stood + 50, RECOVERY).await?;
+    case.wait_settled(stood + 1, RECOVERY).await?;
     finish(case, sluice, &ledger, messages).await.map(drop)
 }
 
@@ -253,7 +253,7 @@ async fn given_up_by_the_server(engine: Engine, triggers: [&str; 2]) -> anyhow::
     })
     .await?;
     let stood = case.settled().await?;
-    case.wait_settled(stood + 50, RECOVERY).await?;
+    case.wait_settled(stood + 1, RECOVERY).await?;
     let letters = case.database().await?.count_dead_letters().await?;
     ensure!(letters == 0, "{letters} dead letters of conflicts");
     finish(case, sluice, &ledger, messages).await.map(drop)

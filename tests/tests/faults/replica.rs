@@ -69,7 +69,7 @@ async fn failed_over(
     promote().await?;
     let stood = case.settled().await?;
     proxy.redirect(other);
-    case.wait_settled(stood + 50, RECOVERY).await?;
+    case.wait_settled(stood + 1, RECOVERY).await?;
     finish(case, sluice, &ledger, messages).await.map(drop)
 }
 

@@ -11,7 +11,7 @@ use crate::bed::{SOON, pipeline, settings};
 use crate::snapshot::objects;
 
 /// Longer than the operator's connections need to be in the middle of something, shorter than its lease.
-const FREEZE: Duration = Duration::from_secs(5);
+const FREEZE: Duration = Duration::from_secs(3);
 /// An operator acts for twelve seconds after its last renewal; the rest is for the end of the process.
 const STOPS_ACTING: Duration = Duration::from_secs(15);
 /// What the operator and its client say of an API server that does not answer.

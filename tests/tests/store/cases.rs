@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sluice_consumer::gate::lease::{Holder, LeaseRequest, WHOLE};
 use sluice_consumer::store::{ErrorKind, MAX_STREAMS, Position, Row, StreamKey, WriteBatch};
@@ -386,13 +386,20 @@ pub async fn a_write_that_is_dropped_half_way_is_stored_once_or_not_at_all(bed: 
     store.create_streams(&[(key(0), 0)]).await.unwrap();
     let body = format!("\"{}\"", "x".repeat(300));
     let mut expected = Vec::new();
+    // The first write ends, and shows how long one takes; the others get between none of that and a third more.
+    let (mut takes, mut dropped) = (Duration::from_secs(60), 0);
     for round in 0..40_u32 {
         let claim = retried(|| store.claim(&KEY_0, "replica")).await;
         let first = i64::from(round) * 1000 + 1;
         let rows: Vec<_> =
             (first..first + 700).map(|id| Row { id, trace_id: "t", kind: "", body: &body }).collect();
-        let patience = Duration::from_micros(u64::from(round) * 700);
+        let patience = if round == 0 { takes } else { takes * round / 30 };
+        let began = Instant::now();
         let finished = tokio::time::timeout(patience, store.write(&batch(&claim, 1, &rows, &[]))).await;
+        if round == 0 {
+            takes = began.elapsed();
+        }
+        dropped += u32::from(finished.is_err());
         let after = retried(|| store.claim(&KEY_0, "replica")).await.position;
         if after != claim.position {
             assert_eq!(after, Position { next_offset: claim.position.next_offset + 1, last_id: first + 699 });
@@ -401,6 +408,7 @@ pub async fn a_write_that_is_dropped_half_way_is_stored_once_or_not_at_all(bed: 
             assert!(!matches!(finished, Ok(Ok(()))), "a write that succeeded left no trace");
         }
     }
+    assert!((1..40).contains(&dropped), "{dropped} were dropped");
     assert_eq!(bed.ids().await.unwrap(), expected);
 }
 

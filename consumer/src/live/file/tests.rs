@@ -15,7 +15,7 @@ spec:
   rateLimitQPS: 5000
   replicas: 1
 ";
-const DEADLINE: Duration = Duration::from_secs(1);
+const DEADLINE: Duration = Duration::from_secs(10);
 
 struct Bench {
     dir: TempDir,
@@ -52,7 +52,7 @@ async fn a_saved_edit_takes_effect_within_a_second() {
     let saved = Instant::now();
     bench.save(&GOOD.replace("5000", "500\n  suspend: true"));
     let applied = bench.until(|applied| applied.revision == 2).await;
-    assert!(saved.elapsed() < DEADLINE);
+    assert!(saved.elapsed() < Duration::from_secs(1));
     assert_eq!((applied.live.rate_limit_qps, applied.live.suspend), (500, true));
     assert_eq!(applied.refused, None);
 }
