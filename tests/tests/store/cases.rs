@@ -408,7 +408,8 @@ pub async fn a_write_that_is_dropped_half_way_is_stored_once_or_not_at_all(bed: 
             assert!(!matches!(finished, Ok(Ok(()))), "a write that succeeded left no trace");
         }
     }
-    assert!((1..40).contains(&dropped), "{dropped} were dropped");
+    // The store in memory writes in one go.
+    assert!(bed.database().await.is_err() || (1..40).contains(&dropped), "{dropped} were dropped");
     assert_eq!(bed.ids().await.unwrap(), expected);
 }
 
