@@ -1,8 +1,11 @@
 //! Kafka over TLS, with passwords, certificates and rights: what works, and what is told while one of them is wrong.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use rdkafka::Message;
+use rdkafka::message::Headers;
 use serde_json::Value;
 use sluice_tests::certificates::{Authority, Identity};
 use sluice_tests::component::Scratch;
@@ -309,11 +312,14 @@ async fn closed_dead_letter_topic() -> anyhow::Result<()> {
     sluice.status_where("no letter to wait and no error", WAIT, calm).await?;
     sluice.component.stop(WAIT).await?;
     ensure!(case.database().await?.count_dead_letters().await? == MESSAGES, "not every message is a letter");
-    let (reader, mut copies) = (kafka.reader(&letters, 1)?, 0);
+    let (reader, mut copied) = (kafka.reader(&letters, 1)?, HashSet::new());
     // Each at least once.
     eventually("a copy of every letter", WAIT, async || {
-        copies += reader.drain(Duration::from_secs(1))?.len() as u64;
-        Ok((copies >= MESSAGES).then_some(()))
+        for copy in reader.drain(Duration::from_secs(1))? {
+            let id = copy.headers().and_then(|headers| headers.iter().find(|one| one.key == "sluice.id"));
+            copied.insert(id.and_then(|id| id.value).context("a copy without its id")?.to_vec());
+        }
+        Ok((copied.len() as u64 == MESSAGES).then_some(()))
     })
     .await?;
     Ok(())
