@@ -63,7 +63,21 @@ impl MariaDb {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_on(address: Ipv4Addr) -> anyhow::Result<Self> {
-        let mariadb = Self::start_listening(&[], Some(address), None, None).await?;
+        Self::start_for_pods(address, None).await
+    }
+
+    /// As [`Self::start_on`]; nobody is served without TLS.
+    ///
+    /// # Errors
+    /// As [`Self::start_secure`].
+    pub async fn start_secure_on(address: Ipv4Addr, identity: &Identity) -> anyhow::Result<Self> {
+        let mariadb = Self::start_for_pods(address, Some(identity)).await?;
+        ensure!(mariadb.own.is_some(), NOT_OURS);
+        Ok(mariadb)
+    }
+
+    async fn start_for_pods(address: Ipv4Addr, identity: Option<&Identity>) -> anyhow::Result<Self> {
+        let mariadb = Self::start_listening(&[], Some(address), None, identity).await?;
         if mariadb.own.is_some() {
             mariadb
                 .execute("CREATE USER 'pod'@'%'; GRANT ALL ON *.* TO 'pod'@'%' WITH GRANT OPTION")

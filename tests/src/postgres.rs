@@ -1,5 +1,6 @@
 //! A real PostgreSQL server on a free port, or the one that `SLUICE_TEST_POSTGRES_URL` names.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
@@ -46,6 +47,20 @@ impl Postgres {
     pub async fn start_secure(identity: &Identity) -> anyhow::Result<Self> {
         let postgres = Self::start_having(&[], None, None, Some(identity)).await?;
         ensure!(postgres.own.is_some(), NOT_OURS);
+        Ok(postgres)
+    }
+
+    /// As [`Self::start_secure`]; the server listens on a second address too, for pods (`Cluster::host_address`), who
+    /// need TLS and a password.
+    ///
+    /// # Errors
+    /// As [`Self::start_secure`].
+    pub async fn start_secure_on(address: Ipv4Addr, identity: &Identity) -> anyhow::Result<Self> {
+        let listen = format!("listen_addresses=127.0.0.1,{address}");
+        let postgres = Self::start_having(&[&listen], None, None, Some(identity)).await?;
+        ensure!(postgres.own.is_some(), NOT_OURS);
+        let allow = "COPY (SELECT 'hostssl all all all scram-sha-256') TO PROGRAM 'cat >>pg_hba.conf'";
+        postgres.execute(&format!("{allow}; SELECT pg_reload_conf()")).await?;
         Ok(postgres)
     }
 

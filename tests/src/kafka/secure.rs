@@ -3,7 +3,7 @@
 //! Whoever comes through the plain listener is the administrator, so that everything else here works as it does with
 //! any broker.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -29,9 +29,17 @@ pub(super) struct Secure {
     tls: String,
     /// TLS; asks for the password of [`USER`], by SCRAM-SHA-512.
     scram: String,
+    pods: Option<ForPods>,
     /// The broker's key and certificate in one file, as Kafka wants them.
     keys: PathBuf,
     authority: PathBuf,
+}
+
+/// Listeners on a second address, both of which ask for the password of [`USER`].
+struct ForPods {
+    scram: String,
+    /// Asks for a client's certificate, too.
+    mutual: String,
 }
 
 /// What may be done to a thing; the numbers are those of Kafka's protocol (`AclOperation`).
@@ -55,25 +63,46 @@ pub enum On<'a> {
 }
 
 impl Secure {
-    pub(super) fn new(authority: &Authority) -> anyhow::Result<Self> {
-        let broker = authority.identity("broker", "broker", "", &[], &[Ipv4Addr::LOCALHOST.into()])?;
+    /// With an address for pods the certificate holds for that, and for these names.
+    pub(super) fn new(
+        authority: &Authority,
+        for_pods: Option<Ipv4Addr>,
+        names: &[&str],
+    ) -> anyhow::Result<Self> {
+        let addresses: Vec<_> = [Ipv4Addr::LOCALHOST].into_iter().chain(for_pods).map(IpAddr::from).collect();
+        let broker = authority.identity("broker", "broker", "", names, &addresses)?;
         let keys = authority.folder().join("broker.pem");
         let text = std::fs::read_to_string(broker.key)? + &std::fs::read_to_string(broker.certificate)?;
         std::fs::write(&keys, text)?;
-        let address = || Ok::<_, anyhow::Error>(format!("127.0.0.1:{}", free_port()?));
-        Ok(Self { tls: address()?, scram: address()?, keys, authority: authority.certificate() })
+        let at = |host: Ipv4Addr| Ok::<_, anyhow::Error>(format!("{host}:{}", free_port()?));
+        let own = Ipv4Addr::LOCALHOST;
+        let pods = for_pods.map(|host| anyhow::Ok(ForPods { scram: at(host)?, mutual: at(host)? }));
+        let (pods, authority) = (pods.transpose()?, authority.certificate());
+        Ok(Self { tls: at(own)?, scram: at(own)?, pods, keys, authority })
     }
 
-    pub(super) fn listeners(&self) -> [(&'static str, &str); 2] {
-        [("TLS", &self.tls), ("SCRAM", &self.scram)]
+    pub(super) fn listeners(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let pods = self
+            .pods
+            .iter()
+            .flat_map(|ForPods { scram, mutual }| [("PODS_SCRAM", scram.as_str()), ("PODS_MUTUAL", mutual)]);
+        [("TLS", self.tls.as_str()), ("SCRAM", &self.scram)].into_iter().chain(pods)
     }
 
     pub(super) fn properties(&self) -> String {
+        let scram = [("scram", "none"), ("pods_scram", "none"), ("pods_mutual", "required")];
+        let scram: String = scram
+            .map(|(name, certificate)| {
+                format!(
+                    "listener.name.{name}.ssl.client.auth={certificate}
+listener.name.{name}.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.{name}.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+"
+                )
+            })
+            .concat();
         format!(
-            "listener.name.tls.ssl.client.auth=required
-listener.name.scram.ssl.client.auth=none
-listener.name.scram.sasl.enabled.mechanisms=SCRAM-SHA-512
-listener.name.scram.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+            "{scram}listener.name.tls.ssl.client.auth=required
 ssl.keystore.type=PEM
 ssl.keystore.location={}
 ssl.truststore.type=PEM
@@ -99,7 +128,23 @@ impl Kafka {
     /// # Errors
     /// As [`Self::start_another`].
     pub async fn start_secure(authority: &Authority) -> anyhow::Result<Self> {
-        let kafka = Self::start_listening(None, OTHER_CLUSTER, Some(Secure::new(authority)?)).await?;
+        let secure = Secure::new(authority, None, &[])?;
+        let kafka = Self::start_listening(None, OTHER_CLUSTER, Some(secure)).await?;
+        kafka.secure()?;
+        Ok(kafka)
+    }
+
+    /// As [`Self::start_secure`], for pods, which find the broker by `names`: [`Self::pod_bootstrap`] is plain.
+    ///
+    /// # Errors
+    /// As [`Self::start_another`].
+    pub async fn start_secure_on(
+        address: Ipv4Addr,
+        authority: &Authority,
+        names: &[&str],
+    ) -> anyhow::Result<Self> {
+        let secure = Secure::new(authority, Some(address), names)?;
+        let kafka = Self::start_listening(Some(address), OTHER_CLUSTER, Some(secure)).await?;
         kafka.secure()?;
         Ok(kafka)
     }
@@ -123,6 +168,26 @@ impl Kafka {
     /// Not one of [`Self::start_secure`].
     pub fn scram_bootstrap(&self) -> anyhow::Result<&str> {
         Ok(&self.secure()?.scram)
+    }
+
+    /// As [`Self::scram_bootstrap`], for pods.
+    ///
+    /// # Errors
+    /// Not one of [`Self::start_secure_on`].
+    pub fn pod_scram_bootstrap(&self) -> anyhow::Result<&str> {
+        Ok(&self.for_pods()?.scram)
+    }
+
+    /// As [`Self::pod_scram_bootstrap`], of the listener that asks for a client's certificate, too.
+    ///
+    /// # Errors
+    /// Not one of [`Self::start_secure_on`].
+    pub fn pod_mutual_bootstrap(&self) -> anyhow::Result<&str> {
+        Ok(&self.for_pods()?.mutual)
+    }
+
+    fn for_pods(&self) -> anyhow::Result<&ForPods> {
+        self.secure()?.pods.as_ref().context("this broker was started for no pods")
     }
 
     /// Grants a right to a user: the name with a password, or `CN=…` of a certificate. Waits until the broker knows.

@@ -7,15 +7,13 @@ use sluice_tests::operator::Operator;
 
 use crate::bed::{SOON, cluster, condition, settings};
 
-/// Where all of them that name a namespace are at home.
+/// Where all of them are at home.
 pub const NAMESPACE: &str = "observability";
-const EXAMPLES: [(&str, &str); 5] = [
-    ("mysql", include_str!("../../../crds/examples/mysql.yaml")),
-    ("postgres-tls-sasl", include_str!("../../../crds/examples/postgres-tls-sasl.yaml")),
-    ("production", include_str!("../../../crds/examples/production.yaml")),
-    ("sqlite", include_str!("../../../crds/examples/sqlite.yaml")),
-    ("topic-pattern", include_str!("../../../crds/examples/topic-pattern.yaml")),
-];
+pub const MYSQL: &str = include_str!("../../../crds/examples/mysql.yaml");
+pub const POSTGRES: &str = include_str!("../../../crds/examples/postgres-tls-sasl.yaml");
+pub const PRODUCTION: &str = include_str!("../../../crds/examples/production.yaml");
+pub const SQLITE: &str = include_str!("../../../crds/examples/sqlite.yaml");
+pub const TOPIC_PATTERN: &str = include_str!("../../../crds/examples/topic-pattern.yaml");
 const README: &str = include_str!("../../../README.md");
 
 /// The file that the README tells people to write.
@@ -28,6 +26,12 @@ fn of_the_readme() -> &'static str {
 pub async fn apply(namespace: &Namespace, example: &str) -> anyhow::Result<()> {
     let apply = ["apply", "--server-side", "--validate=strict", "-f", "-"];
     namespace.kubectl_with(&apply, example).await.map(drop)
+}
+
+/// Children go first, so that none is left when the pipeline has gone.
+pub async fn delete(namespace: &Namespace, name: &str) -> anyhow::Result<()> {
+    let delete = ["delete", &format!("tp/{name}"), "--cascade=foreground", "--timeout=180s"];
+    namespace.kubectl(&delete).await.map(drop)
 }
 
 async fn becomes_its_children(namespace: &Namespace, name: &str) -> anyhow::Result<()> {
@@ -71,16 +75,23 @@ async fn every_example_is_taken_unchanged_and_becomes_its_children() {
     let cluster = cluster().await;
     let namespace = cluster.namespace_called(NAMESPACE).await.unwrap();
     let operator = Operator::start(cluster, &settings(&namespace)).await.unwrap();
-    for (file, text) in EXAMPLES.into_iter().chain([("README.md", of_the_readme())]) {
+    let examples = [
+        ("mysql", MYSQL),
+        ("postgres-tls-sasl", POSTGRES),
+        ("production", PRODUCTION),
+        ("sqlite", SQLITE),
+        ("topic-pattern", TOPIC_PATTERN),
+        ("README.md", of_the_readme()),
+    ];
+    for (file, text) in examples {
         apply(&namespace, text).await.unwrap();
         let document: Value = sluice_crds::yaml::to_json(text).unwrap();
         let name = document["metadata"]["name"].as_str().unwrap();
         if let Err(error) = becomes_its_children(&namespace, name).await {
             panic!("{file}: {error:#}");
         }
-        // The next one may have the same name; children go first, so that none is left to it.
-        let delete = ["delete", &format!("tp/{name}"), "--cascade=foreground", "--timeout=60s"];
-        namespace.kubectl(&delete).await.unwrap();
+        // The next one may have the same name.
+        delete(&namespace, name).await.unwrap();
     }
     operator.log_is_clean(&[]).unwrap();
 }

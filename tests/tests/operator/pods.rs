@@ -4,7 +4,7 @@ mod blocked;
 mod canary;
 mod deletion;
 mod edits;
-mod example;
+mod examples;
 mod skew;
 mod troubles;
 mod world;
