@@ -1,5 +1,7 @@
 //! What a store finds in its database without changing it: the basis of `sluice check --connect`.
 
+use super::{ErrorKind, StoreError};
+
 /// A database as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspection {
@@ -28,6 +30,20 @@ pub enum TableState {
     Usable(Vec<&'static str>),
     /// It cannot be used: what is wrong, and the remedy.
     Unusable(String),
+}
+
+impl TableState {
+    /// What a look at a table that exists has told: the columns that have no index yet.
+    ///
+    /// # Errors
+    /// It could not be looked at.
+    pub(super) fn of(looked: Result<Vec<&'static str>, StoreError>) -> Result<Self, StoreError> {
+        match looked {
+            Ok(missing) => Ok(Self::Usable(missing)),
+            Err(error) if error.kind == ErrorKind::Schema => Ok(Self::Unusable(error.context)),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Sluice's own tables, with the rights that the statements on each need.

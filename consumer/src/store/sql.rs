@@ -1,8 +1,10 @@
 //! What the three SQL backends share: connections that are kept while they are good (`sessions`), batches cut into
-//! statements of fixed sizes (`sizes`), numbered changes of the schema (`migrations`), which rights are missing
-//! (`denied`), dead letters as rows (`letters`), the calls of a store (`store_calls`), and the queries that differ in
-//! their dialect only (`dialect`: `key_queries`, `lease_queries`, `letter_queries`, `stream_queries`).
+//! statements of fixed sizes (`sizes`), numbered changes of the schema (`migrations`), whether a table that exists can be
+//! used (`adopt`), which rights are missing (`denied`), dead letters as rows (`letters`), the calls of a store
+//! (`store_calls`), and the queries that differ in their dialect only (`dialect`: `key_queries`, `lease_queries`,
+//! `letter_queries`, `stream_queries`).
 
+pub(super) mod adopt;
 mod denied;
 mod dialect;
 pub(super) mod key_queries;

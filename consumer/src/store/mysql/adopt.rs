@@ -1,9 +1,12 @@
-//! Whether a table that exists already can be the trace table: pure checks, each with its remedy.
+//! Whether a table that exists already can be the trace table ([`sql::adopt`]): what MySQL asks, and how it says so.
+//!
+//! [`sql::adopt`]: crate::store::sql::adopt
 
 use sqlx::mysql::MySqlRow;
 use sqlx::{FromRow, Row};
 
 use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
+use crate::store::sql::adopt::{self, Found, Rules, counts, mistyped, takes_the_time};
 
 /// The table as `information_schema` tells it.
 #[derive(Clone, Debug)]
@@ -26,44 +29,46 @@ impl FromRow<'_, MySqlRow> for Table {
 /// A column as `information_schema` tells it; names and types in lower case.
 #[derive(Clone, Debug)]
 pub struct Column {
-    pub name: String,
-    pub column_type: String,
-    pub data_type: String,
+    /// What every catalogue tells.
+    pub common: adopt::Column,
+    /// Its type without a length.
+    pub bare_type: String,
     /// In characters; 0 where it means nothing.
     pub length: u64,
     /// Empty where it means nothing.
     pub character_set: String,
-    pub nullable: bool,
-    /// The default's text; empty where there is none, or NULL.
-    pub default_value: String,
-    pub extra: String,
+    /// Given out by the server, ascending.
+    pub counts: bool,
 }
 
-impl Column {
-    /// Computed from others. MySQL says `default_generated` of a default that is an expression, which is none.
-    fn is_generated(&self) -> bool {
-        ["virtual generated", "stored generated"].iter().any(|kind| self.extra.contains(kind))
-    }
-
-    /// Filled by the database with something.
-    fn has_default(&self) -> bool {
-        !self.default_value.is_empty()
+impl AsRef<adopt::Column> for Column {
+    fn as_ref(&self) -> &adopt::Column {
+        &self.common
     }
 }
 
 impl FromRow<'_, MySqlRow> for Column {
     fn from_row(row: &MySqlRow) -> Result<Self, sqlx::Error> {
+        let extra: String = row.try_get("extra")?;
         Ok(Self {
-            name: row.try_get("name")?,
-            column_type: row.try_get("column_type")?,
-            data_type: row.try_get("data_type")?,
+            common: adopt::Column {
+                name: row.try_get("name")?,
+                data_type: row.try_get("column_type")?,
+                nullable: row.try_get("nullable")?,
+                default_value: row.try_get("default_value")?,
+                generated: is_generated(&extra),
+            },
+            bare_type: row.try_get("data_type")?,
             length: row.try_get("length")?,
             character_set: row.try_get("character_set")?,
-            nullable: row.try_get("nullable")?,
-            default_value: row.try_get("default_value")?,
-            extra: row.try_get("extra")?,
+            counts: extra.contains("auto_increment"),
         })
     }
+}
+
+/// Computed from others. MySQL says `default_generated` of a default that is an expression, which is none.
+fn is_generated(extra: &str) -> bool {
+    ["virtual generated", "stored generated"].iter().any(|kind| extra.contains(kind))
 }
 
 /// What the store must know about a table that it can use.
@@ -79,55 +84,30 @@ pub struct Adopted {
     pub missing_indexes: Vec<&'static str>,
 }
 
-/// The time in any of its spellings.
-const NOW: [&str; 5] = ["current_timestamp", "now(", "localtime", "utc_timestamp", "sysdate"];
+const RULES: Rules<Column> = Rules {
+    check_type,
+    add_key: "add PRIMARY KEY (id)",
+    drop_unique: |index| {
+        format!("make it an ordinary index with ALTER TABLE … DROP INDEX {index}, ADD INDEX {index} (…)")
+    },
+    now: &["current_timestamp", "now(", "localtime", "utc_timestamp", "sysdate"],
+    no_time: None,
+};
 
-/// Checks a table; `leading` are the first columns of its indexes, `foreign_unique` its unique ones without `id`.
+/// Checks a table.
 ///
 /// # Errors
 /// What is wrong, and the remedy.
-pub fn check(
-    table: Option<&Table>,
-    columns: &[Column],
-    leading: &[String],
-    foreign_unique: &[String],
-) -> Result<Adopted, String> {
-    check_engine(table)?;
-    check_foreign_columns(columns)?;
-    let column = |name: &str| {
-        columns
-            .iter()
-            .find(|column| column.name == name)
-            .ok_or_else(|| format!("it has no column {name}; add it, or name another table"))
-    };
-    check_type(column("id")?, "bigint unsigned", |column| column.data_type == "bigint")?;
-    if !leading.iter().any(|name| name == "id") {
-        return Err("no key begins with id; add PRIMARY KEY (id)".to_owned());
-    }
-    if let Some(index) = foreign_unique.first() {
-        return Err(format!(
-            "its unique index {index} does not contain id, so a span could be refused because of another one; \
-             make it an ordinary index with ALTER TABLE … DROP INDEX {index}, ADD INDEX {index} (…)"
-        ));
-    }
-    let (trace_id, kind, body) = (column("trace_id")?, column("kind")?, column("body")?);
-    check_text(trace_id, MAX_TRACE_ID_CHARS)?;
-    check_text(kind, MAX_KIND_CHARS)?;
-    check_type(body, "longtext", |column| {
-        matches!(column.data_type.as_str(), "longtext" | "mediumtext" | "text")
-    })?;
-    let created_at = column("created_at")?;
-    check_type(created_at, "timestamp", |column| {
-        matches!(column.data_type.as_str(), "timestamp" | "datetime")
-    })?;
+pub fn check(table: Option<&Table>, found: &Found<Column>) -> Result<Adopted, String> {
+    check_table(table)?;
+    check_counting(&found.columns)?;
+    let missing_indexes = adopt::check(found, &RULES)?;
+    let (trace_id, kind, body) = (found.column("trace_id")?, found.column("kind")?, found.column("body")?);
     Ok(Adopted {
-        fills_created_at: NOW.iter().any(|now| created_at.default_value.contains(now)),
+        fills_created_at: takes_the_time(&found.column("created_at")?.common, RULES.now),
         max_body_bytes: usize::try_from(body.length).unwrap_or(usize::MAX),
         is_utf8: are_utf8([trace_id, kind, body]),
-        missing_indexes: ["trace_id", "created_at"]
-            .into_iter()
-            .filter(|name| !leading.iter().any(|leading| leading == name))
-            .collect(),
+        missing_indexes,
     })
 }
 
@@ -135,10 +115,10 @@ fn are_utf8(columns: [&Column; 3]) -> bool {
     columns.iter().all(|column| column.character_set == "utf8mb4")
 }
 
-fn check_engine(table: Option<&Table>) -> Result<(), String> {
-    let table = table.ok_or("it does not exist; let it be created with `manageSchema: true`")?;
+fn check_table(table: Option<&Table>) -> Result<(), String> {
+    let table = table.ok_or(adopt::MISSING)?;
     if table.table_type != "BASE TABLE" {
-        return Err(format!("it is a {}, not a table; name the table itself", table.table_type));
+        return Err(adopt::no_table(&table.table_type));
     }
     if !table.transactional {
         return Err(format!(
@@ -150,79 +130,71 @@ fn check_engine(table: Option<&Table>) -> Result<(), String> {
     Ok(())
 }
 
-/// Columns that no statement of ours fills must fill themselves, and none may count.
-fn check_foreign_columns(columns: &[Column]) -> Result<(), String> {
-    const OURS: [&str; 5] = ["id", "trace_id", "kind", "body", "created_at"];
-    if let Some(counting) = columns.iter().find(|column| column.extra.contains("auto_increment")) {
-        return Err(format!(
-            "its column {name} is AUTO_INCREMENT, but ids are given out by streams; \
-             remove it with ALTER TABLE … MODIFY {name} bigint unsigned NOT NULL",
-            name = counting.name
-        ));
-    }
-    let unfilled = columns.iter().find(|column| {
-        !OURS.contains(&column.name.as_str())
-            && !column.nullable
-            && !column.has_default()
-            && !column.is_generated()
-    });
-    match unfilled {
-        Some(column) => Err(format!(
-            "its column {} is not known and has no default; give it one, or let it be NULL",
-            column.name
-        )),
-        None => Ok(()),
-    }
+fn check_counting(columns: &[Column]) -> Result<(), String> {
+    let Some(counting) = columns.iter().find(|column| column.counts) else { return Ok(()) };
+    let name = &counting.common.name;
+    let remedy = format_args!("remove it with ALTER TABLE … MODIFY {name} bigint unsigned NOT NULL");
+    Err(counts(&format!("its column {name} is AUTO_INCREMENT"), remedy))
 }
 
-fn check_text(column: &Column, characters: usize) -> Result<(), String> {
-    let expected = format!("varchar({characters})");
-    check_type(column, &expected, |column| {
-        matches!(column.data_type.as_str(), "varchar" | "text" | "mediumtext" | "longtext")
-            && usize::try_from(column.length).is_ok_and(|length| length >= characters)
-    })
-}
-
-fn check_type(column: &Column, expected: &str, fits: impl Fn(&Column) -> bool) -> Result<(), String> {
-    if fits(column) && !column.is_generated() {
+fn check_type(column: &Column) -> Result<(), String> {
+    const TEXTS: [&str; 3] = ["text", "mediumtext", "longtext"];
+    let bare_type = column.bare_type.as_str();
+    let text = |characters: usize| {
+        let has_room = usize::try_from(column.length).is_ok_and(|length| length >= characters);
+        let fits = has_room && (bare_type == "varchar" || TEXTS.contains(&bare_type));
+        (format!("varchar({characters})"), fits)
+    };
+    let adopt::Column { name, data_type, generated, .. } = &column.common;
+    let (expected, fits) = match name.as_str() {
+        "id" => ("bigint unsigned".to_owned(), bare_type == "bigint"),
+        "trace_id" => text(MAX_TRACE_ID_CHARS),
+        "kind" => text(MAX_KIND_CHARS),
+        "body" => ("longtext".to_owned(), TEXTS.contains(&bare_type)),
+        _ => ("timestamp".to_owned(), matches!(bare_type, "timestamp" | "datetime")),
+    };
+    if fits && !generated {
         return Ok(());
     }
-    Err(format!(
-        "expected {name} {expected}, found {found}; change it with ALTER TABLE … MODIFY {name} {expected}",
-        name = column.name,
-        found = column.column_type
-    ))
+    let remedy = format_args!("change it with ALTER TABLE … MODIFY {name} {expected}");
+    Err(mistyped(name, &expected, data_type, remedy))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn column(name: &str, data_type: &str, default_value: &str, extra: &str) -> Column {
+    fn column(name: &str, bare_type: &str, default_value: &str, extra: &str) -> Column {
         Column {
-            name: name.to_owned(),
-            column_type: data_type.to_owned(),
-            data_type: data_type.to_owned(),
+            common: adopt::Column {
+                name: name.to_owned(),
+                data_type: bare_type.to_owned(),
+                nullable: false,
+                default_value: default_value.to_owned(),
+                generated: is_generated(extra),
+            },
+            bare_type: bare_type.to_owned(),
             length: 1 << 16,
             character_set: "utf8mb4".to_owned(),
-            nullable: false,
-            default_value: default_value.to_owned(),
-            extra: extra.to_owned(),
+            counts: false,
         }
     }
 
     fn look(created_at: Column, foreign_unique: &[&str]) -> Result<Adopted, String> {
         let table =
             Table { table_type: "BASE TABLE".to_owned(), engine: "InnoDB".to_owned(), transactional: true };
-        let columns = [
-            column("id", "bigint", "", ""),
-            column("trace_id", "varchar", "", ""),
-            column("kind", "varchar", "", ""),
-            column("body", "longtext", "", ""),
-            created_at,
-        ];
-        let foreign_unique: Vec<String> = foreign_unique.iter().map(|name| (*name).to_owned()).collect();
-        check(Some(&table), &columns, &["id".to_owned()], &foreign_unique)
+        let found = Found {
+            columns: vec![
+                column("id", "bigint", "", ""),
+                column("trace_id", "varchar", "", ""),
+                column("kind", "varchar", "", ""),
+                column("body", "longtext", "", ""),
+                created_at,
+            ],
+            leading: vec!["id".to_owned()],
+            foreign_unique: foreign_unique.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        check(Some(&table), &found)
     }
 
     #[test]

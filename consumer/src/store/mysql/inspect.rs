@@ -6,9 +6,9 @@ use sqlx::{AssertSqlSafe, Executor};
 use super::MySqlStore;
 use super::errors::{number_of, store_error};
 use super::schema::expect_database;
+use crate::store::StoreError;
 use crate::store::inspect::{Inspection, OWN_TABLES, TableState, trace_rights};
 use crate::store::sql::{Purpose, SHORT_ANSWER, within};
-use crate::store::{ErrorKind, StoreError};
 
 const SERVER: &str = "SELECT CAST(VERSION() AS CHAR), CAST(@@global.read_only AS SIGNED)";
 const TABLES: &str =
@@ -43,7 +43,11 @@ impl MySqlStore {
             .map_err(store_error(DOING))?;
         let exists = |name: &str| tables.iter().any(|table| table == name);
         let name = self.options.table.as_str();
-        let table = if exists(name) { self.look_at_table(conn).await? } else { TableState::Missing };
+        let table = if exists(name) {
+            TableState::of(self.adopted(conn).await.map(|adopted| adopted.missing_indexes))?
+        } else {
+            TableState::Missing
+        };
 
         let missing_rights = self.missing_rights(conn, trace_rights(has_retention), &exists).await?;
         let cannot_create = match within(SHORT_ANSWER, conn.execute(CREATE)).await {
@@ -93,14 +97,6 @@ impl MySqlStore {
             }
         }
         Ok(missing)
-    }
-
-    async fn look_at_table(&self, conn: &mut MySqlConnection) -> Result<TableState, StoreError> {
-        match self.adopted(conn).await {
-            Ok(adopted) => Ok(TableState::Usable(adopted.missing_indexes)),
-            Err(error) if error.kind == ErrorKind::Schema => Ok(TableState::Unusable(error.context)),
-            Err(error) => Err(error),
-        }
     }
 }
 

@@ -8,11 +8,12 @@ use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::MySqlStore;
-use super::adopt::{self, Adopted, Column, Table};
+use super::adopt::{self, Adopted, Table};
 use super::errors::{kind_of, number_of, store_error};
 use super::write::RowInsert;
 use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
 use crate::store::inspect::WRITE_RIGHTS;
+use crate::store::sql::adopt::{Found, unusable};
 use crate::store::sql::{MISSING_TABLES, SHORT_ANSWER, WRITE_ANSWER, migrations, missing_rights, within};
 use crate::store::{ErrorKind, StoreError, TableName};
 
@@ -180,16 +181,14 @@ impl MySqlStore {
         let table: Option<Table> =
             within(SHORT_ANSWER, query.fetch_optional(&mut *conn)).await.map_err(store_error(DOING))?;
         let query = sqlx::query_as(COLUMNS).bind(name);
-        let columns: Vec<Column> =
-            within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
+        let columns = within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
         let query = sqlx::query_scalar(LEADING_COLUMNS).bind(name);
-        let leading: Vec<String> =
-            within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
+        let leading = within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
         let query = sqlx::query_scalar(FOREIGN_UNIQUE).bind(name);
-        let foreign_unique: Vec<String> =
+        let foreign_unique =
             within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
-        adopt::check(table.as_ref(), &columns, &leading, &foreign_unique)
-            .map_err(|why| StoreError::new(ErrorKind::Schema, format!("cannot use the table {name}: {why}")))
+        adopt::check(table.as_ref(), &Found { columns, leading, foreign_unique })
+            .map_err(unusable(&self.options.table))
     }
 }
 

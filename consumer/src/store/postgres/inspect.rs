@@ -5,9 +5,9 @@ use sqlx::postgres::PgConnection;
 use super::PostgresStore;
 use super::errors::store_error;
 use super::schema::hidden_tables;
+use crate::store::StoreError;
 use crate::store::inspect::{Inspection, OWN_TABLES, TableState, trace_rights};
 use crate::store::sql::{Purpose, SHORT_ANSWER, within};
-use crate::store::{ErrorKind, StoreError};
 
 const SERVER: &str = "SELECT 'PostgreSQL ' || current_setting('server_version'), \
      pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', \
@@ -34,7 +34,7 @@ impl PostgresStore {
                 .await
                 .map_err(store_error(DOING))?;
         let table = if exists(conn, &self.options.table.double_quoted()).await? {
-            self.look_at_table(conn).await?
+            TableState::of(self.missing_indexes(conn).await)?
         } else {
             TableState::Missing
         };
@@ -81,14 +81,6 @@ impl PostgresStore {
             }
         }
         Ok(missing)
-    }
-
-    async fn look_at_table(&self, conn: &mut PgConnection) -> Result<TableState, StoreError> {
-        match self.missing_indexes(conn).await {
-            Ok(missing) => Ok(TableState::Usable(missing)),
-            Err(error) if error.kind == ErrorKind::Schema => Ok(TableState::Unusable(error.context)),
-            Err(error) => Err(error),
-        }
     }
 }
 

@@ -4,11 +4,12 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Executor};
 
 use super::PostgresStore;
-use super::adopt::{self, Column, Table};
+use super::adopt::{self, Table};
 use super::errors::{kind_of, store_error};
 use super::inspect::exists;
 use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
 use crate::store::inspect::WRITE_RIGHTS;
+use crate::store::sql::adopt::{Found, INDEXED, unusable};
 use crate::store::sql::{MISSING_TABLES, SHORT_ANSWER, migrations, missing_rights, within};
 use crate::store::{ErrorKind, StoreError};
 
@@ -110,7 +111,7 @@ impl PostgresStore {
              created_at TIMESTAMPTZ NOT NULL DEFAULT now())"
         );
         conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot create the trace table"))?;
-        for column in ["trace_id", "created_at"] {
+        for column in INDEXED {
             // Without a name: the server picks one that is free in the schema.
             let sql = format!("CREATE INDEX ON {table} ({column})");
             conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot add an index"))?;
@@ -146,17 +147,14 @@ impl PostgresStore {
         let table: Option<Table> =
             within(SHORT_ANSWER, query.fetch_optional(&mut *conn)).await.map_err(store_error(DOING))?;
         let query = sqlx::query_as(COLUMNS).bind(&name);
-        let columns: Vec<Column> =
-            within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
+        let columns = within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
         let query = sqlx::query_scalar(LEADING_COLUMNS).bind(&name);
-        let leading: Vec<String> =
-            within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
+        let leading = within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
         let query = sqlx::query_scalar(FOREIGN_UNIQUE).bind(&name);
-        let foreign_unique: Vec<String> =
+        let foreign_unique =
             within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
-        adopt::check(table.as_ref(), &columns, &leading, &foreign_unique).map_err(|why| {
-            StoreError::new(ErrorKind::Schema, format!("cannot use the table {}: {why}", self.options.table))
-        })
+        adopt::check(table.as_ref(), &Found { columns, leading, foreign_unique })
+            .map_err(unusable(&self.options.table))
     }
 }
 

@@ -6,9 +6,9 @@ use sqlx::sqlite::SqliteConnection;
 use super::SqliteStore;
 use super::errors::store_error;
 use super::transaction::begin;
+use crate::store::StoreError;
 use crate::store::inspect::{Inspection, OWN_TABLES, TableState};
 use crate::store::sql::Purpose;
-use crate::store::{ErrorKind, StoreError};
 
 const SERVER: &str = "SELECT 'SQLite ' || sqlite_version()";
 const TABLES: &str = "SELECT name FROM sqlite_schema";
@@ -35,8 +35,11 @@ impl SqliteStore {
         let tables: Vec<String> =
             sqlx::query_scalar(TABLES).fetch_all(&mut *conn).await.map_err(store_error(DOING))?;
         let exists = |name: &str| tables.iter().any(|table| table == name);
-        let table =
-            if exists(self.table.as_str()) { self.look_at_table(conn).await? } else { TableState::Missing };
+        let table = if exists(self.table.as_str()) {
+            TableState::of(self.missing_indexes(conn).await)?
+        } else {
+            TableState::Missing
+        };
         conn.execute("ROLLBACK").await.map_err(store_error(DOING))?;
         let own = OWN_TABLES.map(|(table, _)| table).into_iter().filter(|table| *table != NOT_HERE);
         Ok(Inspection {
@@ -49,14 +52,6 @@ impl SqliteStore {
             cannot_create: None,
             missing_rights: Vec::new(),
         })
-    }
-
-    async fn look_at_table(&self, conn: &mut SqliteConnection) -> Result<TableState, StoreError> {
-        match self.missing_indexes(conn).await {
-            Ok(missing) => Ok(TableState::Usable(missing)),
-            Err(error) if error.kind == ErrorKind::Schema => Ok(TableState::Unusable(error.context)),
-            Err(error) => Err(error),
-        }
     }
 }
 

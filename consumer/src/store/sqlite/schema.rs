@@ -4,9 +4,10 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection, Executor};
 
 use super::SqliteStore;
-use super::adopt::{self, Column, Table};
+use super::adopt::{self, Table};
 use super::errors::{kind_of, store_error};
 use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
+use crate::store::sql::adopt::{Found, unusable};
 use crate::store::sql::{MISSING_TABLES, migrations};
 use crate::store::{ErrorKind, StoreError};
 
@@ -14,10 +15,12 @@ const TABLE: &str = "SELECT type AS kind, COALESCE(sql, '') AS sql FROM sqlite_s
      AND type IN ('table', 'view')";
 /// `hidden` is 2 or 3 for computed columns.
 const COLUMNS: &str = "SELECT lower(name) AS name, type AS data_type, \"notnull\" = 0 AS nullable, \
-     COALESCE(dflt_value, '') AS default_value, hidden IN (2, 3) AS generated, pk = 1 AS primary_key \
+     COALESCE(dflt_value, '') AS default_value, hidden IN (2, 3) AS generated \
      FROM pragma_table_xinfo(?)";
-const LEADING_COLUMNS: &str = "SELECT lower(info.name) FROM pragma_index_list(?) AS list, \
-     pragma_index_info(list.name) AS info WHERE info.seqno = 0 AND NOT list.partial AND info.name IS NOT NULL";
+/// An INTEGER PRIMARY KEY is the table itself, and no index is listed for it.
+const LEADING_COLUMNS: &str = "SELECT lower(info.name) FROM pragma_index_list(?1) AS list, \
+     pragma_index_info(list.name) AS info WHERE info.seqno = 0 AND NOT list.partial AND info.name IS NOT NULL \
+     UNION SELECT lower(name) FROM pragma_table_xinfo(?1) WHERE pk = 1";
 const FOREIGN_UNIQUE: &str = "SELECT list.name FROM pragma_index_list(?) AS list WHERE list.\"unique\" \
      AND NOT EXISTS (SELECT 1 FROM pragma_index_info(list.name) AS info WHERE lower(info.name) = 'id')";
 
@@ -86,31 +89,30 @@ impl SqliteStore {
         let name = self.table.as_str();
         let table: Option<Table> =
             sqlx::query_as(TABLE).bind(name).fetch_optional(&mut *conn).await.map_err(store_error(DOING))?;
-        let columns: Vec<Column> =
+        let columns =
             sqlx::query_as(COLUMNS).bind(name).fetch_all(&mut *conn).await.map_err(store_error(DOING))?;
-        let leading: Vec<String> = sqlx::query_scalar(LEADING_COLUMNS)
+        let leading = sqlx::query_scalar(LEADING_COLUMNS)
             .bind(name)
             .fetch_all(&mut *conn)
             .await
             .map_err(store_error(DOING))?;
-        let foreign_unique: Vec<String> = sqlx::query_scalar(FOREIGN_UNIQUE)
+        let foreign_unique = sqlx::query_scalar(FOREIGN_UNIQUE)
             .bind(name)
             .fetch_all(&mut *conn)
             .await
             .map_err(store_error(DOING))?;
-        let unusable =
-            |why| StoreError::new(ErrorKind::Schema, format!("cannot use the table {}: {why}", self.table));
-        let missing = adopt::check(table.as_ref(), &columns, &leading, &foreign_unique).map_err(unusable)?;
-        if let Some(column) = columns.iter().find(|column| column.name == "created_at") {
-            // An expression of the table's own; the line break ends a comment in it.
-            let sql = format!(
-                "SELECT unixepoch((\n{}\n), 'auto', 'subsec') - unixepoch('now', 'subsec')",
-                column.default_value
-            );
-            let seconds_off =
-                sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(conn).await.map_err(store_error(DOING))?;
-            adopt::check_default(seconds_off).map_err(unusable)?;
-        }
+        let found = Found { columns, leading, foreign_unique };
+        let unusable = unusable(&self.table);
+        let missing = adopt::check(table.as_ref(), &found).map_err(unusable)?;
+        let created_at = found.column("created_at").map_err(unusable)?;
+        // An expression of the table's own; the line break ends a comment in it.
+        let sql = format!(
+            "SELECT unixepoch((\n{}\n), 'auto', 'subsec') - unixepoch('now', 'subsec')",
+            created_at.default_value
+        );
+        let seconds_off =
+            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(conn).await.map_err(store_error(DOING))?;
+        adopt::check_default(seconds_off).map_err(unusable)?;
         Ok(missing)
     }
 }
