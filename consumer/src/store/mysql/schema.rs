@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Executor};
 
 use super::MySqlStore;
 use super::adopt::{self, Adopted, Table};
+use super::dialect::DIALECT;
 use super::errors::{kind_of, number_of, store_error};
 use super::write::RowInsert;
 use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
@@ -48,20 +49,8 @@ const FOREIGN_UNIQUE: &str = "SELECT CAST(INDEX_NAME AS CHAR) FROM information_s
      WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND NON_UNIQUE = 0 \
      GROUP BY INDEX_NAME HAVING SUM(LOWER(COALESCE(COLUMN_NAME, '')) = 'id') = 0 ORDER BY INDEX_NAME";
 
-/// Every column of Sluice's own tables that a statement names: fails where one is missing.
-const VERIFY: [&str; 9] = [
-    "SELECT name, turns FROM sluice_lock LIMIT 0",
-    "SELECT table_name, stream, cluster_id, consumer_group, topic, `partition`, generation, owner_epoch, \
-     owner, next_offset, last_id, fingerprint, claimed_at, updated_at FROM sluice_progress LIMIT 0",
-    "SELECT pipeline, holder, share, demand, expires_at_ms FROM sluice_rate LIMIT 0",
-    "SELECT table_name, id, stream, topic, `partition`, `offset`, span_index, message_time_ms, reason, \
-     detail FROM sluice_dead_letter LIMIT 0",
-    "SELECT table_name, id, part, seq, data FROM sluice_dead_letter_chunk LIMIT 0",
-    "SELECT table_name, id, topic, `partition`, pending, attempts, history FROM sluice_redrive LIMIT 0",
-    "SELECT table_name, id, stream FROM sluice_dead_letter_unsent LIMIT 0",
-    "SELECT table_name, id, wrapped_by, wrapped, created_at FROM sluice_data_key LIMIT 0",
-    "SELECT table_name, id, sealed, permille, created_at FROM sluice_dictionary LIMIT 0",
-];
+/// The lock's columns, which each kind of server has its own of.
+const VERIFY_LOCK: &str = "SELECT name, turns FROM sluice_lock LIMIT 0";
 /// MySQL's numbers for a table and for a column that do not exist.
 const NO_TABLE: u16 = 1146;
 const NO_COLUMN: u16 = 1054;
@@ -89,8 +78,8 @@ impl MySqlStore {
             created?;
             unlocked?;
         }
-        for select in VERIFY {
-            within(SHORT_ANSWER, conn.execute(select)).await.map_err(missing)?;
+        for select in migrations::verify(DIALECT.quote).chain([VERIFY_LOCK.to_owned()]) {
+            within(SHORT_ANSWER, conn.execute(AssertSqlSafe(select))).await.map_err(missing)?;
         }
         let adopted = self.adopted(conn).await?;
         for column in &adopted.missing_indexes {

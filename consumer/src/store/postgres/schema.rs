@@ -5,6 +5,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 
 use super::PostgresStore;
 use super::adopt::{self, Table};
+use super::dialect::DIALECT;
 use super::errors::{kind_of, store_error};
 use super::inspect::exists;
 use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
@@ -43,20 +44,8 @@ const FOREIGN_UNIQUE: &str = "SELECT CAST(c.relname AS TEXT) FROM pg_index i \
      WHERE a.attrelid = i.indrelid AND a.attname = 'id' \
      AND a.attnum = ANY ((CAST(i.indkey AS INT2[]))[0 : i.indnkeyatts - 1])) ORDER BY 1";
 
-/// Every column of Sluice's own tables that a statement names: fails where one is missing.
-const VERIFY: [&str; 9] = [
-    "SELECT name FROM sluice_lock LIMIT 0",
-    "SELECT table_name, stream, cluster_id, consumer_group, topic, \"partition\", generation, owner_epoch, \
-     owner, next_offset, last_id, fingerprint, claimed_at, updated_at FROM sluice_progress LIMIT 0",
-    "SELECT pipeline, holder, share, demand, expires_at_ms FROM sluice_rate LIMIT 0",
-    "SELECT table_name, id, stream, topic, \"partition\", \"offset\", span_index, message_time_ms, reason, \
-     detail FROM sluice_dead_letter LIMIT 0",
-    "SELECT table_name, id, part, seq, data FROM sluice_dead_letter_chunk LIMIT 0",
-    "SELECT table_name, id, topic, \"partition\", pending, attempts, history FROM sluice_redrive LIMIT 0",
-    "SELECT table_name, id, stream FROM sluice_dead_letter_unsent LIMIT 0",
-    "SELECT table_name, id, wrapped_by, wrapped, created_at FROM sluice_data_key LIMIT 0",
-    "SELECT table_name, id, sealed, permille, created_at FROM sluice_dictionary LIMIT 0",
-];
+/// The lock's columns, which each kind of server has its own of.
+const VERIFY_LOCK: &str = "SELECT name FROM sluice_lock LIMIT 0";
 /// SQLSTATE for a table and for a column that do not exist.
 const NO_TABLE: &str = "42P01";
 const NO_COLUMN: &str = "42703";
@@ -75,8 +64,8 @@ impl PostgresStore {
             }
             self.create_tables(conn).await?;
         }
-        for select in VERIFY {
-            within(SHORT_ANSWER, conn.execute(select)).await.map_err(missing)?;
+        for select in migrations::verify(DIALECT.quote).chain([VERIFY_LOCK.to_owned()]) {
+            within(SHORT_ANSWER, conn.execute(AssertSqlSafe(select))).await.map_err(missing)?;
         }
         let table = self.options.table.double_quoted();
         for column in self.missing_indexes(conn).await? {

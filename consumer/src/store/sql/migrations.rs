@@ -1,4 +1,4 @@
-//! The migrations of each backend, embedded.
+//! The migrations of each backend, embedded, and whether the tables are there that they make.
 //!
 //! Listed by hand instead of by `sqlx::migrate!`: sqlx's macros compile sqlx with SQLite, rustls and AWS-LC a
 //! second time for the build machine, which takes minutes of a first build.
@@ -36,6 +36,34 @@ pub const SQLITE: [File; 4] = [
     (4, "dead letter topic", include_str!("../../../migrations/sqlite/0004_dead_letter_topic.sql")),
 ];
 
+/// Every column of Sluice's own tables that a statement of each backend names. Only what SQL has as a word is in quotes:
+/// SQLite takes another name in quotes, of a column that is missing, for a text.
+const COLUMNS: [(&str, &str); 8] = [
+    (
+        "sluice_progress",
+        "table_name, stream, cluster_id, consumer_group, topic, `partition`, generation, owner_epoch, owner, next_offset, \
+         last_id, fingerprint, claimed_at, updated_at",
+    ),
+    ("sluice_rate", "pipeline, holder, share, demand, expires_at_ms"),
+    (
+        "sluice_dead_letter",
+        "table_name, id, stream, topic, `partition`, `offset`, span_index, message_time_ms, reason, detail",
+    ),
+    ("sluice_dead_letter_chunk", "table_name, id, part, seq, data"),
+    ("sluice_redrive", "table_name, id, topic, `partition`, pending, attempts, history"),
+    ("sluice_dead_letter_unsent", "table_name, id, stream"),
+    ("sluice_data_key", "table_name, id, wrapped_by, wrapped, created_at"),
+    ("sluice_dictionary", "table_name, id, sealed, permille, created_at"),
+];
+
+/// Statements that fail where a table of Sluice is missing or too old, and read nothing.
+pub fn verify(quote: char) -> impl Iterator<Item = String> {
+    COLUMNS.into_iter().map(move |(table, columns)| {
+        let columns = columns.replace('`', quote.encode_utf8(&mut [0; 4]));
+        format!("SELECT {columns} FROM {table} LIMIT 0")
+    })
+}
+
 /// What runs them. The caller holds a lock; a newer replica may have gone ahead.
 pub fn migrator(files: &[File]) -> Migrator {
     let migrations = files.iter().map(|(version, description, sql)| {
@@ -72,6 +100,18 @@ pub fn migrate_error(error: MigrateError, kind_of: fn(&sqlx::Error) -> ErrorKind
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::inspect::OWN_TABLES;
+
+    /// The lock is the servers' own.
+    #[test]
+    fn each_table_of_sluice_is_verified_as_its_backend_quotes() {
+        let own = OWN_TABLES.map(|(table, _)| table).into_iter().filter(|table| *table != "sluice_lock");
+        let verified: Vec<String> = verify('"').collect();
+        assert!(own.eq(COLUMNS.map(|(table, _)| table)), "{verified:?}");
+        let redrive = "table_name, id, topic, \"partition\", pending, attempts, history";
+        assert_eq!(verified[4], format!("SELECT {redrive} FROM sluice_redrive LIMIT 0"));
+        assert!(verify('`').any(|select| select.contains("`offset`")));
+    }
 
     #[test]
     fn every_file_is_listed_under_its_name() {

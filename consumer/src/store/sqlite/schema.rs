@@ -5,6 +5,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 
 use super::SqliteStore;
 use super::adopt::{self, Table};
+use super::dialect::DIALECT;
 use super::errors::{kind_of, store_error};
 use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
 use crate::store::sql::adopt::{Found, unusable};
@@ -24,20 +25,6 @@ const LEADING_COLUMNS: &str = "SELECT lower(info.name) FROM pragma_index_list(?1
 const FOREIGN_UNIQUE: &str = "SELECT list.name FROM pragma_index_list(?) AS list WHERE list.\"unique\" \
      AND NOT EXISTS (SELECT 1 FROM pragma_index_info(list.name) AS info WHERE lower(info.name) = 'id')";
 
-/// Every column of Sluice's own tables that a statement names: fails where one is missing.
-const VERIFY: [&str; 8] = [
-    "SELECT table_name, stream, cluster_id, consumer_group, topic, \"partition\", generation, owner_epoch, \
-     owner, next_offset, last_id, fingerprint, claimed_at, updated_at FROM sluice_progress LIMIT 0",
-    "SELECT pipeline, holder, share, demand, expires_at_ms FROM sluice_rate LIMIT 0",
-    "SELECT table_name, id, stream, topic, \"partition\", \"offset\", span_index, message_time_ms, reason, \
-     detail FROM sluice_dead_letter LIMIT 0",
-    "SELECT table_name, id, part, seq, data FROM sluice_dead_letter_chunk LIMIT 0",
-    "SELECT table_name, id, topic, \"partition\", pending, attempts, history FROM sluice_redrive LIMIT 0",
-    "SELECT table_name, id, stream FROM sluice_dead_letter_unsent LIMIT 0",
-    "SELECT table_name, id, wrapped_by, wrapped, created_at FROM sluice_data_key LIMIT 0",
-    "SELECT table_name, id, sealed, permille, created_at FROM sluice_dictionary LIMIT 0",
-];
-
 impl SqliteStore {
     pub(super) async fn prepare_schema(&self, conn: &mut SqliteConnection) -> Result<(), StoreError> {
         // sqlx's own transaction: the migrator begins another one, which must become a savepoint.
@@ -47,8 +34,8 @@ impl SqliteStore {
         if self.manage_schema {
             self.create_tables(conn).await?;
         }
-        for select in VERIFY {
-            conn.execute(select).await.map_err(missing)?;
+        for select in migrations::verify(DIALECT.quote) {
+            conn.execute(AssertSqlSafe(select)).await.map_err(missing)?;
         }
         let missing_indexes = self.missing_indexes(conn).await?;
         if !missing_indexes.is_empty() {
