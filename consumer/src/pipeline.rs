@@ -15,7 +15,6 @@ pub mod batch;
 mod beside;
 mod dead_letter_topic;
 mod driver;
-pub mod id;
 mod isolate;
 mod lane;
 mod marks;

@@ -10,6 +10,7 @@
 
 mod absent;
 mod address;
+pub mod id;
 pub mod inspect;
 pub mod key;
 pub mod letter;
@@ -29,7 +30,7 @@ pub use table::{TableName, TableNameError};
 
 use crate::gate::clock::DatabaseTime;
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
-use crate::pipeline::id::STREAM_BITS;
+use id::STREAM_BITS;
 use key::KeyStore;
 use letter::LetterStore;
 use retention::{Sweep, Swept};
@@ -77,7 +78,7 @@ pub struct Claim {
 /// One row of the trace table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
-    /// See [`crate::pipeline::id`].
+    /// See [`id`].
     pub id: i64,
     /// Trace id.
     pub trace_id: &'a str,

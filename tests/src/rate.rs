@@ -1,6 +1,6 @@
 //! Measures releases: how many spans the pipeline let through in every sliding second.
 //!
-//! A row's id carries the database's time at which its batch was built, in milliseconds (`consumer/src/pipeline/id.rs`),
+//! A row's id carries the database's time at which its batch was built, in milliseconds (`consumer/src/store/id.rs`),
 //! which is when its spans were released; so the bound can be checked afterwards, exactly, over all replicas.
 
 use std::time::Duration;

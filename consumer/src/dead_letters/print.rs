@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::pipeline::id;
+use crate::store::id;
 use crate::store::letter::{LetterSummary, StoredLetter};
 
 /// Characters of a reason in words that a table shows.

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Chosen, Filters, LETTERS, PAGE, spinner};
-use crate::pipeline::id;
 use crate::place::{Place, cannot_read};
 use crate::store::Store;
+use crate::store::id;
 use crate::store::letter::{LetterFilter, LetterSummary};
 use crate::{out, stop};
 

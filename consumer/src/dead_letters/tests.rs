@@ -1,7 +1,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::pipeline::id;
+use crate::store::id;
 use crate::store::letter::LetterStore;
 use crate::store::memory::MemoryStore;
 use crate::store::{DeadLetter, Position, StreamKey, WriteBatch};

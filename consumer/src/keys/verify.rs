@@ -9,11 +9,11 @@ use sluice_crds::problem::chain;
 
 use super::{KEYS, Keys, progress};
 use crate::out;
-use crate::pipeline::id::first_at;
 use crate::place::{Place, cannot_read};
 use crate::print::{Output, moment};
 use crate::seal::Sealing;
 use crate::store::StoredSpan;
+use crate::store::id::first_at;
 
 /// Rows that are read in one go.
 const PAGE: u32 = 500;

@@ -7,9 +7,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::id::IdSequence;
 use super::segment::{Entry, Segment};
 use crate::source::TopicPartition;
+use crate::store::id::IdSequence;
 use crate::store::{Claim, DeadLetter, LetterSpan, Position, Reason, Row, WriteBatch};
 
 /// A row that must be a dead letter instead.

@@ -22,7 +22,7 @@ use crate::gate::clock::DatabaseClock;
 use crate::live::Applied;
 use crate::meter::Meters;
 use crate::store::retention::Sweep;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, id};
 use pace::{Moved, Pace};
 
 /// How often it begins again at the smallest id: for rows of an adopted table that were too young when it passed them.
@@ -132,7 +132,7 @@ impl RowRemover {
         };
         course.after = reached.id;
         let now = Instant::now();
-        let at_ms = reached.created_at_ms.unwrap_or_else(|| super::id::time_ms(reached.id));
+        let at_ms = reached.created_at_ms.unwrap_or_else(|| id::time_ms(reached.id));
         let behind = milliseconds(before_ms - at_ms);
         self.meters.retention.set_behind(behind);
         let moved = course.last.replace((at_ms, now)).map(|(last_ms, last)| Moved {

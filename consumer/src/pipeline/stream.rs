@@ -11,14 +11,13 @@ use std::time::Duration;
 use sluice_crds::v1alpha1::StartFrom;
 use tokio::time::Instant;
 
-use super::id;
 use super::segment::fingerprint;
 use crate::backoff::Backoff;
 use crate::gate::clock::DatabaseClock;
 use crate::last_error::LastError;
 use crate::meter::{Meters, PartitionMeter};
 use crate::source::{Message, PartitionReader, Source, SourceError, TopicPartition};
-use crate::store::{Claim, ErrorKind, Position, Store, StoreError, StreamKey, WriteBatch};
+use crate::store::{Claim, ErrorKind, Position, Store, StoreError, StreamKey, WriteBatch, id};
 
 /// Why a partition has to be claimed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

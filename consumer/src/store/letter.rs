@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::{Reason, StoreError, WriteBatch};
-use crate::pipeline::id::first_at;
+use crate::store::id::first_at;
 
 /// Which dead letters are meant: everything that is given must fit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::pipeline::id;
+use crate::store::id;
 
 /// `created_at` may be cut to whole seconds, which makes a row look older.
 const SECOND_MS: i64 = 1_000;

@@ -31,7 +31,7 @@ pub async fn dead_letters_are_listed_by_page_and_filter(bed: Bed) {
     assert_eq!(ids_of(&store.letters(&refused, 0, 9).await.unwrap()), [2]);
     let topic = LetterFilter { topic: Some("topic".to_owned()), partition: Some(0), ..all.clone() };
     assert_eq!(ids_of(&store.letters(&topic, 0, 9).await.unwrap()), [1, 2, 3, 5]);
-    let later = LetterFilter { since_ms: Some(sluice_consumer::pipeline::id::EPOCH_MS + 1), ..all };
+    let later = LetterFilter { since_ms: Some(sluice_consumer::store::id::EPOCH_MS + 1), ..all };
     assert_eq!(store.letters(&later, 0, 9).await.unwrap(), []);
 
     let letter = store.letter(1).await.unwrap().unwrap();

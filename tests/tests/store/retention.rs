@@ -1,6 +1,6 @@
 //! What every store must do when old rows are removed, and where streams stand.
 
-use sluice_consumer::pipeline::id::first_at;
+use sluice_consumer::store::id::first_at;
 use sluice_consumer::store::retention::{Reached, Sweep};
 use sluice_consumer::store::{Row, Store, StreamKey};
 

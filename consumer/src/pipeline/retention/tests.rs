@@ -7,7 +7,7 @@ use sluice_crds::live::Live;
 use super::*;
 use crate::gate::lease::WHOLE;
 use crate::live::Origin;
-use crate::pipeline::id;
+use crate::store::id;
 use crate::store::memory::{CLOCK_START_MS, Call, MemoryStore};
 use crate::store::{ErrorKind, Position, Row, StreamKey, WriteBatch};
 

@@ -1,7 +1,7 @@
 //! Topics that were made anew, and messages that expired before they were read.
 
 use super::*;
-use crate::store::{Position, WriteBatch};
+use crate::store::{Position, WriteBatch, id};
 
 #[tokio::test(start_paused = true)]
 async fn a_recreated_topic_is_noticed_and_read_from_its_beginning() {
@@ -191,7 +191,7 @@ async fn ids_of_a_clock_that_was_a_year_ahead_are_not_gone_on_from() {
     store.create_streams(&[(key.clone(), 0)]).await.unwrap();
     let claim = store.claim(&key, "another").await.unwrap();
     let now_ms = jiff::Timestamp::now().as_millisecond().max(store.now_ms());
-    let last_id = super::id::first_at(now_ms + YEAR_MS);
+    let last_id = id::first_at(now_ms + YEAR_MS);
     let batch = WriteBatch {
         stream: claim.stream,
         epoch: claim.epoch,
@@ -206,7 +206,7 @@ async fn ids_of_a_clock_that_was_a_year_ahead_are_not_gone_on_from() {
     let replica = Replica::start(&source, &store);
     source.assign(&[at(0)]);
     until("the rest", || store.row_count() == 30).await;
-    assert!(store.rows().iter().all(|row| row.id < super::id::first_at(store.now_ms() + 60_000)));
+    assert!(store.rows().iter().all(|row| row.id < id::first_at(store.now_ms() + 60_000)));
     assert_eq!(replica.meters.recreated.load(std::sync::atomic::Ordering::Relaxed), 0);
     assert_eq!(replica.meters.status(&Identity::default()).skipped_offsets, 0);
     replica.stop().await;
