@@ -14,6 +14,7 @@ use anyhow::{Context, ensure};
 use clap::Subcommand;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::out;
 use crate::place::{Opened, Place, cannot_read};
@@ -31,7 +32,7 @@ const PAGE: u32 = 500;
   sluice dead-letters show -f pipeline.yaml 607812345678901248
   sluice dead-letters redrive -f pipeline.yaml --topic spans --dry-run
   sluice dead-letters redrive -f pipeline.yaml --reason Refused --wait
-  sluice dead-letters purge -f pipeline.yaml --until 30d --yes
+  sluice dead-letters purge -f pipeline.yaml --until 30d --yes -o json
   sluice dead-letters list --local sluice-data")]
 pub struct Args {
     /// What to do.
@@ -125,6 +126,20 @@ pub struct Purge {
     /// Really remove them: there is no way back.
     #[arg(long)]
     yes: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// What became of the letters that were to be removed.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Purged {
+    /// Nothing was removed; `removed` says how many would be.
+    dry_run: bool,
+    removed: u64,
+    /// Ids that were named and are not there.
+    missing: usize,
 }
 
 /// Runs the command; prints to standard output.
@@ -276,8 +291,14 @@ impl Purge {
             bar.set_position(removed);
         }
         bar.finish_and_clear();
-        out::line(format_args!("{removed} {}", if self.dry_run { "would be removed" } else { "removed" }));
         store.close().await;
+        match self.output {
+            Output::Table if self.dry_run => out::line(format_args!("{removed} would be removed")),
+            Output::Table => out::line(format_args!("{removed} removed")),
+            Output::Json => {
+                out::json(&Purged { dry_run: self.dry_run, removed, missing: chosen.missing })?;
+            }
+        }
         Ok(if chosen.missing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

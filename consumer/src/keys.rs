@@ -26,7 +26,8 @@ use crate::store::key::WrappedKey;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   sluice keys status -f pipeline.yaml --secrets-dir /etc/sluice/secrets
-  sluice keys rotate -f pipeline.yaml
+  sluice keys rotate -f pipeline.yaml --dry-run
+  sluice keys rotate -f pipeline.yaml -o json
   sluice keys verify -f pipeline.yaml --rows 100000
   sluice keys verify --local sluice-data --output json
 
@@ -67,6 +68,9 @@ pub struct Rotate {
     /// Only say how many it would be.
     #[arg(long)]
     dry_run: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// Runs the command; prints to standard output.
@@ -124,30 +128,22 @@ impl Rotate {
         let wrapped = keys.store.data_keys().await.map_err(cannot_read(KEYS))?;
         let old: Vec<&WrappedKey> =
             wrapped.iter().filter(|key| key.wrapped_by != keys.ring.primary()).collect();
-        if self.dry_run {
-            out::line(format_args!(
-                "{} of {} data keys would be wrapped by {}",
-                old.len(),
-                wrapped.len(),
-                keys.ring.primary()
-            ));
-            return Ok(ExitCode::SUCCESS);
+        let mut rotated = print::Rotated {
+            dry_run: self.dry_run,
+            primary_key: keys.ring.primary(),
+            data_keys: wrapped.len(),
+            wrapped: if self.dry_run { old.len() } else { 0 },
+            failed: 0,
+        };
+        if !self.dry_run {
+            keys.rewrap_all(&old, &mut rotated).await;
         }
-        let bar = progress(old.len() as u64, "data keys");
-        let (mut done, mut failed) = (0, 0);
-        for key in old {
-            match keys.rewrap(key).await {
-                Ok(swapped) => done += u32::from(swapped),
-                Err(error) => {
-                    failed += 1;
-                    bar.suspend(|| out::note(format_args!("data key {}: {error:#}", key.id)));
-                }
-            }
-            bar.inc(1);
-        }
-        bar.finish_and_clear();
         keys.store.close().await;
-        out::line(format_args!("{done} data keys wrapped by {}; no row was rewritten", keys.ring.primary()));
+        match self.output {
+            Output::Table => out::line(&rotated),
+            Output::Json => out::json(&rotated)?,
+        }
+        let failed = rotated.failed;
         ensure!(
             failed == 0,
             "{failed} data keys could not be wrapped anew: put back what is missing, and repeat"
@@ -157,6 +153,22 @@ impl Rotate {
 }
 
 impl Keys {
+    /// One after the other, also where one cannot be wrapped anew.
+    async fn rewrap_all(&self, old: &[&WrappedKey], rotated: &mut print::Rotated<'_>) {
+        let bar = progress(old.len() as u64, "data keys");
+        for key in old {
+            match self.rewrap(key).await {
+                Ok(swapped) => rotated.wrapped += usize::from(swapped),
+                Err(error) => {
+                    rotated.failed += 1;
+                    bar.suspend(|| out::note(format_args!("data key {}: {error:#}", key.id)));
+                }
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+    }
+
     /// False where somebody else has done it meanwhile.
     async fn rewrap(&self, old: &WrappedKey) -> anyhow::Result<bool> {
         let bytes = self.ring.unwrap(&self.table, old)?;

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Chosen, Filters, LETTERS, PAGE, spinner};
 use crate::place::{Place, cannot_read};
+use crate::print::Output;
 use crate::store::Store;
 use crate::store::id;
 use crate::store::letter::{LetterFilter, LetterSummary};
@@ -47,45 +49,66 @@ pub struct Redrive {
     /// one of these letters failed again.
     #[arg(long)]
     wait: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
-/// How many letters were looked at, by what became of them.
-#[derive(Default)]
-struct Counts {
-    marked: usize,
-    waited_already: usize,
-    failed_often: usize,
-    /// Those that are marked now.
-    ids: BTreeSet<i64>,
+/// What became of the letters that were looked at. `json` has all of it.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Redriven {
+    /// Nothing was marked; `marked` says how many would be.
+    pub dry_run: bool,
+    pub marked: usize,
+    pub waited_already: usize,
+    /// They failed too often.
+    pub left_alone: usize,
+    /// Ids that were named and are not there.
+    pub missing: usize,
+    /// How many of the table waited still at the end; none where nobody waited for them.
+    pub still_waiting: Option<usize>,
+    /// How many of these letters became letters again, likewise.
+    pub failed_again: Option<usize>,
+    /// Those that wait to be redriven now.
+    #[serde(skip)]
+    pub ids: BTreeSet<i64>,
+}
+
+impl Redriven {
+    pub(super) fn is_good(&self) -> bool {
+        self.missing == 0
+            && [self.still_waiting, self.failed_again].into_iter().flatten().all(|count| count == 0)
+    }
 }
 
 impl Redrive {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let mut chosen = Chosen::new(&self.ids, &self.filters, self.all)?;
         let store = self.place.open()?.store;
-        let counts = self.mark(&mut chosen, &*store).await?;
-        self.tell(&counts);
-        let waits = !self.dry_run && counts.marked + counts.waited_already > 0;
-        let are_stored = if waits && self.wait {
+        let mut redriven = self.mark(&mut chosen, &*store).await?;
+        self.tell_marked(&redriven);
+        if self.wait && self.awaits(&redriven) {
             let stop = stop::on_signal().context("cannot listen for signals")?;
-            wait_for_none(&*store, &stop).await? && none_failed_again(&*store, &counts.ids).await?
-        } else {
-            true
-        };
-        if waits && !self.wait {
-            out::line(format_args!(
-                "their consumers store them within seconds, at the pipeline's rate; see them with\n  \
-                 sluice dead-letters list {} --pending",
-                self.place
-            ));
+            let still_waiting = wait_for_none(&*store, &stop).await?;
+            redriven.still_waiting = Some(still_waiting);
+            if still_waiting == 0 {
+                redriven.failed_again = Some(failed_again(&*store, &redriven.ids).await?);
+            }
         }
         store.close().await;
-        Ok(if are_stored && chosen.missing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        self.tell_end(&redriven)?;
+        Ok(if redriven.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    async fn mark(&self, chosen: &mut Chosen, store: &dyn Store) -> anyhow::Result<Counts> {
+    /// Whether consumers have something to do.
+    fn awaits(&self, redriven: &Redriven) -> bool {
+        !self.dry_run && redriven.marked + redriven.waited_already > 0
+    }
+
+    pub(super) async fn mark(&self, chosen: &mut Chosen, store: &dyn Store) -> anyhow::Result<Redriven> {
         let bar = spinner("marking dead letters");
-        let mut counts = Counts::default();
+        let mut redriven = Redriven { dry_run: self.dry_run, ..Redriven::default() };
         let mut due = Instant::now();
         loop {
             let page = chosen.next(store).await?;
@@ -96,17 +119,17 @@ impl Redrive {
                 page.iter().partition(|letter| letter.attempts < self.max_attempts);
             let fresh: Vec<i64> =
                 try_again.iter().filter(|letter| !letter.pending).map(|letter| letter.id).collect();
-            counts.ids.extend(try_again.iter().map(|letter| letter.id));
-            counts.failed_often += failed_often.len();
-            counts.waited_already += try_again.len() - fresh.len();
+            redriven.ids.extend(try_again.iter().map(|letter| letter.id));
+            redriven.left_alone += failed_often.len();
+            redriven.waited_already += try_again.len() - fresh.len();
             // A page at a time where there is no limit, else a second's worth.
             let piece = if self.rate == 0 { PAGE as usize } else { (self.rate as usize).min(PAGE as usize) };
             for ids in fresh.chunks(piece) {
                 if !self.dry_run {
                     store.mark(ids).await.context("cannot mark dead letters")?;
                 }
-                counts.marked += ids.len();
-                bar.set_position(counts.marked as u64);
+                redriven.marked += ids.len();
+                bar.set_position(redriven.marked as u64);
                 if self.rate > 0 && !self.dry_run {
                     due += Duration::from_secs_f64(ids.len() as f64 / f64::from(self.rate));
                     tokio::time::sleep_until(due).await;
@@ -114,24 +137,52 @@ impl Redrive {
             }
         }
         bar.finish_and_clear();
-        Ok(counts)
+        redriven.missing = chosen.missing;
+        Ok(redriven)
     }
 
-    fn tell(&self, counts: &Counts) {
-        let Counts { marked, waited_already, failed_often, .. } = counts;
+    /// To people, before anything is waited for.
+    fn tell_marked(&self, redriven: &Redriven) {
+        if self.output == Output::Json {
+            return;
+        }
+        let Redriven { marked, waited_already, left_alone, .. } = redriven;
         let done = if self.dry_run { "would be marked" } else { "marked" };
         out::line(format_args!("{marked} {done} to be redriven, {waited_already} waited already"));
-        if *failed_often > 0 {
+        if *left_alone > 0 {
             out::line(format_args!(
-                "{failed_often} left alone, because they failed {} times: raise --max-attempts",
+                "{left_alone} left alone, because they failed {} times: raise --max-attempts",
                 self.max_attempts
             ));
         }
     }
+
+    fn tell_end(&self, redriven: &Redriven) -> anyhow::Result<()> {
+        if self.output == Output::Json {
+            return Ok(out::json(redriven)?);
+        }
+        match redriven.still_waiting {
+            Some(0) => out::line("none waits any more"),
+            Some(count) => out::line(format_args!("{count} still wait; they stay marked")),
+            None if self.awaits(redriven) => out::line(format_args!(
+                "their consumers store them within seconds, at the pipeline's rate; see them with\n  \
+                 sluice dead-letters list {} --pending",
+                self.place
+            )),
+            None => {}
+        }
+        if let Some(failed @ 1..) = redriven.failed_again {
+            out::line(format_args!(
+                "{failed} of {} failed again: `sluice dead-letters list` shows them with their attempts",
+                redriven.ids.len()
+            ));
+        }
+        Ok(())
+    }
 }
 
-/// Waits until no letter of the table waits to be redriven; false where it was to stop before.
-pub(super) async fn wait_for_none(store: &dyn Store, stop: &CancellationToken) -> anyhow::Result<bool> {
+/// Waits until no letter of the table waits to be redriven, or it is to stop; says how many wait then.
+pub(super) async fn wait_for_none(store: &dyn Store, stop: &CancellationToken) -> anyhow::Result<usize> {
     let bar = spinner("waiting for the consumers");
     let (mut before, mut changed) = (None, Instant::now());
     let mut is_told = false;
@@ -141,14 +192,12 @@ pub(super) async fn wait_for_none(store: &dyn Store, stop: &CancellationToken) -
         bar.set_message(format!("{count} dead letters wait for their consumers"));
         if before.as_ref() != Some(&waiting) {
             if bar.is_hidden() && before.as_ref().map(Vec::len) != Some(count) {
-                out::line(format_args!("{count} dead letters wait for their consumers"));
+                out::note(format_args!("{count} dead letters wait for their consumers"));
             }
             (before, changed) = (Some(waiting), Instant::now());
         }
         if count == 0 {
-            bar.finish_and_clear();
-            out::line("none waits any more");
-            return Ok(true);
+            break;
         }
         if changed.elapsed() >= STANDSTILL && !is_told {
             is_told = true;
@@ -163,17 +212,15 @@ pub(super) async fn wait_for_none(store: &dyn Store, stop: &CancellationToken) -
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
-            () = stop.cancelled() => {
-                bar.finish_and_clear();
-                out::line(format_args!("{count} still wait; they stay marked"));
-                return Ok(false);
-            }
+            () = stop.cancelled() => break,
         }
     }
+    bar.finish_and_clear();
+    Ok(before.map_or(0, |waiting| waiting.len()))
 }
 
-/// Whether none of these letters, which wait no more, became a letter again; says how many did.
-pub(super) async fn none_failed_again(store: &dyn Store, ids: &BTreeSet<i64>) -> anyhow::Result<bool> {
+/// How many of these letters, which wait no more, became letters again.
+async fn failed_again(store: &dyn Store, ids: &BTreeSet<i64>) -> anyhow::Result<usize> {
     let mut failed = BTreeSet::new();
     let mut after = search_after(ids.first().copied(), Timestamp::now().as_millisecond());
     loop {
@@ -183,14 +230,7 @@ pub(super) async fn none_failed_again(store: &dyn Store, ids: &BTreeSet<i64>) ->
         after = last.id;
         failed.extend(page.iter().flat_map(earlier_ids).filter(|id| ids.contains(id)));
     }
-    if !failed.is_empty() {
-        out::line(format_args!(
-            "{} of {} failed again: `sluice dead-letters list` shows them with their attempts",
-            failed.len(),
-            ids.len()
-        ));
-    }
-    Ok(failed.is_empty())
+    Ok(failed.len())
 }
 
 /// Behind which id letters are that failed again: new ones have higher ids than those that they come from, or at least ids of

@@ -1,3 +1,5 @@
+use clap::Parser;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -93,8 +95,39 @@ async fn waiting_that_is_interrupted_is_no_success() {
         tokio::time::sleep(Duration::from_secs(15)).await;
         stop.cancel();
     };
-    let (stored, ()) = tokio::join!(redrive::wait_for_none(&store, &stop), interrupt);
-    assert!(!stored.unwrap());
+    let (still_waiting, ()) = tokio::join!(redrive::wait_for_none(&store, &stop), interrupt);
+    let interrupted = redrive::Redriven { still_waiting: Some(still_waiting.unwrap()), ..Default::default() };
+    assert_eq!(interrupted.still_waiting, Some(1));
+    assert!(!interrupted.is_good());
     store.purge(&[1]).await.unwrap();
-    assert!(redrive::wait_for_none(&store, &CancellationToken::new()).await.unwrap());
+    assert_eq!(redrive::wait_for_none(&store, &CancellationToken::new()).await.unwrap(), 0);
+}
+
+#[derive(Parser)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[tokio::test]
+async fn programs_get_the_figures_that_people_are_told() {
+    let store = with_a_waiting_letter().await;
+    let line = "sluice redrive --local data 1 2 --dry-run -o json";
+    let Command::Redrive(redrive) = Line::parse_from(line.split(' ')).command else { panic!("redrive") };
+    let mut chosen = Chosen::new(&[1, 2], &Filters::default(), false).unwrap();
+    let redriven = redrive.mark(&mut chosen, &store).await.unwrap();
+    assert!(!redriven.is_good(), "2 is not there");
+    let figures = json!({
+        "dryRun": true, "marked": 0, "waitedAlready": 1, "leftAlone": 0, "missing": 1, "stillWaiting": null,
+        "failedAgain": null,
+    });
+    assert_eq!(serde_json::to_value(&redriven).unwrap(), figures);
+
+    let purged = Purged { dry_run: false, removed: 2, missing: 1 };
+    let figures = json!({ "dryRun": false, "removed": 2, "missing": 1 });
+    assert_eq!(serde_json::to_value(&purged).unwrap(), figures);
+    let line = "sluice purge --local data --all --dry-run --output json";
+    assert!(
+        matches!(Line::parse_from(line.split(' ')).command, Command::Purge(purge) if purge.output == Output::Json)
+    );
 }

@@ -1,9 +1,10 @@
-//! What `sluice keys status` prints.
+//! What `sluice keys status` and `rotate` print.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Value, json};
 use sluice_crds::problem::chain;
 
@@ -116,7 +117,49 @@ impl<'a> Report<'a> {
     }
 }
 
+/// What a rotation did.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rotated<'k> {
+    /// Nothing was wrapped; `wrapped` says how many would be.
+    pub dry_run: bool,
+    /// What all data keys are wrapped by afterwards.
+    pub primary_key: &'k str,
+    /// All that there are.
+    pub data_keys: usize,
+    /// Those that were wrapped anew, by this rotation.
+    pub wrapped: usize,
+    /// Those that could not be.
+    pub failed: usize,
+}
+
+/// For people.
+impl fmt::Display for Rotated<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dry_run, primary_key, data_keys, wrapped, .. } = self;
+        if *dry_run {
+            return write!(formatter, "{wrapped} of {data_keys} data keys would be wrapped by {primary_key}");
+        }
+        write!(formatter, "{wrapped} data keys wrapped by {primary_key}; no row was rewritten")
+    }
+}
+
 fn time(ms: i64) -> String {
     let whole_seconds = Timestamp::from_second(ms.div_euclid(1_000)).unwrap_or_default();
     whole_seconds.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_get_the_figures_of_a_rotation_that_people_are_told() {
+        let mut rotated = Rotated { dry_run: true, primary_key: "k2", data_keys: 9, wrapped: 7, failed: 0 };
+        assert_eq!(rotated.to_string(), "7 of 9 data keys would be wrapped by k2");
+        let figures = json!({ "dryRun": true, "primaryKey": "k2", "dataKeys": 9, "wrapped": 7, "failed": 0 });
+        assert_eq!(serde_json::to_value(&rotated).unwrap(), figures);
+        rotated.dry_run = false;
+        assert_eq!(rotated.to_string(), "7 data keys wrapped by k2; no row was rewritten");
+    }
 }

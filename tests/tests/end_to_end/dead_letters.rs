@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::rate::{Releases, bound};
 use sluice_tests::sluice::binary;
@@ -42,6 +42,12 @@ fn run(case: &Case, command: &str, arguments: &[&str]) -> anyhow::Result<Output>
         .args(arguments)
         .output()?;
     Ok(output)
+}
+
+/// What a command tells programs: one document, and nothing else.
+fn json(output: &Output) -> anyhow::Result<Value> {
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn listed(case: &Case, arguments: &[&str]) -> anyhow::Result<Vec<Value>> {
@@ -87,6 +93,8 @@ async fn come_back(engine: Engine) -> anyhow::Result<()> {
         dry.contains(&format!("{} would be marked", MESSAGES - 1)) && dry.contains("1 left alone"),
         "{dry}"
     );
+    let dry = json(&run(&case, "redrive", &["--all", "--dry-run", "--max-attempts", "1", "-o", "json"])?)?;
+    ensure!(dry["dryRun"] == true && dry["marked"] == MESSAGES - 1 && dry["leftAlone"] == 1, "{dry}");
     wrong.component.stop(WAIT).await?;
 
     // Mended: all come back, at the rate, though the consumer is killed on the way.
@@ -97,8 +105,12 @@ async fn come_back(engine: Engine) -> anyhow::Result<()> {
     case.wait_stored(SPANS / 3, WAIT).await?;
     killed.kill().await?;
     let mut last = case.replica("last").await?;
-    let text = dead_letters(&case, "redrive", &["--all", "--wait"])?;
-    ensure!(text.contains("none waits any more"), "{text}");
+    // What is told meanwhile does not get between the figures.
+    let redriven = run(&case, "redrive", &["--all", "--wait", "-o", "json"])?;
+    let text = String::from_utf8_lossy(&redriven.stderr).into_owned();
+    ensure!(redriven.status.success() && text.contains("wait for their consumers"), "{text}");
+    let figures = json(&redriven)?;
+    ensure!(figures["stillWaiting"] == 0 && figures["failedAgain"] == 0, "{figures}");
     let left = listed(&case, &[])?;
     ensure!(left.is_empty(), "{left:?}");
     case.audit(&ledger, SPANS, &[]).await?;
@@ -113,10 +125,13 @@ async fn come_back(engine: Engine) -> anyhow::Result<()> {
     sender.send(&case.topic, 0, Some(b"not json"), None, None).await?;
     sender.flush()?;
     case.wait_stored(SPANS + 31, WAIT).await?;
+    let dry = json(&run(&case, "purge", &["--reason", "Undecodable", "--dry-run", "-o", "json"])?)?;
+    ensure!(dry == json!({ "dryRun": true, "removed": 1, "missing": 0 }), "{dry}");
     let text = dead_letters(&case, "purge", &["--reason", "Undecodable", "--yes"])?;
     ensure!(text.contains("1 removed"), "{text}");
-    let gone = run(&case, "purge", &[id, "--yes"])?;
+    let gone = run(&case, "purge", &[id, "--yes", "-o", "json"])?;
     ensure!(gone.status.code() == Some(1), "{id} is not there any more: {:?}", gone.status);
+    ensure!(json(&gone)? == json!({ "dryRun": false, "removed": 0, "missing": 1 }));
     last.component.stop(WAIT).await?;
     case.audit(&ledger, SPANS + 30, &[]).await
 }

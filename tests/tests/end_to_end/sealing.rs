@@ -138,9 +138,12 @@ async fn seals_through_kills_and_a_rotation(engine: Engine) -> anyhow::Result<()
     case.edit(|pipeline| pipeline.rate = CRAWL)?;
     let dry = good(&keys(&case, "rotate", &["--dry-run"])?)?;
     ensure!(dry.contains("would be wrapped by k2"), "{dry}");
+    let dry = json(&keys(&case, "rotate", &["--dry-run", "-o", "json"])?)?;
+    ensure!(dry["dryRun"] == true && dry["primaryKey"] == "k2" && dry["wrapped"].as_u64() > Some(0), "{dry}");
     let status = json(&keys(&case, "status", &["-o", "json"])?)?;
     ensure!(status["keys"][0]["dataKeys"].as_u64() > Some(0), "{status}");
-    good(&keys(&case, "rotate", &[])?)?;
+    let rotated = json(&keys(&case, "rotate", &["-o", "json"])?)?;
+    ensure!(rotated["wrapped"] == dry["wrapped"] && rotated["failed"] == 0, "{rotated}");
     replica.kill().await?;
     ensure!(case.settled().await? < MESSAGES, "nothing was left to be stored when it was killed");
     // The first key is not needed any more.
