@@ -18,9 +18,8 @@ use sluice_crds::problem::chain;
 use sluice_crds::v1alpha1::{SecretSource, SqlServer};
 
 use crate::config::{self, Config, ConfigError, Database};
-use crate::out;
+use crate::out::{self, Output};
 use crate::place::Folders;
-use crate::print::Output;
 use crate::seal::KeyRing;
 use crate::secrets::Secrets;
 use report::{Finding, Report};

@@ -16,9 +16,9 @@ use indicatif::ProgressBar;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::out;
+use crate::moment::moment;
+use crate::out::{self, Output, bar};
 use crate::place::{Opened, Place, cannot_read};
-use crate::print::{Output, bar, moment};
 use crate::store::letter::{LetterFilter, LetterSummary};
 use crate::store::{Reason, Store};
 

@@ -14,9 +14,8 @@ use clap::Subcommand;
 use indicatif::ProgressBar;
 use sluice_crds::problem::chain;
 
-use crate::out;
+use crate::out::{self, Output, bar};
 use crate::place::{Opened, Place, cannot_read};
-use crate::print::{Output, bar};
 use crate::seal::KeyRing;
 use crate::secrets::Secrets;
 use crate::store::Store;

@@ -21,12 +21,12 @@ pub mod local;
 mod lock;
 pub mod logging;
 pub mod meter;
+pub mod moment;
 pub mod out;
 pub mod pipeline;
 pub mod place;
 #[cfg(feature = "planted")]
 mod planted;
-pub mod print;
 pub mod read;
 pub mod replay;
 pub mod seal;

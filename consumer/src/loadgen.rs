@@ -19,8 +19,8 @@ use self::round::{Shape, Stream};
 use self::tally::{Pace, Summary, Tally};
 use self::target::http::{self, HttpTarget};
 use self::target::kafka::{self, KafkaTarget};
-use crate::print::{Output, bar};
-use crate::{out, stop};
+use crate::out::{self, Output, bar};
+use crate::stop;
 
 /// How often the progress bar moves.
 const REFRESH: Duration = Duration::from_millis(200);

@@ -11,12 +11,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Chosen, Filters, LETTERS, PAGE, spinner};
+use crate::out::{self, Output};
 use crate::place::{Place, cannot_read};
-use crate::print::Output;
-use crate::store::Store;
-use crate::store::id;
+use crate::stop;
 use crate::store::letter::{LetterFilter, LetterSummary};
-use crate::{out, stop};
+use crate::store::{Store, id};
 
 /// Between two looks at what still waits.
 const LOOK: Duration = Duration::from_secs(1);

@@ -8,9 +8,9 @@ use serde_json::json;
 use sluice_crds::problem::chain;
 
 use super::{KEYS, Keys, progress};
-use crate::out;
+use crate::moment::moment;
+use crate::out::{self, Output};
 use crate::place::{Place, cannot_read};
-use crate::print::{Output, moment};
 use crate::seal::Sealing;
 use crate::store::StoredSpan;
 use crate::store::id::first_at;

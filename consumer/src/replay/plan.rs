@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use jiff::Timestamp;
 use sluice_crds::v1alpha1::StartFrom;
 
-use crate::print::moment;
+use crate::moment::moment;
 use crate::source::{Bounds, Source, TopicPartition};
 
 /// Most topics that an error names.

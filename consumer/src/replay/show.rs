@@ -9,8 +9,7 @@ use tokio::time::Instant;
 
 use super::plan::Range;
 use crate::meter::StatusDocument;
-use crate::out;
-use crate::print::Output;
+use crate::out::{self, Output};
 
 /// Between two lines where there is no bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);

@@ -1,31 +1,6 @@
-//! What commands have in common on the command line.
+//! A time as a person gives it on the command line.
 
-use std::io::IsTerminal;
-
-use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
-
-/// How to print.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// JSON, for programs.
-    Json,
-}
-
-/// A bar that looks like `template`; a hidden one where nobody watches.
-pub fn bar(bar: ProgressBar, template: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
-}
 
 /// A time in RFC 3339, or how long ago.
 ///
@@ -48,4 +23,19 @@ pub fn moment(text: &str) -> Result<Timestamp, String> {
     };
     let ago = count.checked_mul(seconds).filter(|ago| *ago >= 0).ok_or_else(expected)?;
     Timestamp::from_second(Timestamp::now().as_second().saturating_sub(ago)).map_err(|_| expected())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_a_time_or_how_long_ago() {
+        assert_eq!(moment("2030-01-31T06:00:00Z").unwrap().as_second(), 1_896_069_600);
+        let hours = Timestamp::now().as_second() - moment("2h").unwrap().as_second();
+        assert!((7_199..=7_201).contains(&hours), "{hours}");
+        for wrong in ["", "2", "h", "2w", "-1d", "99999999999999999d", "yesterday"] {
+            assert!(moment(wrong).unwrap_err().contains("30d"), "{wrong}");
+        }
+    }
 }
