@@ -1,75 +1,13 @@
-//! What is wrong right now: a text for people, and one of a closed set for programs.
-//!
-//! The operator makes conditions from the reason, so its names are a contract.
+//! What is wrong right now: a text for people, and one of a closed set of reasons for programs.
 
 use std::error::Error;
 
+use sluice_crds::error_reason::ErrorReason;
 use sluice_crds::problem::chain;
 
 use crate::secrets::SecretError;
 use crate::source::SourceError;
 use crate::store::{self, ErrorKind, StoreError};
-
-/// Why something does not work; the `lastErrorReason` of `/status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ErrorReason {
-    /// There is no live document where it should be.
-    LiveMissing,
-    /// The newest live document cannot be applied; the last good one stays in effect.
-    LiveRefused,
-    /// Nothing that may hold the live document can be reached.
-    LiveUnreachable,
-    /// A Secret, or a key in it, is not there; the text names it as `NAME/KEY`.
-    SecretMissing,
-    /// A Secret's value is not what its place needs.
-    SecretUnusable,
-    /// No broker can be reached.
-    SourceUnreachable,
-    /// The brokers refuse the credentials, or the rights do not suffice.
-    SourceDenied,
-    /// The topic does not exist.
-    TopicUnknown,
-    /// The client library refuses what it was given, such as a certificate.
-    SourceConfiguration,
-    /// The source has another trouble.
-    SourceFailed,
-    /// The database is away, full, read-only, overloaded.
-    StoreUnavailable,
-    /// The database refuses the credentials, or the rights do not suffice.
-    StoreDenied,
-    /// The database refuses rows, whatever is in them.
-    StoreRefused,
-    /// The table cannot be used as it is.
-    StoreSchema,
-    /// Rows that are older than the retention cannot be removed; nothing else is held up.
-    RetentionFailed,
-    /// Copies of dead letters do not reach their topic; nothing else is held up.
-    DeadLetterTopicFailed,
-}
-
-impl ErrorReason {
-    /// As shown in `/status`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::LiveMissing => "LiveMissing",
-            Self::LiveRefused => "LiveRefused",
-            Self::LiveUnreachable => "LiveUnreachable",
-            Self::SecretMissing => "SecretMissing",
-            Self::SecretUnusable => "SecretUnusable",
-            Self::SourceUnreachable => "SourceUnreachable",
-            Self::SourceDenied => "SourceDenied",
-            Self::TopicUnknown => "TopicUnknown",
-            Self::SourceConfiguration => "SourceConfiguration",
-            Self::SourceFailed => "SourceFailed",
-            Self::StoreUnavailable => "StoreUnavailable",
-            Self::StoreDenied => "StoreDenied",
-            Self::StoreRefused => "StoreRefused",
-            Self::StoreSchema => "StoreSchema",
-            Self::RetentionFailed => "RetentionFailed",
-            Self::DeadLetterTopicFailed => "DeadLetterTopicFailed",
-        }
-    }
-}
 
 /// An error that has not been followed by a success.
 #[derive(Clone, Debug, PartialEq, Eq)]

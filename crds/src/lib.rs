@@ -7,6 +7,7 @@
 pub mod bottleneck;
 pub mod document;
 pub mod duration;
+pub mod error_reason;
 pub mod live;
 pub mod names;
 pub mod problem;

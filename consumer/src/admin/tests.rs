@@ -1,8 +1,9 @@
+use sluice_crds::error_reason::ErrorReason;
 use sluice_crds::live::Live;
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::last_error::{ErrorReason, LastError};
+use crate::last_error::LastError;
 use crate::live::{Applied, Origin};
 use crate::source::memory::MemorySource;
 use crate::store::{ErrorKind, StoreError};

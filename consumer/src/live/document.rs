@@ -11,13 +11,14 @@
 
 use std::cmp::Ordering;
 
+use sluice_crds::error_reason::ErrorReason;
 use sluice_crds::live::{LiveDocument, MAX_REVISION};
 use sluice_crds::problem::Problems;
 use sluice_crds::validate::validate_live;
 use sluice_crds::wire;
 
 use super::{Applied, Origin};
-use crate::last_error::{ErrorReason, LastError};
+use crate::last_error::LastError;
 
 /// What a look at a place has found.
 #[derive(Clone, Debug, PartialEq, Eq)]

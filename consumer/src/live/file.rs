@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use sluice_crds::error_reason::ErrorReason;
 use sluice_crds::live::Live;
 use sluice_crds::settings::Settings;
 use tokio::sync::watch;
@@ -17,7 +18,7 @@ use super::changes::{describe_at, refusal};
 use super::poll::{self, Content};
 use super::{Applied, Origin};
 use crate::config::{self, Config};
-use crate::last_error::{ErrorReason, LastError};
+use crate::last_error::LastError;
 
 /// Begins to watch the file that `config` was loaded from. What was loaded is revision 1. Ends with `stop`, or
 /// when nobody listens any more.

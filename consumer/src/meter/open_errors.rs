@@ -148,8 +148,9 @@ impl OpenErrors {
 
 #[cfg(test)]
 mod tests {
+    use sluice_crds::error_reason::ErrorReason;
+
     use super::*;
-    use crate::last_error::ErrorReason;
 
     fn at(partition: i32) -> TopicPartition {
         TopicPartition { topic: "t".into(), partition }

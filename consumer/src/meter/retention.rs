@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde::Serialize;
+use sluice_crds::error_reason::ErrorReason;
 use sluice_crds::problem::chain;
 
 use super::Meters;
-use crate::last_error::{ErrorReason, LastError};
+use crate::last_error::LastError;
 use crate::lock::lock;
 use crate::store::StoreError;
 

@@ -175,7 +175,7 @@ pub struct StatusDocument {
     pub retention_seconds: Option<u64>,
     /// An error that has not been followed by a success, for people.
     pub last_error: Option<String>,
-    /// The same for programs; see [`crate::last_error::ErrorReason`].
+    /// The same for programs; see [`sluice_crds::error_reason::ErrorReason`].
     pub last_error_reason: Option<&'static str>,
     /// Everything that has not been followed by a success; the first one is `last_error`.
     pub errors: Vec<ErrorStatus>,
@@ -190,7 +190,7 @@ pub struct StatusDocument {
 /// One error in `/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ErrorStatus {
-    /// See [`crate::last_error::ErrorReason`].
+    /// See [`sluice_crds::error_reason::ErrorReason`].
     pub reason: &'static str,
     /// For people.
     pub message: String,
@@ -214,8 +214,9 @@ pub struct PartitionStatus {
 mod tests {
     use std::sync::Arc;
 
+    use sluice_crds::error_reason::ErrorReason;
+
     use super::*;
-    use crate::last_error::ErrorReason;
     use crate::meter::{Activity, LaneMeter, PartitionMeter};
     use crate::source::TopicPartition;
     use crate::store::{ErrorKind, Reason, StoreError};

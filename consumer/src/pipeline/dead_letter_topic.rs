@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sluice_crds::error_reason::ErrorReason;
 use sluice_crds::problem::chain;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::turn::{self, Turn};
 use crate::backoff::Backoff;
-use crate::last_error::{ErrorReason, LastError};
+use crate::last_error::LastError;
 use crate::meter::Meters;
 use crate::seal::Sealing;
 use crate::store::letter::StoredLetter;

@@ -36,13 +36,14 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use sluice_crds::error_reason::ErrorReason;
 use sluice_crds::v1alpha1::StartFrom;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Bounds, PartitionReader, Source, SourceError, SourceEvent, TopicPartition};
 use crate::config::Topics;
-use crate::last_error::{ErrorReason, LastError};
+use crate::last_error::LastError;
 use crate::lock::lock;
 use crate::meter::Meters;
 use context::GroupContext;

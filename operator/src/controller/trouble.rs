@@ -1,14 +1,12 @@
 //! Consumers whose surroundings are in trouble: a new one would not become ready, whatever its image is.
 
+use sluice_crds::error_reason::ErrorReason;
 use sluice_crds::v1alpha1::TracePipeline;
 
 use super::apply::Trouble;
 use super::dereference::Found;
 use super::probe::{CONSUMER_ERROR, PodReport, Report};
 use super::status::EXPIRING;
-
-/// Reasons of errors that keep no consumer from being ready.
-const HOLDS_UP_NOTHING: [&str; 3] = [EXPIRING, "RetentionFailed", "DeadLetterTopicFailed"];
 
 /// Reads the consumers' answers, and for those that have given none, the last status: an operator that has just begun has
 /// asked nobody, and the one before it has told of trouble at once.
@@ -37,7 +35,7 @@ pub fn trouble(pipeline: &TracePipeline, found: &Found, reports: &[PodReport]) -
 fn told_by(answer: &Report) -> Option<&str> {
     answer.last_error.as_ref()?;
     let reason = answer.last_error_reason.as_deref().unwrap_or(CONSUMER_ERROR);
-    Some(reason).filter(|reason| !HOLDS_UP_NOTHING.contains(reason))
+    Some(reason).filter(|reason| holds_up(reason))
 }
 
 /// What the last status says so of this very pod: with what a consumer says it begins with its name.
@@ -46,10 +44,16 @@ fn told_before<'a>(pipeline: &'a TracePipeline, pod: &str) -> Option<&'a str> {
     let told = last.find(|one| {
         one.type_ == "Degraded"
             && one.status == "True"
-            && !HOLDS_UP_NOTHING.contains(&&*one.reason)
+            && holds_up(&one.reason)
             && one.message.strip_prefix(pod).is_some_and(|rest| rest.starts_with(": "))
     });
     told.map(|one| &*one.reason)
+}
+
+/// Whether an error keeps a consumer from being ready: also one of a newer consumer, of a reason that nobody knows here.
+fn holds_up(reason: &str) -> bool {
+    let known = ErrorReason::of(reason);
+    reason != EXPIRING && !known.is_some_and(ErrorReason::holds_up_nothing)
 }
 
 #[cfg(test)]
@@ -65,6 +69,9 @@ mod tests {
         Found { pods: pods.into(), older: vec!["old".into()], ..Found::default() }
     }
 
+    const AWAY: &str = ErrorReason::StoreUnavailable.as_str();
+    const DENIED: &str = ErrorReason::StoreDenied.as_str();
+
     fn says(pod: &str, reason: Option<&str>) -> PodReport {
         let (last_error, last_error_reason) = (reason.map(|_| "away".into()), reason.map(Into::into));
         PodReport {
@@ -77,13 +84,16 @@ mod tests {
     fn what_consumers_answer_is_trouble_where_it_keeps_them_from_being_ready() {
         let of = |new, old| trouble(&example::pipeline(), &found(), &[says("new", new), says("old", old)]);
         assert_eq!(of(None, None), Trouble::default());
-        assert_eq!(of(None, Some("RetentionFailed")), Trouble::default());
+        for beside in [ErrorReason::RetentionFailed, ErrorReason::DeadLetterTopicFailed] {
+            assert_eq!(of(None, Some(beside.as_str())), Trouble::default());
+        }
         let (own, shared) = (Trouble { any: true, shared: false }, Trouble { any: true, shared: true });
-        assert_eq!(of(Some("StoreDenied"), None), own);
-        assert_eq!(of(None, Some("StoreUnavailable")), own, "it explains nothing of the new one");
-        assert_eq!(of(Some("StoreDenied"), Some("StoreUnavailable")), own);
-        assert_eq!(of(Some("StoreUnavailable"), Some("StoreUnavailable")), shared);
-        let ended = trouble(&example::pipeline(), &found(), &[says("old", Some("StoreUnavailable"))]);
+        assert_eq!(of(Some(DENIED), None), own);
+        assert_eq!(of(None, Some(AWAY)), own, "it explains nothing of the new one");
+        assert_eq!(of(Some(DENIED), Some(AWAY)), own);
+        assert_eq!(of(Some(AWAY), Some(AWAY)), shared);
+        assert_eq!(of(Some("OfANewerVersion"), Some("OfANewerVersion")), shared);
+        let ended = trouble(&example::pipeline(), &found(), &[says("old", Some(AWAY))]);
         assert_eq!(ended, own, "the new one has never answered");
     }
 
@@ -91,14 +101,14 @@ mod tests {
     fn the_last_status_counts_for_those_that_were_not_asked() {
         let mut pipeline = example::pipeline();
         let mut told = example::condition("Degraded", "True");
-        (told.reason, told.message) = ("StoreUnavailable".into(), "old: the database is away".into());
+        (told.reason, told.message) = (AWAY.into(), "old: the database is away".into());
         let mut of = |condition, reports: &[PodReport]| {
             pipeline.status =
                 Some(TracePipelineStatus { conditions: vec![condition], ..TracePipelineStatus::default() });
             trouble(&pipeline, &found(), reports)
         };
         assert_eq!(of(told.clone(), &[]), Trouble { any: true, shared: false });
-        let new = says("new", Some("StoreUnavailable"));
+        let new = says("new", Some(AWAY));
         assert_eq!(of(told.clone(), &[new]), Trouble { any: true, shared: true });
         assert_eq!(of(told.clone(), &[says("old", None)]), Trouble::default(), "it is over");
         told.message = "the rollout has stopped moving".into();

@@ -2,10 +2,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use sluice_crds::error_reason::ErrorReason;
 use sluice_crds::names::LIVE_KEY;
 
 use super::*;
-use crate::last_error::ErrorReason;
 use crate::live::api::fake::{self, Fake, Mood};
 
 const UID: &str = "uid-1";

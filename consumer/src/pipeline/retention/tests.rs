@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use sluice_crds::error_reason::ErrorReason;
 use sluice_crds::live::Live;
 
 use super::*;
@@ -160,7 +161,7 @@ async fn errors_are_waited_out_and_shown() {
     bed.start();
     pass(30 * MINUTE).await;
     let error = bed.meters.retention.error().unwrap();
-    assert_eq!(error.reason.as_str(), "RetentionFailed");
+    assert_eq!(error.reason, ErrorReason::RetentionFailed);
     assert!(error.message.contains("away"), "{}", error.message);
     bed.store.clear_hooks();
     pass(2 * MINUTE).await;

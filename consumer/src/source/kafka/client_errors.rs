@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode as Code;
+use sluice_crds::error_reason::ErrorReason;
 
-use crate::last_error::{ErrorReason, LastError};
+use crate::last_error::LastError;
 use crate::source::TopicPartition;
 
 /// Without another error for this long, trouble that nothing else can end is over.

@@ -354,9 +354,10 @@ pub fn list<'a>(partitions: impl IntoIterator<Item = &'a TopicPartition>) -> Top
 
 #[cfg(test)]
 mod tests {
+    use sluice_crds::error_reason::ErrorReason;
+
     use super::super::statistics::Isolation;
     use super::*;
-    use crate::last_error::ErrorReason;
 
     fn group() -> Group {
         let (events, _) = mpsc::unbounded_channel();

@@ -8,6 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::{ClientConfig, ClientContext};
+use sluice_crds::error_reason::ErrorReason;
 use tokio_util::sync::CancellationToken;
 
 use super::client_errors::ClientErrors;
@@ -16,7 +17,7 @@ use super::group::Group;
 use super::topic_retention::TopicRetention;
 use super::{GroupConsumer, QUERY_TIMEOUT};
 use crate::config::Topics;
-use crate::last_error::{ErrorReason, LastError};
+use crate::last_error::LastError;
 use crate::source::TopicPartition;
 
 /// How often topics and ends are looked for. With the metadata's own delay a new topic is consumed within 10 s.

@@ -5,6 +5,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::DeploymentStatus;
 use serde_json::json;
 use sluice_crds::bottleneck::Bottleneck;
+use sluice_crds::error_reason::ErrorReason;
 
 use super::*;
 use crate::controller::apply::ApplyError;
@@ -188,11 +189,11 @@ fn a_consumers_error_degrades_with_its_reason_and_its_pod() {
     let mut case = Case::new();
     let troubled = Report {
         last_error: Some("no value for db/url".into()),
-        last_error_reason: Some("SecretMissing".into()),
+        last_error_reason: Some(ErrorReason::SecretMissing.as_str().into()),
         ..answer(4, 500)
     };
     case.reports = pods(vec![Ok(answer(4, 500)), Ok(troubled)]);
-    assert_eq!(case.condition("Degraded"), is("True", "SecretMissing"));
+    assert_eq!(case.condition("Degraded"), is("True", ErrorReason::SecretMissing.as_str()));
     let message = case.status().conditions.swap_remove(2).message;
     assert_eq!(message, "pod-1: no value for db/url");
 }

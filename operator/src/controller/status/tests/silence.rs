@@ -51,20 +51,20 @@ fn a_consumer_that_falls_silent_has_not_recovered() {
     let mut case = Case::new();
     let denied = Report {
         last_error: Some("the broker refuses the user".into()),
-        last_error_reason: Some("SourceDenied".into()),
+        last_error_reason: Some(ErrorReason::SourceDenied.as_str().into()),
         ..answer(4, 500)
     };
     case.reports = pods(vec![Ok(answer(4, 500)), Ok(denied)]);
     case.pipeline.status = Some(case.status());
     case.reports = not_asked();
-    assert_eq!(case.condition("Degraded"), is("True", "SourceDenied"));
+    assert_eq!(case.condition("Degraded"), is("True", ErrorReason::SourceDenied.as_str()));
     case.reports = pods(vec![Ok(answer(4, 500)), Err("cannot connect".into())]);
-    assert_eq!(case.condition("Degraded"), is("True", "SourceDenied"));
+    assert_eq!(case.condition("Degraded"), is("True", ErrorReason::SourceDenied.as_str()));
     case.reports = pods(vec![Err("cannot connect".into()), Ok(answer(4, 500))]);
     assert_eq!(case.condition("Degraded"), is("False", "AsExpected"), "its own word is newer");
     case.reports = pods(vec![Ok(answer(4, 500))]);
     case.idle = vec!["pod-1".into()];
-    assert_eq!(case.condition("Degraded"), is("True", "SourceDenied"), "it starts again");
+    assert_eq!(case.condition("Degraded"), is("True", ErrorReason::SourceDenied.as_str()), "it starts again");
     case.idle = vec!["pod-10".into()];
     assert_eq!(case.condition("Degraded"), is("False", "AsExpected"), "the pod is gone");
 }
