@@ -41,7 +41,6 @@ use autoscale::Autoscaler;
 use dead_letters::DeadLetters;
 use dereference::{Found, dereference};
 pub use edits::hurry;
-use edits::revision_seen;
 pub use memory::{Backoffs, Conflicts, PodMonitors, Stubborn};
 use probe::{PodReport, Prober, Target};
 use status::Facts;
@@ -295,18 +294,15 @@ async fn build_and_apply(
     let name = ObjectRef::from_obj(pipeline);
     let reports = context.prober.reports(&name);
     found.trouble = trouble(pipeline, found, &reports);
-    if found.live.is_none() {
-        match apply::live_without_label(context, &valid.owner).await {
-            Ok(live) => found.live = live.map(Arc::new),
-            Err(error) => {
-                let outcome = Outcome { error: Some(error), ..Outcome::default() };
-                return Built { document: None, outcome };
-            }
+    match edits::live_there(&valid.owner, found, context).await {
+        Ok(there) => found.live = there,
+        Err(error) => {
+            let outcome = Outcome { error: Some(error), ..Outcome::default() };
+            return Built { document: None, outcome };
         }
     }
     let found = &*found;
-    let seen = revision_seen(pipeline, &valid.owner.uid, &reports);
-    let plan = live::plan(found.live.as_deref(), &valid.owner.uid, &valid.live, seen);
+    let plan = edits::plan_of(pipeline, &valid.owner, &valid.live, found.live.as_deref(), &reports);
     // First: an edit must not wait for anything else.
     let live = apply::live(context, &valid.owner, found.live.as_deref(), &plan).await;
     let document = match &live {

@@ -1,7 +1,9 @@
-//! Edits on their way to the live document beside the reconcile: those that hurry, and those of refused pipelines.
+//! An edit's way to the live document: that of the reconcile, and beside it that of edits that hurry, and of those of
+//! refused pipelines.
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::reflector::ObjectRef;
 use sluice_crds::live::{Live, LiveDocument, MAX_REVISION};
 use sluice_crds::v1alpha1::TracePipeline;
@@ -9,6 +11,7 @@ use sluice_crds::validate::validate_live;
 
 use super::apply::{self, ApplyError};
 use super::dereference::{Found, dereference};
+use super::live::Plan;
 use super::probe::PodReport;
 use super::validate::{Owner, validate};
 use super::{Context, live};
@@ -24,9 +27,8 @@ pub async fn hurry(pipeline: &ObjectRef<TracePipeline>, context: &Context) {
     let found = dereference(&context.world, &pipeline);
     let Ok(valid) = validate(&pipeline, &found, &context.options) else { return };
     let reports = context.prober.reports(&ObjectRef::from_obj(&*pipeline));
-    let seen = revision_seen(&pipeline, &valid.owner.uid, &reports);
-    let plan = live::plan(found.live.as_deref(), &valid.owner.uid, &valid.live, seen);
-    if matches!(plan, live::Plan::Write(_))
+    let plan = plan_of(&pipeline, &valid.owner, &valid.live, found.live.as_deref(), &reports);
+    if matches!(plan, Plan::Write(_))
         && found.live.is_some()
         && let Err(error) = apply::live(context, &valid.owner, found.live.as_deref(), &plan).await
     {
@@ -93,20 +95,42 @@ async fn write_live_of_refused(
     found: &Found,
     context: &Context,
 ) -> Result<Option<LiveDocument>, ApplyError> {
-    let existing = match &found.live {
-        Some(existing) => Some(existing.clone()),
-        None => apply::live_without_label(context, owner).await?.map(Arc::new),
-    };
+    let existing = live_there(owner, found, context).await?;
     let reports = context.prober.reports(&ObjectRef::from_obj(pipeline));
-    let seen = revision_seen(pipeline, &owner.uid, &reports);
-    let plan = live::plan(existing.as_deref(), &owner.uid, wanted, seen);
+    let plan = plan_of(pipeline, owner, wanted, existing.as_deref(), &reports);
     apply::live(context, owner, existing.as_deref(), &plan).await?;
     Ok(plan.document().cloned())
 }
 
+/// The live ConfigMap that is there: the watched one, and where none is, what the API server has.
+///
+/// # Errors
+/// See [`apply::live_without_label`].
+pub(super) async fn live_there(
+    owner: &Owner,
+    found: &Found,
+    context: &Context,
+) -> Result<Option<Arc<ConfigMap>>, ApplyError> {
+    match &found.live {
+        Some(watched) => Ok(Some(watched.clone())),
+        None => Ok(apply::live_without_label(context, owner).await?.map(Arc::new)),
+    }
+}
+
+/// What to do with it, so that its content is what is wanted.
+pub(super) fn plan_of(
+    pipeline: &TracePipeline,
+    owner: &Owner,
+    wanted: &Live,
+    there: Option<&ConfigMap>,
+    reports: &[PodReport],
+) -> Plan {
+    live::plan(there, &owner.uid, wanted, revision_seen(pipeline, &owner.uid, reports))
+}
+
 /// The largest revision that anybody has seen of this very pipeline. One that no reader takes was never in effect, whoever
 /// tells of it.
-pub(super) fn revision_seen(pipeline: &TracePipeline, uid: &str, reports: &[PodReport]) -> u64 {
+fn revision_seen(pipeline: &TracePipeline, uid: &str, reports: &[PodReport]) -> u64 {
     #[cfg(feature = "planted")]
     if crate::planted::is(crate::planted::Bug::ForgetRevision) {
         return 0;
@@ -125,7 +149,6 @@ pub(super) fn revision_seen(pipeline: &TracePipeline, uid: &str, reports: &[PodR
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::ConfigMap;
     use serde_json::json;
     use sluice_crds::v1alpha1::{RateStatus, ScheduleWindow, TracePipelineStatus};
     use sluice_crds::wire;
