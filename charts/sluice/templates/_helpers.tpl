@@ -62,8 +62,26 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Labels of every object. */}}
+{{/* Labels of every object: the chart's own, and those that are said for all of them. */}}
 {{- define "sluice.labels" -}}
+{{- include "sluice.labelsWith" (list .) -}}
+{{- end -}}
+
+{{/* The same with those that are said for this object, which win. Call with (list $ $labels…); the first one that says a
+     label counts. Merged, because readers of YAML refuse a key that is there twice. */}}
+{{- define "sluice.labelsWith" -}}
+{{- $root := first . -}}
+{{- $labels := dict -}}
+{{- range rest . -}}
+{{- $labels = merge $labels (default dict .) -}}
+{{- end -}}
+{{- with merge $labels (default dict $root.Values.commonLabels) -}}
+{{ toYaml . }}
+{{ end -}}
+{{- include "sluice.ownLabels" $root -}}
+{{- end -}}
+
+{{- define "sluice.ownLabels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 app.kubernetes.io/part-of: sluice
 app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | quote }}
@@ -73,6 +91,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* Consumers admit questions from pods with this very name: see network_policy in the operator. */}}
 {{- define "sluice.operatorSelector" -}}
 app.kubernetes.io/name: sluice-operator
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{/* What belongs to the release as a whole. Nothing selects by it. */}}
+{{- define "sluice.releaseLabels" -}}
+app.kubernetes.io/name: sluice
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
@@ -113,5 +137,29 @@ imagePullSecrets:
   {{- range . }}
   - name: {{ . | quote }}
   {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* On which nodes pods may run. Call with the values of the operator or the demo. */}}
+{{- define "sluice.nodes" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The same, and which of them they prefer. */}}
+{{- define "sluice.scheduling" -}}
+{{- include "sluice.nodes" . }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end -}}

@@ -148,6 +148,26 @@ fn every_alert_has_its_paragraph() {
     }
 }
 
+/// Values that a schema takes and a person does not find in `values.yaml`.
+fn unsaid(schema: &Value, values: &Value, path: &str, found: &mut Vec<String>) {
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        match values.get(name) {
+            Some(value) => unsaid(inner, value, &path, found),
+            None => found.push(path),
+        }
+    }
+}
+
+#[test]
+fn every_value_that_the_schema_takes_is_in_the_file_that_people_read() {
+    let schema = serde_json::from_str(&read("values.schema.json")).unwrap();
+    let values = sluice_crds::yaml::to_json(&read("values.yaml")).unwrap();
+    let mut found = Vec::new();
+    unsaid(&schema, &values, "", &mut found);
+    assert_eq!(found, [".global"], "Helm's own alone is not");
+}
+
 #[test]
 fn an_operator_that_is_not_ready_holds_up_no_drain() {
     let budget = read("templates/operator/disruption-budget.yaml");

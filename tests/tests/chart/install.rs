@@ -42,7 +42,8 @@ async fn life_of_an_installation(major: u8) {
     cluster.kubectl(&["delete", CRD_NAME, "--ignore-not-found"]).await.unwrap();
     let bed = Bed::new(&cluster, major).await;
     let values = chart().join("ci/all-values.yaml").display().to_string();
-    bed.helm("install", &["--values", &values]).await.unwrap();
+    let notes = bed.helm("install", &["--values", &values]).await.unwrap();
+    assert!(!notes.contains("`scraperNamespaces`"), "{notes}");
     cluster.crds_established().await.unwrap();
     every_object_is_accepted(&bed).await;
     pods_of_the_chart_fit_the_restricted_standard(&bed).await;
@@ -54,7 +55,9 @@ async fn life_of_an_installation(major: u8) {
     people_get_their_rights_by_aggregation(&bed).await;
     nothing_was_refused(&operator);
 
-    bed.helm("upgrade", &["--values", &values, "--set", "operator.maxConcurrentRollouts=7"]).await.unwrap();
+    let set = "operator.maxConcurrentRollouts=7,scraperNamespaces=null";
+    let notes = bed.helm("upgrade", &["--values", &values, "--set", set]).await.unwrap();
+    assert!(notes.contains("name its namespace in `scraperNamespaces`"), "nobody may scrape: {notes}");
     let deployment = bed.namespace.get("deployment/sluice-operator").await.unwrap();
     let arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
     assert!(arguments.contains("--max-concurrent-rollouts=7"), "{arguments}");

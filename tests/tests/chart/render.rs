@@ -60,6 +60,14 @@ async fn values_that_do_not_fit_are_refused() {
             // The chart's own.
             r"operator.podLabels.app\.kubernetes\.io/name=mine",
             r"operator.podLabels.helm\.sh/chart=mine",
+            r"demo.podLabels.helm\.sh/chart=mine",
+            r"commonLabels.app\.kubernetes\.io/instance=mine",
+            "operator.extraEnv[0].name=POD_NAME",
+            // A label's value is no text of any kind.
+            "commonLabels.team=of two words",
+            "operator.nodeSelector.pool=a/b",
+            "operator.revisionHistoryLimit=-1",
+            "demo.tolerations=all",
             "consumer.image.repository=",
             "crds.enabled=maybe",
             "namespaces={Team_A}",
@@ -98,6 +106,9 @@ async fn values_that_do_not_fit_are_refused() {
             "namespaces=null",
             "operator.tolerations=null",
             "operator.resources=null",
+            "operator.podLabels=null",
+            "commonLabels=null",
+            "demo.affinity=null",
             "monitoring.rules.labels=null",
         ] {
             let on = "demo.enabled=true,monitoring.rules.enabled=true,monitoring.operatorMonitor=PodMonitor";
@@ -159,6 +170,84 @@ async fn the_crd_is_kept_only_where_it_should_be_and_is_not_changed_on_its_way()
     let loose = crd("crds.keep=false").await.unwrap();
     assert!(loose["metadata"]["annotations"].is_null());
     assert!(crd("crds.enabled=false").await.is_none());
+}
+
+/// The one object of a kind and name.
+fn named<'a>(rendered: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let mut found = rendered.iter().filter(|one| one["kind"] == kind && one["metadata"]["name"] == name);
+    let one = found.next().unwrap_or_else(|| panic!("there is no {kind} {name}"));
+    assert!(found.next().is_none(), "there are several {kind}s {name}");
+    one
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn what_values_say_of_pods_and_their_objects_is_said_there_as_it_is() {
+    let file = chart().join("ci/all-values.yaml").display().to_string();
+    let values = sluice_crds::yaml::to_json(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let rendered =
+        documents(&Helm::new(4).unwrap().template("sluice-system", &["--values", &file]).await.unwrap());
+    for part in ["operator", "demo"] {
+        let (values, name) = (&values[part], format!("chart-sluice-{part}"));
+        let deployment = named(&rendered, "Deployment", &name);
+        let pods = &deployment["spec"]["template"];
+        for field in ["nodeSelector", "tolerations", "affinity", "priorityClassName"] {
+            assert!(!values[field].is_null(), "{file} does not say {part}.{field}");
+            assert_eq!(pods["spec"][field], values[field], "{part}.{field}");
+        }
+        assert_eq!(pods["metadata"]["annotations"], values["podAnnotations"]);
+        for (label, value) in values["podLabels"].as_object().unwrap() {
+            assert_eq!(pods["metadata"]["labels"][label], *value, "{part}: {label}");
+        }
+        // They find their way to the nodes that their part may run on.
+        let is_test =
+            |one: &&Value| one["kind"] == "Pod" && one["metadata"]["name"].to_string().contains(part);
+        let test = rendered.iter().find(is_test).unwrap();
+        for field in ["nodeSelector", "tolerations"] {
+            assert_eq!(test["spec"][field], values[field], "helm test of {part}: {field}");
+        }
+    }
+    let (values, name) = (&values["operator"], "chart-sluice-operator");
+    let deployment = named(&rendered, "Deployment", name);
+    assert_eq!(deployment["spec"]["revisionHistoryLimit"], values["revisionHistoryLimit"]);
+    assert_eq!(deployment["metadata"]["annotations"], values["deploymentAnnotations"]);
+    assert_eq!(named(&rendered, "Service", name)["metadata"]["annotations"], values["serviceAnnotations"]);
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(pod["topologySpreadConstraints"], values["topologySpreadConstraints"]);
+    let variables = pod["containers"][0]["env"].as_array().unwrap();
+    for variable in values["extraEnv"].as_array().unwrap() {
+        assert!(variables.contains(variable), "{variable}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn every_object_and_pod_says_whose_it_is_in_labels_that_may_be_added_to_and_nothing_selects_by_those() {
+    const OWN: [&str; 6] = [
+        "helm.sh/chart",
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/instance",
+        "app.kubernetes.io/version",
+        "app.kubernetes.io/part-of",
+        "app.kubernetes.io/managed-by",
+    ];
+    let helm = Helm::new(3).unwrap();
+    for file in values_files() {
+        let set = ["--set=commonLabels.team=all,operator.podLabels.team=operator"];
+        let values = [&with(file.as_ref())[..], &set[..]].concat();
+        for document in documents(&helm.template("sluice-system", &values).await.unwrap()) {
+            let what = format!("{} {}", document["kind"], document["metadata"]["name"]);
+            let labels = &document["metadata"]["labels"];
+            for own in OWN {
+                assert!(labels[own].is_string(), "{what} has no label {own}");
+            }
+            assert_eq!(labels["team"], "all", "{what}");
+            assert!(!document["spec"]["selector"].to_string().contains("team"), "{what}");
+            let Some(pods) = document.pointer("/spec/template/metadata/labels") else { continue };
+            let of_the_operator = pods["app.kubernetes.io/name"] == "sluice-operator";
+            assert_eq!(pods["team"], if of_the_operator { "operator" } else { "all" }, "{what}");
+        }
+    }
 }
 
 /// The operator's own policy, beside its Deployment.
