@@ -8,7 +8,9 @@ use sluice_crds::names;
 use sluice_crds::v1alpha1::{TracePipeline, TracePipelineStatus};
 
 use crate::controller::Context;
-use crate::controller::status::{CONFLICT, DEAD_LETTERS_GROWING};
+use crate::controller::status::{
+    self, CONFLICT, DEAD_LETTERS_GROWING, DEGRADED, RATE_CONFIRMED, READY, SUSPENDED,
+};
 
 /// Longest note that the API takes.
 const MAX_NOTE_BYTES: usize = 1024;
@@ -41,25 +43,25 @@ fn regarding(pipeline: &TracePipeline, event: &Event) -> ObjectReference {
 fn changes(old: &TracePipelineStatus, new: &TracePipelineStatus) -> Vec<Event> {
     let mut events = Vec::new();
     for condition in &new.conditions {
-        let before = old.conditions.iter().find(|before| before.type_ == condition.type_);
+        let before = status::condition(Some(old), &condition.type_);
         let same = before
             .is_some_and(|before| before.status == condition.status && before.reason == condition.reason);
         // A rate may be confirmed before anybody has noticed that it was not.
-        let is_another_rate = condition.type_ == "RateConfirmed" && old.rate.applied != new.rate.applied;
+        let is_another_rate = condition.type_ == RATE_CONFIRMED && old.rate.applied != new.rate.applied;
         if same && !is_another_rate {
             continue;
         }
         let known = before.is_some();
         match (condition.type_.as_str(), condition.status.as_str()) {
-            ("Degraded", "True") => events.push(event(EventType::Warning, condition, "Degraded")),
-            ("Degraded", "False") if known => events.push(event(EventType::Normal, condition, "Recovered")),
+            (DEGRADED, "True") => events.push(event(EventType::Warning, condition, DEGRADED)),
+            (DEGRADED, "False") if known => events.push(event(EventType::Normal, condition, "Recovered")),
             (CONFLICT, "True") => events.push(event(EventType::Warning, condition, CONFLICT)),
             (DEAD_LETTERS_GROWING, "True") => {
                 events.push(event(EventType::Warning, condition, "DeadLetter"));
             }
-            ("Ready", "True") => events.push(event(EventType::Normal, condition, "Ready")),
-            ("Suspended", _) if known => events.push(event(EventType::Normal, condition, "Suspended")),
-            ("RateConfirmed", "True") if is_another_rate => {
+            (READY, "True") => events.push(event(EventType::Normal, condition, READY)),
+            (SUSPENDED, _) if known => events.push(event(EventType::Normal, condition, SUSPENDED)),
+            (RATE_CONFIRMED, "True") if is_another_rate => {
                 events.push(event(EventType::Normal, condition, "RateApplied"));
             }
             _ => {}
@@ -70,9 +72,7 @@ fn changes(old: &TracePipelineStatus, new: &TracePipelineStatus) -> Vec<Event> {
 
 fn event(type_: EventType, condition: &Condition, action: &str) -> Event {
     let mut note = condition.message.clone();
-    while note.len() > MAX_NOTE_BYTES {
-        note.pop();
-    }
+    note.truncate(note.floor_char_boundary(MAX_NOTE_BYTES));
     Event {
         type_,
         reason: condition.reason.clone(),
@@ -93,7 +93,7 @@ mod tests {
         let (context, pipeline) = (server.context(), example::pipeline());
         let old = TracePipelineStatus::default();
         for rate in ["8000", "8000", "20000"] {
-            let mut confirmed = example::condition("RateConfirmed", "True");
+            let mut confirmed = example::condition(RATE_CONFIRMED, "True");
             confirmed.message = format!("every consumer applies {rate} spans per second");
             let mut new = TracePipelineStatus { conditions: vec![confirmed], ..old.clone() };
             new.rate.applied = rate.parse().ok();
@@ -112,7 +112,7 @@ mod tests {
     fn a_rate_that_is_confirmed_at_once_is_an_event_too() {
         let status = |rate| {
             let mut status = TracePipelineStatus {
-                conditions: vec![example::condition("RateConfirmed", "True")],
+                conditions: vec![example::condition(RATE_CONFIRMED, "True")],
                 ..TracePipelineStatus::default()
             };
             status.rate.applied = Some(rate);

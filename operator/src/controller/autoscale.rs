@@ -12,7 +12,7 @@ use kube::runtime::reflector::ObjectRef;
 use sluice_crds::bottleneck::Bottleneck;
 use sluice_crds::v1alpha1::{Autoscaling, TracePipeline};
 
-use super::probe::PodReport;
+use super::probe::{PodReport, answers_of};
 use crate::lock::lock;
 
 /// For how long the processor must be the limit before consumers are added, and how often that is looked at.
@@ -78,8 +78,7 @@ impl Autoscaler {
         known.since = now;
         // A consumer without a partition would do nothing.
         let partitions =
-            reports.iter().filter_map(|report| Some(report.answer.as_ref().ok()?.partitions.count));
-        let partitions = partitions.fold(0, u64::saturating_add);
+            answers_of(reports).map(|answer| answer.partitions.count).fold(0, u64::saturating_add);
         let most = bounds.max.min(u32::try_from(partitions).unwrap_or(u32::MAX).max(current));
         wanted.clamp(bounds.min, most.max(bounds.min))
     }
@@ -92,8 +91,7 @@ impl Autoscaler {
 
 impl Known {
     fn learn(&mut self, reports: &[PodReport], now: Instant) {
-        let answers = || reports.iter().filter_map(|report| report.answer.as_ref().ok());
-        let limited: Vec<f64> = answers()
+        let limited: Vec<f64> = answers_of(reports)
             .filter(|answer| answer.is_limited_by(Bottleneck::Cpu) && answer.achieved_qps > 0.0)
             .map(|answer| answer.achieved_qps)
             .collect();
@@ -104,14 +102,13 @@ impl Known {
         self.capacity = self.capacity.filter(|(_, seen)| now.duration_since(*seen) < REMEMBER);
         if let Some((capacity, _)) = &mut self.capacity {
             // Who does more and is not even limited has taught something, too.
-            *capacity = answers().map(|answer| answer.achieved_qps).fold(*capacity, f64::max);
+            *capacity = answers_of(reports).map(|answer| answer.achieved_qps).fold(*capacity, f64::max);
         }
     }
 
     /// Whether so many consumers could do the work. As long as none was ever limited, nobody knows better.
     fn would_do(&self, consumers: u32, reports: &[PodReport]) -> bool {
-        let answers = reports.iter().filter_map(|report| report.answer.as_ref().ok());
-        let work: f64 = answers.map(|answer| answer.achieved_qps).sum();
+        let work: f64 = answers_of(reports).map(|answer| answer.achieved_qps).sum();
         self.capacity.is_none_or(|(capacity, _)| work <= FILL * capacity * f64::from(consumers))
     }
 }

@@ -12,7 +12,7 @@ use sluice_crds::validate::validate_live;
 use super::apply::{self, ApplyError};
 use super::dereference::{Found, dereference};
 use super::live::Plan;
-use super::probe::PodReport;
+use super::probe::{PodReport, answers_of};
 use super::validate::{Owner, validate};
 use super::{Context, live};
 use crate::watch::unreadable;
@@ -136,9 +136,7 @@ fn revision_seen(pipeline: &TracePipeline, uid: &str, reports: &[PodReport]) -> 
         return 0;
     }
     let possible = |revision: &u64| *revision <= MAX_REVISION;
-    let reported = reports
-        .iter()
-        .filter_map(|report| report.answer.as_ref().ok())
+    let reported = answers_of(reports)
         .filter(|answer| answer.pipeline_uid.as_deref() == Some(uid))
         .map(|answer| answer.revision)
         .filter(possible)

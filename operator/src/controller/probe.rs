@@ -32,7 +32,7 @@ use super::status::Told;
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::tasks::reap;
-pub use report::{CONSUMER_ERROR, Expiry, PodReport, Report};
+pub use report::{CONSUMER_ERROR, Expiry, PodReport, Report, answers_of};
 use report::{beginning, notable};
 
 /// Between two questions while nothing is expected.

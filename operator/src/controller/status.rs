@@ -18,11 +18,14 @@ use sluice_crds::v1alpha1::{RateStatus, TracePipeline, TracePipelineStatus};
 
 use super::apply::Outcome;
 use super::build::selector_text;
-use super::probe::{PodReport, Report};
+use super::probe::{PodReport, Report, answers_of};
 use super::validate::Refusal;
 use crate::watch::unreadable;
-use conditions::Conditions;
-pub use conditions::{CONFLICT, DEAD_LETTERS_GROWING, EXPIRING, conflict};
+pub use conditions::{
+    CONFLICT, DEAD_LETTERS_GROWING, DEGRADED, EXPIRING, RATE_CONFIRMED, READY, SUSPENDED, conflict,
+};
+use conditions::{Conditions, THROTTLED};
+pub use last::{condition, is_said_by};
 use numbers::Numbers;
 pub use told::Told;
 
@@ -51,7 +54,7 @@ pub struct Facts<'a> {
 impl Facts<'_> {
     /// Answers, where there are.
     fn answers(&self) -> impl Iterator<Item = &Report> {
-        self.reports.iter().filter_map(|report| report.answer.as_ref().ok())
+        answers_of(self.reports)
     }
 
     /// The live content that counts: that of the spec, and where it is refused, that of the document in effect, which may
@@ -216,7 +219,7 @@ impl Change {
 }
 
 fn without_numbers(status: &TracePipelineStatus) -> TracePipelineStatus {
-    let lasting = status.conditions.iter().filter(|condition| condition.type_ != "Throttled");
+    let lasting = status.conditions.iter().filter(|condition| condition.type_ != THROTTLED);
     TracePipelineStatus {
         conditions: lasting.cloned().collect(),
         throughput: None,
@@ -234,7 +237,7 @@ fn awaited(status: &TracePipelineStatus) -> TracePipelineStatus {
     for condition in &mut awaited.conditions {
         condition.message.clear();
         // Pods are on their way: not ready, and nobody has answered, for one reason after the other.
-        if let ("RateConfirmed", "Unknown", _) | ("Ready", "False", "Starting" | "ConsumersNotReady") =
+        if let (RATE_CONFIRMED, "Unknown", _) | (READY, "False", "Starting" | "ConsumersNotReady") =
             (&*condition.type_, &*condition.status, &*condition.reason)
         {
             condition.reason.clear();

@@ -6,7 +6,7 @@ use sluice_crds::v1alpha1::TracePipeline;
 use super::apply::Trouble;
 use super::dereference::Found;
 use super::probe::{CONSUMER_ERROR, PodReport, Report};
-use super::status::EXPIRING;
+use super::status::{DEGRADED, EXPIRING, condition, is_said_by};
 
 /// Reads the consumers' answers, and for those that have given none, the last status: an operator that has just begun has
 /// asked nobody, and the one before it has told of trouble at once.
@@ -38,16 +38,11 @@ fn told_by(answer: &Report) -> Option<&str> {
     Some(reason).filter(|reason| holds_up(reason))
 }
 
-/// What the last status says so of this very pod: with what a consumer says it begins with its name.
+/// What the last status says so of this very pod.
 fn told_before<'a>(pipeline: &'a TracePipeline, pod: &str) -> Option<&'a str> {
-    let mut last = pipeline.status.iter().flat_map(|status| &status.conditions);
-    let told = last.find(|one| {
-        one.type_ == "Degraded"
-            && one.status == "True"
-            && holds_up(&one.reason)
-            && one.message.strip_prefix(pod).is_some_and(|rest| rest.starts_with(": "))
-    });
-    told.map(|one| &*one.reason)
+    let last = condition(pipeline.status.as_ref(), DEGRADED)?;
+    let is_told = last.status == "True" && is_said_by(last, pod) && holds_up(&last.reason);
+    is_told.then_some(&*last.reason)
 }
 
 /// Whether an error keeps a consumer from being ready: also one of a newer consumer, of a reason that nobody knows here.
@@ -100,7 +95,7 @@ mod tests {
     #[test]
     fn the_last_status_counts_for_those_that_were_not_asked() {
         let mut pipeline = example::pipeline();
-        let mut told = example::condition("Degraded", "True");
+        let mut told = example::condition(DEGRADED, "True");
         (told.reason, told.message) = (AWAY.into(), "old: the database is away".into());
         let mut of = |condition, reports: &[PodReport]| {
             pipeline.status =

@@ -192,6 +192,11 @@ pub struct PodReport {
     pub answer: Result<Report, String>,
 }
 
+/// The answers, where there are.
+pub fn answers_of(reports: &[PodReport]) -> impl Iterator<Item = &Report> {
+    reports.iter().filter_map(|report| report.answer.as_ref().ok())
+}
+
 /// In the place of an answer.
 const NOT_ASKED: &str = "not asked yet";
 

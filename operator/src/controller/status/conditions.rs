@@ -8,13 +8,27 @@ use super::numbers::rounded;
 use super::{Facts, Pods, last};
 use crate::controller::apply::{Rollout, Withheld};
 use crate::controller::dead_letters::RECENT;
-use crate::controller::probe::{CONSUMER_ERROR, Expiry, PodReport, Report};
+use crate::controller::probe::{CONSUMER_ERROR, Expiry, PodReport, Report, answers_of};
 use crate::controller::validate::Refusal;
 
-/// Type of the condition that an installation writes to another one's pipeline.
-pub const CONFLICT: &str = "Conflict";
-/// Type of the condition that tells of messages that nobody can store.
+/// Types of conditions: whether consumers work by the newest spec.
+pub const READY: &str = "Ready";
+/// Whether that spec is on its way.
+pub const PROGRESSING: &str = "Progressing";
+/// Whether anything is wrong.
+pub const DEGRADED: &str = "Degraded";
+/// Whether messages wait for the rate.
+pub const THROTTLED: &str = "Throttled";
+/// Whether nothing is to be stored.
+pub const SUSPENDED: &str = "Suspended";
+/// Whether all consumers apply the rate.
+pub const RATE_CONFIRMED: &str = "RateConfirmed";
+/// Whether nothing goes on before somebody acts.
+pub const STALLED: &str = "Stalled";
+/// Whether there are messages that nobody can store.
 pub const DEAD_LETTERS_GROWING: &str = "DeadLettersGrowing";
+/// Of the one that an installation writes to another one's pipeline.
+pub const CONFLICT: &str = "Conflict";
 
 const TRUE: &str = "True";
 const FALSE: &str = "False";
@@ -55,13 +69,13 @@ impl Conditions {
     /// Judges all of them.
     pub fn judge(&mut self, facts: &Facts<'_>, pods: &Pods) {
         for (type_, verdict) in [
-            ("Ready", ready(facts, pods)),
-            ("Progressing", progressing(facts, pods)),
-            ("Degraded", degraded(facts, pods)),
-            ("Throttled", throttled(facts)),
-            ("Suspended", suspended(facts)),
-            ("RateConfirmed", rate_confirmed(facts)),
-            ("Stalled", stalled(facts, pods)),
+            (READY, ready(facts, pods)),
+            (PROGRESSING, progressing(facts, pods)),
+            (DEGRADED, degraded(facts, pods)),
+            (THROTTLED, throttled(facts)),
+            (SUSPENDED, suspended(facts)),
+            (RATE_CONFIRMED, rate_confirmed(facts)),
+            (STALLED, stalled(facts, pods)),
             (DEAD_LETTERS_GROWING, dead_letters_growing(facts)),
         ] {
             self.set(type_, verdict);
@@ -141,9 +155,9 @@ fn held_up(facts: &Facts<'_>) -> Option<(&'static str, String)> {
 /// the last status can tell: `Ready` of this very generation means that all of it was there.
 fn lacks_an_edit(facts: &Facts<'_>) -> bool {
     let was_ready = || {
-        let mut last = facts.pipeline.status.iter().flat_map(|status| &status.conditions);
         let generation = facts.pipeline.metadata.generation;
-        last.any(|one| one.type_ == "Ready" && one.status == TRUE && one.observed_generation == generation)
+        last::condition(facts.pipeline.status.as_ref(), READY)
+            .is_some_and(|last| last.status == TRUE && last.observed_generation == generation)
     };
     match facts.outcome.map(|outcome| outcome.withheld).unwrap_or_default() {
         Withheld::Nothing => false,
@@ -183,7 +197,7 @@ fn degraded(facts: &Facts<'_>, pods: &Pods) -> Verdict {
     });
     if let Some((pod, answer, error)) = troubled {
         let reason = answer.last_error_reason.as_deref().unwrap_or(CONSUMER_ERROR);
-        return verdict(TRUE, reason, format!("{pod}: {error}"));
+        return verdict(TRUE, reason, last::said(pod, error));
     }
     if let Some(kept) = last::trouble(facts).and_then(again) {
         return kept;
@@ -222,8 +236,7 @@ pub fn expiring(reports: &[PodReport], was_told: bool) -> Option<(&str, u64)> {
 }
 
 fn was_expiring(facts: &Facts<'_>) -> bool {
-    let mut last = facts.pipeline.status.iter().flat_map(|status| &status.conditions);
-    last.any(|one| one.type_ == "Degraded" && one.reason == EXPIRING)
+    last::condition(facts.pipeline.status.as_ref(), DEGRADED).is_some_and(|last| last.reason == EXPIRING)
 }
 
 /// What kstatus reads as a failure: trying again changes nothing before somebody has acted.
@@ -254,7 +267,7 @@ fn dead_letters_growing(facts: &Facts<'_>) -> Verdict {
 }
 
 fn throttled(facts: &Facts<'_>) -> Verdict {
-    if let Some(kept) = last::condition(facts, "Throttled").and_then(again) {
+    if let Some(kept) = last::while_silent(facts, THROTTLED).and_then(again) {
         return kept;
     }
     if waits_for_the_rate(facts.reports) && facts.desired() > 0 {
@@ -276,10 +289,10 @@ fn throttled(facts: &Facts<'_>) -> Verdict {
 
 /// Whether consumers have messages and no leave to store them.
 pub fn waits_for_the_rate(reports: &[PodReport]) -> bool {
-    let answers = || reports.iter().filter_map(|report| report.answer.as_ref().ok());
-    answers()
-        .any(|answer| answer.is_limited_by(Bottleneck::Limiter) || answer.is_limited_by(Bottleneck::Guard))
-        && answers().any(|answer| answer.partitions.wait)
+    let is_held = |answer: &Report| {
+        answer.is_limited_by(Bottleneck::Limiter) || answer.is_limited_by(Bottleneck::Guard)
+    };
+    answers_of(reports).any(is_held) && answers_of(reports).any(|answer| answer.partitions.wait)
 }
 
 fn suspended(facts: &Facts<'_>) -> Verdict {
@@ -306,7 +319,7 @@ fn rate_confirmed(facts: &Facts<'_>) -> Verdict {
     if facts.reports.is_empty() {
         return verdict(UNKNOWN, "NoConsumers", "no consumer runs");
     }
-    if let Some(kept) = last::condition(facts, "RateConfirmed").and_then(again) {
+    if let Some(kept) = last::while_silent(facts, RATE_CONFIRMED).and_then(again) {
         return kept;
     }
     let silent = facts.reports.iter().find_map(|report| Some((&report.pod, report.answer.as_ref().err()?)));

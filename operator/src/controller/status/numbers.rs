@@ -2,7 +2,7 @@
 
 use sluice_crds::v1alpha1::TracePipelineStatus;
 
-use crate::controller::probe::{PodReport, Report};
+use crate::controller::probe::{PodReport, Report, answers_of};
 
 /// Sums over all consumers; none while any of them does not answer, because half a sum is a wrong one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Numbers {
 
 /// Adds up the reports.
 pub fn numbers(reports: &[PodReport]) -> Numbers {
-    let answers: Vec<_> = reports.iter().filter_map(|report| report.answer.as_ref().ok()).collect();
+    let answers: Vec<_> = answers_of(reports).collect();
     if answers.is_empty() || answers.len() < reports.len() {
         return Numbers::default();
     }
