@@ -49,6 +49,9 @@ pub const BODIES_PER_KEY: u64 = 1 << 32;
 const ID_TRIES: u32 = 16;
 /// After this long without a commit nobody would have noticed that another server has taken the database's place.
 const QUIET: Duration = Duration::from_secs(5);
+/// However busy it is, key and dictionary are looked up this often: somebody may have put their tables back from a backup,
+/// which no commit notices. What is sealed meanwhile with a key that is gone, nobody can open.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Data keys that are remembered for opening.
 const REMEMBERED_KEYS: usize = 4_096;
 
@@ -72,8 +75,10 @@ pub struct Sealing {
     /// How often there was doubt, and how often of these key and dictionary have been looked up since.
     doubts: AtomicU64,
     settled: AtomicU64,
-    /// When the database was last known to have both.
+    /// When the database was last known to be the same one.
     sure_at: Mutex<Instant>,
+    /// When both were last looked up.
+    looked_at: Mutex<Instant>,
     /// What was done so far.
     pub counters: Arc<Counters>,
 }
@@ -110,6 +115,7 @@ impl Sealing {
             doubts: AtomicU64::new(0),
             settled: AtomicU64::new(0),
             sure_at: Mutex::new(Instant::now()),
+            looked_at: Mutex::new(Instant::now()),
             counters: Arc::default(),
         }
     }
@@ -157,10 +163,13 @@ impl Sealing {
         *lock(&self.sure_at) = Instant::now();
     }
 
-    /// The number of doubts, if there is one that was not settled, or if it is long since a commit would have shown one.
+    /// The number of doubts, if there is one that was not settled, if it is long since a commit would have shown one, or
+    /// if it is time to look anyway.
     fn open_doubts(&self) -> Option<u64> {
         let doubts = self.doubts.load(Relaxed);
-        let is_sure = self.settled.load(Relaxed) == doubts && lock(&self.sure_at).elapsed() < QUIET;
+        let is_sure = self.settled.load(Relaxed) == doubts
+            && lock(&self.sure_at).elapsed() < QUIET
+            && lock(&self.looked_at).elapsed() < LOOK_AGAIN;
         (!is_sure).then_some(doubts)
     }
 
@@ -186,6 +195,7 @@ impl Sealing {
             *lock(&self.training) = Training::new();
         }
         self.settled.store(doubts, Relaxed);
+        *lock(&self.looked_at) = Instant::now();
         self.committed();
         Ok(())
     }
@@ -345,8 +355,11 @@ impl Sealing {
 
     fn adopt(&self, dictionary: Arc<Dictionary>, permille: u32) {
         lock(&self.dictionaries).insert(dictionary.id, dictionary.clone());
-        *lock(&self.dictionary) = Some(dictionary);
-        lock(&self.training).settle(f64::from(permille) / 1_000.0);
+        let before = lock(&self.dictionary).replace(dictionary.clone());
+        // What is known of the one in use by now is not forgotten when it is looked up again.
+        if before.is_none_or(|before| before.id != dictionary.id) {
+            lock(&self.training).settle(f64::from(permille) / 1_000.0);
+        }
     }
 }
 

@@ -256,6 +256,34 @@ async fn after_a_pause_key_and_dictionary_are_looked_up_before_they_seal() {
     assert_eq!(sealing.counters.data_keys.load(Relaxed), 2);
 }
 
+/// Somebody has put the tables of keys back from a backup, while commits went on.
+#[tokio::test(start_paused = true)]
+async fn a_busy_pipeline_looks_key_and_dictionary_up_every_minute() {
+    let (safe, before, after) = (Safe::with(&["k1"]), memory(), memory());
+    let (sealing, body) = (safe.sealing(&["k1"], "k1"), body(1));
+    stored(&sealing, &before, &[row(1, &body)]).await;
+    for _ in 0..24 {
+        tokio::time::advance(QUIET / 2).await;
+        sealing.committed();
+    }
+    let spans = stored(&sealing, &after, &[row(2, &body)]).await;
+    assert_eq!(opened(&safe.sealing(&["k1"], "k1"), &after, spans).await, [Ok(body)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn samples_for_the_next_dictionary_survive_a_look_at_the_one_in_use() {
+    let (safe, store) = (Safe::with(&["k1"]), memory());
+    let sealing = safe.sealing(&["k1"], "k1");
+    train(&sealing, &store).await;
+    *lock(&sealing.training) = Training::new();
+    let body = body(1);
+    stored(&sealing, &store, &[row(1, &body)]).await;
+    let collected = lock(&sealing.training).collected();
+    sealing.doubt();
+    stored(&sealing, &store, &[row(2, &body)]).await;
+    assert_eq!((collected, lock(&sealing.training).collected()), (1, 2));
+}
+
 #[tokio::test]
 async fn a_doubt_that_arises_while_another_is_settled_is_settled_too() {
     let (safe, before, after) = (Safe::with(&["k1"]), memory(), memory());

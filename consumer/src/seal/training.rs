@@ -57,6 +57,11 @@ impl Training {
         *self = Self { samples: None, ..Self::new() };
     }
 
+    #[cfg(test)]
+    pub fn collected(&self) -> usize {
+        self.samples.as_ref().map_or(0, Vec::len)
+    }
+
     /// Takes note of a batch, of the bytes of its bodies as they were compressed, and of those that they were shrunk to;
     /// gives the samples once there are enough. `body_of` gives a row's body as it was compressed.
     pub fn observe<R>(
