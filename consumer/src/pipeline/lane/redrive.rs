@@ -6,6 +6,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Inbox, Lane, Released, Served};
 use crate::meter::Activity;
 use crate::pipeline::batch::{Batch, RefusedSpan};
@@ -27,6 +29,14 @@ struct Marked {
     segment: Segment,
     /// There are none after them.
     is_end: bool,
+}
+
+/// How a try to write them ended.
+enum Tried {
+    Committed(Position),
+    /// Some of the rows are refused.
+    Isolated(Vec<RefusedSpan>),
+    Stopped,
 }
 
 impl Marked {
@@ -60,10 +70,12 @@ impl Lane {
         };
         self.time.enter(Activity::Gate);
         let released = self.release(&current, &marked.segment, true, inbox).await?;
-        let written = inbox.while_ours(&current, self.write_marked(&current, &marked, released)).await;
+        let stop = inbox.stop.clone();
+        let writing = self.write_marked(&current, &marked, released, &stop);
+        let written = inbox.while_ours(&current, writing).await;
         let trouble = match written? {
             Ok(position) => {
-                current.stream.position = position;
+                current.stream.position = position.unwrap_or(current.stream.position);
                 return Some(current);
             }
             Err(error) => {
@@ -143,22 +155,27 @@ impl Lane {
         marked.letters.push(letter);
     }
 
-    /// Writes what was released of what was read, without the rows that the database is found to refuse.
+    /// Writes what was released of what was read, without the rows that the database is found to refuse; none where the
+    /// process is to stop before they are found.
     async fn write_marked(
         &self,
         current: &Served,
         marked: &Marked,
         released: Released,
-    ) -> Result<Position, StoreError> {
+        stop: &CancellationToken,
+    ) -> Result<Option<Position>, StoreError> {
+        let spans = marked.segment.front_spans(released.messages).len();
         let mut isolated: Vec<RefusedSpan> = Vec::new();
         loop {
-            let found = match self.try_marked(current, marked, released, &isolated).await? {
-                Ok(position) => return Ok(position),
-                Err(found) => found,
-            };
-            isolated.extend(found);
-            isolate::release_all(&self.gate, &self.time, marked.segment.front_spans(released.messages).len())
-                .await;
+            match self.try_marked(current, marked, released, &isolated, stop).await? {
+                Tried::Committed(position) => return Ok(Some(position)),
+                Tried::Stopped => return Ok(None),
+                Tried::Isolated(found) => isolated.extend(found),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                () = isolate::release_all(&self.gate, &self.time, spans) => {}
+            }
         }
     }
 
@@ -168,7 +185,8 @@ impl Lane {
         marked: &Marked,
         released: Released,
         isolated: &[RefusedSpan],
-    ) -> Result<Result<Position, Vec<RefusedSpan>>, StoreError> {
+        stop: &CancellationToken,
+    ) -> Result<Tried, StoreError> {
         let (stream, letters) = (&current.stream, released.messages);
         let refusals = self.refused_spans(&marked.segment, letters, isolated);
         let batch = self.batch(current, &marked.segment, released, &refusals);
@@ -197,11 +215,13 @@ impl Lane {
                 self.meters.redriven.fetch_add(settled.len() as u64, Relaxed);
                 tracing::info!(partition = %stream.at, letters = settled.len(), rows, failed = failed.len(),
                     "dead letters redriven");
-                Ok(Ok(to))
+                Ok(Tried::Committed(to))
             }
-            Err(error) if isolate::is_refusal(error.kind) => {
-                Ok(Err(self.isolate(&batch, &rows, error).await?))
-            }
+            Err(error) if isolate::is_refusal(error.kind) => tokio::select! {
+                // Nothing of this stays, and at a low rate it takes long.
+                () = stop.cancelled() => Ok(Tried::Stopped),
+                isolated = self.isolate(&batch, &rows, error) => isolated.map(Tried::Isolated),
+            },
             Err(error) => Err(error),
         }
     }

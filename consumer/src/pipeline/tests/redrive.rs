@@ -144,3 +144,29 @@ async fn letters_that_cannot_be_opened_hold_up_neither_others_nor_new_messages()
     assert!(looked_at.load(Relaxed) <= SEALED, "{looked_at:?} looks in half a minute");
     replica.stop().await;
 }
+
+/// Which of its rows is refused is looked for at the gate, that is closed.
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_the_search_among_redriven_letters() {
+    let (source, store) = (queue(1, 3), store());
+    let ids = letters_of_a_wrong_format(&source, &store).await;
+    store.on_row(|_| Some(ErrorKind::Refused));
+    let replica = Replica::start(&source, &store);
+    let (live, redriven) = (replica.live.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = redriven.clone();
+    store.on_call(move |call| {
+        if call == Call::Redrive {
+            counted.fetch_add(1, Relaxed);
+            live.send_modify(|applied| applied.live.suspend = true);
+        }
+        None
+    });
+    source.assign(&[at(0)]);
+    store.mark(&ids).await.unwrap();
+    until("a try", || redriven.load(Relaxed) > 0).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let begin = Instant::now();
+    replica.stop().await;
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert_eq!(store.dead_letters().len(), 3, "nothing was changed");
+}
