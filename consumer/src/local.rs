@@ -20,6 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use axum::Router;
 use axum::routing::{get, post};
+use sluice_crds::v1alpha1::{Format, StartFrom};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -101,7 +102,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let config = config::load(&file)?;
     refuse_what_is_not_done_here(&args, &config, &file)?;
     let stop = stop::on_signal()?;
-    let queue = Queue::open(data_dir, queue_options(&config)).await?;
+    let queue = open_queue(data_dir, &config).await?;
     let database = database(data_dir);
     let store = open_store(&config, &database)?;
     let sealing = Arc::new(config.sealing(&Secrets::new(args.secrets_dir.clone())));
@@ -160,6 +161,13 @@ fn start_logging(args: &Args) -> Option<Screen> {
 }
 
 fn refuse_what_is_not_done_here(args: &Args, config: &Config, file: &Path) -> anyhow::Result<()> {
+    if matches!(config.format, Format::Json | Format::JaegerProto) {
+        bail!(
+            "spans are pushed as Zipkin or OTLP, and the pipeline reads {:?}; set format to Auto in {}",
+            config.format,
+            file.display()
+        );
+    }
     if args.demo && !demo::can_feed(config.format) {
         bail!(
             "the demo sends ZipkinJson, and the pipeline reads {:?}; set format to Auto or ZipkinJson in {}",
@@ -210,12 +218,19 @@ fn first_pipeline(data_dir: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn queue_options(config: &Config) -> QueueOptions {
+/// The queue of the data folder, under the topic that it had first: positions are stored under that name.
+async fn open_queue(data_dir: &Path, config: &Config) -> anyhow::Result<Queue> {
     let topic = match &config.topics {
         Topics::Named(topic) => topic.clone(),
         Topics::Matching { .. } => TOPIC.to_owned(),
     };
-    QueueOptions { topic, partitions: DEFAULT_PARTITIONS, max_bytes: DEFAULT_MAX_BYTES }
+    let named = topic.clone();
+    let options = QueueOptions { topic, partitions: DEFAULT_PARTITIONS, max_bytes: DEFAULT_MAX_BYTES };
+    let queue = Queue::open(data_dir, options).await?;
+    if queue.topic() != named {
+        tracing::warn!(topic = queue.topic(), named, "the queue keeps the topic that it was made with");
+    }
+    Ok(queue)
 }
 
 pub(crate) fn open_store(config: &Config, path: &Path) -> anyhow::Result<Arc<dyn Store>> {
@@ -243,7 +258,7 @@ fn parts(
         decoder: Decoder::new(config.format, &config.json)?,
         max_rows: config.sink.max_rows,
         max_delay: config.sink.max_delay,
-        start_from: config.kafka.start_from.clone(),
+        start_from: StartFrom::Earliest,
         by_pattern: false,
         live,
         meters,

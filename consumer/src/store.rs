@@ -37,6 +37,9 @@ use retention::{Sweep, Swept};
 
 /// Most streams (rows of `sluice_progress`) that one table can have: as many as the row id tells apart.
 pub const MAX_STREAMS: u16 = 1 << STREAM_BITS;
+/// Bytes of stored bodies that an answer about one trace holds at most, but for the last: they are in memory two or three
+/// times, and opened ones are larger.
+pub const TRACE_BYTES: usize = 16 << 20;
 
 /// Names one row of `sluice_progress`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -301,7 +304,8 @@ pub trait Store: LetterStore + KeyStore {
     /// Gives a share back at once, when a replica stops.
     async fn end_lease(&self, pipeline: &str, holder: &str) -> Result<(), StoreError>;
 
-    /// Rows of a trace, oldest first, at most `limit`.
+    /// Rows of a trace, oldest first, at most `limit`; no more than one behind the one with which their bodies exceed
+    /// [`TRACE_BYTES`].
     async fn trace(&self, trace_id: &str, limit: u32) -> Result<Vec<StoredSpan>, StoreError>;
 
     /// Where each stream of this cluster and group stands: the first offset that is not settled, of the newest

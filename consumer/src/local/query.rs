@@ -13,7 +13,7 @@ use sluice_crds::problem::chain;
 use crate::read;
 use crate::seal::{OpenedSpan, Sealing};
 use crate::span::MAX_TRACE_ID_CHARS;
-use crate::store::Store;
+use crate::store::{Store, StoredSpan, TRACE_BYTES};
 
 /// Most rows of one answer.
 const MAX_ROWS: u32 = 10_000;
@@ -28,8 +28,8 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// The oldest first; at most one row more than an answer holds.
-    async fn rows(&self, trace_id: &str) -> Result<Vec<OpenedSpan>, Response> {
+    /// The oldest first, as many as an answer holds, and whether there are more.
+    async fn rows(&self, trace_id: &str) -> Result<(Vec<OpenedSpan>, bool), Response> {
         if trace_id.is_empty() || trace_id.chars().count() > MAX_TRACE_ID_CHARS {
             let reason = format!("expected a trace id of 1 to {MAX_TRACE_ID_CHARS} characters");
             return Err(error(StatusCode::BAD_REQUEST, reason));
@@ -43,9 +43,23 @@ impl Traces {
             stored.extend(found);
         }
         stored.sort_by_key(|span| span.id);
-        stored.truncate(MAX_ROWS as usize + 1);
-        self.sealing.open_spans(&*self.store, stored).await.map_err(|failed| unavailable(&failed))
+        let whole = within_an_answer(&stored);
+        let truncated = whole < stored.len();
+        stored.truncate(whole);
+        let opened = self.sealing.open_spans(&*self.store, stored).await;
+        Ok((opened.map_err(|failed| unavailable(&failed))?, truncated))
     }
+}
+
+/// How many of these rows one answer holds.
+fn within_an_answer(stored: &[StoredSpan]) -> usize {
+    let mut bytes = 0;
+    let fits = |span: &&StoredSpan| {
+        let begins_within = bytes <= TRACE_BYTES;
+        bytes += span.body.len();
+        begins_within
+    };
+    stored.iter().take(MAX_ROWS as usize).take_while(fits).count()
 }
 
 /// A trace as it lies in the table.
@@ -109,13 +123,11 @@ fn unknown(trace_id: &str) -> Response {
 
 /// The rows of a trace, oldest first, bodies verbatim; a row whose body cannot be opened says why.
 pub async fn trace(State(traces): State<Traces>, Path(trace_id): Path<String>) -> Response {
-    let mut stored = match traces.rows(&trace_id).await {
-        Ok(stored) if stored.is_empty() => return unknown(&trace_id),
-        Ok(stored) => stored,
+    let (stored, truncated) = match traces.rows(&trace_id).await {
+        Ok((stored, _)) if stored.is_empty() => return unknown(&trace_id),
+        Ok(found) => found,
         Err(response) => return response,
     };
-    let truncated = stored.len() > MAX_ROWS as usize;
-    stored.truncate(MAX_ROWS as usize);
     let spans: Result<Vec<SpanRow>, _> = stored.into_iter().map(SpanRow::new).collect();
     let answer = spans.and_then(|spans| {
         serde_json::to_string(&Trace { trace_id: &trace_id, answered_by: "database", truncated, spans })
@@ -126,11 +138,10 @@ pub async fn trace(State(traces): State<Traces>, Path(trace_id): Path<String>) -
 /// The trace as a list of Zipkin v2 spans. Bodies that are no spans of either kind are left out; one that cannot be
 /// opened fails the whole, as the format has no place to say so.
 pub async fn zipkin(State(traces): State<Traces>, Path(trace_id): Path<String>) -> Response {
-    let mut stored = match traces.rows(&trace_id).await {
-        Ok(stored) => stored,
+    let stored = match traces.rows(&trace_id).await {
+        Ok((stored, _)) => stored,
         Err(response) => return response,
     };
-    stored.truncate(MAX_ROWS as usize);
     if let Some((id, why)) = stored.iter().find_map(|one| Some((one.span.id, one.error.as_ref()?))) {
         let reason = format_args!("cannot open the body of row {id}: {}", chain(why));
         return error(StatusCode::INTERNAL_SERVER_ERROR, reason);

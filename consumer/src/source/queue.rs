@@ -44,7 +44,7 @@ const RECORD_OVERHEAD: u64 = 64;
 /// How a queue is set up.
 #[derive(Clone, Debug)]
 pub struct QueueOptions {
-    /// The topic under which the pipeline meets it.
+    /// The topic under which the pipeline meets a queue that is created now; an existing one keeps its own.
     pub topic: String,
     /// Partitions of a queue that is created now; an existing one keeps its number.
     pub partitions: u16,
@@ -174,7 +174,7 @@ impl Queue {
         let lock_file = take_lock(directory)?;
         let path = directory.join("queue.db");
         let mut connection = file::connect(&path).await?;
-        let contents = file::prepare(&mut connection, options.partitions).await?;
+        let contents = file::prepare(&mut connection, &options).await?;
         let (sender, receiver) = mpsc::channel(writer::MAX_GROUP);
         let partition = |row: &file::PartitionRow| Partition {
             next: watch::Sender::new(row.next_offset),
@@ -183,7 +183,7 @@ impl Queue {
             open: Mutex::default(),
         };
         let shared = Arc::new(Shared {
-            topic: options.topic.into(),
+            topic: contents.topic.into(),
             cluster_id: contents.cluster_id,
             readers: file::readers(&path),
             path,
@@ -221,6 +221,11 @@ impl Queue {
         sender.send(append).await.map_err(|_| AppendError::Closing)?;
         drop(sender);
         answer.await.map_err(|_| AppendError::Closing)?
+    }
+
+    /// The topic under which the pipeline meets it.
+    pub fn topic(&self) -> &str {
+        &self.shared.topic
     }
 
     /// Records appended since the start of the process.
@@ -272,17 +277,9 @@ impl Source for Queue {
         Ok(numbers.map(|partition| TopicPartition { topic: self.shared.topic.clone(), partition }).collect())
     }
 
-    async fn resolve_start(&self, at: &TopicPartition, start_from: &StartFrom) -> Result<u64, SourceError> {
-        let Bounds { low, high } = self.bounds(at).await?;
-        match start_from {
-            StartFrom::Earliest | StartFrom::Committed => Ok(low),
-            StartFrom::Latest => Ok(high),
-            StartFrom::Timestamp(time) => {
-                let found =
-                    file::first_since(&self.shared.readers, at.partition, time.as_millisecond()).await;
-                Ok(found.map_err(|error| unavailable("look for the first record", &error))?.unwrap_or(high))
-            }
-        }
+    /// Wherever it should start: all that the queue holds was acknowledged, and is stored.
+    async fn resolve_start(&self, at: &TopicPartition, _: &StartFrom) -> Result<u64, SourceError> {
+        Ok(self.bounds(at).await?.low)
     }
 
     async fn bounds(&self, at: &TopicPartition) -> Result<Bounds, SourceError> {

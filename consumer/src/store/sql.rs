@@ -27,7 +27,9 @@ pub(super) use sizes::FixedSizes;
 
 use std::time::Duration;
 
-use super::{ErrorKind, MAX_STREAMS, StoreError, StoredSpan, StreamKey};
+use futures_util::{Stream, TryStreamExt};
+
+use super::{ErrorKind, MAX_STREAMS, StoreError, StoredSpan, StreamKey, TRACE_BYTES};
 use crate::gate::lease::{Decide, Holder, WHOLE};
 
 /// Longest wait for the answer to one statement of a batch; then the connection counts as dead.
@@ -47,6 +49,23 @@ pub(super) fn stored_spans(rows: Vec<SpanRow>) -> Vec<StoredSpan> {
     let span =
         |(id, trace_id, kind, body, created_at_ms)| StoredSpan { id, trace_id, kind, body, created_at_ms };
     rows.into_iter().map(span).collect()
+}
+
+/// The rows of a query, up to the one with which their bodies exceed [`TRACE_BYTES`]: a trace may have any number of
+/// spans of any size.
+pub(super) async fn bounded(
+    mut rows: impl Stream<Item = Result<SpanRow, sqlx::Error>> + Unpin,
+) -> Result<Vec<SpanRow>, sqlx::Error> {
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    while bytes <= TRACE_BYTES
+        && let Some(row) = rows.try_next().await?
+    {
+        bytes += row.3.len();
+        found.push(row);
+    }
+    // Another one tells that these are not all.
+    found.extend(rows.try_next().await?);
+    Ok(found)
 }
 
 /// A free number as the number of a stream.

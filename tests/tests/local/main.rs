@@ -116,6 +116,64 @@ async fn a_fresh_folder_stores_a_trace_and_gives_it_back_in_both_forms() -> anyh
     sluice.stop(SOON).await
 }
 
+#[tokio::test]
+async fn a_trace_of_any_size_is_answered_with_as_much_as_memory_bears() -> anyhow::Result<()> {
+    let place = Place::new()?;
+    let mut sluice = place.start("first", &[]).await?;
+    let (client, trace) = (client(), "463ac35c9f6413ad48485a3953bb6124");
+    let large = |number: u64| {
+        let name = "x".repeat(3 << 20);
+        format!(r#"[{{"traceId":"{trace}","id":"{number:016x}","name":"{name}"}}]"#)
+    };
+    for number in 1..=8 {
+        let posted = place.post(&client, "/api/v2/spans", JSON, large(number)).await?;
+        assert_eq!(posted.status, 202, "{}", posted.text());
+    }
+    eventually("all to be stored", SOON, async || Ok((place.rows().await?.len() == 8).then_some(()))).await?;
+    let rows = place.get(&client, &format!("/api/v1/traces/{trace}")).await?;
+    let rows: serde_json::Value = serde_json::from_slice(&rows.body)?;
+    assert_eq!((&rows["truncated"], rows["spans"].as_array().map(Vec::len)), (&true.into(), Some(6)));
+    let zipkin = place.get(&client, &format!("/api/v2/trace/{trace}")).await?;
+    assert_eq!(zipkin.status, 200);
+    sluice.stop(SOON).await
+}
+
+#[tokio::test]
+async fn another_topic_in_the_pipeline_file_stores_nothing_twice() -> anyhow::Result<()> {
+    let place = Place::new()?;
+    let client = client();
+    let file = place.data().join("pipeline.yaml");
+    for (start, trace) in ["463ac35c9f6413ad", "463ac35c9f6413ae"].into_iter().enumerate() {
+        let mut sluice = place.start(&format!("start-{start}"), &[]).await?;
+        let posted = place.post(&client, "/api/v2/spans", JSON, spans(trace, 3)).await?;
+        assert_eq!(posted.status, 202, "{}", posted.text());
+        let stored = eventually("the new trace to be stored", SOON, async || {
+            let rows = place.rows().await?;
+            Ok((rows.len() == 3 * (start + 1)).then_some(rows))
+        });
+        assert!(stored.await?.values().all(|&count| count == 1), "stored twice");
+        sluice.stop(SOON).await?;
+        let renamed = std::fs::read_to_string(&file)?.replace("topic: spans", "topic: renamed");
+        assert!(renamed.contains("topic: renamed"), "{renamed}");
+        std::fs::write(&file, renamed)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pipeline_whose_format_cannot_be_pushed_does_not_start() -> anyhow::Result<()> {
+    let place = Place::new()?;
+    place.start("first", &[]).await?.stop(SOON).await?;
+    let file = place.data().join("pipeline.yaml");
+    let text = std::fs::read_to_string(&file)?.replace("format: Auto", "format: JaegerProto");
+    std::fs::write(&file, text)?;
+    let mut sluice = place.launch("refused", &[])?;
+    assert_eq!(sluice.ended(SOON).await?, 1);
+    let log = sluice.log_tail(20);
+    assert!(log.contains("JaegerProto") && log.contains("set format to Auto in"), "{log}");
+    Ok(())
+}
+
 fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
     packer.write_all(bytes)?;

@@ -11,7 +11,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection, SqlitePool};
 
-use super::{QueueError, RECORD_OVERHEAD};
+use super::{QueueError, QueueOptions, RECORD_OVERHEAD};
 
 const VERSION: i64 = 1;
 /// What the WAL file may keep of a size that it once had.
@@ -29,6 +29,7 @@ pub(super) struct PartitionRow {
 /// What a queue file says of itself.
 pub(super) struct Contents {
     pub(super) cluster_id: String,
+    pub(super) topic: String,
     pub(super) partitions: Vec<PartitionRow>,
 }
 
@@ -71,19 +72,32 @@ pub(super) fn readers(path: &Path) -> SqlitePool {
 /// Creates the tables where they are missing and reads the state.
 pub(super) async fn prepare(
     connection: &mut SqliteConnection,
-    partitions: u16,
+    options: &QueueOptions,
 ) -> Result<Contents, QueueError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *transaction).await?;
     match found {
-        0 => create(&mut transaction, partitions.max(1)).await?,
+        0 => create(&mut transaction, options.partitions.max(1)).await?,
         VERSION => {}
         found => return Err(QueueError::Version { found, known: VERSION }),
     }
     let cluster_id = sqlx::query_scalar("SELECT cluster_id FROM queue").fetch_one(&mut *transaction).await?;
+    let topic = first_topic(&mut transaction, &options.topic).await?;
     let partitions = partition_rows(&mut transaction).await?;
     transaction.commit().await?;
-    Ok(Contents { cluster_id, partitions })
+    Ok(Contents { cluster_id, topic, partitions })
+}
+
+/// The topic that the queue had first: under another one all that is left would be read again. Older versions know
+/// nothing of this table.
+async fn first_topic(connection: &mut SqliteConnection, topic: &str) -> Result<String, sqlx::Error> {
+    sqlx::query("CREATE TABLE IF NOT EXISTS topic (name TEXT NOT NULL)").execute(&mut *connection).await?;
+    let known = sqlx::query_scalar("SELECT name FROM topic").fetch_optional(&mut *connection).await?;
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    sqlx::query("INSERT INTO topic VALUES (?)").bind(topic).execute(connection).await?;
+    Ok(topic.to_owned())
 }
 
 async fn create(connection: &mut SqliteConnection, partitions: u16) -> Result<(), sqlx::Error> {
@@ -188,23 +202,6 @@ pub(super) async fn delete(
 pub(super) async fn give_pages_back(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
     sqlx::raw_sql("PRAGMA incremental_vacuum(4096)").execute(&mut *connection).await?;
     sqlx::query_scalar("PRAGMA freelist_count").fetch_one(connection).await
-}
-
-/// The first offset with this time (milliseconds since 1970) or a later one.
-pub(super) async fn first_since(
-    readers: &SqlitePool,
-    partition: i32,
-    at_ms: i64,
-) -> Result<Option<u64>, sqlx::Error> {
-    let partition = i64::from(partition);
-    let found: Option<i64> =
-        sqlx::query_scalar("SELECT min(id) FROM record WHERE id >= ? AND id < ? AND at_ms >= ?")
-            .bind(rowid(partition, 0))
-            .bind(rowid(partition + 1, 0))
-            .bind(at_ms)
-            .fetch_one(readers)
-            .await?;
-    Ok(found.map(|id| (id - rowid(partition, 0)) as u64))
 }
 
 /// Records from `offset` on: at most `records`, and no further one once `bytes` of payload are reached.

@@ -189,6 +189,25 @@ async fn a_reader_gives_nothing_once_its_partition_is_opened_again() {
 }
 
 #[tokio::test]
+async fn what_was_acknowledged_is_read_wherever_the_pipeline_should_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = open(directory.path()).await;
+    let partition = queue.append(b"t", record("early")).await.unwrap().partition;
+    for start_from in [StartFrom::Earliest, StartFrom::Latest, StartFrom::Timestamp(jiff::Timestamp::now())] {
+        assert_eq!(queue.resolve_start(&at(&queue, partition), &start_from).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_queue_keeps_the_topic_that_it_had_first() {
+    let directory = tempfile::tempdir().unwrap();
+    open(directory.path()).await.close().await;
+    let renamed = QueueOptions { topic: "renamed".to_owned(), ..options() };
+    let queue = Queue::open(directory.path(), renamed).await.unwrap();
+    assert_eq!(queue.topic(), "spans");
+}
+
+#[tokio::test]
 async fn a_full_queue_refuses_and_takes_again_once_the_sink_has_drained_it() {
     let directory = tempfile::tempdir().unwrap();
     let small = QueueOptions { max_bytes: 200, ..options() };

@@ -5,7 +5,7 @@ use sqlx::postgres::PgConnection;
 
 use super::PostgresStore;
 use super::errors::store_error;
-use crate::store::sql::{SHORT_ANSWER, SpanRow, WRITE_ANSWER, stored_spans, within};
+use crate::store::sql::{SHORT_ANSWER, SpanRow, WRITE_ANSWER, bounded, stored_spans, within};
 use crate::store::{StoreError, StoredSpan};
 
 /// The columns of a [`SpanRow`].
@@ -22,8 +22,8 @@ impl PostgresStore {
         const WHERE: &str = "WHERE trace_id = $1 ORDER BY id LIMIT $2";
         let sql = format!("{COLUMNS} FROM {} {WHERE}", self.options.table.double_quoted());
         let query = sqlx::query_as::<_, SpanRow>(AssertSqlSafe(sql)).bind(trace_id).bind(i64::from(limit));
-        let rows =
-            within(SHORT_ANSWER, query.fetch_all(conn)).await.map_err(store_error("cannot read a trace"))?;
+        let rows = within(SHORT_ANSWER, bounded(query.fetch(conn))).await;
+        let rows = rows.map_err(store_error("cannot read a trace"))?;
         Ok(stored_spans(rows))
     }
 

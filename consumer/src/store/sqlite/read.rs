@@ -5,7 +5,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::SqliteStore;
 use super::errors::store_error;
-use crate::store::sql::{SHORT_ANSWER, SpanRow, WRITE_ANSWER, stored_spans, within};
+use crate::store::sql::{SHORT_ANSWER, SpanRow, WRITE_ANSWER, bounded, stored_spans, within};
 use crate::store::{StoreError, StoredSpan};
 
 /// The columns of a [`SpanRow`]. In an adopted table the time may be a number, of seconds or a Julian day (`auto`).
@@ -22,8 +22,8 @@ impl SqliteStore {
         const WHERE: &str = "WHERE trace_id = ? ORDER BY id LIMIT ?";
         let sql = format!("{COLUMNS} FROM {} {WHERE}", self.table.double_quoted());
         let query = sqlx::query_as::<_, SpanRow>(AssertSqlSafe(sql)).bind(trace_id).bind(limit);
-        let rows =
-            within(SHORT_ANSWER, query.fetch_all(conn)).await.map_err(store_error("cannot read a trace"))?;
+        let rows = within(SHORT_ANSWER, bounded(query.fetch(conn))).await;
+        let rows = rows.map_err(store_error("cannot read a trace"))?;
         Ok(stored_spans(rows))
     }
 
