@@ -111,6 +111,11 @@ impl Replay {
         format!("{}.replay.{name}", self.config.kafka.consumer_group)
     }
 
+    /// The group in Kafka. Replays of one name into several tables are several, each of which reads everything.
+    fn kafka_group(&self) -> String {
+        if self.stores_into_own() { self.group() } else { format!("{}.{}", self.group(), self.table) }
+    }
+
     /// The group of the streams that hold the ends. Names of replays have no dots: it is nobody else's.
     fn end_group(&self) -> String {
         format!("{}.end", self.group())
@@ -122,9 +127,9 @@ impl Replay {
             return Ok(ExitCode::SUCCESS);
         }
         ensure!(
-            self.end_group().len() <= MAX_GROUP,
+            self.end_group().len().max(self.kafka_group().len()) <= MAX_GROUP,
             "the consumer group {} would be too long: choose a shorter --name",
-            self.group()
+            self.kafka_group()
         );
         ensure!(
             !self.stores_into_own() || self.args.yes,
@@ -211,7 +216,8 @@ impl Replay {
         let meters = Arc::new(Meters::default());
         let mut client = self.client.clone();
         KafkaSource::share_prefetch(&mut client, &self.config.topics, None).await;
-        let kafka = KafkaSource::start(client, &self.group(), self.config.topics.clone(), meters.clone())?;
+        let kafka =
+            KafkaSource::start(client, &self.kafka_group(), self.config.topics.clone(), meters.clone())?;
         let ended = CancellationToken::new();
         let parts = Parts {
             group: self.group(),
@@ -296,7 +302,7 @@ impl Replay {
     }
 
     async fn nothing_left(&self, at: &TopicPartition, from: u64, ends: &Ends) -> bool {
-        let (client, group, at) = (self.client.clone(), self.group(), at.clone());
+        let (client, group, at) = (self.client.clone(), self.kafka_group(), at.clone());
         let end = ends.get(&at).copied().unwrap_or_default();
         let looking =
             tokio::task::spawn_blocking(move || quiet::nothing_left(&client, &group, &at, from, end));

@@ -13,10 +13,10 @@ use crate::out::{self, Output};
 use crate::place::{Place, cannot_read};
 use crate::seal::Sealing;
 use crate::store::StoredSpan;
-use crate::store::id::first_at;
+use crate::store::id::{first_at, time_ms};
 
-/// Rows that are read in one go.
-const PAGE: u32 = 500;
+/// Rows that are read in one go: their bodies are in memory at once, as they are stored and opened.
+const PAGE: u32 = 100;
 /// Problems that are told one by one.
 const TOLD: usize = 100;
 
@@ -73,9 +73,11 @@ impl Verify {
                 found.problem(format!("dictionary {}: {}", dictionary.id, chain(&error)));
             }
         }
-        self.verify_rows(&keys, &sealing, &mut found).await?;
+        let looked = self.verify_rows(&keys, &sealing, &mut found).await;
         keys.store.close().await;
+        // Also what was found before the database went away.
         self.print(&found);
+        looked?;
         Ok(if found.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
@@ -85,20 +87,39 @@ impl Verify {
         let mut left = self.rows;
         while left > 0 {
             let limit = left.min(u64::from(PAGE)) as u32;
-            let rows = keys.store.rows_after(after, limit).await.map_err(cannot_read("rows"))?;
-            let Some(last) = rows.last() else { break };
-            after = last.id;
-            left -= rows.len() as u64;
-            bar.inc(rows.len() as u64);
-            let sealed: Vec<StoredSpan> = rows.into_iter().filter(|row| self.counts(row, found)).collect();
-            for opened in sealing.open_spans(&*keys.store, sealed).await.context("cannot read keys")? {
-                if let Some(error) = opened.error {
-                    found.problem(format!("row {}: {}", opened.span.id, chain(&error)));
-                }
-            }
+            let seen = self.verify_page(keys, sealing, after, limit, found).await;
+            let seen = seen.with_context(|| {
+                let reached = Timestamp::from_millisecond(time_ms(after.max(0))).unwrap_or_default();
+                format!("stopped early; go on with --since {reached} --rows {left}")
+            })?;
+            let Some((last, count)) = seen else { break };
+            after = last;
+            left -= count;
+            bar.inc(count);
         }
         bar.finish_and_clear();
         Ok(())
+    }
+
+    /// The last row of the next ones, and how many they are; none at the end.
+    async fn verify_page(
+        &self,
+        keys: &Keys,
+        sealing: &Sealing,
+        after: i64,
+        limit: u32,
+        found: &mut Found,
+    ) -> anyhow::Result<Option<(i64, u64)>> {
+        let rows = keys.store.rows_after(after, limit).await.map_err(cannot_read("rows"))?;
+        let Some(last) = rows.last().map(|row| row.id) else { return Ok(None) };
+        let count = rows.len() as u64;
+        let sealed: Vec<StoredSpan> = rows.into_iter().filter(|row| self.counts(row, found)).collect();
+        for opened in sealing.open_spans(&*keys.store, sealed).await.context("cannot read keys")? {
+            if let Some(error) = opened.error {
+                found.problem(format!("row {}: {}", opened.span.id, chain(&error)));
+            }
+        }
+        Ok(Some((last, count)))
     }
 
     /// Whether the row's body is sealed.
