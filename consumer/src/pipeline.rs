@@ -118,7 +118,7 @@ pub enum PipelineError {
 ///
 /// # Errors
 /// Only what a restart with the same settings would meet again, and panics.
-pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineError> {
+pub async fn run(mut parts: Parts, stop: CancellationToken) -> Result<(), PipelineError> {
     let (gate, clock) = (Arc::new(Gate::new()), Arc::new(DatabaseClock::default()));
     let sealed = parts.sealing.counters.clone();
     parts.meters.sealing.get_or_init(|| sealed);
@@ -132,7 +132,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineEr
     beside.spawn(|stop| async move { tick(&meters, &stop).await });
     let source = parts.source.clone();
     // The live document is followed, and told of, while database and broker are waited for.
-    let result = match start(&parts, &stop).await {
+    let result = match start(&mut parts, &stop).await {
         Ok(Some(cluster_id)) => {
             let names = Names::new(&parts, cluster_id);
             let marks = Arc::new(Marks::default());
@@ -154,15 +154,15 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineEr
 
 /// Prepares the schema, finds the topic, learns the cluster's id, waits for a live document, and only then joins the group:
 /// waits for each for as long as it takes, while other replicas keep all partitions.
-async fn start(parts: &Parts, stop: &CancellationToken) -> Result<Option<String>, PipelineError> {
+async fn start(parts: &mut Parts, stop: &CancellationToken) -> Result<Option<String>, PipelineError> {
     tokio::select! {
         () = stop.cancelled() => Ok(None),
         cluster_id = preflight(parts) => cluster_id.map(Some),
     }
 }
 
-async fn preflight(parts: &Parts) -> Result<String, PipelineError> {
-    let meters = &parts.meters;
+async fn preflight(parts: &mut Parts) -> Result<String, PipelineError> {
+    let meters = parts.meters.clone();
     while let Err(error) = prepare(parts).await {
         if error.kind == ErrorKind::Schema && !parts.patient {
             return Err(error.into());
@@ -172,14 +172,25 @@ async fn preflight(parts: &Parts) -> Result<String, PipelineError> {
     }
     meters.store_works(None);
     meters.preflight.store_prepared.store(true, Relaxed);
+    let mut nothing_yet = false;
     let cluster_id = loop {
         match reach(&*parts.source).await {
-            Ok(cluster_id) => break cluster_id,
+            Ok(reached) => {
+                nothing_yet |= reached.has_no_topic;
+                break reached.cluster_id;
+            }
             Err(error @ SourceError::Configuration(_)) => return Err(error.into()),
-            Err(error) => meters.source_failed(LastError::from(&error)),
+            Err(error) => {
+                nothing_yet |= matches!(error, SourceError::UnknownTopic(_));
+                meters.source_failed(LastError::from(&error));
+            }
         }
         tokio::time::sleep(START_PAUSE).await;
     };
+    // Whatever comes into a topic that is made later comes after the pipeline has begun.
+    if nothing_yet && parts.start_from == StartFrom::Latest {
+        parts.start_from = StartFrom::Earliest;
+    }
     meters.source_works();
     meters.preflight.source_reached.store(true, Relaxed);
     // Without a document the rate is 0: partitions stay with those who have one.
@@ -196,10 +207,14 @@ async fn prepare(parts: &Parts) -> Result<(), StoreError> {
 }
 
 /// The cluster's id, where its brokers answer and have the topic. A pattern may match nothing yet.
-async fn reach(source: &dyn Source) -> Result<String, SourceError> {
+async fn reach(source: &dyn Source) -> Result<Reached, SourceError> {
     let cluster_id = source.cluster_id().await?;
-    source.partitions().await?;
-    Ok(cluster_id)
+    Ok(Reached { cluster_id, has_no_topic: source.partitions().await?.is_empty() })
+}
+
+struct Reached {
+    cluster_id: String,
+    has_no_topic: bool,
 }
 
 async fn tick(meters: &Meters, stop: &CancellationToken) {

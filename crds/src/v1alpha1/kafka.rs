@@ -66,7 +66,7 @@ pub struct KafkaSource {
     pub consumer_group: String,
     /// Where to begin at the very first start: Earliest, Latest, Committed (the offset that the group has
     /// committed to Kafka, else Earliest), or a timestamp such as 2026-11-21T06:00:00Z. Later starts go on where
-    /// the database says. Partitions found later begin at 0. Default: Earliest.
+    /// the database says. Partitions and topics that are made later begin at 0. Default: Earliest.
     #[serde(default)]
     pub start_from: StartFrom,
     /// TLS to the brokers. Default: plain text.

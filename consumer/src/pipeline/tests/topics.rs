@@ -211,3 +211,18 @@ async fn ids_of_a_clock_that_was_a_year_ahead_are_not_gone_on_from() {
     assert_eq!(replica.meters.status(&Identity::default()).skipped_offsets, 0);
     replica.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_into_a_topic_that_is_made_later_is_stored_also_from_latest() {
+    let (source, store) = (MemorySource::new("cluster", "traces", 0), store());
+    let replica = Replica::start_changed(&source, &store, |parts| {
+        parts.start_from = StartFrom::Latest;
+        parts.by_pattern = true;
+    });
+    until("it was looked", || replica.meters.preflight.source_reached.load(Relaxed)).await;
+    source.add_partition(&at(0));
+    source.push(&at(0), &span(0));
+    source.assign(&[at(0)]);
+    until("the row", || store.row_count() == 1).await;
+    replica.stop().await;
+}
