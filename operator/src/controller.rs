@@ -9,17 +9,16 @@ pub mod build;
 pub mod dead_letters;
 pub mod dereference;
 mod edits;
+#[cfg(test)]
+pub(crate) mod example;
 pub mod live;
+mod memory;
 pub mod probe;
 mod rivals;
 pub mod status;
+mod tell;
 mod trouble;
 pub mod validate;
-
-#[cfg(test)]
-pub(crate) mod example;
-mod memory;
-mod tell;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -215,24 +214,14 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
     let (document, outcome) = match &valid {
         Ok(valid) => {
             let mut built = build_and_apply(pipeline, valid, &mut found, context).await;
-            let failures = context.backoffs.count(&name);
-            let trouble = [&mut built.outcome.error, &mut built.outcome.pod_monitor];
-            let ordinary = |error: &mut ApplyError| is_ordinary(error, failures);
-            if let Some(error) = trouble.into_iter().find_map(|error| error.take_if(ordinary)) {
+            if let Some(error) = ordinary_failure(&mut built.outcome, context.backoffs.count(&name)) {
                 return Err(error.into());
             }
             (built.document, Some(built.outcome))
         }
         Err(_) => (edits::live_of_refused(pipeline, &found, context).await, None),
     };
-    let reports = match &document {
-        Some(document) => {
-            let target = Target { pods: found.pods.clone(), revision: document.revision };
-            context.prober.look_at(&name, target)
-        }
-        None => Vec::new(),
-    };
-    let reports = with_silent(reports, &found);
+    let reports = look_at_consumers(context, &name, document.as_ref(), &found);
     let growing = context.dead_letters.look(&name, pipeline.status.as_ref(), &reports, Instant::now());
     let written = outcome.as_ref().and_then(|outcome| outcome.deployment.as_ref());
     let facts = Facts {
@@ -249,28 +238,41 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
     let status = status::status(&facts);
     context.metrics.judged(&name, &status.conditions);
     let untold = write_status(context, pipeline, status).await?;
-    match outcome {
-        Some(Outcome { error: Some(error), .. }) => Err(error.into()),
-        outcome => {
-            let next = next_look(pipeline, valid.err().as_ref(), outcome.as_ref());
-            let again = outcome.and_then(|outcome| outcome.pod_monitor).map(|error| {
-                tracing::warn!(pipeline = %name, error = %sluice_crds::problem::chain(&error), "no PodMonitor was written");
-                POD_MONITOR_AGAIN
-            });
-            Ok(Action::requeue([growing, untold, again].into_iter().flatten().fold(next, Duration::min)))
-        }
+    let next = next_look(pipeline, valid.err().as_ref(), outcome.as_ref());
+    let Outcome { error, pod_monitor, .. } = outcome.unwrap_or_default();
+    if let Some(error) = error {
+        return Err(error.into());
     }
+    let monitor_again = pod_monitor.map(|error| {
+        tracing::warn!(pipeline = %name, error = %sluice_crds::problem::chain(&error), "no PodMonitor was written");
+        POD_MONITOR_AGAIN
+    });
+    Ok(Action::requeue([growing, untold, monitor_again].into_iter().flatten().fold(next, Duration::min)))
 }
 
-/// Whether it happens to everybody, after so many failures in a row: what is there is looked at again before anything is
-/// said.
-fn is_ordinary(error: &ApplyError, failures: u32) -> bool {
-    (error.is_conflict() && failures < ORDINARY_CONFLICTS)
-        || (error.may_pass() && failures < PASSING_FAILURES)
+/// Takes out of an outcome what happens to everybody, after so many failures in a row: what is there is looked at again
+/// before anything is said.
+fn ordinary_failure(outcome: &mut Outcome, failures: u32) -> Option<ApplyError> {
+    let is_ordinary = |error: &mut ApplyError| {
+        (error.is_conflict() && failures < ORDINARY_CONFLICTS)
+            || (error.may_pass() && failures < PASSING_FAILURES)
+    };
+    [&mut outcome.error, &mut outcome.pod_monitor].into_iter().find_map(|error| error.take_if(is_ordinary))
 }
 
-/// Pods that were not asked yet count as silent ones.
-fn with_silent(mut reports: Vec<PodReport>, found: &Found) -> Vec<PodReport> {
+/// What consumers have said last; they are asked for the live document in effect from now on. Pods that were not asked yet
+/// count as silent ones.
+fn look_at_consumers(
+    context: &Context,
+    name: &ObjectRef<TracePipeline>,
+    document: Option<&LiveDocument>,
+    found: &Found,
+) -> Vec<PodReport> {
+    let look = |document: &LiveDocument| {
+        let target = Target { pods: found.pods.clone(), revision: document.revision };
+        context.prober.look_at(name, target)
+    };
+    let mut reports = document.map(look).unwrap_or_default();
     for pod in &found.pods {
         if !reports.iter().any(|report| report.pod == pod.name) {
             reports.push(PodReport::not_asked(pod.name.clone()));

@@ -128,6 +128,21 @@ pub async fn children(
     Ok(outcome)
 }
 
+/// A kind of object that children are of.
+trait Child:
+    Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Serialize + DeserializeOwned + Clone + Debug
+{
+}
+
+impl<K> Child for K where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Serialize
+        + DeserializeOwned
+        + Clone
+        + Debug
+{
+}
+
 struct Writer<'a> {
     context: &'a Context,
     valid: &'a Valid,
@@ -144,69 +159,28 @@ impl Writer<'_> {
 
     /// Gives the object as it was written, where it had to be. Not again, while it is as the last write has left it: what
     /// somebody has added to a list, such as a container, is theirs, and only they can remove it.
-    async fn ensure<K>(&self, actual: Option<&K>, desired: K) -> Result<Option<K>, ApplyError>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-            + Serialize
-            + DeserializeOwned
-            + Clone
-            + Debug,
-    {
+    async fn ensure<K: Child>(&self, actual: Option<&K>, desired: K) -> Result<Option<K>, ApplyError> {
         self.ensure_over(actual, desired, false).await
     }
 
     /// The same, and where `only_this_version` is set, only over the version that was looked at.
-    async fn ensure_over<K>(
+    async fn ensure_over<K: Child>(
         &self,
         actual: Option<&K>,
         desired: K,
         only_this_version: bool,
-    ) -> Result<Option<K>, ApplyError>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-            + Serialize
-            + DeserializeOwned
-            + Clone
-            + Debug,
-    {
-        let mut desired = stamped(desired);
+    ) -> Result<Option<K>, ApplyError> {
+        let desired = stamped(desired);
         let is_as_it_should_be = actual.is_some_and(|actual| contains(&json(actual), &json(&desired)));
         #[cfg(feature = "planted")]
         let is_as_it_should_be = planted::is_as_it_should_be(actual, &desired, is_as_it_should_be);
-        let name = desired.name_any();
-        let child = format!("{} {name}", K::kind(&()));
+        let child = format!("{} {}", K::kind(&()), desired.name_any());
         let (pipeline, stubborn) = (self.pipeline(), &self.context.stubborn);
         let is_left = actual.is_some_and(|actual| stubborn.is_left_so(&pipeline, &child, actual, &desired));
         if is_as_it_should_be || is_left {
             return Ok(None);
         }
-        let cannot = ApplyError::write(&child);
-        let api = self.api::<K>();
-        let existing = match actual {
-            Some(_) => None,
-            // Not seen among ours: nobody else's object may be taken over.
-            None => {
-                let existing = api.get_opt(&name).await.map_err(ApplyError::read(&child))?;
-                own(self.context, &self.valid.owner, &child, existing)?
-            }
-        };
-        #[cfg(not(feature = "planted"))]
-        let manager = FIELD_MANAGER;
-        #[cfg(feature = "planted")]
-        let manager = &*planted::manager(&desired);
-        let parameters = PatchParams::apply(manager).force();
-        let written = match actual.or(existing.as_ref()).filter(|_| only_this_version) {
-            Some(looked_at) => {
-                let apply = async |version| {
-                    desired.meta_mut().resource_version = version;
-                    api.patch(&name, &parameters, &Patch::Apply(&desired)).await
-                };
-                over::its_status(&api, looked_at, apply).await
-            }
-            None => api.patch(&name, &parameters, &Patch::Apply(&desired)).await,
-        };
-        let written = written.map_err(cannot)?;
-        desired.meta_mut().resource_version = None;
+        let written = self.write(actual, &desired, &child, only_this_version).await?;
         if !contains(&json(&written), &json(&desired)) && stubborn.leave(pipeline, &child, &written) {
             tracing::warn!(pipeline = %self.valid.settings.pipeline, %child,
                 "a child is not as it should be after it was written: remove what somebody has added to it, such as a container");
@@ -214,6 +188,42 @@ impl Writer<'_> {
         self.context.metrics.child_written();
         tracing::info!(pipeline = %self.valid.settings.pipeline, %child, "wrote a child");
         Ok(Some(written))
+    }
+
+    /// Applies a child over the one that was looked at, or where there is none, over what the watch does not show as ours.
+    async fn write<K: Child>(
+        &self,
+        actual: Option<&K>,
+        desired: &K,
+        child: &str,
+        only_this_version: bool,
+    ) -> Result<K, ApplyError> {
+        let (api, name) = (self.api::<K>(), desired.name_any());
+        let existing = match actual {
+            Some(_) => None,
+            // Not seen among ours: nobody else's object may be taken over.
+            None => {
+                let existing = api.get_opt(&name).await.map_err(ApplyError::read(child))?;
+                own(self.context, &self.valid.owner, child, existing)?
+            }
+        };
+        #[cfg(not(feature = "planted"))]
+        let manager = FIELD_MANAGER;
+        #[cfg(feature = "planted")]
+        let manager = &*planted::manager(desired);
+        let parameters = PatchParams::apply(manager).force();
+        let written = match actual.or(existing.as_ref()).filter(|_| only_this_version) {
+            Some(looked_at) => {
+                let mut versioned = desired.clone();
+                let apply = async |version| {
+                    versioned.meta_mut().resource_version = version;
+                    api.patch(&name, &parameters, &Patch::Apply(&versioned)).await
+                };
+                over::its_status(&api, looked_at, apply).await
+            }
+            None => api.patch(&name, &parameters, &Patch::Apply(desired)).await,
+        };
+        written.map_err(ApplyError::write(child))
     }
 
     /// Immutable: where the content is not what its name says, it is made anew.

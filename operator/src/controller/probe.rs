@@ -105,6 +105,18 @@ impl Entry {
             has_turn: false,
         }
     }
+
+    /// Each time that it is silent a pod is left alone for longer.
+    fn note_silence(&mut self, answer: &Answer, now: Instant) {
+        let pod = &answer.report.pod;
+        if !answer.timed_out {
+            self.silent.remove(pod);
+            return;
+        }
+        let times = self.silent.get(pod).map_or(0, |silence| silence.times);
+        let wait = LONGEST_SILENCE.min(FIRST_SILENCE * 2_u32.saturating_pow(times.min(16)));
+        self.silent.insert(pod.clone(), Silence { times: times + 1, until: now + wait });
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -342,18 +354,8 @@ impl Prober {
         let is_urgent = now < entry.urgent_until;
         let again_soon = is_urgent && answers.iter().any(|answer| !answer.timed_out && !is_confirmed(answer));
         entry.due = now + if again_soon { URGENT_INTERVAL } else { spread(IDLE_INTERVAL) };
-        let mut reports = Vec::with_capacity(asked.pods.len());
-        for Answer { report, timed_out } in answers {
-            if timed_out {
-                let times = entry.silent.get(&report.pod).map_or(0, |silence| silence.times);
-                let wait = LONGEST_SILENCE.min(FIRST_SILENCE * 2_u32.saturating_pow(times.min(16)));
-                let silence = Silence { times: times + 1, until: now + wait };
-                entry.silent.insert(report.pod.clone(), silence);
-            } else {
-                entry.silent.remove(&report.pod);
-            }
-            reports.push(report);
-        }
+        answers.iter().for_each(|answer| entry.note_silence(answer, now));
+        let mut reports: Vec<_> = answers.into_iter().map(|answer| answer.report).collect();
         let first_asked = entry.silent.values().map(|silence| silence.until).min();
         if let Some(first_asked) = first_asked.filter(|_| is_urgent) {
             entry.due = entry.due.min(first_asked);

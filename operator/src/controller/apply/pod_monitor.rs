@@ -2,7 +2,6 @@
 
 use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use kube::runtime::reflector::ObjectRef;
 
 use super::{ApplyError, FIELD_MANAGER, Writer, hash, json, own, stamped_with};
 use crate::controller::build::{self, contains};
@@ -10,7 +9,7 @@ use crate::controller::build::{self, contains};
 impl Writer<'_> {
     pub(super) async fn pod_monitor(&self, monitor: DynamicObject) -> Result<(), ApplyError> {
         let name = monitor.name_any();
-        let pipeline = ObjectRef::new(&self.valid.owner.name).within(&self.valid.owner.namespace);
+        let pipeline = self.pipeline();
         let hash = hash(&json(&monitor));
         if !self.context.pod_monitors.is_due(&pipeline, &hash) {
             return Ok(());
