@@ -118,21 +118,15 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
     let Consumers { pods, older, idle } =
         consumers(&space.pods.of_pipeline(&namespace, &name), &own_replica_sets);
     Found {
-        live: space.config_maps.get(&namespace, &name, &live_name(&name)).and_then(|kept| kept.read()),
+        live: space.config_maps.object(&namespace, &name, &live_name(&name)),
         settings,
         deployment,
-        service: space.services.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
-        service_account: space
-            .service_accounts
-            .get(&namespace, &name, &consumer)
-            .and_then(|kept| kept.read()),
-        role: space.roles.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
-        role_binding: space.role_bindings.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
-        disruption_budget: space
-            .disruption_budgets
-            .get(&namespace, &name, &consumer)
-            .and_then(|kept| kept.read()),
-        network_policy: space.network_policies.get(&namespace, &name, &consumer).and_then(|kept| kept.read()),
+        service: space.services.object(&namespace, &name, &consumer),
+        service_account: space.service_accounts.object(&namespace, &name, &consumer),
+        role: space.roles.object(&namespace, &name, &consumer),
+        role_binding: space.role_bindings.object(&namespace, &name, &consumer),
+        disruption_budget: space.disruption_budgets.object(&namespace, &name, &consumer),
+        network_policy: space.network_policies.object(&namespace, &name, &consumer),
         settings_in_use,
         pods,
         older,

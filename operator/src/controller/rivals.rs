@@ -46,7 +46,7 @@ fn reads(world: &World, namespace: &str, pipeline: &str, work: Work<'_>) -> bool
         let deployment = space.deployments.get(namespace, pipeline, &names::child(pipeline, "consumer"))?;
         let deployment = deployment.read()?;
         let name = settings_name(pipeline, &settings_of(&deployment)?);
-        let map = space.config_maps.get(namespace, pipeline, &name)?.read()?;
+        let map = space.config_maps.object(namespace, pipeline, &name)?;
         wire::read::<Settings>(map.data.as_ref()?.get(names::SETTINGS_KEY)?).ok()
     };
     settings()

@@ -6,10 +6,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::Event;
+use serde::de::DeserializeOwned;
 use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
 
-use super::kept::Kept;
+use super::kept::{Kept, Text};
 
 /// `NAMESPACE/PIPELINE` to the children.
 type Contents<T> = HashMap<Box<str>, Vec<Arc<T>>>;
@@ -70,6 +71,16 @@ impl<T: Kept> Shelf<T> {
         {
             *place = Arc::new(new);
         }
+    }
+}
+
+impl<K: DeserializeOwned> Shelf<Text<K>>
+where
+    Text<K>: Kept,
+{
+    /// The object itself of one of them.
+    pub fn object(&self, namespace: &str, pipeline: &str, name: &str) -> Option<Arc<K>> {
+        self.get(namespace, pipeline, name)?.read()
     }
 }
 
@@ -173,7 +184,6 @@ mod tests {
     use kube::api::ObjectMeta;
 
     use super::*;
-    use crate::watch::kept::Text;
 
     fn map(name: &str, pipeline: &str, version: &str) -> ConfigMap {
         ConfigMap {
