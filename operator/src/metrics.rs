@@ -5,7 +5,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::lock::lock;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::reflector::ObjectRef;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
@@ -15,6 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use sluice_crds::v1alpha1::TracePipeline;
+
+use crate::lock::lock;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 enum Outcome {
@@ -201,10 +202,10 @@ impl Metrics {
         self.child_writes.inc();
     }
 
-    /// A status was written: for more than numbers, or not.
-    pub fn status_written(&self, at_once: bool) {
+    /// A status was written: for numbers alone, or for more.
+    pub fn status_written(&self, for_numbers: bool) {
         self.status_writes.inc();
-        if !at_once {
+        if for_numbers {
             self.number_writes.inc();
         }
     }
@@ -286,16 +287,11 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
+    use crate::controller::example;
+    use crate::controller::status::READY;
 
     fn ready(status: &str, reason: &str) -> Vec<Condition> {
-        vec![Condition {
-            type_: "Ready".into(),
-            status: status.into(),
-            reason: reason.into(),
-            message: String::new(),
-            last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
-            observed_generation: None,
-        }]
+        vec![Condition { reason: reason.into(), ..example::condition(READY, status) }]
     }
 
     #[test]

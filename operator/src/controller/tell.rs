@@ -64,7 +64,7 @@ pub(super) async fn write_status(
         return Ok(None);
     }
     context.prober.told(&name, true);
-    context.metrics.status_written(change != Change::Numbers);
+    context.metrics.status_written(change == Change::Numbers);
     tracing::debug!(pipeline = %name, ?change, "wrote the status");
     events::publish(context, pipeline, &old, &status).await;
     Ok(None)
@@ -137,7 +137,7 @@ async fn write_conflict(
     let version = pipeline.resource_version();
     let written = apply_status(context, pipeline, version, CONFLICT_MANAGER, status).await?;
     if written.is_some() {
-        context.metrics.status_written(true);
+        context.metrics.status_written(false);
     }
     Ok(written)
 }

@@ -107,7 +107,7 @@ impl Refusal {
 /// # Errors
 /// The first reason not to build it.
 pub fn validate(pipeline: &TracePipeline, found: &Found, options: &Options) -> Result<Valid, Refusal> {
-    let invalid = |message: String| Refusal::Invalid(message);
+    let invalid = Refusal::Invalid;
     if let Some((child, installation)) = found.foreign_child(&options.installation) {
         return Err(Refusal::Conflict { child, installation });
     }
