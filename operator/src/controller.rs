@@ -296,8 +296,8 @@ async fn build_and_apply(
     let name = ObjectRef::from_obj(pipeline);
     let reports = context.prober.reports(&name);
     found.trouble = trouble(pipeline, found, &reports);
-    match edits::live_there(&valid.owner, found, context).await {
-        Ok(there) => found.live = there,
+    match edits::actual_live(&valid.owner, found, context).await {
+        Ok(actual) => found.live = actual,
         Err(error) => {
             let outcome = Outcome { error: Some(error), ..Outcome::default() };
             return Built { document: None, outcome };
@@ -311,7 +311,7 @@ async fn build_and_apply(
         Ok(()) => plan.document().cloned(),
         // A number that was not written is told to nobody: it would count as seen, and the next try would take the one after
         // it. Where the write came through all the same, the watch shows it, and until then a try finds another version.
-        Err(_) => found.live.as_deref().and_then(|there| live::current(there, &valid.owner.uid)),
+        Err(_) => found.live.as_deref().and_then(|actual| live::current(actual, &valid.owner.uid)),
     };
     let apply = async {
         live?;

@@ -44,7 +44,7 @@ pub(super) async fn live_of_refused(
     context: &Context,
 ) -> Option<LiveDocument> {
     let owner = Owner::of(pipeline)?;
-    let current = found.live.as_deref().and_then(|existing| live::current(existing, &owner.uid));
+    let current = found.live.as_deref().and_then(|actual| live::current(actual, &owner.uid));
     if found.deployment.is_none() || unreadable(pipeline).is_some() {
         return current;
     }
@@ -95,10 +95,10 @@ async fn write_live_of_refused(
     found: &Found,
     context: &Context,
 ) -> Result<Option<LiveDocument>, ApplyError> {
-    let existing = live_there(owner, found, context).await?;
+    let actual = actual_live(owner, found, context).await?;
     let reports = context.prober.reports(&ObjectRef::from_obj(pipeline));
-    let plan = plan_of(pipeline, owner, wanted, existing.as_deref(), &reports);
-    apply::live(context, owner, existing.as_deref(), &plan).await?;
+    let plan = plan_of(pipeline, owner, wanted, actual.as_deref(), &reports);
+    apply::live(context, owner, actual.as_deref(), &plan).await?;
     Ok(plan.document().cloned())
 }
 
@@ -106,7 +106,7 @@ async fn write_live_of_refused(
 ///
 /// # Errors
 /// See [`apply::live_without_label`].
-pub(super) async fn live_there(
+pub(super) async fn actual_live(
     owner: &Owner,
     found: &Found,
     context: &Context,
@@ -122,10 +122,10 @@ pub(super) fn plan_of(
     pipeline: &TracePipeline,
     owner: &Owner,
     wanted: &Live,
-    there: Option<&ConfigMap>,
+    actual: Option<&ConfigMap>,
     reports: &[PodReport],
 ) -> Plan {
-    live::plan(there, &owner.uid, wanted, revision_seen(pipeline, &owner.uid, reports))
+    live::plan(actual, &owner.uid, wanted, revision_seen(pipeline, &owner.uid, reports))
 }
 
 /// The largest revision that anybody has seen of this very pipeline. One that no reader takes was never in effect, whoever

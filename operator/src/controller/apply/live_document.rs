@@ -32,14 +32,14 @@ pub async fn live_without_label(context: &Context, owner: &Owner) -> Result<Opti
 pub async fn live(
     context: &Context,
     owner: &Owner,
-    existing: Option<&ConfigMap>,
+    actual: Option<&ConfigMap>,
     plan: &Plan,
 ) -> Result<(), ApplyError> {
     let (document, recreate) = match plan {
         Plan::Keep(document) => {
             let desired = live_map(context, owner, document)?;
             // The content is right; labels and owner may not be.
-            let drifted = existing.is_none_or(|actual| !contains(&json(actual), &json(&desired)));
+            let drifted = actual.is_none_or(|actual| !contains(&json(actual), &json(&desired)));
             if !drifted {
                 return Ok(());
             }
@@ -55,16 +55,16 @@ pub async fn live(
     let child = format!("ConfigMap {name}");
     let cannot = ApplyError::write(&child);
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-    if let (true, Some(existing)) = (recreate, existing) {
-        let unchanged = Preconditions { uid: existing.uid(), resource_version: existing.resource_version() };
+    if let (true, Some(actual)) = (recreate, actual) {
+        let unchanged = Preconditions { uid: actual.uid(), resource_version: actual.resource_version() };
         let parameters = DeleteParams { preconditions: Some(unchanged), ..DeleteParams::default() };
         api.delete(&name, &parameters).await.map_err(cannot)?;
     }
-    match existing {
-        Some(existing) if !recreate => {
-            map.metadata.resource_version = existing.resource_version();
+    match actual {
+        Some(actual) if !recreate => {
+            map.metadata.resource_version = actual.resource_version();
             let written = api.replace(&name, &parameters, &map).await.map_err(cannot)?;
-            context.world.wrote(&owner.name, existing, written);
+            context.world.wrote(&owner.name, actual, written);
         }
         _ => {
             api.create(&parameters, &map).await.map_err(cannot)?;
