@@ -66,6 +66,30 @@ pub fn live_map(text: &str) -> ConfigMap {
     }
 }
 
+/// A client of an API server that answers so, with a code and a body; null is none.
+pub fn client_of<F>(mut answer: impl FnMut(Request<Body>) -> F + Send + 'static) -> Client
+where
+    F: Future<Output = (u16, Value)> + Send + 'static,
+{
+    let service = service_fn(move |request: Request<Body>| {
+        let answer = answer(request);
+        async move {
+            let (code, body) = answer.await;
+            let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+            Response::builder().status(code).body(Body::from(body))
+        }
+    });
+    Client::new(service, "default")
+}
+
+/// What an API server with Prometheus' operator says of its kinds.
+pub fn monitoring_kinds() -> Value {
+    let kind = json!({
+        "name": "podmonitors", "singularName": "podmonitor", "namespaced": true, "kind": "PodMonitor", "verbs": [],
+    });
+    json!({ "groupVersion": "monitoring.coreos.com/v1", "resources": [kind] })
+}
+
 /// An API server that has nothing, takes everything and remembers what it was asked to write.
 #[derive(Clone, Default)]
 pub struct Server {
@@ -83,14 +107,10 @@ impl Server {
     /// What reconciles share; nothing is watched.
     pub fn context(&self) -> Context {
         let server = self.clone();
-        let service = service_fn(move |request: Request<Body>| {
+        let client = client_of(move |request| {
             let server = server.clone();
-            async move {
-                let (code, answer) = server.answer(request).await;
-                Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()))
-            }
+            async move { server.answer(request).await }
         });
-        let client = Client::new(service, "default");
         let (world, _) = World::watch(&client, &[]);
         Context::new(client, options(), world, Arc::default())
     }

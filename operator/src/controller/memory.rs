@@ -148,30 +148,20 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use hyper::{Request, Response};
-    use kube::client::Body;
-    use serde_json::json;
-    use tower::service_fn;
-
     use super::*;
+    use crate::controller::example;
 
     #[tokio::test]
     async fn a_question_about_installed_kinds_that_fails_is_asked_again_and_an_answer_is_kept() {
         let asked = Arc::new(AtomicUsize::new(0));
         let count = asked.clone();
-        let service = service_fn(move |_: Request<Body>| {
-            let (code, answer) = match count.fetch_add(1, Ordering::Relaxed) {
-                0 => (503, json!({ "kind": "Status", "status": "Failure", "code": 503 })),
-                _ => {
-                    let kind = json!({ "name": "podmonitors", "singularName": "podmonitor", "namespaced": true,
-                        "kind": "PodMonitor", "verbs": [] });
-                    (200, json!({ "groupVersion": "monitoring.coreos.com/v1", "resources": [kind] }))
-                }
-            };
-            let answer = Body::from(answer.to_string().into_bytes());
-            std::future::ready(Response::builder().status(code).body(answer))
+        let client = example::client_of(move |_| {
+            std::future::ready(match count.fetch_add(1, Ordering::Relaxed) {
+                0 => (503, example::refusal(503, "ServiceUnavailable")),
+                _ => (200, example::monitoring_kinds()),
+            })
         });
-        let (client, monitors) = (Client::new(service, "default"), PodMonitors::default());
+        let monitors = PodMonitors::default();
         assert!(!monitors.kind_is_installed(&client).await, "nobody has said so");
         assert!(monitors.kind_is_installed(&client).await);
         assert!(monitors.kind_is_installed(&client).await);

@@ -1,12 +1,11 @@
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
-use hyper::{Request, Response};
+use hyper::Request;
 use kube::client::Body;
 use serde_json::Value;
-use tower::service_fn;
 
 use super::*;
+use crate::controller::example;
 
 fn held(holder: Option<&str>, version: u32) -> Held {
     Held { holder: holder.map(str::to_owned), lasts: LASTS, version: version.to_string() }
@@ -52,32 +51,30 @@ enum State {
 impl Server {
     fn candidate(self: &Arc<Self>, identity: &str) -> Candidate {
         let server = self.clone();
-        let service = service_fn(move |request: Request<Body>| {
+        let client = example::client_of(move |request| {
             let server = server.clone();
-            async move { Ok::<_, Infallible>(server.serve(request).await) }
+            async move { server.serve(request).await }
         });
-        Candidate::new(Client::new(service, "default"), "default", "lease".to_owned(), identity.to_owned())
+        Candidate::new(client, "default", "lease".to_owned(), identity.to_owned())
     }
 
-    async fn serve(&self, request: Request<Body>) -> Response<Body> {
+    async fn serve(&self, request: Request<Body>) -> (u16, Value) {
         let state = *self.state.lock().unwrap();
         if state == State::Silent {
             return std::future::pending().await;
         }
         let method = request.method().clone();
         let body = request.into_body().collect_bytes().await.unwrap();
-        let (code, answer) = self.answer(method.as_str(), serde_json::from_slice(&body).unwrap_or_default());
+        let answer = self.answer(method.as_str(), serde_json::from_slice(&body).unwrap_or_default());
         if state == State::Mute {
             return std::future::pending().await;
         }
-        Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).unwrap()
+        answer
     }
 
     fn answer(&self, method: &str, body: Value) -> (u16, Value) {
         let mut lease = self.lease.lock().unwrap();
-        let refused = |code: u16, reason: &str| {
-            (code, json!({ "kind": "Status", "status": "Failure", "code": code, "reason": reason }))
-        };
+        let refused = |code: u16, reason: &str| (code, example::refusal(code, reason));
         match (method, &mut *lease) {
             ("GET", None) => return refused(404, "NotFound"),
             ("GET", Some(_)) => {}

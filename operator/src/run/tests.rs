@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::stream::iter;
 use hyper::{Method, Request, Response};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,14 +16,7 @@ use crate::controller::example;
 async fn nothing_is_said_of_a_pipeline_that_was_deleted() {
     let context = Arc::new(example::Server::default().context());
     let pipeline = ObjectRef::from_obj(&example::pipeline());
-    let condition = Condition {
-        type_: "Ready".into(),
-        status: "False".into(),
-        reason: "InvalidSpec".into(),
-        message: String::new(),
-        last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
-        observed_generation: None,
-    };
+    let condition = Condition { reason: "InvalidSpec".into(), ..example::condition("Ready", "False") };
     context.metrics.judged(&pipeline, &[condition]);
     context.pod_monitors.written(pipeline.clone(), "hash".into());
     let (_changed, changes) = mpsc::unbounded_channel();
@@ -89,12 +82,10 @@ async fn an_api_server_that_cannot_be_reached_is_waited_for_in_a_pod_and_nowhere
 /// Lists of namespaces: what is in them, as far as it may be seen.
 async fn answer(request: Request<Body>, created: mpsc::UnboundedSender<String>) -> (u16, Value) {
     let path = request.uri().path().to_owned();
-    let status = |code: u16, reason: &str| {
-        (code, json!({ "kind": "Status", "status": "Failure", "code": code, "reason": reason }))
-    };
+    let refused = |code: u16, reason: &str| (code, example::refusal(code, reason));
     let is_list = path.contains("/namespaces/") && path.split('/').rev().nth(1) == Some("a");
     match *request.method() {
-        _ if path.contains("/namespaces/b/") => status(403, "Forbidden"),
+        _ if path.contains("/namespaces/b/") => refused(403, "Forbidden"),
         Method::GET if request.uri().query().is_some_and(|query| query.contains("watch=true")) => {
             std::future::pending().await
         }
@@ -110,25 +101,18 @@ async fn answer(request: Request<Body>, created: mpsc::UnboundedSender<String>) 
         }
         Method::POST => {
             let _ = created.send(path);
-            status(404, "NotFound")
+            refused(404, "NotFound")
         }
-        _ => status(404, "NotFound"),
+        _ => refused(404, "NotFound"),
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_namespace_that_cannot_be_listed_holds_up_no_other() {
     let (created, mut creations) = mpsc::unbounded_channel();
-    let service = tower::service_fn(move |request: Request<Body>| {
-        let created = created.clone();
-        async move {
-            let (code, answer) = answer(request, created).await;
-            Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()))
-        }
-    });
+    let client = example::client_of(move |request| answer(request, created.clone()));
     let metrics = Arc::new(Metrics::default());
     let options = Options { namespaces: vec!["a".into(), "b".into()], ..example::options() };
-    let client = Client::new(service, "default");
     let reconciled = reconcile_all(client, options, metrics.clone(), CancellationToken::new());
     let created = tokio::select! {
         ended = reconciled => panic!("{ended:?}"),
@@ -145,33 +129,25 @@ async fn a_namespace_that_cannot_be_listed_holds_up_no_other() {
 }
 
 /// As an API server answers about a namespace without pipelines: lists, and watches of 20 s in which nothing happens.
-async fn answer_of_nothing(request: Request<Body>, is_lost: bool) -> (u16, Vec<u8>) {
+async fn answer_of_nothing(request: Request<Body>, is_lost: bool) -> (u16, Value) {
     if is_lost {
-        return (403, example::refusal(403, "Forbidden").to_string().into_bytes());
+        return (403, example::refusal(403, "Forbidden"));
     }
     if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
         tokio::time::sleep(Duration::from_secs(20)).await;
-        return (200, Vec::new());
+        return (200, Value::Null);
     }
-    let list =
-        json!({ "apiVersion": "v1", "kind": "List", "metadata": { "resourceVersion": "1" }, "items": [] });
-    (200, list.to_string().into_bytes())
+    let metadata = json!({ "resourceVersion": "1" });
+    (200, json!({ "apiVersion": "v1", "kind": "List", "metadata": metadata, "items": [] }))
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_namespace_that_is_lost_is_told_until_it_is_listed_again() {
     let is_lost = Arc::new(AtomicBool::new(false));
     let lost = is_lost.clone();
-    let service = tower::service_fn(move |request: Request<Body>| {
-        let answer = answer_of_nothing(request, lost.load(Ordering::Relaxed));
-        async move {
-            let (code, answer) = answer.await;
-            Response::builder().status(code).body(Body::from(answer))
-        }
-    });
+    let client = example::client_of(move |request| answer_of_nothing(request, lost.load(Ordering::Relaxed)));
     let metrics = Arc::new(Metrics::default());
     let options = Options { namespaces: vec!["a".into()], ..example::options() };
-    let client = Client::new(service, "default");
     let reconciled = reconcile_all(client, options, metrics.clone(), CancellationToken::new());
     let until = async |listed: u8| {
         let line = format!("sluice_operator_namespace_listed{{watched_namespace=\"a\"}} {listed}\n");

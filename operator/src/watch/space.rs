@@ -269,9 +269,6 @@ mod tests {
     use std::future::ready;
     use std::sync::Mutex;
 
-    use hyper::{Request, Response};
-    use kube::client::Body;
-
     use super::*;
     use crate::controller::example;
 
@@ -279,13 +276,12 @@ mod tests {
     async fn a_namespace_that_cannot_be_listed_is_asked_for_every_two_seconds() {
         let asked = Arc::new(Mutex::new(HashMap::<String, usize>::new()));
         let counts = asked.clone();
-        let service = tower::service_fn(move |request: Request<Body>| {
+        let client = example::client_of(move |request| {
             let mut counts = counts.lock().expect("nobody panics with it");
             *counts.entry(request.uri().path().to_owned()).or_default() += 1;
-            let refusal = example::refusal(403, "Forbidden").to_string().into_bytes();
-            ready(Response::builder().status(403).body(Body::from(refusal)))
+            ready((403, example::refusal(403, "Forbidden")))
         });
-        let (space, watches) = Space::watch(&Client::new(service, "default"), Some("shop".into()));
+        let (space, watches) = Space::watch(&client, Some("shop".into()));
         let all = futures_util::stream::select_all(watches).for_each(|trigger| {
             assert!(trigger.is_err());
             ready(())

@@ -59,11 +59,11 @@ fn without_status(object: &(impl Resource + Serialize + Clone)) -> Value {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::apps::v1::Deployment;
-    use kube::Client;
     use kube::core::Status;
     use serde_json::json;
 
     use super::*;
+    use crate::controller::example;
 
     /// A Deployment of so many replicas, as its rollout has changed it so many times.
     fn deployment(replicas: i32, changes: usize) -> Deployment {
@@ -81,13 +81,11 @@ mod tests {
 
     /// The versions over which was written, and what the last write gave; `stored` is what there is at each read.
     async fn write_over(stored: Vec<Deployment>, changes: usize) -> (Vec<String>, kube::Result<Deployment>) {
-        let reads = std::sync::Arc::new(std::sync::Mutex::new(stored.into_iter()));
-        let service = tower::service_fn(move |_| {
-            let read = reads.lock().expect("nobody panics with it").next().expect("no further read");
-            let body = kube::client::Body::from(serde_json::to_vec(&read).expect("JSON"));
-            async move { hyper::Response::builder().body(body) }
+        let mut reads = stored.into_iter();
+        let client = example::client_of(move |_| {
+            std::future::ready((200, json!(reads.next().expect("no further read"))))
         });
-        let api: Api<Deployment> = Api::namespaced(Client::new(service, "shop"), "shop");
+        let api: Api<Deployment> = Api::namespaced(client, "shop");
         let mut versions = Vec::new();
         let looked_at = deployment(1, 0);
         let written = its_status(&api, &looked_at, async |version| {

@@ -59,10 +59,7 @@ async fn a_pod_monitor_that_cannot_be_written_holds_up_no_consumer() {
 async fn a_pod_monitor_whose_kind_was_removed_is_no_error_and_the_kind_is_asked_for_again() {
     let server = example::Server::default();
     let context = server.context();
-    let kind = json!({ "name": "podmonitors", "singularName": "podmonitor", "namespaced": true,
-        "kind": "PodMonitor", "verbs": [] });
-    let kinds = json!({ "groupVersion": "monitoring.coreos.com/v1", "resources": [kind] });
-    server.answers(format!("GET {GROUP}"), 200, kinds);
+    server.answers(format!("GET {GROUP}"), 200, example::monitoring_kinds());
     assert!(context.pod_monitors.kind_is_installed(&context.client).await);
     server.answers(format!("GET {GROUP}"), 404, example::refusal(404, "NotFound"));
     server.answers(format!("PATCH {MONITOR}"), 404, example::refusal(404, "NotFound"));
