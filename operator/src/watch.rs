@@ -1,7 +1,8 @@
 //! Everything that is watched, kept in memory, by namespace and kind.
 //!
-//! Guarantees: a reconcile reads from here and asks the API server for nothing; a change of anything that
-//! belongs to a pipeline leads to a reconcile of that pipeline. What is not looked at is not kept.
+//! Guarantees: a reconcile reads from here, and asks the API server only for a child that is to be written and is not here,
+//! or is of a kind that may not be installed; a change of anything that belongs to a pipeline leads to a reconcile of that
+//! pipeline. What is not looked at is not kept.
 
 mod failures;
 mod kept;

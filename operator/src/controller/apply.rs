@@ -1,8 +1,9 @@
 //! Writes what differs from what is there, in order, each object by itself.
 //!
 //! Guarantees: what is as it should be is not written; everything but the live document is applied by the
-//! server with one field manager, so that fields of others stay theirs; the live document is written only over
-//! the version that was looked at. Killed between any two writes, the next reconcile goes on from what is there.
+//! server with one field manager (a number of replicas alone is patched), so that fields of others stay theirs; the
+//! live document and the Deployment are written only over the version that was looked at. Killed between any two writes, the
+//! next reconcile goes on from what is there.
 
 mod error;
 mod live_document;
