@@ -109,6 +109,46 @@ async fn another_isolation_level_while_a_transaction_is_open_stores_nothing_twic
     isolation_edited().await.unwrap();
 }
 
+/// A transaction ends with an offset that is no message, and what was aborted is none either.
+async fn transactions() -> anyhow::Result<()> {
+    let case = Case::new(Engine::Sqlite, "transactions", 1, |_| ()).await?;
+    let ledger = ledger(65);
+    let mut client = case.kafka.client();
+    client.set("transactional.id", &case.topic);
+    let topic = case.topic.clone();
+    let produce = tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
+        let producer: BaseProducer = client.create()?;
+        producer.init_transactions(WAIT)?;
+        for (messages, commits) in [(0..10, true), (10..300, false)] {
+            producer.begin_transaction()?;
+            for message in messages.map(|number| ledger.message(number)) {
+                producer
+                    .send(BaseRecord::<(), _>::to(&topic).partition(0).payload(&message))
+                    .map_err(|(error, _)| error)?;
+            }
+            producer.flush(WAIT)?;
+            if commits { producer.commit_transaction(WAIT)? } else { producer.abort_transaction(WAIT)? }
+        }
+        Ok(())
+    });
+    produce.await??;
+    // In the second life nothing is left to be read.
+    for life in ["first", "second"] {
+        let mut sluice = case.replica(life).await?;
+        case.wait_stored(10, WAIT).await?;
+        let drained = |status: &Value| status["partitions"][0]["lag"] == 0;
+        sluice.status_where("no lag", WAIT, drained).await?;
+        sluice.component.stop(GRACE).await?;
+    }
+    case.audit(&ledger, 10, &[]).await
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
+async fn the_ends_of_transactions_and_what_was_aborted_are_no_lag() {
+    transactions().await.unwrap();
+}
+
 async fn partitions_added() -> anyhow::Result<()> {
     let case = Case::new(Engine::Sqlite, "widened", 2, |_| ()).await?;
     let ledger = ledger(62);

@@ -50,11 +50,12 @@ impl Ends {
         self.known.entry(at.clone()).or_default().offset = Some(offset);
     }
 
-    /// The client's statistics. An end that they have told before is no news: it may be older than an answer.
-    pub fn observe(&mut self, at: TopicPartition, partition: &Partition) {
+    /// The client's statistics, and the offset behind the last message that was read. An end that they have told before
+    /// is no news: it may be older than an answer.
+    pub fn observe(&mut self, at: TopicPartition, partition: &Partition, read: Option<u64>) {
         let end = self.known.entry(at).or_default();
         end.waits_of = (partition.prefetched > 0).then_some(partition.leader);
-        let told = partition.end(self.isolation);
+        let told = partition.end(self.isolation, read);
         if told != end.told {
             end.told = told;
             end.offset = end.told.or(end.offset);
@@ -124,22 +125,22 @@ mod tests {
     fn an_answer_is_newer_than_statistics_that_repeat_themselves_and_older_than_others() {
         let (mut ends, at) =
             (Ends::new(Isolation::ReadCommitted), TopicPartition { topic: "spans".into(), partition: 0 });
-        ends.observe(at.clone(), &told(-1, 0));
+        ends.observe(at.clone(), &told(-1, 0), None);
         assert_eq!(ends.get(&at), None);
-        ends.observe(at.clone(), &told(100, 1));
+        ends.observe(at.clone(), &told(100, 1), None);
         ends.set(&at, 900);
-        ends.observe(at.clone(), &told(100, 1));
+        ends.observe(at.clone(), &told(100, 1), None);
         assert_eq!(ends.get(&at), Some(900));
-        ends.observe(at.clone(), &told(950, 1));
+        ends.observe(at.clone(), &told(950, 1), None);
         assert_eq!(ends.get(&at), Some(950));
         // Of a topic that was created again.
-        ends.observe(at.clone(), &told(3, 1));
+        ends.observe(at.clone(), &told(3, 1), None);
         assert_eq!(ends.get(&at), Some(3));
         ends.forget(&at);
         assert_eq!(ends.get(&at), None);
         // It is ours again, and the client has not fetched since.
         ends.set(&at, 70);
-        ends.observe(at.clone(), &told(3, 0));
+        ends.observe(at.clone(), &told(3, 0), None);
         assert_eq!(ends.get(&at), Some(70));
     }
 
@@ -150,8 +151,21 @@ mod tests {
         let at = TopicPartition { topic: "spans".into(), partition: 0 };
         for (isolation, end) in [(Isolation::ReadCommitted, 6), (Isolation::ReadUncommitted, 10)] {
             let mut ends = Ends::new(isolation);
-            ends.observe(at.clone(), &partition);
+            ends.observe(at.clone(), &partition, None);
             assert_eq!(ends.get(&at), Some(end));
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_no_backlog_once_it_was_fetched() {
+        let at = TopicPartition { topic: "spans".into(), partition: 0 };
+        let mut ends = Ends::new(Isolation::ReadCommitted);
+        // The last message has offset 8, and its transaction's marker 9.
+        for (next, prefetched, end) in [(7, 0, 10), (10, 50, 10), (10, 0, 9), (7, 0, 10)] {
+            let told =
+                json!({ "hi_offset": 10, "ls_offset": 10, "fetchq_size": prefetched, "next_offset": next });
+            ends.observe(at.clone(), &serde_json::from_value(told).unwrap(), Some(9));
+            assert_eq!(ends.get(&at), Some(end), "{next} {prefetched}");
         }
     }
 
@@ -160,12 +174,12 @@ mod tests {
         let mut ends = Ends::new(Isolation::ReadCommitted);
         let at = |partition| TopicPartition { topic: "spans".into(), partition };
         for partition in 0..3 {
-            ends.observe(at(partition), &told_by(partition % 2, 100, 1));
+            ends.observe(at(partition), &told_by(partition % 2, 100, 1), None);
         }
         let mut unsure = ends.unsure();
         unsure.iter_mut().for_each(|asked| asked.sort());
         assert_eq!(unsure, [vec![at(0), at(2)], vec![at(1)]]);
-        (0..3).for_each(|partition| ends.observe(at(partition), &told(100, 0)));
+        (0..3).for_each(|partition| ends.observe(at(partition), &told(100, 0), None));
         assert!(ends.unsure().is_empty());
     }
 }

@@ -308,7 +308,7 @@ impl Group {
             errors.observe_coordinator(statistics.is_coordinated() || !others_answer, now);
         });
         let mut state = self.lock();
-        let State { owned, ends, prefetch, .. } = &mut *state;
+        let State { owned, open, ends, prefetch, .. } = &mut *state;
         let (mut held, mut readable) = (0, Vec::new());
         let mut client_errors = lock(&self.client_errors);
         for (topic, number, partition) in statistics.partitions() {
@@ -323,7 +323,8 @@ impl Group {
             } else if client_errors.partition_known(&at) {
                 readable.push(at.clone());
             }
-            ends.observe(at, partition);
+            let read = open.get(&at).map(|opening| opening.read_to.load(Relaxed));
+            ends.observe(at, partition, read);
         }
         drop((client_errors, state));
         // Whoever reads the partition learns nothing of it without a message.
@@ -366,7 +367,7 @@ mod tests {
     }
 
     fn open(group: &Group, topic: &str) -> Arc<Opening> {
-        let (at, opening) = (TopicPartition { topic: topic.into(), partition: 0 }, Arc::<Opening>::default());
+        let (at, opening) = (TopicPartition { topic: topic.into(), partition: 0 }, Arc::new(Opening::at(0)));
         group.lock().open.insert(at, opening.clone());
         opening
     }

@@ -4,6 +4,7 @@
 //! away from the next one, so it may only look into the queue while its own opening lasts.
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 
 use tokio::sync::Notify;
 
@@ -11,9 +12,10 @@ use crate::lock::lock;
 use crate::source::ReadEnd;
 
 /// Shared by a reader and by who ends it.
-#[derive(Default)]
 pub struct Opening {
     state: Mutex<State>,
+    /// Offset behind the last message that was read.
+    pub read_to: AtomicU64,
     /// Notified when the queue was empty and is not any more, and when the opening has ended.
     pub arrived: Notify,
 }
@@ -28,6 +30,11 @@ enum State {
 }
 
 impl Opening {
+    /// Of a reader that begins at an offset.
+    pub fn at(offset: u64) -> Self {
+        Self { state: Mutex::default(), read_to: AtomicU64::new(offset), arrived: Notify::new() }
+    }
+
     /// The reader gives nothing more. Returns when no poll of it is under way.
     pub fn end(&self) {
         *lock(&self.state) = State::Ended;
@@ -70,7 +77,7 @@ mod tests {
 
     #[test]
     fn an_opening_that_has_ended_never_looks_into_the_queue_again() {
-        let opening = Opening::default();
+        let opening = Opening::at(0);
         assert_eq!(opening.poll(|| 1), Ok(1));
         opening.doubt();
         assert_eq!(opening.poll(|| 1), Err(ReadEnd::Reopen));

@@ -1,5 +1,6 @@
 //! Reads one open partition from its own queue.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ pub fn open(
                 message: format!("no queue for {at}"),
             }
         })?;
-        let opening = Arc::<Opening>::default();
+        let opening = Arc::new(Opening::at(offset));
         queue.set_nonempty_callback({
             let opening = opening.clone();
             move || opening.arrived.notify_one()
@@ -57,7 +58,7 @@ pub fn open(
             .map_err(|error| unavailable("cannot open a partition", &error))?;
         open.insert(at.clone(), opening.clone());
         let (at, group) = (at.clone(), group.clone());
-        Ok(KafkaReader { queue, opening, at, group, next_offset: offset, failed: false })
+        Ok(KafkaReader { queue, opening, at, group, failed: false })
     })?;
     group.client_errors(|errors| errors.partition_over(at));
     Ok(Box::new(reader))
@@ -68,15 +69,14 @@ struct KafkaReader {
     opening: Arc<Opening>,
     at: TopicPartition,
     group: Arc<Group>,
-    /// Offset after the last message that was read.
-    next_offset: u64,
     /// Whether it has not delivered since an error.
     failed: bool,
 }
 
 impl KafkaReader {
     fn fail(&mut self, error: &KafkaError) -> SourceError {
-        let message = format!("{error}, at {} offset {}", self.at, self.next_offset);
+        let offset = self.opening.read_to.load(Relaxed);
+        let message = format!("{error}, at {} offset {offset}", self.at);
         let error = unavailable_because("cannot read a partition", error, message);
         self.failed = true;
         self.group.partition_failed(&self.at, &self.opening, LastError::from(&error));
@@ -112,7 +112,7 @@ impl PartitionReader for KafkaReader {
                 headers: headers.as_ref().map_or(&NoHeaders as &dyn Headers, |headers| headers),
             });
             drop(message);
-            self.next_offset = offset + 1;
+            self.opening.read_to.store(offset + 1, Relaxed);
             if std::mem::take(&mut self.failed) {
                 self.group.client_errors(|errors| errors.partition_over(&self.at));
             }

@@ -65,6 +65,10 @@ pub struct Partition {
     /// Bytes of messages that were fetched and not yet read.
     #[serde(default, rename = "fetchq_size")]
     pub prefetched: u64,
+    /// Where the next fetch begins: behind messages, and behind what is none (the end of a transaction, messages of one
+    /// that was aborted). Never ahead of the rest of this.
+    #[serde(default = "unknown")]
+    next_offset: i64,
 }
 
 impl Partition {
@@ -73,13 +77,17 @@ impl Partition {
         self.hi_offset >= 0
     }
 
-    /// Offset behind the last message that is to be read, where that is known.
-    pub fn end(&self, isolation: Isolation) -> Option<u64> {
+    /// Offset behind the last message that is to be read, where that is known. `read` is the one behind the last message
+    /// that was read.
+    pub fn end(&self, isolation: Isolation, read: Option<u64>) -> Option<u64> {
         let end = match isolation {
             Isolation::ReadCommitted if self.ls_offset >= 0 => self.ls_offset,
             _ => self.hi_offset,
         };
-        u64::try_from(end).ok()
+        // All was fetched, and nothing of it waits: no message lies between.
+        let is_read = self.next_offset >= end && self.prefetched == 0;
+        let end = u64::try_from(end).ok()?;
+        Some(read.filter(|_| is_read).map_or(end, |read| read.min(end)))
     }
 }
 
