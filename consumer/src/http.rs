@@ -32,7 +32,7 @@ const TURNED_AWAY: usize = 64;
 const TELL_WITHIN: Duration = Duration::from_secs(1);
 /// Pause after an error that other connections share, such as no handle left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
-const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
+const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 21\r\n\r\ntoo many connections\n";
 
 /// What a server puts up with.

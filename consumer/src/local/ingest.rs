@@ -20,8 +20,9 @@ use crate::decode::{DecodeError, Decoder, RejectedSpan};
 use crate::source::queue::{AppendError, Queue, Record};
 use crate::span::SpanBuf;
 
-/// When a client that was refused for a while should come again, seconds.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+/// When a client that was refused for a while should come again, seconds. OpenTelemetry's SDKs try six times, and wait this
+/// long instead of ever longer: with 1 they gave up after 5 s.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("3");
 
 /// Takes pushes.
 pub struct Ingest {
