@@ -314,13 +314,34 @@ fn check_group(consumer: &Probe, group: &str, topic: &str, partition: i32) -> Fi
         let refused = is_refused().then(|| RDKafkaErrorCode::GroupAuthorizationFailed.to_string());
         return denied(refused.unwrap_or_else(|| error.to_string()));
     }
-    match consumer.fetch_group_list(Some(group), LIMIT) {
-        Ok(groups) => {
-            let members: usize = groups.groups().iter().map(|group| group.members().len()).sum();
-            Finding::ok(GROUP, group_found(group, members))
+    let begin = Instant::now();
+    loop {
+        match consumer.fetch_group_list(Some(group), LIMIT) {
+            Ok(groups) => {
+                let members: usize = groups.groups().iter().map(|group| group.members().len()).sum();
+                return Finding::ok(GROUP, group_found(group, members));
+            }
+            Err(error) if !is_between_coordinators(&error) => return denied(error.to_string()),
+            Err(error) if begin.elapsed() > LIMIT => {
+                return Finding::failed(GROUP, format!("cannot describe the group {group}: {error}")).remedy(
+                    "the broker that coordinates it is not ready: try again, or look at the brokers",
+                );
+            }
+            Err(_) => std::thread::sleep(STEP),
         }
-        Err(error) => denied(error.to_string()),
     }
+}
+
+/// Whether the group is about to have a coordinator: the first of a cluster, or another than before.
+fn is_between_coordinators(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+        )
+    )
 }
 
 #[cfg(test)]
