@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use jiff::Timestamp;
 use rdkafka::ClientConfig;
 use sluice_crds::v1alpha1::StartFrom;
 use tokio::time::Instant;
@@ -43,9 +44,12 @@ use crate::source::{Source, TopicPartition};
 use crate::store::{Store, StreamKey};
 use crate::{live, out, stop};
 pub use args::Args;
-use plan::{Range, Wanted};
+use plan::{Point, Range, Wanted};
 use range::{Ends, RangeSource};
 use show::Progress;
+
+/// Where the pipeline stands, by topic and partition.
+type Positions = BTreeMap<(String, i32), u64>;
 
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(500);
@@ -160,7 +164,7 @@ impl Replay {
         let group = &self.config.kafka.consumer_group;
         let known = self.home.positions(&self.cluster_id, group).await;
         let known = known.map_err(cannot_read("where the pipeline stands"))?;
-        let positions: BTreeMap<_, _> =
+        let positions: Positions =
             known.into_iter().map(|(key, offset)| ((key.topic, key.partition), offset)).collect();
         ensure!(
             !positions.is_empty() || (self.args.to.is_some() && !self.stores_into_own()),
@@ -177,7 +181,32 @@ impl Replay {
         let source = onlooker(&self.client, &self.config)?;
         let ranges = plan::ranges(&source, &wanted, &positions).await;
         source.shutdown().await;
-        ranges
+        let ranges = ranges?;
+        if let Some(Point::Time(end)) = self.args.to {
+            self.tell_of_early_ends(&ranges, &positions, end).await;
+        }
+        Ok(ranges)
+    }
+
+    /// One message whose time is ahead ends a range, whatever lies behind it: that is seen at the last one that the
+    /// pipeline has stored.
+    async fn tell_of_early_ends(&self, ranges: &[Range], positions: &Positions, end: Timestamp) {
+        for Range { at, to, .. } in ranges {
+            let position = positions.get(&(at.topic.to_string(), at.partition)).copied().unwrap_or_default();
+            if position <= *to {
+                continue;
+            }
+            let (client, group, asked) = (self.client.clone(), self.kafka_group(), at.clone());
+            let looking =
+                tokio::task::spawn_blocking(move || quiet::made_at(&client, &group, &asked, position - 1));
+            if looking.await.ok().flatten().is_some_and(|made_at| made_at < end.as_millisecond()) {
+                out::note(format_args!(
+                    "{at}: ends at offset {to}, the first one with the time of --to or a later one; messages behind it \
+                     are older, and left out: read them by offsets (--partition {})",
+                    at.partition
+                ));
+            }
+        }
     }
 
     /// Commits starts and ends, all at once.

@@ -36,7 +36,8 @@ pub struct Args {
     /// Where to begin: earliest, an offset (with --partition), a time in RFC 3339, or how long ago (90m, 2h, 30d).
     #[arg(long, value_name = "POINT", value_parser = Point::from)]
     pub from: Point,
-    /// Where to end, exclusive: latest, an offset, or a time. Default: where the pipeline stands.
+    /// Where to end, exclusive: latest, an offset, or a time (before the first message made then or later, also where one
+    /// behind it was made earlier). Default: where the pipeline stands.
     #[arg(long, value_name = "POINT", value_parser = Point::to)]
     pub to: Option<Point>,
     /// Only this topic of the pipeline's.

@@ -116,7 +116,7 @@ impl Range {
 pub async fn ranges(
     source: &dyn Source,
     wanted: &Wanted,
-    positions: &BTreeMap<(String, i32), u64>,
+    positions: &super::Positions,
 ) -> anyhow::Result<Vec<Range>> {
     let found = source.partitions().await.context("cannot find the topic's partitions")?;
     let partitions: Vec<_> = found

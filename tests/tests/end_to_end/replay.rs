@@ -169,6 +169,29 @@ async fn a_replay_stays_within_the_pipelines_rate_and_stops_with_it() {
     pipeline.component.stop(WAIT).await.unwrap();
 }
 
+/// The broker looks a time up as the first message with that time or a later one.
+#[tokio::test]
+#[ignore = "needs Kafka and MariaDB"]
+async fn a_range_that_a_producers_clock_ends_early_says_so() {
+    let case = Case::new(Engine::Mysql, "replay", 1, |_| {}).await.unwrap();
+    let (ledger, producer) = (Ledger::new(85, Shape::Json), case.kafka.producer().unwrap());
+    let began = now_ms() - 3_600_000;
+    for number in 0..20 {
+        let ahead = if number == 5 { 1_800_000 } else { 0 };
+        let made_at = began + number * 1_000 + ahead;
+        producer.send_made_at(&case.topic, 0, &ledger.message(number as u64), made_at).await.unwrap();
+    }
+    producer.flush().unwrap();
+    let mut pipeline = case.replica("pipeline").await.unwrap();
+    case.wait_stored(200, WAIT).await.unwrap();
+    pipeline.component.stop(WAIT).await.unwrap();
+    let end = jiff::Timestamp::from_millisecond(began + 600_000).unwrap().to_string();
+    let arguments = ["--name", "early", "--from", "earliest", "--to", &end, "--table", "copy"];
+    let (good, text) = replay(&case, &arguments).unwrap();
+    assert!(good && text.contains("ends at offset 5") && text.contains("50 rows"), "{text}");
+    assert!(!text.contains("ERROR"), "{text}");
+}
+
 /// A transaction ends with a marker, which takes an offset and is no message: the range's end never comes.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Kafka and MariaDB"]
@@ -195,6 +218,7 @@ async fn a_range_that_ends_in_a_transactions_marker_is_over() {
     let arguments = ["--name", "marker", "--from", "earliest", "--to", "latest", "--table", "copy"];
     let (good, text) = replay(&case, &arguments).unwrap();
     assert!(good && text.contains("at most 21 messages") && text.contains("200 rows"), "{text}");
+    assert!(!text.contains("ERROR"), "{text}");
 }
 
 /// Of a range of eight, compaction leaves five; what comes next lies behind its end.
