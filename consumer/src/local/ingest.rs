@@ -82,9 +82,10 @@ impl Ingest {
         };
         self.queue.append(trace_id.as_bytes(), record).await.map_err(|error| {
             let status = match error {
-                AppendError::Full { .. } | AppendError::Disk(_) | AppendError::Closing => {
-                    StatusCode::SERVICE_UNAVAILABLE
-                }
+                AppendError::Full { .. }
+                | AppendError::NoRoom
+                | AppendError::Disk(_)
+                | AppendError::Closing => StatusCode::SERVICE_UNAVAILABLE,
             };
             HttpRefusal::new(status, error.to_string())
         })?;

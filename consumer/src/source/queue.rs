@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use nix::sys::statvfs::statvfs;
 use sluice_crds::v1alpha1::StartFrom;
 use sqlx::SqlitePool;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -36,6 +37,9 @@ use crate::lock::lock;
 pub const DEFAULT_PARTITIONS: u16 = 4;
 /// Payload bytes that a queue holds before it refuses more.
 pub const DEFAULT_MAX_BYTES: u64 = 10 << 30;
+/// Bytes of the disk that records leave free, of a small one half: the database is there, too, and only what it has
+/// stored is deleted here. A batch of large bodies is in its log and in its file.
+const LEFT_FREE: u64 = 256 << 20;
 /// Bytes of records that may wait for the writer.
 const WAITING_BYTES: usize = 32 << 20;
 /// What a record costs in the file besides its payload, for the bound on the disk.
@@ -124,6 +128,9 @@ pub enum AppendError {
         /// Bytes allowed.
         limit: u64,
     },
+    /// What is left of the disk is for the database.
+    #[error("the disk is nearly full, and what is left is for the database: make room, or raise the rate")]
+    NoRoom,
     /// The disk refused.
     #[error("the queue could not write: {0}")]
     Disk(String),
@@ -150,6 +157,8 @@ struct Shared {
     held_bytes: AtomicU64,
     appended: AtomicU64,
     max_bytes: u64,
+    /// Whether the disk has room for more records.
+    has_room: AtomicBool,
     announced: AtomicBool,
     _lock: File,
 }
@@ -193,6 +202,7 @@ impl Queue {
             held_bytes: AtomicU64::new(contents.partitions.iter().map(|row| row.bytes).sum()),
             appended: AtomicU64::new(0),
             max_bytes: options.max_bytes,
+            has_room: AtomicBool::new(true),
             announced: AtomicBool::new(false),
             _lock: lock_file,
         });
@@ -209,6 +219,9 @@ impl Queue {
         let held = shared.held_bytes.load(Relaxed);
         if held >= shared.max_bytes {
             return Err(AppendError::Full { held, limit: shared.max_bytes });
+        }
+        if !shared.has_room.load(Relaxed) {
+            return Err(AppendError::NoRoom);
         }
         let sender = lock(&shared.appends).clone().ok_or(AppendError::Closing)?;
         let weight = record.weight().clamp(1, WAITING_BYTES);
@@ -340,6 +353,19 @@ impl Source for Queue {
     }
 }
 
+impl Shared {
+    fn look_at_the_disk(&self) {
+        match statvfs(&self.path) {
+            Ok(disk) => {
+                let free = disk.blocks_available() * disk.fragment_size();
+                let enough = LEFT_FREE.min(disk.blocks() * disk.fragment_size() / 2);
+                self.has_room.store(free >= enough, Relaxed);
+            }
+            Err(error) => tracing::debug!(%error, "the disk does not tell how full it is"),
+        }
+    }
+}
+
 fn unavailable(context: &'static str, error: &sqlx::Error) -> SourceError {
     SourceError::Unavailable { context, message: error.to_string() }
 }
@@ -353,8 +379,11 @@ fn take_lock(directory: &Path) -> Result<File, QueueError> {
         File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {
-            file.set_len(0).map_err(failed)?;
-            write!(file, "{}", std::process::id()).map_err(failed)?;
+            // Only to be helpful; on a full disk it cannot be written, and the lock is held all the same.
+            let noted = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+            if let Err(error) = noted {
+                tracing::debug!(%error, "the lock file does not name this process");
+            }
             Ok(file)
         }
         Err(std::fs::TryLockError::WouldBlock) => {

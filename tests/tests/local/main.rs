@@ -20,6 +20,7 @@ use sluice_consumer::loadgen::encode::message;
 use sluice_consumer::loadgen::shop::Shop;
 use sluice_crds::v1alpha1::Format;
 use sluice_tests::component::{Component, Launch};
+use sluice_tests::disk::Disk;
 use sluice_tests::eventually;
 use sluice_tests::sluice::binary;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -135,6 +136,34 @@ async fn a_trace_of_any_size_is_answered_with_as_much_as_memory_bears() -> anyho
     assert_eq!((&rows["truncated"], rows["spans"].as_array().map(Vec::len)), (&true.into(), Some(6)));
     let zipkin = place.get(&client, &format!("/api/v2/trace/{trace}")).await?;
     assert_eq!(zipkin.status, 200);
+    sluice.stop(SOON).await
+}
+
+/// Database and queue share the disk: what the queue took of it last, the database could not store.
+#[tokio::test]
+#[ignore = "needs root"]
+async fn a_full_disk_under_sluice_local_refuses_pushes_and_stores_what_it_has_taken() -> anyhow::Result<()> {
+    let place = Place::new()?;
+    let _disk = Disk::mount(&place.data(), 128 << 20)?;
+    let mut sluice = place.start("first", &[]).await?;
+    let client = client();
+    place.suspend(true)?;
+    let name = "x".repeat(1 << 20);
+    let mut taken = 0;
+    let refusal = eventually("the disk to be full", SOON, async || {
+        let span = format!(r#"[{{"traceId":"{:016x}","id":"{:016x}","name":"{name}"}}]"#, taken + 1, 1);
+        let posted = place.post(&client, "/api/v2/spans", JSON, span).await?;
+        taken += u64::from(posted.status == 202);
+        Ok((posted.status == 503).then_some(posted))
+    });
+    let refusal = refusal.await?;
+    assert!(refusal.text().contains("the disk is nearly full"), "{}", refusal.text());
+    assert_eq!(refusal.headers["retry-after"], "3");
+    place.suspend(false)?;
+    let stored = eventually("all that was taken to be stored", 2 * SOON, async || {
+        Ok((place.rows().await?.len() as u64 >= taken).then_some(()))
+    });
+    stored.await.with_context(|| format!("of {taken}; its log:\n{}", sluice.log_tail(20)))?;
     sluice.stop(SOON).await
 }
 

@@ -118,6 +118,13 @@ impl Place {
         Ok(std::fs::write(&file, text.replace(line, &format!("  rateLimitQPS: {rate}")))?)
     }
 
+    pub fn suspend(&self, suspend: bool) -> anyhow::Result<()> {
+        let file = self.data().join("pipeline.yaml");
+        let text = std::fs::read_to_string(&file)?;
+        let line = text.lines().find(|line| line.starts_with("  suspend:")).context("no suspend")?;
+        Ok(std::fs::write(&file, text.replace(line, &format!("  suspend: {suspend}")))?)
+    }
+
     /// How often each `traceId spanId` is in the table.
     pub async fn rows(&self) -> anyhow::Result<HashMap<(String, String), usize>> {
         let options = SqliteConnectOptions::new().filename(self.data().join("sluice.db")).read_only(true);

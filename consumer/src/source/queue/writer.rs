@@ -21,6 +21,8 @@ pub(super) const MAX_GROUP: usize = 512;
 const MAX_DELETED: u64 = 1024;
 /// How often settled records are looked for while nothing is appended.
 const CLEAN_EVERY: Duration = Duration::from_millis(250);
+/// How often it is looked how full the disk is.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A record on its way, and who waits for it.
 pub(super) struct Append {
@@ -53,10 +55,16 @@ pub(super) async fn run(
         Writer { shared, connection: Some(connection), partitions, has_free_pages: true, failing: false };
     let mut clean = tokio::time::interval(CLEAN_EVERY);
     clean.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut group = Vec::with_capacity(MAX_GROUP);
     loop {
         tokio::select! {
             biased;
+            _ = look.tick() => {
+                writer.shared.look_at_the_disk();
+                continue;
+            }
             received = appends.recv_many(&mut group, MAX_GROUP) => if received == 0 { break },
             _ = clean.tick() => if writer.garbage().is_empty() {
                 writer.give_pages_back().await;
