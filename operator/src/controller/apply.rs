@@ -36,7 +36,7 @@ pub use error::{ApplyError, may_pass};
 pub use live_document::{live, live_without_label};
 pub use over::ROLLOUT;
 use rollout::Change;
-pub use rollout::{Rollouts, Standing, Trouble, Withheld};
+pub use rollout::{Newest, Rollouts, Standing, Trouble, Withheld};
 
 /// Name of the operator as the owner of fields.
 pub const FIELD_MANAGER: &str = "sluice-operator";

@@ -12,7 +12,7 @@ use kube::{Resource, ResourceExt};
 use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
 
-use super::apply::Trouble;
+use super::apply::{Newest, Trouble};
 use super::build::live_name;
 use super::rivals::rival;
 use crate::watch::{Kept, KeptPod, World};
@@ -55,6 +55,8 @@ pub struct Found {
     pub older: Vec<String>,
     /// Names of those whose consumers do not.
     pub idle: Vec<String>,
+    /// Whether pods of the newest template have a node.
+    pub newest: Newest,
     /// What consumers say of their surroundings: not known from here, and set by who has their reports.
     pub trouble: Trouble,
     /// A pipeline with the same topic and group that came first.
@@ -115,7 +117,7 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
         .filter(|replica_set| uid.is_some() && replica_set.owner.as_deref() == uid.as_deref())
         .map(|replica_set| (&*replica_set.uid, replica_set.rollout))
         .collect();
-    let Consumers { pods, older, idle } =
+    let Consumers { pods, older, idle, newest } =
         consumers(&space.pods.of_pipeline(&namespace, &name), &own_replica_sets);
     Found {
         live: space.config_maps.object(&namespace, &name, &live_name(&name)),
@@ -131,6 +133,7 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
         pods,
         older,
         idle,
+        newest,
         trouble: Trouble::default(),
         rival: rival(world, pipeline),
     }
@@ -141,15 +144,23 @@ struct Consumers {
     pods: Vec<PodAddress>,
     older: Vec<String>,
     idle: Vec<String>,
+    newest: Newest,
 }
 
 /// Tells the pods of these ReplicaSets, each with the number of its rollout.
 fn consumers(pods: &[Arc<KeptPod>], replica_sets: &BTreeMap<&str, u64>) -> Consumers {
     let rollout = |pod: &KeptPod| replica_sets.get(pod.owner.as_deref()?);
     let own = pods.iter().filter(|pod| pod.stays && rollout(pod).is_some());
+    let newest = replica_sets.values().max();
+    let mut of_newest = own.clone().filter(|pod| rollout(pod) == newest).map(|pod| pod.unplaced).peekable();
+    let is_there = of_newest.peek().is_some();
+    let of_newest = match of_newest.all(|unplaced| unplaced) {
+        true if is_there => Newest::Unplaced,
+        true => Newest::Missing,
+        false => Newest::Placed,
+    };
     let (running, idle): (Vec<_>, Vec<_>) = own.partition(|pod| pod.runs);
     let names = |pods: Vec<&Arc<KeptPod>>| pods.into_iter().map(|pod| pod.name().to_owned()).collect();
-    let newest = replica_sets.values().max();
     let older = running.iter().copied().filter(|pod| rollout(pod) < newest).collect();
     let address = |pod: &Arc<KeptPod>| PodAddress {
         name: pod.name().to_owned(),
@@ -157,7 +168,7 @@ fn consumers(pods: &[Arc<KeptPod>], replica_sets: &BTreeMap<&str, u64>) -> Consu
     };
     let mut pods: Vec<_> = running.into_iter().map(address).collect();
     pods.sort_by(|left, right| left.name.cmp(&right.name));
-    Consumers { pods, older: names(older), idle: names(idle) }
+    Consumers { pods, older: names(older), idle: names(idle), newest: of_newest }
 }
 
 /// Hash of the settings that a Deployment's pods name.
@@ -205,6 +216,25 @@ mod tests {
         let running: Vec<_> = found.pods.into_iter().map(|pod| pod.name).collect();
         assert_eq!(running, ["has-just-ended", "runs", "says-its-phase-only"]);
         assert_eq!(found.idle, ["has-no-node", "has-no-image", "crashes"]);
+    }
+
+    #[test]
+    fn the_newest_template_has_shown_nothing_before_one_of_its_pods_has_a_node() {
+        let of = |name: &str, owner: &str, scheduled: &str| {
+            let condition = json!({ "type": "PodScheduled", "status": scheduled });
+            pod(name, owner, &json!({ "phase": "Pending", "conditions": [condition] }))
+        };
+        let newest = |pods: &[Arc<KeptPod>]| consumers(pods, &[("a", 1), ("b", 2)].into()).newest;
+        let old = of("old", "a", "True");
+        let (waits, placed) = (of("waits", "b", "False"), of("placed", "b", "True"));
+        assert_eq!(newest(&[old.clone()]), Newest::Missing);
+        assert_eq!(newest(&[old.clone(), waits.clone()]), Newest::Unplaced);
+        assert_eq!(newest(&[old, waits, placed]), Newest::Placed);
+        assert_eq!(
+            newest(&[pod("new", "b", &json!({ "phase": "Pending" }))]),
+            Newest::Placed,
+            "nobody says so"
+        );
     }
 
     #[test]

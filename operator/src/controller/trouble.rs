@@ -28,6 +28,7 @@ pub fn trouble(pipeline: &TracePipeline, found: &Found, reports: &[PodReport]) -
             let reason = answer_of(pod).and_then(told_by);
             reason.is_some_and(|reason| of_older.contains(&reason))
         }),
+        newest: found.newest,
     }
 }
 
@@ -82,7 +83,8 @@ mod tests {
         for beside in [ErrorReason::RetentionFailed, ErrorReason::DeadLetterTopicFailed] {
             assert_eq!(of(None, Some(beside.as_str())), Trouble::default());
         }
-        let (own, shared) = (Trouble { any: true, shared: false }, Trouble { any: true, shared: true });
+        let own = Trouble { any: true, ..Trouble::default() };
+        let shared = Trouble { shared: true, ..own };
         assert_eq!(of(Some(DENIED), None), own);
         assert_eq!(of(None, Some(AWAY)), own, "it explains nothing of the new one");
         assert_eq!(of(Some(DENIED), Some(AWAY)), own);
@@ -102,9 +104,10 @@ mod tests {
                 Some(TracePipelineStatus { conditions: vec![condition], ..TracePipelineStatus::default() });
             trouble(&pipeline, &found(), reports)
         };
-        assert_eq!(of(told.clone(), &[]), Trouble { any: true, shared: false });
+        assert_eq!(of(told.clone(), &[]), Trouble { any: true, ..Trouble::default() });
         let new = says("new", Some(AWAY));
-        assert_eq!(of(told.clone(), &[new]), Trouble { any: true, shared: true });
+        let shared = Trouble { any: true, shared: true, ..Trouble::default() };
+        assert_eq!(of(told.clone(), &[new]), shared);
         assert_eq!(of(told.clone(), &[says("old", None)]), Trouble::default(), "it is over");
         told.message = "the rollout has stopped moving".into();
         assert_eq!(of(told.clone(), &[]), Trouble::default(), "no consumer says so");

@@ -146,6 +146,8 @@ pub struct KeptPod {
     pub stays: bool,
     /// Whether its consumer runs: one that does not has no partition and applies no rate.
     pub runs: bool,
+    /// Whether it waits for a node, and has had none.
+    pub unplaced: bool,
     /// Its address, once it has one.
     pub ip: Option<Box<str>>,
 }
@@ -162,6 +164,7 @@ impl Kept for KeptPod {
             stays: object.metadata.deletion_timestamp.is_none()
                 && !matches!(phase, Some("Succeeded" | "Failed")),
             runs: status.is_some_and(consumer_runs),
+            unplaced: status.is_some_and(waits_for_a_node),
             ip: status.and_then(|status| status.pod_ip.as_deref()).map(Into::into),
         }
     }
@@ -179,6 +182,12 @@ fn consumer_runs(status: &PodStatus) -> bool {
         return status.phase.as_deref() == Some("Running");
     };
     consumer.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+}
+
+/// By the scheduler's words. A pod keeps its node, so it says so of none that has had one.
+fn waits_for_a_node(status: &PodStatus) -> bool {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.any(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
 }
 
 fn controller(object: &impl Resource) -> Option<Box<str>> {

@@ -4,8 +4,9 @@
 //! is away, its spec was changed) neither takes a turn nor halts anybody. One that did not run before the
 //! upgrade, or was in trouble, proves nothing about it, and is not marked either. Consumers never take their
 //! readiness back, but a new one is not ready before it has reached topic and database. The mark stays, unless a
-//! rollout has failed for a reason that consumers of an older template tell of, too: that those are in trouble for a
-//! moment explains no new one that ends, or says nothing. One whose rollout has ended takes no turn any more, whatever
+//! rollout has failed for a reason that consumers of an older template tell of, too (that those are in trouble for a
+//! moment explains no new one that ends, or says nothing), or for want of room: where no new pod has had a node, none has
+//! shown anything of the upgrade. What else refuses pods, such as an admission policy, may mean their template. One whose rollout has ended takes no turn any more, whatever
 //! becomes of its pods.
 
 use std::collections::HashMap;
@@ -23,6 +24,9 @@ use crate::lock::lock;
 
 /// How long a turn counts before the watch shows the rollout that it has begun.
 const UNTIL_SEEN: Duration = Duration::from_secs(10);
+
+/// In the API server's words where a ResourceQuota has no room for a pod.
+const OUT_OF_QUOTA: &str = "exceeded quota";
 
 /// How a Deployment is to be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +49,32 @@ pub struct Trouble {
     pub any: bool,
     /// One of the newest template has it, and so has one of an older template: the newest is not the cause.
     pub shared: bool,
+    /// Whether pods of the newest template have a node.
+    pub newest: Newest,
+}
+
+/// Whether pods of the newest template have a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Newest {
+    /// There is none.
+    #[default]
+    Missing,
+    /// None of them has had one.
+    Unplaced,
+    /// One has.
+    Placed,
+}
+
+impl Trouble {
+    /// Whether a rollout that has stopped moving says nothing about its template.
+    fn explains(self, pods: &Pods) -> bool {
+        self.shared
+            || match self.newest {
+                Newest::Missing => pods.refused.as_ref().is_some_and(|why| why.contains(OUT_OF_QUOTA)),
+                Newest::Unplaced => true,
+                Newest::Placed => false,
+            }
+    }
 }
 
 /// Compares what is with what should be.
@@ -55,8 +85,11 @@ pub fn change(actual: Option<&Deployment>, desired: &Deployment, trouble: Troubl
     let same_spec = is_same(names::ANNOTATION_SPEC_HASH) || !is_comparable(actual, desired);
     match (same_spec, is_same(names::ANNOTATION_TEMPLATE_HASH)) {
         (false, _) => Change::Spec,
-        (true, true) if trouble.shared && Pods::of(actual).stalled => Change::Same(None),
-        (true, true) => Change::Same(of(actual, names::ANNOTATION_UPGRADE).map(str::to_owned)),
+        (true, true) => {
+            let pods = Pods::of(actual);
+            let mark = || of(actual, names::ANNOTATION_UPGRADE).map(str::to_owned);
+            Change::Same(if pods.stalled && trouble.explains(&pods) { None } else { mark() })
+        }
         (true, false) => Change::Upgrade { runs: Pods::of(actual).settled() && !trouble.any },
     }
 }
@@ -239,10 +272,10 @@ mod tests {
     #[test]
     fn a_pipeline_in_trouble_proves_nothing_about_an_upgrade() {
         let desired = hashed("2:a", "x");
-        let (before, any) = (hashed("2:a", "y"), Trouble { any: true, shared: false });
+        let (before, any) = (hashed("2:a", "y"), Trouble { any: true, ..Trouble::default() });
         assert_eq!(change(Some(&before), &desired, any), Change::Upgrade { runs: false });
 
-        let shared = Trouble { any: true, shared: true };
+        let shared = Trouble { shared: true, ..any };
         let kept = Change::Same(Some(MARK.to_owned()));
         assert_eq!(change(Some(&desired), &desired, shared), kept, "it may still come to run");
         let mut failed = hashed("2:a", "x");
@@ -253,6 +286,38 @@ mod tests {
             "only those of the upgrade are in trouble, or only older ones"
         );
         assert_eq!(change(Some(&failed), &desired, shared), Change::Same(None));
+    }
+
+    #[test]
+    fn a_pod_that_has_found_no_room_says_nothing_about_an_upgrade() {
+        let (desired, kept) = (hashed("2:a", "x"), Change::Same(Some(MARK.to_owned())));
+        let failed = |refused: Option<&str>| {
+            let mut failed = hashed("2:a", "x");
+            failed.status = deployment("own", None, 2, true).status;
+            let refused = refused.map(|message| DeploymentCondition {
+                type_: Some("ReplicaFailure".into()),
+                status: Some("True".into()),
+                message: Some(message.into()),
+                ..Default::default()
+            });
+            failed
+                .status
+                .iter_mut()
+                .flat_map(|status| &mut status.conditions)
+                .for_each(|all| all.extend(refused.clone()));
+            failed
+        };
+        let change_of = |actual: &Deployment, newest| {
+            change(Some(actual), &desired, Trouble { newest, ..Trouble::default() })
+        };
+        let quota = r#"pods "a" is forbidden: exceeded quota: team, requested: pods=1, used: pods=4, limited: pods=4"#;
+        assert_eq!(change_of(&failed(Some(quota)), Newest::Missing), Change::Same(None));
+        assert_eq!(change_of(&failed(None), Newest::Unplaced), Change::Same(None));
+        assert_eq!(change_of(&desired, Newest::Unplaced), kept, "it may still find room");
+        assert_eq!(change_of(&failed(Some(quota)), Newest::Placed), kept, "it may be its template");
+        assert_eq!(change_of(&failed(None), Newest::Missing), kept, "nobody knows why");
+        let policy = r#"pods "a" is forbidden: violates PodSecurity "restricted:latest""#;
+        assert_eq!(change_of(&failed(Some(policy)), Newest::Missing), kept);
     }
 
     #[test]
