@@ -28,7 +28,7 @@ use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
 
 use super::Context;
-use super::build::{Children, contains, settings_name};
+use super::build::{Children, also_to, contains, settings_name};
 use super::dereference::{Found, other_installation};
 use super::validate::{Owner, Valid};
 
@@ -116,7 +116,8 @@ pub async fn children(
         writer.ensure(found.service_account.as_deref(), account).await?;
     }
     writer.ensure(found.role.as_deref(), children.role).await?;
-    writer.ensure(found.role_binding.as_deref(), children.role_binding).await?;
+    let binding = also_to(children.role_binding, valid, &found.accounts);
+    writer.ensure(found.role_binding.as_deref(), binding).await?;
     writer.ensure(found.service.as_deref(), children.service).await?;
     writer.ensure(found.disruption_budget.as_deref(), children.disruption_budget).await?;
     writer.ensure(found.network_policy.as_deref(), children.network_policy).await?;

@@ -24,6 +24,7 @@ use sluice_crds::names;
 use super::validate::{Owner, Valid};
 use crate::options::Options;
 pub use network::pod_monitor_kind;
+pub use rbac::also_to;
 pub use settings::settings_name;
 
 /// Everything that belongs to a pipeline but the live ConfigMap, whose content depends on what is there.

@@ -57,6 +57,8 @@ pub struct Found {
     pub idle: Vec<String>,
     /// Whether pods of the newest template have a node.
     pub newest: Newest,
+    /// The service accounts that its pods run as, those on their way out too, and that it makes pods for.
+    pub accounts: BTreeSet<String>,
     /// What consumers say of their surroundings: not known from here, and set by who has their reports.
     pub trouble: Trouble,
     /// A pipeline with the same topic and group that came first.
@@ -117,8 +119,9 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
         .filter(|replica_set| uid.is_some() && replica_set.owner.as_deref() == uid.as_deref())
         .map(|replica_set| (&*replica_set.uid, replica_set.rollout))
         .collect();
-    let Consumers { pods, older, idle, newest } =
+    let Consumers { pods, older, idle, newest, mut accounts } =
         consumers(&space.pods.of_pipeline(&namespace, &name), &own_replica_sets);
+    accounts.extend(deployment.as_deref().and_then(account_of));
     Found {
         live: space.config_maps.object(&namespace, &name, &live_name(&name)),
         settings,
@@ -134,6 +137,7 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
         older,
         idle,
         newest,
+        accounts,
         trouble: Trouble::default(),
         rival: rival(world, pipeline),
     }
@@ -145,12 +149,15 @@ struct Consumers {
     older: Vec<String>,
     idle: Vec<String>,
     newest: Newest,
+    accounts: BTreeSet<String>,
 }
 
 /// Tells the pods of these ReplicaSets, each with the number of its rollout.
 fn consumers(pods: &[Arc<KeptPod>], replica_sets: &BTreeMap<&str, u64>) -> Consumers {
     let rollout = |pod: &KeptPod| replica_sets.get(pod.owner.as_deref()?);
-    let own = pods.iter().filter(|pod| pod.stays && rollout(pod).is_some());
+    let own = pods.iter().filter(|pod| rollout(pod).is_some());
+    let accounts = own.clone().filter_map(|pod| pod.account.as_deref().map(Into::into)).collect();
+    let own = own.filter(|pod| pod.stays);
     let newest = replica_sets.values().max();
     let mut of_newest = own.clone().filter(|pod| rollout(pod) == newest).map(|pod| pod.unplaced).peekable();
     let is_there = of_newest.peek().is_some();
@@ -168,7 +175,12 @@ fn consumers(pods: &[Arc<KeptPod>], replica_sets: &BTreeMap<&str, u64>) -> Consu
     };
     let mut pods: Vec<_> = running.into_iter().map(address).collect();
     pods.sort_by(|left, right| left.name.cmp(&right.name));
-    Consumers { pods, older: names(older), idle: names(idle), newest: of_newest }
+    Consumers { pods, older: names(older), idle: names(idle), newest: of_newest, accounts }
+}
+
+/// The service account that a Deployment's pods run as.
+fn account_of(deployment: &Deployment) -> Option<String> {
+    deployment.spec.template.spec.as_ref()?.service_account_name.clone()
 }
 
 /// Hash of the settings that a Deployment's pods name.
@@ -235,6 +247,24 @@ mod tests {
             Newest::Placed,
             "nobody says so"
         );
+    }
+
+    #[test]
+    fn accounts_of_own_pods_count_until_the_last_one_has_gone() {
+        let of = |name: &str, owner: &str, leaves: bool| {
+            let owner = json!({
+                "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": owner, "controller": true,
+            });
+            let mut metadata = json!({ "name": name, "ownerReferences": [owner] });
+            if leaves {
+                metadata["deletionTimestamp"] = "2030-01-01T00:00:00Z".into();
+            }
+            let spec = json!({ "serviceAccountName": name, "containers": [] });
+            let pod = json!({ "metadata": metadata, "spec": spec });
+            Arc::new(KeptPod::keep(serde_json::from_value(pod).expect("a pod")))
+        };
+        let pods = [of("stays", "a", false), of("leaves", "a", true), of("strange", "c", false)];
+        assert!(consumers(&pods, &[("a", 1)].into()).accounts.iter().eq(["leaves", "stays"]));
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl Kept for KeptReplicaSet {
     }
 }
 
-/// A pod: whose it is, whether its consumer runs, and where.
+/// A pod: whose it is, as whom and whether its consumer runs, and where.
 pub struct KeptPod {
     name: Box<str>,
     /// The uid of what controls it.
@@ -146,6 +146,8 @@ pub struct KeptPod {
     pub stays: bool,
     /// Whether its consumer runs: one that does not has no partition and applies no rate.
     pub runs: bool,
+    /// The service account that it runs as.
+    pub account: Option<Box<str>>,
     /// Whether it waits for a node, and has had none.
     pub unplaced: bool,
     /// Its address, once it has one.
@@ -157,6 +159,7 @@ impl Kept for KeptPod {
 
     fn keep(object: Pod) -> Self {
         let status = object.status.as_ref();
+        let account = object.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
         let phase = status.and_then(|status| status.phase.as_deref());
         Self {
             name: object.name_any().into(),
@@ -164,6 +167,7 @@ impl Kept for KeptPod {
             stays: object.metadata.deletion_timestamp.is_none()
                 && !matches!(phase, Some("Succeeded" | "Failed")),
             runs: status.is_some_and(consumer_runs),
+            account: account.map(Into::into),
             unplaced: status.is_some_and(waits_for_a_node),
             ip: status.and_then(|status| status.pod_ip.as_deref()).map(Into::into),
         }

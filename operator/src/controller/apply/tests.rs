@@ -88,6 +88,22 @@ async fn settings_that_nobody_uses_go_and_what_only_has_their_labels_stays() {
 }
 
 #[tokio::test]
+async fn pods_of_a_former_service_account_keep_the_right_to_their_live_document() {
+    let server = example::Server::default();
+    let context = server.context();
+    let valid = example::valid();
+    let accounts = ["former", "traces-consumer"].map(str::to_owned).into();
+    let found = Found { accounts, ..Found::default() };
+    let built = build::build(&valid, &context.options, 1, false).expect("children");
+    children(&context, &valid, &found, built).await.expect("all is written");
+    let bodies = server.bodies();
+    let binding = bodies.iter().find(|body| body["kind"] == "RoleBinding").expect("it is written");
+    let subjects = binding["subjects"].as_array().expect("a list").iter();
+    let subjects: Vec<_> = subjects.map(|one| (one["namespace"].as_str(), one["name"].as_str())).collect();
+    assert_eq!(subjects, ["traces-consumer", "former"].map(|name| (Some("shop"), Some(name))));
+}
+
+#[tokio::test]
 async fn what_a_write_does_not_mend_is_not_written_again_until_something_has_changed() {
     let server = example::Server::default();
     let context = server.context();

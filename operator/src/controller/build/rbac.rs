@@ -1,5 +1,7 @@
 //! Who the consumers are and what they may do: read one ConfigMap.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 
@@ -37,7 +39,7 @@ pub fn role(valid: &Valid, options: &Options) -> Role {
     }
 }
 
-/// Gives the role to the account.
+/// Gives the role to the account of the pods that are to be. [`also_to`] keeps it for those that are.
 pub fn role_binding(valid: &Valid, options: &Options) -> RoleBinding {
     RoleBinding {
         metadata: metadata(&valid.owner, options, consumer_name(valid)),
@@ -46,11 +48,24 @@ pub fn role_binding(valid: &Valid, options: &Options) -> RoleBinding {
             kind: "Role".into(),
             name: consumer_name(valid),
         },
-        subjects: Some(vec![Subject {
-            kind: "ServiceAccount".into(),
-            name: account_name(valid),
-            namespace: Some(valid.owner.namespace.clone()),
-            ..Default::default()
-        }]),
+        subjects: Some(vec![subject(valid, account_name(valid))]),
+    }
+}
+
+/// Where the account changes, pods go on under the former one until they are rolled, and edits must go on reaching them.
+pub fn also_to(mut binding: RoleBinding, valid: &Valid, accounts: &BTreeSet<String>) -> RoleBinding {
+    let own = account_name(valid);
+    let others = accounts.iter().filter(|account| **account != own);
+    let others = others.map(|account| subject(valid, account.clone()));
+    binding.subjects.get_or_insert_default().extend(others);
+    binding
+}
+
+fn subject(valid: &Valid, account: String) -> Subject {
+    Subject {
+        kind: "ServiceAccount".into(),
+        name: account,
+        namespace: Some(valid.owner.namespace.clone()),
+        ..Default::default()
     }
 }
