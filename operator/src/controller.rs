@@ -53,7 +53,7 @@ const RESYNC: Duration = Duration::from_secs(600);
 const RETRY_SOON: Duration = Duration::from_secs(10);
 /// How soon after somebody else's write, at first.
 const RETRY_CONFLICT: Duration = Duration::from_millis(50);
-/// How long after an override or a window begins or ends it is looked at: the time of day and the timer are two clocks, and
+/// How long after an override or a window begins or ends, or a pod should have gone, it is looked at: the time of day and the timer are two clocks, and
 /// a look that comes too early finds nothing new.
 const AFTER_A_CHANGE: Duration = Duration::from_millis(50);
 /// How soon after any other failure, at first.
@@ -247,7 +247,9 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
         tracing::warn!(pipeline = %name, error = %sluice_crds::problem::chain(&error), "no PodMonitor was written");
         POD_MONITOR_AGAIN
     });
-    Ok(Action::requeue([growing, untold, monitor_again].into_iter().flatten().fold(next, Duration::min)))
+    let overdue = found.next_overdue.map(|left| left + AFTER_A_CHANGE);
+    let sooner = [growing, untold, monitor_again, overdue];
+    Ok(Action::requeue(sooner.into_iter().flatten().fold(next, Duration::min)))
 }
 
 /// Takes out of an outcome what happens to everybody, after so many failures in a row: what is there is looked at again

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -16,6 +18,10 @@ use super::apply::{Newest, Trouble};
 use super::build::live_name;
 use super::rivals::rival;
 use crate::watch::{Kept, KeptPod, World};
+
+/// A pod that has not gone so long after its grace period counts as one that stays: nobody ends it on a node that is lost,
+/// and its consumer may run on.
+const OVERDUE: SignedDuration = SignedDuration::from_secs(10);
 
 /// A consumer that can be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,12 +55,14 @@ pub struct Found {
     pub network_policy: Option<Arc<NetworkPolicy>>,
     /// Hashes of the settings that a ReplicaSet names, or the Deployment, whose ReplicaSet may not be there yet.
     pub settings_in_use: BTreeSet<String>,
-    /// The Deployment's own pods that are not on their way out, and whose consumers run.
+    /// The Deployment's own pods that are not on their way out, or should have gone, and whose consumers run.
     pub pods: Vec<PodAddress>,
     /// Names of those of `pods` whose template is not the newest.
     pub older: Vec<String>,
     /// Names of those whose consumers do not.
     pub idle: Vec<String>,
+    /// When the next of those that are on their way out should have gone.
+    pub next_overdue: Option<Duration>,
     /// Whether pods of the newest template have a node.
     pub newest: Newest,
     /// The service accounts that its pods run as, those on their way out too, and that it makes pods for.
@@ -119,8 +127,8 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
         .filter(|replica_set| uid.is_some() && replica_set.owner.as_deref() == uid.as_deref())
         .map(|replica_set| (&*replica_set.uid, replica_set.rollout))
         .collect();
-    let Consumers { pods, older, idle, newest, mut accounts } =
-        consumers(&space.pods.of_pipeline(&namespace, &name), &own_replica_sets);
+    let Consumers { pods, older, idle, next_overdue, newest, mut accounts } =
+        consumers(&space.pods.of_pipeline(&namespace, &name), &own_replica_sets, Timestamp::now());
     accounts.extend(deployment.as_deref().and_then(account_of));
     Found {
         live: space.config_maps.object(&namespace, &name, &live_name(&name)),
@@ -136,6 +144,7 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
         pods,
         older,
         idle,
+        next_overdue,
         newest,
         accounts,
         trouble: Trouble::default(),
@@ -148,16 +157,21 @@ struct Consumers {
     pods: Vec<PodAddress>,
     older: Vec<String>,
     idle: Vec<String>,
+    next_overdue: Option<Duration>,
     newest: Newest,
     accounts: BTreeSet<String>,
 }
 
 /// Tells the pods of these ReplicaSets, each with the number of its rollout.
-fn consumers(pods: &[Arc<KeptPod>], replica_sets: &BTreeMap<&str, u64>) -> Consumers {
+fn consumers(pods: &[Arc<KeptPod>], replica_sets: &BTreeMap<&str, u64>, now: Timestamp) -> Consumers {
     let rollout = |pod: &KeptPod| replica_sets.get(pod.owner.as_deref()?);
     let own = pods.iter().filter(|pod| rollout(pod).is_some());
     let accounts = own.clone().filter_map(|pod| pod.account.as_deref().map(Into::into)).collect();
-    let own = own.filter(|pod| pod.stays);
+    let own = own.filter(|pod| !pod.ended);
+    let left = |pod: &KeptPod| Some(pod.leaves_by?.duration_since(now) + OVERDUE);
+    let next_overdue =
+        own.clone().filter_map(|pod| left(pod)?.try_into().ok()).filter(|left| *left > Duration::ZERO).min();
+    let own = own.filter(|pod| left(pod).is_none_or(|left| left <= SignedDuration::ZERO));
     let newest = replica_sets.values().max();
     let mut of_newest = own.clone().filter(|pod| rollout(pod) == newest).map(|pod| pod.unplaced).peekable();
     let is_there = of_newest.peek().is_some();
@@ -175,7 +189,7 @@ fn consumers(pods: &[Arc<KeptPod>], replica_sets: &BTreeMap<&str, u64>) -> Consu
     };
     let mut pods: Vec<_> = running.into_iter().map(address).collect();
     pods.sort_by(|left, right| left.name.cmp(&right.name));
-    Consumers { pods, older: names(older), idle: names(idle), newest: of_newest, accounts }
+    Consumers { pods, older: names(older), idle: names(idle), next_overdue, newest: of_newest, accounts }
 }
 
 /// The service account that a Deployment's pods run as.
@@ -196,11 +210,14 @@ mod tests {
     use super::*;
 
     fn pod(name: &str, owner: &str, status: &Value) -> Arc<KeptPod> {
+        Arc::new(KeptPod::keep(serde_json::from_value(text(name, owner, status)).expect("a pod")))
+    }
+
+    fn text(name: &str, owner: &str, status: &Value) -> Value {
         let owner = json!({
             "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": owner, "controller": true,
         });
-        let pod = json!({ "metadata": { "name": name, "ownerReferences": [owner] }, "status": status });
-        Arc::new(KeptPod::keep(serde_json::from_value(pod).expect("a pod")))
+        json!({ "metadata": { "name": name, "ownerReferences": [owner] }, "status": status })
     }
 
     #[test]
@@ -224,7 +241,7 @@ mod tests {
             ),
             pod("crashes", "r", &with("Running", &json!({ "waiting": { "reason": "CrashLoopBackOff" } }))),
         ];
-        let found = consumers(&pods, &[("r", 1)].into());
+        let found = consumers(&pods, &[("r", 1)].into(), Timestamp::now());
         let running: Vec<_> = found.pods.into_iter().map(|pod| pod.name).collect();
         assert_eq!(running, ["has-just-ended", "runs", "says-its-phase-only"]);
         assert_eq!(found.idle, ["has-no-node", "has-no-image", "crashes"]);
@@ -236,7 +253,8 @@ mod tests {
             let condition = json!({ "type": "PodScheduled", "status": scheduled });
             pod(name, owner, &json!({ "phase": "Pending", "conditions": [condition] }))
         };
-        let newest = |pods: &[Arc<KeptPod>]| consumers(pods, &[("a", 1), ("b", 2)].into()).newest;
+        let newest =
+            |pods: &[Arc<KeptPod>]| consumers(pods, &[("a", 1), ("b", 2)].into(), Timestamp::now()).newest;
         let old = of("old", "a", "True");
         let (waits, placed) = (of("waits", "b", "False"), of("placed", "b", "True"));
         assert_eq!(newest(&[old.clone()]), Newest::Missing);
@@ -251,27 +269,43 @@ mod tests {
 
     #[test]
     fn accounts_of_own_pods_count_until_the_last_one_has_gone() {
-        let of = |name: &str, owner: &str, leaves: bool| {
-            let owner = json!({
-                "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": owner, "controller": true,
-            });
-            let mut metadata = json!({ "name": name, "ownerReferences": [owner] });
-            if leaves {
-                metadata["deletionTimestamp"] = "2030-01-01T00:00:00Z".into();
-            }
-            let spec = json!({ "serviceAccountName": name, "containers": [] });
-            let pod = json!({ "metadata": metadata, "spec": spec });
+        let of = |name: &str, owner: &str, leaves_by| {
+            let mut kept =
+                KeptPod::keep(serde_json::from_value(text(name, owner, &json!({}))).expect("a pod"));
+            (kept.account, kept.leaves_by) = (Some(name.into()), leaves_by);
+            Arc::new(kept)
+        };
+        let now = Timestamp::now();
+        let pods = [of("stays", "a", None), of("leaves", "a", Some(now)), of("strange", "c", None)];
+        assert!(consumers(&pods, &[("a", 1)].into(), now).accounts.iter().eq(["leaves", "stays"]));
+    }
+
+    #[test]
+    fn a_pod_that_nobody_ends_counts_again_once_it_is_overdue() {
+        let by: Timestamp = "2030-01-01T00:00:30Z".parse().expect("a time");
+        let of = |phase: &str| {
+            let mut pod = text("lost", "a", &json!({ "phase": phase }));
+            pod["metadata"]["deletionTimestamp"] = by.to_string().into();
             Arc::new(KeptPod::keep(serde_json::from_value(pod).expect("a pod")))
         };
-        let pods = [of("stays", "a", false), of("leaves", "a", true), of("strange", "c", false)];
-        assert!(consumers(&pods, &[("a", 1)].into()).accounts.iter().eq(["leaves", "stays"]));
+        let at = |phase, seconds| {
+            let now = by + SignedDuration::from_secs(seconds);
+            let found = consumers(&[of(phase)], &[("a", 1)].into(), now);
+            (found.pods.len(), found.next_overdue.map(|left| left.as_secs()))
+        };
+        assert_eq!(at("Running", -30), (0, Some(40)), "it is looked at again then");
+        assert_eq!(at("Running", 0), (0, Some(10)));
+        assert_eq!(at("Running", 10), (1, None));
+        assert_eq!(at("Running", 3_600), (1, None));
+        assert_eq!(at("Succeeded", 3_600), (0, None));
     }
 
     #[test]
     fn pods_of_earlier_rollouts_are_the_older_ones() {
         let running = json!({ "phase": "Running" });
         let pods = [pod("new", "b", &running), pod("old", "a", &running), pod("other", "c", &running)];
-        let older = |first, second| consumers(&pods, &[("a", first), ("b", second)].into()).older;
+        let older =
+            |first, second| consumers(&pods, &[("a", first), ("b", second)].into(), Timestamp::now()).older;
         assert_eq!(older(1, 2), ["old"]);
         assert_eq!(older(3, 2), ["new"], "it was rolled back");
         assert_eq!(older(1, 1), Vec::<String>::new());

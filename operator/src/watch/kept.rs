@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::PartialObjectMeta;
@@ -142,8 +143,10 @@ pub struct KeptPod {
     name: Box<str>,
     /// The uid of what controls it.
     pub owner: Option<Box<str>>,
-    /// Neither ended nor on its way out.
-    pub stays: bool,
+    /// Whether it has ended for good.
+    pub ended: bool,
+    /// By when it is to have ended, with its grace period, where it is on its way out.
+    pub leaves_by: Option<Timestamp>,
     /// Whether its consumer runs: one that does not has no partition and applies no rate.
     pub runs: bool,
     /// The service account that it runs as.
@@ -164,8 +167,8 @@ impl Kept for KeptPod {
         Self {
             name: object.name_any().into(),
             owner: controller(&object),
-            stays: object.metadata.deletion_timestamp.is_none()
-                && !matches!(phase, Some("Succeeded" | "Failed")),
+            ended: matches!(phase, Some("Succeeded" | "Failed")),
+            leaves_by: object.metadata.deletion_timestamp.as_ref().map(|time| time.0),
             runs: status.is_some_and(consumer_runs),
             account: account.map(Into::into),
             unplaced: status.is_some_and(waits_for_a_node),

@@ -17,6 +17,16 @@ fn a_silent_pod_makes_the_rate_unknown_and_leaves_ready_alone() {
 }
 
 #[test]
+fn a_pod_that_counts_again_makes_the_rate_unknown_before_it_is_asked() {
+    let mut case = Case::new();
+    case.pipeline.status = Some(case.status());
+    let mut reports = not_asked();
+    reports[0].answer = Ok(answer(4, 500));
+    case.reports = reports;
+    assert_eq!(case.condition("RateConfirmed"), is("Unknown", "ConsumerSilent"));
+}
+
+#[test]
 fn who_has_asked_nobody_yet_goes_on_from_the_last_status() {
     let mut case = Case::new();
     let last = case.status();
