@@ -8,6 +8,12 @@ const MOST_TEXTS: usize = 64;
 /// Most entries of a list.
 const MOST_ITEMS: usize = 16;
 
+/// The place of the first entry that is there already. The API server refuses to apply a list of a pod with two entries of one
+/// key, and says that the error is its own. In the schema the rule would also refuse every status of what is stored.
+fn first_repeated<T: PartialEq>(entries: &[T]) -> Option<usize> {
+    (1..entries.len()).find(|index| entries[..*index].contains(&entries[*index]))
+}
+
 impl Check {
     pub(super) fn workload(&mut self, path: &str, spec: &TracePipelineSpec) {
         self.replicas(format!("{path}.replicas"), 0, spec.replicas);
@@ -75,6 +81,17 @@ impl Check {
                 let expected = "the name of an object (lower-case letters, digits, '-', '.')";
                 self.expect(is_object_name(name), format!("{path}.{field}"), expected, Quoted(name));
             }
+        }
+        if let Some(index) = first_repeated(&template.image_pull_secrets) {
+            let message = format!("{} is there twice", Quoted(&template.image_pull_secrets[index]));
+            self.report(format!("{path}.imagePullSecrets[{index}]"), message);
+        }
+        let constraints = template.topology_spread_constraints.iter();
+        let keys: Vec<_> =
+            constraints.map(|it| (it.get("topologyKey"), it.get("whenUnsatisfiable"))).collect();
+        if let Some(index) = first_repeated(&keys) {
+            let message = "another one has the same topologyKey and whenUnsatisfiable";
+            self.report(format!("{path}.topologySpreadConstraints[{index}]"), message);
         }
         for (index, name) in template.image_pull_secrets.iter().enumerate() {
             let path = format!("{path}.imagePullSecrets[{index}]");

@@ -219,6 +219,25 @@ fn values_of_properties_are_checked_by_the_code() {
 }
 
 #[test]
+fn what_the_lists_of_a_pod_take_once_is_refused_by_the_code() {
+    let spread =
+        |key: &str, when: &str| json!({ "maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": when });
+    let refused = |field: &str, list: Value| {
+        let template = json!({ "consumer": { field: list } });
+        let problems = code_refuses(&changed(&base(), "/spec/template", &template));
+        paths(&problems).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(refused("imagePullSecrets", json!(["a", "b"])), Vec::<String>::new());
+    let twice = refused("imagePullSecrets", json!(["a", "b", "a"]));
+    assert_eq!(twice, ["spec.template.consumer.imagePullSecrets[2]"]);
+    let (zone, host) = (spread("zone", "DoNotSchedule"), spread("host", "DoNotSchedule"));
+    let both = json!([zone, host, spread("zone", "ScheduleAnyway")]);
+    assert_eq!(refused("topologySpreadConstraints", both), Vec::<String>::new());
+    let twice = refused("topologySpreadConstraints", json!([zone, zone]));
+    assert_eq!(twice, ["spec.template.consumer.topologySpreadConstraints[1]"]);
+}
+
+#[test]
 fn a_sqlite_file_has_one_writer() {
     let server = ApiServer::new();
     let sqlite = changed(&base(), "/spec/sink", &json!({ "sqlite": { "claimName": "a" } }));

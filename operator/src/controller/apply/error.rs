@@ -67,7 +67,8 @@ impl ApplyError {
             Self::RevisionExhausted => "RevisionExhausted",
             Self::Read { source, .. } | Self::Write { source, .. } => match status_code(source) {
                 Some(403) => "Forbidden",
-                Some(422) => "ChildRefused",
+                // A webhook that names no code refuses with 400.
+                Some(400 | 422) => "ChildRefused",
                 _ => "ApiServerError",
             },
         }

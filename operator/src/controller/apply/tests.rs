@@ -139,6 +139,7 @@ fn trouble_of_the_api_server_may_pass_and_what_it_refuses_does_not() {
     };
     assert!([429, 500, 503].into_iter().all(|code| refused(code).may_pass()));
     assert!(write(kube::Error::Service("connection reset".into())).may_pass());
-    assert!(![403, 404, 422].into_iter().any(|code| refused(code).may_pass()));
+    assert!(![400, 403, 404, 422].into_iter().any(|code| refused(code).may_pass()));
+    assert!([400, 403, 422].into_iter().all(|code| refused(code).needs_somebody()));
     assert!(!ApplyError::RevisionExhausted.may_pass());
 }
