@@ -25,7 +25,7 @@ pub struct Owner {
     pub name: String,
     /// Tells this object from a later one of the same name.
     pub uid: String,
-    /// Makes children go with the pipeline.
+    /// Makes children go with the pipeline, and a foreground deletion wait for them.
     pub reference: OwnerReference,
 }
 
@@ -33,6 +33,7 @@ impl Owner {
     /// None where the object does not come from an API server.
     pub fn of(pipeline: &TracePipeline) -> Option<Self> {
         let reference = pipeline.controller_owner_ref(&())?;
+        let reference = OwnerReference { block_owner_deletion: Some(true), ..reference };
         Some(Self {
             namespace: pipeline.namespace().unwrap_or_default(),
             name: pipeline.name_any(),

@@ -30,6 +30,7 @@ async fn a_pipeline_becomes_its_children_which_go_with_it() {
     for child in &all {
         let child = bed.until(child, |object| !object.is_null()).await;
         assert_eq!(child["metadata"]["ownerReferences"][0]["uid"], json!(uid));
+        assert_eq!(child["metadata"]["ownerReferences"][0]["blockOwnerDeletion"], true);
         assert_eq!(child["metadata"]["labels"]["sluice.dev/pipeline"], "traces");
     }
     assert_eq!(deployment["spec"]["replicas"], 2);

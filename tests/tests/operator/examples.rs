@@ -31,7 +31,12 @@ pub async fn apply(namespace: &Namespace, example: &str) -> anyhow::Result<()> {
 /// Children go first, so that none is left when the pipeline has gone.
 pub async fn delete(namespace: &Namespace, name: &str) -> anyhow::Result<()> {
     let delete = ["delete", &format!("tp/{name}"), "--cascade=foreground", "--timeout=180s"];
-    namespace.kubectl(&delete).await.map(drop)
+    namespace.kubectl(&delete).await?;
+    let left =
+        ["get", "pods,deployments", &format!("--selector=sluice.dev/pipeline={name}"), "--output=name"];
+    let left = namespace.kubectl(&left).await?;
+    anyhow::ensure!(left.trim().is_empty(), "{name} has gone before {left}");
+    Ok(())
 }
 
 async fn becomes_its_children(namespace: &Namespace, name: &str) -> anyhow::Result<()> {
