@@ -148,6 +148,15 @@ fn every_alert_has_its_paragraph() {
     }
 }
 
+#[test]
+fn an_operator_that_sees_nothing_is_told() {
+    let rules = read("templates/monitoring/rules.yaml");
+    let (_, alert) = rules.split_once("- alert: SluiceNamespaceNotListed").unwrap();
+    let (expression, _) = alert.split_once("labels:").unwrap();
+    assert!(expression.contains("min by (namespace, watched_namespace) (sluice_operator_namespace_listed{"));
+    assert!(expression.contains("== 0") && expression.contains("for: 10m"), "{expression}");
+}
+
 /// Values that a schema takes and a person does not find in `values.yaml`.
 fn unsaid(schema: &Value, values: &Value, path: &str, found: &mut Vec<String>) {
     for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
