@@ -49,7 +49,7 @@ use validate::{Refusal, Valid, validate};
 
 /// Everything is looked at again this often, even if nothing has changed.
 const RESYNC: Duration = Duration::from_secs(600);
-/// How soon a refused pipeline, or one that waits for its turn, is looked at again.
+/// How soon a refused pipeline, a deleted one that runs, or one that waits for its turn, is looked at again.
 const RETRY_SOON: Duration = Duration::from_secs(10);
 /// How soon after somebody else's write, at first.
 const RETRY_CONFLICT: Duration = Duration::from_millis(50);
@@ -202,8 +202,11 @@ pub async fn reconcile(
 
 async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<Action, ReconcileError> {
     if pipeline.metadata.deletion_timestamp.is_some() {
-        // Owner references take the children along.
-        return Ok(Action::await_change());
+        // Owner references take the children along, once nothing holds the pipeline any more.
+        return Ok(match edits::live_of_deleted(pipeline, context).await {
+            true => Action::requeue(RETRY_SOON),
+            false => Action::await_change(),
+        });
     }
     let name = ObjectRef::from_obj(pipeline);
     let mut found = dereference(&context.world, pipeline);

@@ -1,5 +1,5 @@
 //! An edit's way to the live document: that of the reconcile, and beside it that of edits that hurry, and of those of
-//! refused pipelines.
+//! refused and of deleted pipelines.
 
 use std::sync::Arc;
 
@@ -59,6 +59,19 @@ pub(super) async fn live_of_refused(
             current
         }
     }
+}
+
+/// A deleted pipeline that somebody's finalizer holds, or whose children go first: consumers that run take live edits. What
+/// is not there is not made again, because it goes with the pipeline. Says whether there is anything to look at again.
+pub(super) async fn live_of_deleted(pipeline: &TracePipeline, context: &Context) -> bool {
+    let found = dereference(&context.world, pipeline);
+    let stays = found.live.as_ref().is_some_and(|live| live.metadata.deletion_timestamp.is_none());
+    let is_foreign = found.foreign_child(&context.options.installation).is_some();
+    if found.deployment.is_none() || !stays || is_foreign {
+        return false;
+    }
+    live_of_refused(pipeline, &found, context).await;
+    true
 }
 
 /// What a spec wants, and in the place of each part that breaks a rule the one in effect: a window that cannot be read
@@ -147,13 +160,16 @@ fn revision_seen(pipeline: &TracePipeline, uid: &str, reports: &[PodReport]) -> 
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
     use sluice_crds::v1alpha1::{RateStatus, ScheduleWindow, TracePipelineStatus};
     use sluice_crds::wire;
 
     use super::*;
+    use crate::controller::build;
     use crate::controller::example::{self, live_map};
     use crate::controller::probe::Report;
+    use crate::watch::World;
 
     #[test]
     fn a_revision_that_no_reader_takes_was_not_seen() {
@@ -221,6 +237,32 @@ mod tests {
             let live = Live { suspend: true, rate_limit_qps: 20, ..running.live };
             assert_eq!((document.revision, document.live), (8, live));
             assert_eq!(server.writes(), ["PUT /api/v1/namespaces/shop/configmaps/traces-live"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deleted_pipeline_whose_consumers_run_can_be_stopped() {
+        let mut pipeline = example::pipeline();
+        let now = Time(jiff::Timestamp::now());
+        pipeline.metadata.deletion_timestamp = Some(now.clone());
+        pipeline.spec.suspend = true;
+        let valid = example::valid();
+        let built = build::build(&valid, &example::options(), 1, false).expect("children");
+        let live = live_map(&wire::write(&running()).expect("a document"));
+        let mut goes = live.clone();
+        goes.metadata.deletion_timestamp = Some(now);
+        let write = vec!["PUT /api/v1/namespaces/shop/configmaps/traces-live".to_owned()];
+        for (deployments, maps, expected) in [
+            (vec![built.deployment.clone()], vec![live.clone()], write),
+            (vec![], vec![live], vec![]),
+            (vec![built.deployment.clone()], vec![], vec![]),
+            (vec![built.deployment], vec![goes], vec![]),
+        ] {
+            let server = example::Server::default();
+            let mut context = server.context();
+            context.world = World::of(vec![pipeline.clone()], deployments, maps);
+            assert_eq!(live_of_deleted(&pipeline, &context).await, !expected.is_empty());
+            assert_eq!(server.writes(), expected);
         }
     }
 

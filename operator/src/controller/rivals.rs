@@ -12,7 +12,8 @@ use super::dereference::settings_of;
 use crate::watch::World;
 
 /// Two pipelines with one group would take partitions from each other, and each would store a part. The one whose consumers
-/// read already what both want comes first, then the older one: an edit must not take a topic away from who has it.
+/// read already what both want comes first, then the older one: an edit must not take a topic away from who has it. A
+/// deleted one counts while it reads.
 ///
 /// What lies in a namespace that cannot be listed is not known, and is no rival until it is: nobody is to wait for what
 /// may never come. Then one of them is refused, and what it has built runs on until somebody acts.
@@ -32,7 +33,8 @@ pub fn rival(world: &World, pipeline: &TracePipeline) -> Option<String> {
     let is_rival = |other: &TracePipeline| {
         let namespace = other.metadata.namespace.as_deref().unwrap_or_default();
         other.spec.source.kafka.as_ref().is_some_and(|kafka| Work { namespace, kafka }.is_same(own))
-            && other.metadata.deletion_timestamp.is_none()
+            && (other.metadata.deletion_timestamp.is_none()
+                || reads(world, namespace, &other.name_any(), own))
             && rank(other) < rank(pipeline)
     };
     let rival = world.find_pipeline(is_rival)?;
@@ -173,6 +175,14 @@ mod tests {
             assert_eq!(rival_of(&there, &[&here, &there], &[]).as_deref(), expected, "{one} {other}");
             assert_eq!(rival_of(&there, &[&here, &there], &[&here]).as_deref(), expected, "{one} {other}");
         }
+    }
+
+    #[test]
+    fn a_deleted_one_has_its_group_until_its_consumers_have_gone() {
+        let (mut old, young) = (called("old", 60, "spans"), called("young", 30, "spans"));
+        old.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::now()));
+        assert_eq!(rival_of(&young, &[&old, &young], &[&old]).as_deref(), Some("shop/old"));
+        assert_eq!(rival_of(&young, &[&old, &young], &[]), None);
     }
 
     #[test]
