@@ -32,6 +32,7 @@ use sluice_crds::live::{Live, LiveDocument};
 use sluice_crds::schedule::RatePlan;
 use sluice_crds::v1alpha1::TracePipeline;
 
+use crate::events;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::watch::World;
@@ -40,7 +41,7 @@ use autoscale::Autoscaler;
 use dead_letters::DeadLetters;
 use dereference::{Found, dereference};
 pub use edits::hurry;
-pub use memory::{Backoffs, Conflicts, PodMonitors, Stubborn};
+pub use memory::{Backoffs, Conflicts, PodMonitors, Repairs, Stubborn};
 use probe::{PodReport, Prober, Target};
 use status::Facts;
 use tell::{say_conflict, write_status};
@@ -95,6 +96,8 @@ pub struct Context {
     pub pod_monitors: PodMonitors,
     /// Which children a write does not mend.
     pub stubborn: Stubborn,
+    /// Which children somebody else writes as well.
+    pub repairs: Repairs,
 }
 
 impl Context {
@@ -116,6 +119,7 @@ impl Context {
             conflicts: Conflicts::default(),
             pod_monitors: PodMonitors::default(),
             stubborn: Stubborn::default(),
+            repairs: Repairs::default(),
         }
     }
 
@@ -133,6 +137,7 @@ impl Context {
         self.conflicts.forget(pipeline);
         self.pod_monitors.forget(pipeline);
         self.stubborn.forget(pipeline);
+        self.repairs.forget(pipeline);
         self.metrics.forget(pipeline);
     }
 }
@@ -251,8 +256,18 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
         POD_MONITOR_AGAIN
     });
     let overdue = found.next_overdue.map(|left| left + AFTER_A_CHANGE);
-    let sooner = [growing, untold, monitor_again, overdue];
+    let contested = contested(context, pipeline).await;
+    let sooner = [growing, untold, monitor_again, overdue, contested];
     Ok(Action::requeue(sooner.into_iter().flatten().fold(next, Duration::min)))
+}
+
+/// When to look again at a pipeline of which a child is left to another writer; says so once.
+async fn contested(context: &Context, pipeline: &TracePipeline) -> Option<Duration> {
+    let (child, is_new) = context.repairs.contested(&ObjectRef::from_obj(pipeline), Instant::now())?;
+    if is_new {
+        events::contested(context, pipeline, &child).await;
+    }
+    Some(RETRY_SOON)
 }
 
 /// Takes out of an outcome what happens to everybody, after so many failures in a row: what is there is looked at again

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Resource;
 use kube::runtime::events::{Event, EventType};
+use kube::runtime::reflector::ObjectRef;
 use sluice_crds::names;
 use sluice_crds::v1alpha1::{TracePipeline, TracePipelineStatus};
 
@@ -27,6 +28,25 @@ pub async fn publish(
         if let Err(error) = context.recorder.publish(&event, &regarding(pipeline, &event)).await {
             tracing::debug!(%error, "an event was not written");
         }
+    }
+}
+
+/// Says that somebody else writes a child each time after the operator. No condition does: it is written again later.
+pub async fn contested(context: &Context, pipeline: &TracePipeline, child: &str) {
+    let note = format!(
+        "somebody writes {child} each time after this operator has, such as another operator of the same installation; it \
+         is left so for up to a minute at a time"
+    );
+    tracing::warn!(pipeline = %ObjectRef::from_obj(pipeline), %child, "somebody else writes a child each time as well");
+    let event = Event {
+        type_: EventType::Warning,
+        reason: "Contested".into(),
+        note: Some(note),
+        action: "Contested".into(),
+        secondary: None,
+    };
+    if let Err(error) = context.recorder.publish(&event, &regarding(pipeline, &event)).await {
+        tracing::debug!(%error, "an event was not written");
     }
 }
 

@@ -14,6 +14,7 @@ mod pod_monitor;
 mod rollout;
 
 use std::fmt::Debug;
+use std::time::Instant;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -160,7 +161,8 @@ impl Writer<'_> {
     }
 
     /// Gives the object as it was written, where it had to be. Not again, while it is as the last write has left it: what
-    /// somebody has added to a list, such as a container, is theirs, and only they can remove it.
+    /// somebody has added to a list, such as a container, is theirs, and only they can remove it. Nor while somebody writes it
+    /// as well, again and again.
     async fn ensure<K: Child>(&self, actual: Option<&K>, desired: K) -> Result<Option<K>, ApplyError> {
         self.ensure_over(actual, desired, false).await
     }
@@ -177,12 +179,15 @@ impl Writer<'_> {
         #[cfg(feature = "planted")]
         let is_as_it_should_be = planted::is_as_it_should_be(actual, &desired, is_as_it_should_be);
         let child = format!("{} {}", K::kind(&()), desired.name_any());
-        let (pipeline, stubborn) = (self.pipeline(), &self.context.stubborn);
-        let is_left = actual.is_some_and(|actual| stubborn.is_left_so(&pipeline, &child, actual, &desired));
+        let is_left = actual.is_some_and(|actual| self.is_left(actual, &desired, &child));
         if is_as_it_should_be || is_left {
             return Ok(None);
         }
         let written = self.write(actual, &desired, &child, only_this_version).await?;
+        let (pipeline, Context { repairs, stubborn, .. }) = (self.pipeline(), self.context);
+        if actual.is_some() {
+            repairs.repaired(pipeline.clone(), &child, content(&desired), Instant::now());
+        }
         if !contains(&json(&written), &json(&desired)) && stubborn.leave(pipeline, &child, &written) {
             tracing::warn!(pipeline = %self.valid.settings.pipeline, %child,
                 "a child is not as it should be after it was written: remove what somebody has added to it, such as a container");
@@ -226,6 +231,13 @@ impl Writer<'_> {
             None => api.patch(&name, &parameters, &Patch::Apply(desired)).await,
         };
         written.map_err(ApplyError::write(child))
+    }
+
+    /// Whether a child is left as it is, though it should be another: a write would change nothing, or not for long.
+    fn is_left(&self, actual: &impl ResourceExt, desired: &impl ResourceExt, child: &str) -> bool {
+        let (pipeline, context) = (self.pipeline(), self.context);
+        context.stubborn.is_left_so(&pipeline, child, actual, desired)
+            || context.repairs.is_contested(&pipeline, child, content(desired), Instant::now())
     }
 
     /// Immutable: where the content is not what its name says, it is made anew.
@@ -329,6 +341,11 @@ fn stamped<K: Resource + Serialize>(desired: K) -> K {
 fn stamped_with<K: Resource>(mut desired: K, hash: &str) -> K {
     desired.annotations_mut().insert(names::ANNOTATION_APPLIED_HASH.to_owned(), hash.to_owned());
     desired
+}
+
+/// The hash of what is said.
+fn content(stamped: &impl ResourceExt) -> &str {
+    stamped.annotations().get(names::ANNOTATION_APPLIED_HASH).map_or("", String::as_str)
 }
 
 fn json(object: &impl Serialize) -> Value {

@@ -17,6 +17,11 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 /// How long an answer about installed kinds, or a written PodMonitor, counts.
 const REMEMBER: Duration = Duration::from_secs(600);
 
+/// So many writes of one and the same content over a child within [`CONTEST`] mean that somebody writes another one each time.
+const MOST_REPAIRS: u32 = 5;
+/// See there.
+const CONTEST: Duration = Duration::from_secs(60);
+
 /// Failures in a row, by pipeline.
 #[derive(Default)]
 pub struct Backoffs(Mutex<HashMap<ObjectRef<TracePipeline>, u32>>);
@@ -91,6 +96,69 @@ impl Stubborn {
     }
 }
 
+/// How often children were repaired lately, by pipeline: two writers that disagree would go on without an end.
+#[derive(Default)]
+pub struct Repairs(Mutex<HashMap<ObjectRef<TracePipeline>, HashMap<String, Repaired>>>);
+
+struct Repaired {
+    /// Hash of what was written.
+    content: String,
+    since: Instant,
+    times: u32,
+    told: bool,
+}
+
+impl Repaired {
+    fn is_contested(&self, now: Instant) -> bool {
+        self.times >= MOST_REPAIRS && now < self.since + CONTEST
+    }
+}
+
+impl Repairs {
+    /// Whether a child is left to whoever else writes it, for now.
+    pub fn is_contested(
+        &self,
+        pipeline: &ObjectRef<TracePipeline>,
+        child: &str,
+        content: &str,
+        now: Instant,
+    ) -> bool {
+        let all = lock(&self.0);
+        let repaired = all.get(pipeline).and_then(|children| children.get(child));
+        repaired.is_some_and(|it| it.content == content && it.is_contested(now))
+    }
+
+    /// A child was there, and was written.
+    pub fn repaired(&self, pipeline: ObjectRef<TracePipeline>, child: &str, content: &str, now: Instant) {
+        let mut all = lock(&self.0);
+        let children = all.entry(pipeline).or_default();
+        match children.get_mut(child).filter(|last| last.content == content) {
+            Some(last) if now < last.since + CONTEST => last.times += 1,
+            // It is told once, however long it lasts.
+            Some(last) => {
+                (last.since, last.times, last.told) = (now, 1, last.told && last.times >= MOST_REPAIRS)
+            }
+            None => {
+                let first = Repaired { content: content.to_owned(), since: now, times: 1, told: false };
+                children.insert(child.to_owned(), first);
+            }
+        }
+    }
+
+    /// A child that is left so, if there is one, and whether that was not told yet; then it was.
+    pub fn contested(&self, pipeline: &ObjectRef<TracePipeline>, now: Instant) -> Option<(String, bool)> {
+        let mut all = lock(&self.0);
+        let mut contested = all.get_mut(pipeline)?.iter_mut().filter(|(_, it)| it.is_contested(now));
+        let (child, repaired) = contested.next()?;
+        Some((child.clone(), !std::mem::replace(&mut repaired.told, true)))
+    }
+
+    /// The pipeline is gone.
+    pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
+        lock(&self.0).remove(pipeline);
+    }
+}
+
 /// PodMonitors are not watched, because their kind may not be installed: they are written again now and then.
 #[derive(Default)]
 pub struct PodMonitors {
@@ -150,6 +218,26 @@ mod tests {
 
     use super::*;
     use crate::controller::example;
+
+    #[test]
+    fn a_child_that_is_written_over_each_time_is_left_alone_for_the_rest_of_a_minute_and_told_once() {
+        let (repairs, pipeline, start) = (Repairs::default(), ObjectRef::new("traces"), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let write = |seconds| repairs.repaired(pipeline.clone(), "Service a", "x", at(seconds));
+        (0..4).for_each(write);
+        assert_eq!(repairs.contested(&pipeline, at(4)), None);
+        write(4);
+        assert!(repairs.is_contested(&pipeline, "Service a", "x", at(59)));
+        assert!(!repairs.is_contested(&pipeline, "Service a", "y", at(59)), "something else is wanted");
+        assert!(!repairs.is_contested(&pipeline, "Role a", "x", at(59)));
+        assert_eq!(repairs.contested(&pipeline, at(5)), Some(("Service a".into(), true)));
+        assert!(!repairs.is_contested(&pipeline, "Service a", "x", at(60)));
+        (60..65).for_each(write);
+        assert_eq!(repairs.contested(&pipeline, at(65)), Some(("Service a".into(), false)));
+        (130..131).for_each(write);
+        (200..205).for_each(write);
+        assert_eq!(repairs.contested(&pipeline, at(205)), Some(("Service a".into(), true)), "it was over");
+    }
 
     #[tokio::test]
     async fn a_question_about_installed_kinds_that_fails_is_asked_again_and_an_answer_is_kept() {

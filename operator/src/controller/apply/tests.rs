@@ -130,6 +130,26 @@ async fn what_a_write_does_not_mend_is_not_written_again_until_something_has_cha
     assert_eq!(writes_after(stored(1, "8"), 1).await, 3, "something else is there");
 }
 
+#[tokio::test]
+async fn a_child_that_somebody_else_writes_each_time_as_well_is_left_to_them_for_a_while() {
+    let server = example::Server::default();
+    let context = server.context();
+    let valid = example::valid();
+    let service = || build::build(&valid, &context.options, 1, false).expect("children").service;
+    let mut theirs = service();
+    theirs.spec.get_or_insert_default().publish_not_ready_addresses = Some(false);
+    let writer = Writer { context: &context, valid: &valid };
+    for version in 0..9 {
+        theirs.metadata.resource_version = Some(version.to_string());
+        writer.ensure(Some(&theirs), service()).await.expect("it is taken");
+    }
+    assert_eq!(server.writes().len(), 5);
+    let contested = context.repairs.contested(&writer.pipeline(), Instant::now());
+    assert_eq!(contested, Some(("Service traces-consumer".into(), true)));
+    writer.ensure(None, service()).await.expect("it is taken");
+    assert_eq!(server.writes().len(), 6, "one that is missing is made");
+}
+
 #[test]
 fn trouble_of_the_api_server_may_pass_and_what_it_refuses_does_not() {
     let write = |source| ApplyError::Write { child: "Role a".into(), source: Box::new(source) };
