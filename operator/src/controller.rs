@@ -289,7 +289,8 @@ fn look_at_consumers(
     found: &Found,
 ) -> Vec<PodReport> {
     let look = |document: &LiveDocument| {
-        let target = Target { pods: found.pods.clone(), revision: document.revision };
+        let (pods, uid) = (found.pods.clone(), document.uid.clone());
+        let target = Target { pods, revision: document.revision, uid };
         context.prober.look_at(name, target)
     };
     let mut reports = document.map(look).unwrap_or_default();

@@ -28,7 +28,7 @@ const OVERDUE: SignedDuration = SignedDuration::from_secs(10);
 pub struct PodAddress {
     /// Name of the pod.
     pub name: String,
-    /// Its address, once it has one.
+    /// Its address, once it has one and for as long as it is its own.
     pub ip: Option<String>,
 }
 
@@ -183,11 +183,16 @@ fn consumers(pods: &[Arc<KeptPod>], replica_sets: &BTreeMap<&str, u64>, now: Tim
     let (running, idle): (Vec<_>, Vec<_>) = own.partition(|pod| pod.runs);
     let names = |pods: Vec<&Arc<KeptPod>>| pods.into_iter().map(|pod| pod.name().to_owned()).collect();
     let older = running.iter().copied().filter(|pod| rollout(pod) < newest).collect();
+    // That of a pod on a lost node is given out again: one consumer must not be heard for two.
+    let is_its_own = |pod: &KeptPod| {
+        let mut others = running.iter().filter(|other| other.name() != pod.name());
+        pod.leaves_by.is_none() || others.all(|other| other.ip != pod.ip)
+    };
     let address = |pod: &Arc<KeptPod>| PodAddress {
         name: pod.name().to_owned(),
-        ip: pod.ip.as_deref().map(Into::into),
+        ip: pod.ip.as_deref().filter(|_| is_its_own(pod)).map(Into::into),
     };
-    let mut pods: Vec<_> = running.into_iter().map(address).collect();
+    let mut pods: Vec<_> = running.iter().copied().map(address).collect();
     pods.sort_by(|left, right| left.name.cmp(&right.name));
     Consumers { pods, older: names(older), idle: names(idle), next_overdue, newest: of_newest, accounts }
 }
@@ -265,6 +270,22 @@ mod tests {
             Newest::Placed,
             "nobody says so"
         );
+    }
+
+    #[test]
+    fn nobody_else_is_asked_at_the_former_address_of_a_pod_that_should_have_gone() {
+        let of = |name: &str, ip: &str, leaves: bool| {
+            let mut pod = text(name, "a", &json!({ "phase": "Running", "podIP": ip }));
+            if leaves {
+                pod["metadata"]["deletionTimestamp"] = "2020-01-01T00:00:00Z".into();
+            }
+            Arc::new(KeptPod::keep(serde_json::from_value(pod).expect("a pod")))
+        };
+        let (lost, alone) = (of("lost", "10.0.0.1", true), of("alone", "10.0.0.2", true));
+        let found =
+            consumers(&[lost, alone, of("new", "10.0.0.1", false)], &[("a", 1)].into(), Timestamp::now());
+        let asked: Vec<_> = found.pods.iter().map(|pod| (&*pod.name, pod.ip.as_deref())).collect();
+        assert_eq!(asked, [("alone", Some("10.0.0.2")), ("lost", None), ("new", Some("10.0.0.1"))]);
     }
 
     #[test]

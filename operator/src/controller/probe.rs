@@ -67,6 +67,8 @@ pub struct Target {
     pub pods: Vec<PodAddress>,
     /// The revision that all of them should report.
     pub revision: u64,
+    /// The pipeline that all of them should report.
+    pub uid: String,
 }
 
 struct Entry {
@@ -291,7 +293,7 @@ impl Prober {
 
     async fn ask(&self, question: &Question) -> Vec<Answer> {
         let permits = if question.urgent { &self.urgent } else { &self.routine };
-        let asked = question.pods.iter().map(|pod| self.ask_pod(pod, permits));
+        let asked = question.pods.iter().map(|pod| self.ask_pod(pod, &question.target.uid, permits));
         let mut asked: FuturesUnordered<_> = asked.collect();
         let mut answers = Vec::with_capacity(question.pods.len());
         while let Some(answer) = asked.next().await {
@@ -301,7 +303,7 @@ impl Prober {
         answers
     }
 
-    async fn ask_pod(&self, pod: &PodAddress, permits: &Semaphore) -> Answer {
+    async fn ask_pod(&self, pod: &PodAddress, uid: &str, permits: &Semaphore) -> Answer {
         let Some(ip) = &pod.ip else {
             let answer = Err("has no address yet".to_owned());
             return Answer { report: PodReport { pod: pod.name.clone(), answer }, timed_out: false };
@@ -313,6 +315,11 @@ impl Prober {
             .unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())));
         // The connector has the same time-out, and may be the first of the two.
         let timed_out = answer.is_err() && began.elapsed() >= TIMEOUT / 2;
+        // An address may be given out again while the pod of a lost node has it. Older consumers do not say whose they are.
+        let answer = answer.and_then(|report| match &report.pipeline_uid {
+            Some(whose) if whose != uid => Err("another pipeline's consumer answers in its place".to_owned()),
+            _ => Ok(report),
+        });
         Answer { report: PodReport { pod: pod.name.clone(), answer }, timed_out }
     }
 

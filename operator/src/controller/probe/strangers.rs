@@ -38,7 +38,7 @@ async fn pod(sends: Vec<u8>, trickles: bool) -> Prober {
 /// What is known of a pod after it was asked once, and whether it is counted as silent.
 async fn told(prober: &Prober) -> (Result<Report, String>, bool) {
     let address = PodAddress { name: "a".into(), ip: Some("127.0.0.1".into()) };
-    let target = Target { pods: vec![address], revision: 4 };
+    let target = Target { pods: vec![address], revision: 4, uid: "u".into() };
     prober.look_at(&pipeline(), target.clone());
     let (_, question) = prober.due(Instant::now()).pop().expect("it is due");
     let answers = prober.ask(&question).await;
@@ -62,6 +62,14 @@ fn answers(head: &str, body: &str) -> String {
 async fn a_consumer_is_heard() {
     let (answer, is_silent) = told(&pod(answers("200 OK", r#"{"revision":4}"#).into(), false).await).await;
     assert_eq!((answer.expect("a report").revision, is_silent), (4, false));
+}
+
+#[tokio::test]
+async fn a_consumer_of_another_pipeline_is_not_heard() {
+    let own = pod(answers("200 OK", r#"{"pipelineUid":"u"}"#).into(), false).await;
+    told(&own).await.0.expect("its own word");
+    let told = complaint(answers("200 OK", r#"{"pipelineUid":"v"}"#)).await;
+    assert_eq!(told, "another pipeline's consumer answers in its place");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ fn pipeline(name: &str) -> ObjectRef<TracePipeline> {
 
 fn target(pods: &[&str]) -> Target {
     let address = |pod: &&str| PodAddress { name: (*pod).to_owned(), ip: Some("192.0.2.1".into()) };
-    Target { pods: pods.iter().map(address).collect(), revision: 1 }
+    Target { pods: pods.iter().map(address).collect(), revision: 1, uid: "u".into() }
 }
 
 fn answer(pod: &str, bottleneck: Bottleneck, achieved_qps: f64) -> Answer {
