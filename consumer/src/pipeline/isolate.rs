@@ -4,7 +4,8 @@
 //! remain. A refused row is only then a refusal of its own when the database accepts a *twin*: a harmless row
 //! of the same sizes, or of the smallest size where the row was too large. A rule of the table (CHECK, foreign
 //! key, trigger) may refuse the twin as well; there a row that was accepted is tried in the place of the refused
-//! one. Where nothing is accepted the table is broken, and the batch waits.
+//! one, or where there is none, the refused one without its body. Where nothing is accepted the table is broken,
+//! and the batch waits.
 //!
 //! A row that is tried costs the database what a stored one does: every try is released by the gate.
 
@@ -29,7 +30,7 @@ pub async fn find_refused(
     span_of_row: impl Fn(usize) -> usize,
 ) -> Result<Vec<RefusedSpan>, StoreError> {
     let mut refusals = Vec::new();
-    let mut rule_broken_by = None;
+    let mut undecided = None;
     let mut accepted = None;
     // All of them together were refused already.
     let (left, right) = halves(0..rows.len());
@@ -58,23 +59,55 @@ pub async fn find_refused(
             ErrorKind::TooLarge => Reason::TooLarge,
             _ => Reason::Refused,
         };
-        match error.kind {
-            // Whether some row is accepted is known at the end.
-            ErrorKind::Constraint => rule_broken_by = Some(row),
-            ErrorKind::TooLarge => accepts(store, gate, time, smallest_twin(row).row(row.id)).await?,
-            _ => accepts(store, gate, time, twin(row).row(row.id)).await?,
+        // Whether some row is accepted is known at the end.
+        if breaks_a_rule(store, gate, time, row, error.kind).await? {
+            undecided = Some(row);
         }
         let detail = sluice_crds::problem::chain(&error);
         refusals.push(RefusedSpan { span: span_of_row(range.start), reason, detail });
     }
-    if let Some(row) = rule_broken_by {
-        match accepted {
-            // With the refused row's id and now: it may be these that have no place in the table.
-            Some(index) => accepts(store, gate, time, Row { id: row.id, ..rows[index] }).await?,
-            None => accepts(store, gate, time, twin(row).row(row.id)).await?,
+    match (undecided, accepted) {
+        // With the refused row's id and now: it may be these that have no place in the table.
+        (Some(row), Some(index)) => {
+            accepts(store, gate, time, Row { id: row.id, ..rows[index] }).await.map_err(as_held)?;
         }
+        (Some(row), None) => accepts_some_twin(store, gate, time, row).await.map_err(as_held)?,
+        (None, _) => {}
     }
     Ok(refusals)
+}
+
+/// Whether a rule of the table, whose word on harmless rows says nothing, is against a refused row or its twin.
+async fn breaks_a_rule(
+    store: &dyn Store,
+    gate: &Gate,
+    time: &LaneMeter,
+    row: &Row<'_>,
+    kind: ErrorKind,
+) -> Result<bool, StoreError> {
+    let twin = match kind {
+        ErrorKind::Constraint => return Ok(true),
+        ErrorKind::TooLarge => smallest_twin(row),
+        _ => twin(row),
+    };
+    match accepts(store, gate, time, twin.row(row.id)).await {
+        Ok(()) => Ok(false),
+        Err(error) if error.kind == ErrorKind::Constraint => Ok(true),
+        Err(error) => Err(as_held(error)),
+    }
+}
+
+/// Where no row was accepted: a rule that knows trace ids or kinds may let the row's own pass, without its body.
+async fn accepts_some_twin(
+    store: &dyn Store,
+    gate: &Gate,
+    time: &LaneMeter,
+    row: &Row<'_>,
+) -> Result<(), StoreError> {
+    match accepts(store, gate, time, twin(row).row(row.id)).await {
+        Err(error) if is_refusal(error.kind) => accepts(store, gate, time, Row { body: EMPTY, ..*row }).await,
+        done => done,
+    }
 }
 
 /// Whether it is the rows that are to blame.
@@ -104,6 +137,9 @@ fn halves(range: Range<usize>) -> (Range<usize>, Range<usize>) {
     (range.start..middle, middle..range.end)
 }
 
+/// The smallest body.
+const EMPTY: &str = "{}";
+
 struct Texts {
     trace_id: String,
     kind: String,
@@ -126,21 +162,24 @@ fn twin(row: &Row<'_>) -> Texts {
 }
 
 fn smallest_twin(row: &Row<'_>) -> Texts {
-    Texts { body: "{}".to_owned(), ..twin(row) }
+    Texts { body: EMPTY.to_owned(), ..twin(row) }
 }
 
-/// Asks the table for a row that nothing but the table itself can speak against.
+/// Asks the table whether it takes a row.
 async fn accepts(store: &dyn Store, gate: &Gate, time: &LaneMeter, row: Row<'_>) -> Result<(), StoreError> {
     release(gate, time, 1).await;
-    store.probe(&[row]).await.map_err(|error| {
-        if !is_refusal(error.kind) {
-            return error;
-        }
-        StoreError::with_source(
-            ErrorKind::Unavailable,
-            "the table refuses even a plain row of the same size: mend its columns, rules or partitions; \
-             rows are held",
-            error,
-        )
-    })
+    store.probe(&[row]).await
+}
+
+/// What it means that the table refuses a row that nothing but the table itself can speak against.
+fn as_held(error: StoreError) -> StoreError {
+    if !is_refusal(error.kind) {
+        return error;
+    }
+    StoreError::with_source(
+        ErrorKind::Unavailable,
+        "the table refuses even a plain row of the same size: mend its columns, rules or partitions; \
+         rows are held",
+        error,
+    )
 }

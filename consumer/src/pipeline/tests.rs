@@ -247,6 +247,39 @@ async fn a_rule_that_refuses_plain_rows_too_is_held_against_a_row_that_was_accep
     replica.stop().await;
 }
 
+/// As CHECK (kind IN ('SERVER')), in a table that cannot hold some bodies.
+fn refused_beside_a_rule(row: &Row<'_>) -> Option<ErrorKind> {
+    match row.trace_id {
+        _ if row.kind != "SERVER" => Some(ErrorKind::Constraint),
+        _ if row.body == "{}" => None,
+        "t7" => Some(ErrorKind::Refused),
+        "t150" => Some(ErrorKind::TooLarge),
+        _ => None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_is_refused_by_a_table_with_a_rule_is_held_against_a_row_that_was_accepted() {
+    let (source, store) = (queue(1, 300), store());
+    store.on_row(refused_beside_a_rule);
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all settled", || store.row_count() + store.dead_letters().len() == 300).await;
+    let letters: Vec<_> = store.dead_letters().iter().map(|letter| (letter.offset, letter.reason)).collect();
+    assert_eq!(letters, [(7, Reason::Refused), (150, Reason::TooLarge)]);
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_body_that_comes_alone_is_held_against_its_row_without_it() {
+    let (store, gate, time) = (store(), crate::gate::Gate::new(), LaneMeter::new(Arc::default()));
+    gate.set_rate(100.0, Instant::now() + Duration::from_secs(3_600));
+    store.on_row(refused_beside_a_rule);
+    let rows = [Row { id: 1, trace_id: "t7", kind: "SERVER", body: "1" }];
+    let found = super::isolate::find_refused(&*store, &gate, &time, &rows, |row| row).await.unwrap();
+    assert_eq!((found.len(), found[0].reason), (1, Reason::Refused));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_rule_that_every_row_breaks_holds_the_batch() {
     let (source, store) = (queue(1, 20), store());
