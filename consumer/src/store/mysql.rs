@@ -27,7 +27,7 @@ use sqlx::MySql;
 use sqlx::mysql::MySqlConnectOptions;
 
 use self::errors::store_error;
-use self::transaction::begin;
+use self::transaction::{begin, check_deferred};
 use super::sql::store_calls::sql_store;
 use super::sql::{ConnectWith, Purpose, Sessions, Widths};
 use super::{Store, StoreError, TableName};

@@ -29,7 +29,7 @@ use sqlx::Postgres;
 use sqlx::postgres::PgConnectOptions;
 
 use self::errors::store_error;
-use self::transaction::begin;
+use self::transaction::{begin, check_deferred};
 use super::sql::store_calls::sql_store;
 use super::sql::{ConnectWith, Purpose, Sessions, Widths};
 use super::{Store, StoreError, TableName};

@@ -27,7 +27,7 @@ use sqlx::Sqlite;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 
 use self::errors::store_error;
-use self::transaction::begin;
+use self::transaction::{begin, check_deferred};
 use super::sql::store_calls::sql_store;
 use super::sql::{Purpose, Sessions, Widths};
 use super::{Store, StoreError, TableName};

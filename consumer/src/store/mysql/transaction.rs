@@ -22,6 +22,11 @@ pub(super) async fn begin(conn: &mut MySqlConnection) -> Result<(), StoreError> 
     Ok(())
 }
 
+/// Every rule is checked when a row goes in.
+pub(super) async fn check_deferred(_: &mut MySqlConnection) -> Result<(), StoreError> {
+    Ok(())
+}
+
 /// Begins a transaction whose reads a proxy sends to the primary, as it does with every transaction.
 pub(super) async fn begin_reading(conn: &mut MySqlConnection, _table: &str) -> Result<(), StoreError> {
     begin(conn).await

@@ -6,10 +6,11 @@ use sqlx::{AssertSqlSafe, Executor};
 use super::errors::store_error;
 use crate::gate::clock::DatabaseTime;
 use crate::store::StoreError;
-use crate::store::sql::{SHORT_ANSWER, within};
+use crate::store::sql::{SHORT_ANSWER, WRITE_ANSWER, within};
 
-/// SQLSTATE for a syntax error and for what is not supported: CockroachDB has no LOCK TABLE, by its documentation.
-const NO_LOCK_TABLE: [&str; 2] = ["42601", "0A000"];
+/// SQLSTATE for a syntax error and for what is not supported: CockroachDB has no LOCK TABLE and no SET CONSTRAINTS, by
+/// its documentation.
+const NOT_KNOWN: [&str; 2] = ["42601", "0A000"];
 const LOCK: &str = "SELECT 1 FROM sluice_lock WHERE name = $1 FOR UPDATE";
 const CREATE_LOCK: &str = "INSERT INTO sluice_lock (name) VALUES ($1) ON CONFLICT DO NOTHING";
 /// The clock as it is, not as it was when the transaction began.
@@ -20,14 +21,27 @@ pub(super) async fn begin(conn: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Has the rules checked that wait for the commit (DEFERRABLE INITIALLY DEFERRED), in a transaction that will have none.
+/// One that does not know how is of no more use than to be rolled back.
+pub(super) async fn check_deferred(conn: &mut PgConnection) -> Result<(), StoreError> {
+    match within(WRITE_ANSWER, conn.execute("SET CONSTRAINTS ALL IMMEDIATE")).await {
+        Err(error) if !is_not_known(&error) => Err(store_error("cannot check deferred constraints")(error)),
+        _ => Ok(()),
+    }
+}
+
+fn is_not_known(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|reported| reported.code());
+    code.is_some_and(|code| NOT_KNOWN.contains(&&*code))
+}
+
 /// Begins a transaction whose reads, of `table` first, a proxy sends to the primary. Pgpool-II gives reads to replicas
 /// until the first statement of a transaction that is none (ADR 16): here the lock that every SELECT takes anyway.
 pub(super) async fn begin_reading(conn: &mut PgConnection, table: &'static str) -> Result<(), StoreError> {
     begin(conn).await?;
     let lock = AssertSqlSafe(format!("LOCK TABLE {table} IN ACCESS SHARE MODE"));
     let Err(error) = within(SHORT_ANSWER, conn.execute(lock)).await else { return Ok(()) };
-    let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
-    if !code.is_some_and(|code| NO_LOCK_TABLE.contains(&code.as_str())) {
+    if !is_not_known(&error) {
         return Err(store_error("cannot begin to read")(error));
     }
     // There all nodes of a cluster give the same answer.

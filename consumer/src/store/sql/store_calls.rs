@@ -2,7 +2,8 @@
 //! connection back, the same way on each backend. So are the parts of a batch put together, and rows tried.
 
 /// Implements [`crate::store::Store`] for a backend, which has the methods `session`, `settle` and those that do the
-/// work, the fields `sessions`, and the functions `store_error` and `begin`. `looks` says which connection looks for
+/// work, the fields `sessions`, and the functions `store_error`, `begin` and
+/// `check_deferred`. `looks` says which connection looks for
 /// streams and positions. `own` has `prepare` and what the backend bounds; the file imports what it names.
 macro_rules! sql_store {
     (store: $store:ty, database: $database:ty, looks: $looks:expr, own: { $($own:tt)* }) => {
@@ -27,6 +28,7 @@ macro_rules! sql_store {
             async fn try_rows(&self, conn: &mut Conn, rows: &[Row<'_>]) -> Result<(), StoreError> {
                 begin(conn).await?;
                 self.insert_rows(conn, rows).await?;
+                check_deferred(conn).await?;
                 within(WRITE_ANSWER, conn.execute("ROLLBACK"))
                     .await
                     .map_err(store_error("cannot roll back a probe"))?;
