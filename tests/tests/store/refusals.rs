@@ -123,3 +123,65 @@ async fn a_row_beyond_max_allowed_packet_is_too_large_and_its_neighbours_are_sto
     store.write(&batch(&claim, 1, &rows, &[])).await.unwrap();
     assert_eq!(bed.ids().await.unwrap(), [1, 2, 3]);
 }
+
+/// The rows that follow a good one, each of which a rule of the table is against: told of by the write and by the probe.
+async fn breaks_a_rule(bed: Bed, rules: &str, bad: &[Row<'_>]) {
+    let store = bed.store().await.unwrap();
+    execute(&bed, rules).await;
+    let claim = claims(&*store, 1).await.unwrap().remove(0);
+    for bad in bad {
+        let rows = [row(2), *bad];
+        let written = store.write(&batch(&claim, 1, &rows, &[])).await;
+        assert_eq!(kind(written).unwrap(), ErrorKind::Constraint, "{bad:?}");
+        assert_eq!(kind(store.probe(&rows).await).unwrap(), ErrorKind::Constraint, "{bad:?}");
+        store.probe(&[row(2)]).await.unwrap();
+    }
+    store.write(&batch(&claim, 1, &[row(2)], &[])).await.unwrap();
+    assert_eq!(bed.ids().await.unwrap(), [2]);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn postgres_tells_a_broken_rule_also_where_it_waits_for_the_commit() {
+    let rules = "CREATE TABLE kinds (kind text PRIMARY KEY); INSERT INTO kinds VALUES ('SERVER'); \
+         ALTER TABLE connectivity_trace ADD FOREIGN KEY (kind) REFERENCES kinds DEFERRABLE INITIALLY DEFERRED";
+    breaks_a_rule(Bed::postgres().await.unwrap(), rules, &[Row { kind: "none", ..row(3) }]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs MariaDB"]
+async fn mariadb_tells_a_triggers_refusal_also_by_a_number_of_its_own() {
+    let rules = "CREATE TRIGGER guard BEFORE INSERT ON connectivity_trace FOR EACH ROW \
+         IF NEW.kind = 'none' THEN SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 5001, MESSAGE_TEXT = 'no'; END IF";
+    breaks_a_rule(Bed::mariadb().await.unwrap(), rules, &[Row { kind: "none", ..row(3) }]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn postgres_tells_a_triggers_refusal_also_by_a_code_of_its_own_or_a_duplicate() {
+    let rules = "CREATE TABLE seen (trace_id text PRIMARY KEY); INSERT INTO seen VALUES ('old'); \
+         CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         IF NEW.kind = 'none' THEN RAISE 'no' USING ERRCODE = 'APP01'; END IF; \
+         IF NEW.trace_id = 'old' THEN INSERT INTO seen VALUES (NEW.trace_id); END IF; \
+         RETURN NEW; END $$; \
+         CREATE TRIGGER guard BEFORE INSERT ON connectivity_trace FOR EACH ROW EXECUTE FUNCTION guard()";
+    let bad = [Row { kind: "none", ..row(3) }, Row { trace_id: "old", ..row(3) }];
+    breaks_a_rule(Bed::postgres().await.unwrap(), rules, &bad).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn postgres_tells_a_duplicate_beside_the_ids_from_one_of_them() {
+    let bed = Bed::postgres().await.unwrap();
+    let store = bed.store().await.unwrap();
+    execute(&bed, "CREATE UNIQUE INDEX one_client ON connectivity_trace (kind) WHERE kind = 'CLIENT'").await;
+    let claim = claims(&*store, 1).await.unwrap().remove(0);
+    let clients = [Row { kind: "CLIENT", ..row(1) }, Row { kind: "CLIENT", ..row(2) }];
+    assert_eq!(kind(store.write(&batch(&claim, 1, &clients, &[])).await).unwrap(), ErrorKind::Constraint);
+    // As large as goes in by COPY, too.
+    let giant = "x".repeat(5 << 20);
+    for body in ["{}", &giant] {
+        let same = [Row { body, ..row(1) }, row(1)];
+        assert_eq!(kind(store.write(&batch(&claim, 1, &same, &[])).await).unwrap(), ErrorKind::DuplicateId);
+    }
+}

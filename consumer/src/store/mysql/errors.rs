@@ -12,19 +12,30 @@ pub fn store_error(doing: &'static str) -> impl Fn(Error) -> StoreError {
     move |error| StoreError::with_source(kind_of(&error), doing, error)
 }
 
+/// SQLSTATE of what a trigger signals, with whatever number it likes (`SET MYSQL_ERRNO`); the server's own errors have
+/// others.
+const SIGNALLED: &str = "45000";
+
 /// The meaning of an error; a number that nobody has named waits.
 pub fn kind_of(error: &Error) -> ErrorKind {
-    number_of(error).map_or(ErrorKind::Unavailable, kind_of_number)
+    reported(error).map_or(ErrorKind::Unavailable, |error| kind_of_reported(error.number(), error.code()))
 }
 
 /// The number that the server has given an error; none where it is the driver's.
 pub fn number_of(error: &Error) -> Option<u16> {
+    reported(error).map(MySqlDatabaseError::number)
+}
+
+fn reported(error: &Error) -> Option<&MySqlDatabaseError> {
     match error {
-        Error::Database(reported) => {
-            reported.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
-        }
+        Error::Database(reported) => reported.try_downcast_ref(),
         _ => None,
     }
+}
+
+/// See [`kind_of`].
+fn kind_of_reported(number: u16, state: Option<&str>) -> ErrorKind {
+    if state == Some(SIGNALLED) { ErrorKind::Constraint } else { kind_of_number(number) }
 }
 
 /// See [`kind_of`].
@@ -60,6 +71,13 @@ mod tests {
     fn unknown_numbers_wait() {
         assert_eq!(kind_of_number(65535), ErrorKind::Unavailable);
         assert_eq!(kind_of(&Error::PoolTimedOut), ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn what_a_trigger_signals_is_a_rule_whatever_its_number() {
+        assert_eq!(kind_of_reported(5001, Some("45000")), ErrorKind::Constraint);
+        assert_eq!(kind_of_reported(5001, Some("HY000")), ErrorKind::Unavailable);
+        assert_eq!(kind_of_reported(1213, Some("40001")), ErrorKind::Conflict);
     }
 
     #[test]

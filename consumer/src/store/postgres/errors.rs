@@ -3,6 +3,7 @@
 //! Codes: appendix A of PostgreSQL's manual.
 
 use sqlx::Error;
+use sqlx::postgres::PgDatabaseError;
 
 use crate::store::{ErrorKind, StoreError};
 
@@ -23,14 +24,59 @@ fn remedy_for(code: &str) -> Option<&'static str> {
     )
 }
 
+/// What the server reports of an error beside its text.
+#[derive(Clone, Copy, Debug, Default)]
+struct Report<'a> {
+    code: &'a str,
+    /// The server's function that has reported it, the same in each language.
+    routine: &'a str,
+    /// For a duplicate: `Key (id)=(7) already exists.`, in the server's language.
+    detail: Option<&'a str>,
+    /// What was being done within the statement, innermost first: functions, COPY.
+    within: Option<&'a str>,
+}
+
 /// The meaning of an error; a code that nobody has named waits.
 pub fn kind_of(error: &Error) -> ErrorKind {
-    match error {
-        Error::Database(reported) => {
-            reported.code().map_or(ErrorKind::Unavailable, |code| kind_of_code(&code))
-        }
-        _ => ErrorKind::Unavailable,
+    let Error::Database(reported) = error else { return ErrorKind::Unavailable };
+    let Some(reported) = reported.try_downcast_ref::<PgDatabaseError>() else {
+        return ErrorKind::Unavailable;
+    };
+    kind_of_report(Report {
+        code: reported.code(),
+        routine: reported.routine().unwrap_or_default(),
+        detail: reported.detail(),
+        within: reported.r#where(),
+    })
+}
+
+/// See [`kind_of`]. A code alone does not tell what a trigger has raised, or a policy refused, or where a duplicate is.
+fn kind_of_report(report: Report<'_>) -> ErrorKind {
+    match (kind_of_code(report.code), report.routine) {
+        (ErrorKind::DuplicateId, _) if !is_of_an_id(report) => ErrorKind::Constraint,
+        // RAISE, with a code of its own.
+        (ErrorKind::Unavailable, "exec_stmt_raise") if !tells_to_wait(report.code) => ErrorKind::Constraint,
+        // A policy's WITH CHECK.
+        (ErrorKind::Unavailable, "ExecWithCheckOptions") => ErrorKind::Constraint,
+        (kind, _) => kind,
     }
+}
+
+/// Whether a duplicate is one of a row's id, as far as it can be told: not one in a table that a trigger writes to, nor
+/// in an index of other columns.
+fn is_of_an_id(report: Report<'_>) -> bool {
+    let innermost = report.within.and_then(|within| within.lines().next());
+    if innermost.is_some_and(|doing| !doing.contains("COPY")) {
+        return false;
+    }
+    let columns = report.detail.and_then(|detail| detail.split_once(")=(")?.0.split_once('('));
+    columns.is_none_or(|(_, columns)| columns.split(", ").any(|column| column == "id"))
+}
+
+/// Classes by which also a trigger says that the database, and not the row, is to blame: connection, state of the
+/// transaction, resources, intervention, system, internal.
+fn tells_to_wait(code: &str) -> bool {
+    ["08", "25", "40", "53", "57", "58", "XX"].iter().any(|class| code.starts_with(class))
 }
 
 /// See [`kind_of`].
@@ -69,6 +115,37 @@ mod tests {
     fn a_lost_session_has_a_remedy() {
         assert!(["42P05", "26000"].into_iter().all(|code| remedy_for(code).is_some()));
         assert_eq!(remedy_for("42P01"), None);
+    }
+
+    #[test]
+    fn what_a_trigger_raises_and_a_policy_refuses_is_a_rule_whatever_its_code() {
+        let kind = |code, routine| kind_of_report(Report { code, routine, ..Report::default() });
+        assert_eq!(kind("APP01", "exec_stmt_raise"), ErrorKind::Constraint);
+        assert_eq!(kind("42501", "ExecWithCheckOptions"), ErrorKind::Constraint);
+        assert_eq!(kind("42501", "aclcheck_error"), ErrorKind::Unavailable);
+        assert_eq!(kind("APP01", "exec_simple_query"), ErrorKind::Unavailable);
+        assert_eq!(kind("40001", "exec_stmt_raise"), ErrorKind::Conflict);
+        assert_eq!(kind("53100", "exec_stmt_raise"), ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn a_duplicate_beside_the_ids_is_a_rule() {
+        let kind = |detail, within| {
+            kind_of_report(Report { code: "23505", routine: "_bt_check_unique", detail, within })
+        };
+        for detail in [
+            None,
+            Some("Key (id)=(7) already exists."),
+            Some("Schlüssel »(id, created_at)=(7, x)« existiert bereits."),
+            Some("Key (table_name, id)=(t, 7) already exists."),
+        ] {
+            assert_eq!(kind(detail, None), ErrorKind::DuplicateId, "{detail:?}");
+            assert_eq!(kind(detail, Some("COPY connectivity_trace, line 1")), ErrorKind::DuplicateId);
+            let within = Some("SQL statement \"INSERT INTO seen …\"\nPL/pgSQL function f() line 2");
+            assert_eq!(kind(detail, within), ErrorKind::Constraint, "{detail:?}");
+        }
+        assert_eq!(kind(Some("Key (trace_id)=(id) already exists."), None), ErrorKind::Constraint);
+        assert_eq!(kind(Some("Key (lower(kind))=(x) already exists."), None), ErrorKind::Constraint);
     }
 
     #[test]
