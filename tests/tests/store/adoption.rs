@@ -1,6 +1,7 @@
 //! A trace table that exists already is used as it is, or refused with a remedy.
 
 use sluice_consumer::store::{ErrorKind, Store};
+use sluice_tests::mariadb::MariaDb;
 use sluice_tests::oracle::database::Database;
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqlitePool;
@@ -306,4 +307,38 @@ async fn postgres_makes_no_new_tables_in_front_of_those_in_use() {
     assert_eq!(error.kind, ErrorKind::Schema, "{error:?}");
     assert!(error.to_string().contains("search_path"), "{error}");
     execute(&bed, "DO $$ BEGIN ASSERT to_regclass('earlier.sluice_progress') IS NULL; END $$").await;
+}
+
+/// Streams and rows are complete, and can be written, whatever sessions begin with.
+async fn works_as_ever(bed: Bed) {
+    let store = bed.store().await.unwrap();
+    let claim = claims(&*store, 2).await.unwrap().remove(0);
+    store.write(&batch(&claim, 1, &[row(1), row(2)], &[])).await.unwrap();
+    assert_eq!(store.trace("t", 9).await.unwrap().len(), 2);
+    assert_eq!(store.streams("cluster-1", "group").await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+#[ignore = "needs MariaDB"]
+async fn mariadb_works_with_defaults_of_sessions_that_would_cut_reads_and_refuse_writes() {
+    let server = MariaDb::start().await.unwrap();
+    let bed = Bed::on_mariadb(&server).await.unwrap();
+    execute(
+        &bed,
+        "SET GLOBAL sql_select_limit = 1, GLOBAL completion_type = 'RELEASE', GLOBAL tx_read_only = 1",
+    )
+    .await;
+    works_as_ever(bed).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn postgres_works_with_a_catalogue_that_quotes_every_name() {
+    let bed = Bed::postgres().await.unwrap();
+    execute(
+        &bed,
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET quote_all_identifiers = on', current_database()); END $$",
+    )
+    .await;
+    works_as_ever(bed).await;
 }

@@ -14,20 +14,24 @@ use crate::store::{ErrorKind, StoreError};
 /// Strict whatever the server's default is, so that nothing is cut or replaced silently. READ COMMITTED, so
 /// that inserts of different lanes lock no gaps. Short waits, for rows and for a table that is being altered.
 /// A client that stops in the middle of a statement is not waited for. Texts are UTF-8 whatever the URL says:
-/// another character set would not hold them all.
+/// another character set would not hold them all. Reads are whole, transactions may write, and a commit ends no
+/// session: a server that may not be written to says so by other means (read_only).
 const SESSION: &str = "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_ALL_TABLES,STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,\
      NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
      SESSION transaction_isolation = 'READ-COMMITTED', SESSION autocommit = 1, \
      SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5, \
-     SESSION net_read_timeout = 10, SESSION net_write_timeout = 10";
+     SESSION net_read_timeout = 10, SESSION net_write_timeout = 10, \
+     SESSION sql_select_limit = 18446744073709551615, SESSION completion_type = 0, \
+     SESSION transaction_read_only = 0";
 
-/// As above; MariaDB before 11.1 knows the isolation level by another name.
+/// As above; MariaDB before 11.1 knows the isolation level and the access mode by other names.
 const SESSION_MARIADB: &str = "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_ALL_TABLES,STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,\
      NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
      SESSION tx_isolation = 'READ-COMMITTED', SESSION autocommit = 1, \
      SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5, \
      SESSION net_read_timeout = 10, SESSION net_write_timeout = 10, \
-     SESSION idle_transaction_timeout = 5";
+     SESSION sql_select_limit = 18446744073709551615, SESSION completion_type = 0, \
+     SESSION tx_read_only = 0, SESSION idle_transaction_timeout = 5";
 
 /// MySQL has no limit for a transaction without activity, only for a session: a frozen owner is cut off by
 /// this one, and connections are renewed before it strikes.

@@ -8,9 +8,11 @@ use crate::store::sql::{Purpose, SHORT_ANSWER, Session, within};
 use crate::store::{ErrorKind, StoreError};
 
 /// Set by statements, not as start-up parameters, which poolers refuse. A frozen owner is cut off whether it
-/// stopped between two statements or in the middle of one.
+/// stopped between two statements or in the middle of one. Names that the catalogue tells are quoted where they must be,
+/// and only there; a server without that setting has nothing to set.
 const SESSION: &str = "SET default_transaction_isolation = 'read committed'; SET lock_timeout = '5s'; \
-     SET idle_in_transaction_session_timeout = '5s'; SET statement_timeout = '60s'";
+     SET idle_in_transaction_session_timeout = '5s'; SET statement_timeout = '60s'; \
+     SELECT set_config(name, 'off', false) FROM pg_settings WHERE name = 'quote_all_identifiers' AND setting = 'on'";
 
 impl PostgresStore {
     /// A connection that is set up.
