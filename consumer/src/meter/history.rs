@@ -12,7 +12,7 @@ use super::lanes::{self, Spent};
 const ACHIEVED_OVER: Duration = Duration::from_secs(5);
 /// Span over which the time to drain is measured: where a message is worth some seconds of the rate, less would make it
 /// jump.
-const SUSTAINED_OVER: Duration = Duration::from_secs(60);
+pub(super) const SUSTAINED_OVER: Duration = Duration::from_secs(60);
 /// After so much time of work its rate is expected to go on; before, the rate in effect.
 const SUSTAINED_AFTER: Duration = Duration::from_secs(20);
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use sluice_crds::bottleneck::Bottleneck;
 
+use super::history::SUSTAINED_OVER;
 use super::{DeadLetterTopicStatus, Meters, RetentionStatus};
 use crate::last_error::LastError;
 use crate::live::Origin;
@@ -13,6 +14,10 @@ use crate::lock::lock;
 
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Spans per second that are expected to go on where the database has taken none of late: one in the time that is
+/// looked back on.
+const ALMOST_NOTHING: f64 = 1.0 / SUSTAINED_OVER.as_secs_f64();
 
 /// Which pipeline, and which version of its settings.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +53,8 @@ impl Meters {
             Bottleneck::Limiter if rate.guard.is_some() => Bottleneck::Guard,
             other => other,
         };
+        // Else lanes may wait for a message that is worth more than a minute of the rate.
+        let is_held = bottleneck == Bottleneck::Store || open_errors.store().is_some();
         // What stops rows comes first; a live document that was refused stops nothing.
         let errors: Vec<_> =
             [open_errors.store(), open_errors.source(), rate.refused.as_ref(), open_errors.lease.as_ref()]
@@ -79,7 +86,7 @@ impl Meters {
             leased_fraction: (rate.fraction * 1e3).round() / 1e3,
             bottleneck,
             retention_seconds: self.retention_of(&partitions).map(|kept| kept.as_secs()),
-            drain_seconds: lag.and_then(|lag| self.drain_seconds(lag, rate.effective)),
+            drain_seconds: lag.and_then(|lag| self.drain_seconds(lag, rate.effective, is_held)),
             partitions,
             stored: self.stored.load(Relaxed),
             dead_letters: self.all_dead_letters(),
@@ -94,7 +101,7 @@ impl Meters {
     }
 
     /// Lag counts messages, the rate counts spans: those of the last minute convert one into the other.
-    fn drain_seconds(&self, lag: u64, effective: f64) -> Option<u64> {
+    fn drain_seconds(&self, lag: u64, effective: f64, is_held: bool) -> Option<u64> {
         if lag == 0 {
             return Some(0);
         }
@@ -102,6 +109,7 @@ impl Meters {
         let history = lock(&self.history);
         let rate = match history.sustained() {
             Some(sustained) if sustained > 0.0 => sustained.min(effective),
+            Some(_) if is_held => ALMOST_NOTHING.min(effective),
             _ => effective,
         };
         (rate > 0.0).then(|| (lag as f64 * history.spans_per_message(messages, spans) / rate).ceil() as u64)
@@ -242,6 +250,28 @@ mod tests {
         // Redriving them moves no lag.
         meters.committed(&at(), 0, 5_000, 0, std::iter::empty());
         assert_eq!(meters.status(&Identity::default()).drain_seconds, Some(1_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_database_does_not_take_is_not_expected_at_the_rate() {
+        let meters = Arc::new(Meters::default());
+        let lane = LaneMeter::new(meters.clone());
+        meters.set_rate(100, 100.0, 1.0, false);
+        meters.add_partition(&at());
+        meters.set_partition(&at(), PartitionMeter { position: 0, end: Some(1_000) });
+        let told = async |activity| {
+            lane.enter(activity);
+            for _ in 0..=30 {
+                meters.tick();
+                tokio::time::advance(Duration::from_secs(1)).await;
+            }
+            meters.status(&Identity::default()).drain_seconds
+        };
+        assert_eq!(told(Activity::Gate).await, Some(10), "a message of many spans may be next");
+        assert_eq!(told(Activity::Store).await, Some(60_000));
+        let refused = StoreError::new(ErrorKind::Refused, "a CHECK");
+        meters.store_failed(Some(&at()), &refused);
+        assert_eq!(told(Activity::Gate).await, Some(60_000), "it is tried again");
     }
 
     #[test]
