@@ -92,6 +92,8 @@ fn postgres_now(server: &SqlServer, secrets: &Secrets) -> Result<PgConnectOption
                 .password(parts.password.expose())
         }
     };
+    // The driver's own start-up parameter, which PgBouncer refuses; no float is read.
+    options = options.extra_float_digits(None);
     if options.get_application_name().is_none() {
         options = options.application_name("sluice");
     }

@@ -102,6 +102,8 @@ fn urls_and_parts_become_the_same_options() {
         let options = postgres(server, &secrets)().unwrap();
         assert_eq!((options.get_host(), options.get_port()), ("db.example", 3307));
         assert_eq!((options.get_username(), options.get_database()), ("app", Some("traces")));
+        // A start-up parameter that PgBouncer refuses.
+        assert!(format!("{options:?}").contains("extra_float_digits: None"));
     }
 }
 
