@@ -95,6 +95,30 @@ async fn kafka_and_mariadb_are_tried_and_left_as_they_were() {
     assert_eq!(rows, 0);
 }
 
+/// What would only be found out once consumers have made their tables, or when they first write.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs MariaDB"]
+async fn a_mariadb_that_could_never_be_written_to_is_told_beforehand() {
+    let settings = ["--log-bin", "--binlog-format=STATEMENT", "--innodb-default-row-format=compact"];
+    let mariadb = MariaDb::start_with(&settings).await.unwrap();
+    let url = mariadb.database("checked").await.unwrap();
+    let mut database = MySqlConnection::connect(&url).await.unwrap();
+    for sql in [
+        format!("CREATE USER half IDENTIFIED BY '{CANARY}'"),
+        "GRANT SELECT, INSERT, CREATE, ALTER, INDEX ON checked.* TO half".to_owned(),
+    ] {
+        database.execute(AssertSqlSafe(sql)).await.unwrap();
+    }
+    let away = format!("127.0.0.1:{}", free_port().unwrap());
+    let pipeline = Pipeline::new(&away, "spans", Sink::Mysql(with_user(&url, "half")));
+    Checked::run(&pipeline, unchanged).unwrap().expect_failed(&[
+        "spec.source.kafka.bootstrapServers: ",
+        "spec.sink.mysql: binlog_format is STATEMENT",
+        "spec.sink.mysql: innodb_default_row_format",
+        "spec.sink.mysql: this user lacks UPDATE on sluice_lock",
+    ]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL"]
 async fn postgres_is_tried_and_a_broker_that_is_away_is_said() {

@@ -148,6 +148,7 @@ fn judge(path: &str, found: &Inspection, manage_schema: bool) -> Vec<Finding> {
     } else {
         Finding::ok(path, format!("connected to {}", found.server))
     }];
+    findings.extend(found.settings.iter().map(|bad| Finding::failed(path, bad.detail).remedy(bad.remedy)));
     let index = match path {
         "spec.sink.sqlite" if manage_schema => {
             "will be built at the first start, which takes long in a large table"
@@ -214,6 +215,7 @@ fn judge_missing(path: &str, found: &Inspection, manage_schema: bool) -> Finding
 mod tests {
     use super::super::report::State;
     use super::*;
+    use crate::store::inspect::BadSetting;
 
     #[test]
     fn who_may_not_use_a_database_is_told_apart_from_who_may_not_come_in() {
@@ -233,6 +235,7 @@ mod tests {
         Inspection {
             server: "Server 1".into(),
             read_only: false,
+            settings: Vec::new(),
             table: TableState::Usable(Vec::new()),
             missing_tables: Vec::new(),
             is_migrated: true,
@@ -272,13 +275,14 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_a_foreign_table_and_missing_rights_fail() {
+    fn a_replica_a_bad_setting_a_foreign_table_and_missing_rights_fail() {
         let bad = Inspection {
             read_only: true,
             table: TableState::Unusable("its engine knows no transactions".into()),
             missing_rights: vec!["INSERT on sluice_rate".into()],
+            settings: vec![BadSetting { detail: "a setting", remedy: "set another" }],
             ..found()
         };
-        assert_eq!(failed(&bad, true), ["spec.sink.mysql", TABLE, "spec.sink.mysql"]);
+        assert_eq!(failed(&bad, true), ["spec.sink.mysql", "spec.sink.mysql", TABLE, "spec.sink.mysql"]);
     }
 }

@@ -9,6 +9,8 @@ pub struct Inspection {
     pub server: String,
     /// Whether the server refuses writes (a replica, or `read_only`).
     pub read_only: bool,
+    /// Settings of the server with which nothing could be stored.
+    pub settings: Vec<BadSetting>,
     /// Whether the trace table can be used.
     pub table: TableState,
     /// Sluice's own tables that do not exist yet.
@@ -17,8 +19,17 @@ pub struct Inspection {
     pub is_migrated: bool,
     /// Why tables cannot be created; none where they can be.
     pub cannot_create: Option<String>,
-    /// Rights that are missing on tables that exist, such as `INSERT on sluice_rate`.
+    /// Rights that are missing on tables that exist or will be made, such as `INSERT on sluice_rate`.
     pub missing_rights: Vec<String>,
+}
+
+/// A setting of the server with which nothing could be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadSetting {
+    /// What it is, and what is wrong with it.
+    pub detail: &'static str,
+    /// What to do.
+    pub remedy: &'static str,
 }
 
 /// The trace table as it is.

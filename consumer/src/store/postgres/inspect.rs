@@ -57,6 +57,7 @@ impl PostgresStore {
         Ok(Inspection {
             server,
             read_only,
+            settings: Vec::new(),
             table,
             missing_tables,
             is_migrated,

@@ -45,6 +45,7 @@ impl SqliteStore {
         Ok(Inspection {
             server,
             read_only: false,
+            settings: Vec::new(),
             table,
             missing_tables: own.filter(|table| !exists(table)).collect(),
             // Who may write to the file may create tables in it.
