@@ -35,6 +35,8 @@ use super::{Store, StoreError, TableName};
 /// SQLite's limit for a row is 10^9 bytes.
 const MAX_BODY_BYTES: usize = 900_000_000;
 const READERS: usize = 4;
+/// What the file beside the database is cut to once its contents are in it: a large batch makes it larger.
+const WAL_BYTES: &str = "67108864";
 
 /// What a [`SqliteStore`] is made of.
 #[derive(Clone, Debug)]
@@ -69,7 +71,8 @@ impl SqliteStore {
                 if !creates.load(Ordering::Relaxed) {
                     return Ok(connect);
                 }
-                Ok(connect.create_if_missing(true).journal_mode(SqliteJournalMode::Wal))
+                let connect = connect.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+                Ok(connect.pragma("journal_size_limit", WAL_BYTES))
             })
         };
         // Claims and leases: see `session`.
