@@ -25,7 +25,7 @@ pub mod table;
 use async_trait::async_trait;
 
 pub use absent::is_missing_table;
-pub use sql::{ConnectWith, is_denied};
+pub use sql::{ConnectWith, is_denied, is_of_server};
 pub use table::{TableName, TableNameError};
 
 use crate::gate::clock::DatabaseTime;

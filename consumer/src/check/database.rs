@@ -19,7 +19,7 @@ use crate::store::inspect::{Inspection, TableState};
 use crate::store::mysql::{MySqlOptions, MySqlStore};
 use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{Store, StoreError, TableName};
+use crate::store::{self, Store, StoreError, TableName};
 
 /// Time limit of the whole look.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -53,7 +53,10 @@ pub async fn check(config: &Config, secrets: &Secrets, data_dir: &Path) -> Vec<F
             let detail = chain(&error);
             // Without names of hosts and databases, which may hold any word.
             let said = error.source.as_deref().map_or_else(|| detail.clone(), |source| chain(source));
-            let remedy = connection_remedy(&said);
+            let remedy = match error.source.as_deref() {
+                Some(source) if store::is_of_server(source) => server_remedy(&said),
+                _ => connection_remedy(&said),
+            };
             vec![Finding::failed(path, detail).remedy(remedy), Finding::skipped(TABLE, "needs the database")]
         }
         Err(_) => {
@@ -135,8 +138,30 @@ fn connection_remedy(detail: &str) -> &'static str {
         "check the host name, and DNS"
     } else if has(&["not a database", "readonly", "unable to open"]) {
         "check the file and who may write it, or give another --data-dir"
+    } else if has(&["authentication plugin"]) {
+        "let this user authenticate by a plugin that is known here, such as caching_sha2_password or mysql_native_password"
     } else {
-        "check host and port, whether the server runs, and firewalls"
+        UNREACHABLE
+    }
+}
+
+const UNREACHABLE: &str = "check host and port, whether the server runs, and firewalls";
+
+/// What to do about an error that the server itself has answered with: it can be reached.
+fn server_remedy(detail: &str) -> &'static str {
+    let lower = detail.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    if has(&["is locked", "has expired", "set password", "not permitted to log in"]) {
+        "unlock this user's account, let it log in, or set its password anew"
+    } else if has(&["too many", "max_user_connections", "connection slots", "connections for"]) {
+        "raise the server's, the database's or this user's limit of connections, or end others"
+    } else {
+        match connection_remedy(detail) {
+            UNREACHABLE => {
+                "the server answers, so it is for its administrator: see its log, and its limits for this user"
+            }
+            remedy => remedy,
+        }
     }
 }
 
@@ -229,6 +254,22 @@ mod tests {
         ] {
             assert!(connection_remedy(detail).contains(remedy), "{detail}");
         }
+    }
+
+    #[test]
+    fn who_has_answered_can_be_reached() {
+        for (detail, remedy) in [
+            ("1040 (08004): Too many connections", "limit"),
+            ("too many connections for database \"traces\"", "limit"),
+            ("1820 (HY000): You must SET PASSWORD before executing this statement", "password"),
+            ("4151 (HY000): Access denied, this account is locked", "unlock"),
+            ("database \"traces\" is not currently accepting connections", "administrator"),
+            ("1045 (28000): Access denied for user 'a'@'%' (using password: YES)", "check user name"),
+        ] {
+            assert!(server_remedy(detail).contains(remedy), "{detail}: {}", server_remedy(detail));
+        }
+        assert!(connection_remedy("unknown authentication plugin: client_ed25519").contains("by a plugin"));
+        assert_eq!(connection_remedy("connection refused"), UNREACHABLE);
     }
 
     fn found() -> Inspection {

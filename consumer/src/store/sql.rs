@@ -17,8 +17,8 @@ mod sizes;
 pub(super) mod store_calls;
 pub(super) mod stream_queries;
 
-pub use denied::is_denied;
 pub(super) use denied::missing_rights;
+pub use denied::{is_denied, is_of_server};
 pub(super) use dialect::Dialect;
 pub(super) use letters::{SummaryRow, assembled, detail_of, parts_of, summary_of};
 pub use sessions::ConnectWith;

@@ -36,10 +36,23 @@ pub fn is_denied(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
+/// Whether this error, or one of its causes, is what the server has answered.
+pub fn is_of_server(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if matches!(error.downcast_ref(), Some(sqlx::Error::Database(_))) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// MySQL and MariaDB: access to the database or by this user denied (1044, 1045, 1698), no right to a command,
-/// a column or a routine (1142, 1143, 1370), a privilege is needed (1227).
+/// a column or a routine (1142, 1143, 1370), a privilege is needed (1227), the password has expired (1820, 1862), the
+/// account is locked (3118, MariaDB: 4151).
 fn is_denied_number(number: u16) -> bool {
-    matches!(number, 1044 | 1045 | 1142 | 1143 | 1227 | 1370 | 1698)
+    matches!(number, 1044 | 1045 | 1142 | 1143 | 1227 | 1370 | 1698 | 1820 | 1862 | 3118 | 4151)
 }
 
 /// PostgreSQL: class 28, invalid authorization; 42501, insufficient privilege.
@@ -53,9 +66,10 @@ mod tests {
 
     #[test]
     fn who_asks_is_told_apart_from_what_is_asked() {
-        assert!(is_denied_number(1045) && !is_denied_number(1146));
+        assert!(is_denied_number(1045) && is_denied_number(4151) && !is_denied_number(1146));
         assert!(is_denied_code("28P01") && is_denied_code("42501") && !is_denied_code("42P01"));
         assert!(!is_denied(&sqlx::Error::PoolTimedOut));
+        assert!(!is_of_server(&sqlx::Error::PoolTimedOut));
         assert!(is_denied(&MissingRights(vec!["INSERT on sluice_rate".to_owned()])));
     }
 }
