@@ -1,12 +1,16 @@
 //! A trace table that exists already is used as it is, or refused with a remedy.
 
-use sluice_consumer::store::{ErrorKind, Store};
+use std::sync::Arc;
+
+use sluice_consumer::store::postgres::{PostgresOptions, PostgresStore};
+use sluice_consumer::store::{ErrorKind, Row, Store};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::oracle::database::Database;
 use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqlitePool;
 
-use crate::bed::{Bed, batch, claims, row};
+use crate::bed::{Bed, batch, claims, kind, row};
 
 /// Runs statements that all have to succeed.
 pub async fn execute(bed: &Bed, sql: &str) {
@@ -167,6 +171,11 @@ async fn postgres_refuses_what_it_cannot_use_and_says_what_to_do() {
         ),
         (with(&format!("id bigint PRIMARY KEY, {rest}")).replace("TABLE", "UNLOGGED TABLE"), "SET LOGGED"),
         ("CREATE VIEW connectivity_trace AS SELECT 1 AS id".to_owned(), "not a table"),
+        (
+            with(&format!("id bigint PRIMARY KEY, {rest}"))
+                + "; CREATE RULE elsewhere AS ON INSERT TO connectivity_trace DO INSTEAD NOTHING",
+            "DROP RULE elsewhere",
+        ),
     ];
     for (create, remedy) in cases {
         is_refused(Bed::postgres().await.unwrap(), &create, remedy).await;
@@ -230,7 +239,7 @@ async fn only_looks(bed: Bed) {
     assert!(error.to_string().contains("manageSchema: true"), "{error}");
     // Nothing was made: a table of that name can still be created.
     execute(&bed, "CREATE TABLE sluice_progress (x int)").await;
-    let store: std::sync::Arc<dyn Store> = bed.replica_with("connectivity_trace", false).unwrap();
+    let store: Arc<dyn Store> = bed.replica_with("connectivity_trace", false).unwrap();
     assert_eq!(store.prepare().await.unwrap_err().kind, ErrorKind::Schema);
 }
 
@@ -341,4 +350,37 @@ async fn postgres_works_with_a_catalogue_that_quotes_every_name() {
     )
     .await;
     works_as_ever(bed).await;
+}
+
+/// The same database, as a user whom row security concerns.
+async fn postgres_as_nobody(bed: &Bed) -> Arc<PostgresStore> {
+    let options: PgConnectOptions = bed.url().unwrap().parse().unwrap();
+    let user = format!("u_{}", options.get_database().unwrap());
+    execute(bed, &format!("CREATE ROLE {user} LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}"))
+        .await;
+    let connect = Arc::new(move || Ok(options.clone().username(&user)));
+    let table = "connectivity_trace".parse().unwrap();
+    Arc::new(PostgresStore::new(PostgresOptions { connect, table, lanes: 1, manage_schema: false }))
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn postgres_needs_a_policy_where_row_security_is_on_and_tells_a_row_that_it_is_against() {
+    let bed = Bed::postgres().await.unwrap();
+    bed.store().await.unwrap();
+    execute(&bed, "ALTER TABLE connectivity_trace ENABLE ROW LEVEL SECURITY").await;
+    let store = postgres_as_nobody(&bed).await;
+    let error = store.prepare().await.unwrap_err();
+    assert!(error.kind == ErrorKind::Schema && error.to_string().contains("CREATE POLICY"), "{error:?}");
+    execute(&bed, "CREATE POLICY servers ON connectivity_trace FOR INSERT WITH CHECK (kind = 'SERVER')")
+        .await;
+    store.prepare().await.unwrap();
+    let claim = claims(&*store, 1).await.unwrap().remove(0);
+    let rows = [row(1), Row { kind: "none", ..row(2) }];
+    assert_eq!(kind(store.write(&batch(&claim, 1, &rows, &[])).await).unwrap(), ErrorKind::Constraint);
+    store.write(&batch(&claim, 1, &rows[..1], &[])).await.unwrap();
+    assert_eq!(bed.ids().await.unwrap(), [1]);
+    // Whom it does not concern needs none.
+    execute(&bed, "DROP POLICY servers ON connectivity_trace").await;
+    bed.replica().unwrap().prepare().await.unwrap();
 }

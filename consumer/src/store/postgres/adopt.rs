@@ -15,11 +15,23 @@ pub struct Table {
     pub kind: String,
     /// `pg_class.relpersistence`: p for a durable one.
     pub persistence: String,
+    /// A rule (`CREATE RULE`) on what is inserted.
+    pub insert_rule: Option<String>,
+    /// Whether row security is on, for whomever it is.
+    pub is_secured: bool,
+    /// Whether a policy lets somebody insert.
+    pub has_insert_policy: bool,
 }
 
 impl FromRow<'_, PgRow> for Table {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self { kind: row.try_get("kind")?, persistence: row.try_get("persistence")? })
+        Ok(Self {
+            kind: row.try_get("kind")?,
+            persistence: row.try_get("persistence")?,
+            insert_rule: row.try_get("insert_rule")?,
+            is_secured: row.try_get("is_secured")?,
+            has_insert_policy: row.try_get("has_insert_policy")?,
+        })
     }
 }
 
@@ -57,7 +69,26 @@ fn check_table(table: Option<&Table>) -> Result<(), String> {
                 .to_owned(),
         );
     }
+    if let Some(rule) = &table.insert_rule {
+        return Err(format!(
+            "its rule {rule} would put something else in the place of rows; \
+             remove it with DROP RULE {rule} ON …, and use a trigger or another table"
+        ));
+    }
     Ok(())
+}
+
+/// Whether row security, which is on for this user, lets nobody insert.
+///
+/// # Errors
+/// It does, and the remedy.
+pub fn check_policies(table: &Table) -> Result<(), String> {
+    if table.has_insert_policy {
+        return Ok(());
+    }
+    Err("its row security lets this user insert nothing; CREATE POLICY … FOR INSERT … WITH CHECK (true), or let the user \
+         pass by it (BYPASSRLS)"
+        .to_owned())
 }
 
 /// The id must not fill itself.

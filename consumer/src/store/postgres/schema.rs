@@ -27,8 +27,15 @@ const ELSEWHERE: &str = "SELECT CAST(n.nspname AS TEXT), COALESCE(CAST(current_s
      WHERE c.oid IN (to_regclass('sluice_progress'), to_regclass('sluice_migrations')) \
      AND n.nspname IS DISTINCT FROM current_schema() LIMIT 1";
 
-const TABLE: &str = "SELECT CAST(relkind AS TEXT) AS kind, CAST(relpersistence AS TEXT) AS persistence \
-     FROM pg_class WHERE oid = to_regclass($1)";
+/// A rule's event 3 is INSERT; a policy's command is a for INSERT, * for all.
+const TABLE: &str = "SELECT CAST(relkind AS TEXT) AS kind, CAST(relpersistence AS TEXT) AS persistence, \
+     (SELECT CAST(rulename AS TEXT) FROM pg_rewrite WHERE ev_class = c.oid AND CAST(ev_type AS TEXT) = '3' \
+     ORDER BY 1 LIMIT 1) AS insert_rule, relrowsecurity AS is_secured, \
+     EXISTS (SELECT 1 FROM pg_policy WHERE polrelid = c.oid AND polpermissive \
+     AND CAST(polcmd AS TEXT) IN ('a', '*')) AS has_insert_policy \
+     FROM pg_class c WHERE oid = to_regclass($1)";
+/// Asked only where row security is on: other servers do not know it.
+const IS_SECURED: &str = "SELECT row_security_active(CAST(to_regclass($1) AS OID))";
 const COLUMNS: &str = "SELECT CAST(a.attname AS TEXT) AS name, format_type(a.atttypid, a.atttypmod) AS data_type, \
      NOT a.attnotnull AS nullable, COALESCE(pg_get_expr(d.adbin, d.adrelid), '') AS default_value, \
      a.attidentity <> '' OR a.attgenerated <> '' AS generated \
@@ -135,6 +142,14 @@ impl PostgresStore {
         let query = sqlx::query_as(TABLE).bind(&name);
         let table: Option<Table> =
             within(SHORT_ANSWER, query.fetch_optional(&mut *conn)).await.map_err(store_error(DOING))?;
+        if let Some(secured) = table.as_ref().filter(|table| table.is_secured) {
+            let query = sqlx::query_scalar(IS_SECURED).bind(&name);
+            let for_us: bool =
+                within(SHORT_ANSWER, query.fetch_one(&mut *conn)).await.map_err(store_error(DOING))?;
+            if for_us {
+                adopt::check_policies(secured).map_err(unusable(&self.options.table))?;
+            }
+        }
         let query = sqlx::query_as(COLUMNS).bind(&name);
         let columns = within(SHORT_ANSWER, query.fetch_all(&mut *conn)).await.map_err(store_error(DOING))?;
         let query = sqlx::query_scalar(LEADING_COLUMNS).bind(&name);
