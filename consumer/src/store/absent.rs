@@ -6,11 +6,13 @@ use sqlx::mysql::MySqlDatabaseError;
 use sqlx::postgres::PgDatabaseError;
 use sqlx::sqlite::SqliteError;
 
+use super::sql::driver_error;
+
 /// Whether an error says that a table is not there.
 pub fn is_missing_table(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if error.downcast_ref::<sqlx::Error>().is_some_and(says_so) {
+        if driver_error(error).is_some_and(says_so) {
             return true;
         }
         cause = error.source();

@@ -1,12 +1,13 @@
 //! What the three SQL backends share: connections that are kept while they are good (`sessions`), batches cut into
 //! statements of fixed sizes (`sizes`), numbered changes of the schema (`migrations`), whether a table that exists can be
-//! used (`adopt`), which rights are missing (`denied`), dead letters as rows (`letters`), the calls of a store
-//! (`store_calls`), and the queries that differ in their dialect only (`dialect`: `key_queries`, `lease_queries`,
-//! `letter_queries`, `stream_queries`).
+//! used (`adopt`), which rights are missing (`denied`), how a driver's error is told (`driver`), dead
+//! letters as rows (`letters`), the calls of a store (`store_calls`), and the queries that differ in their dialect only
+//! (`dialect`: `key_queries`, `lease_queries`, `letter_queries`, `stream_queries`).
 
 pub(super) mod adopt;
 mod denied;
 mod dialect;
+mod driver;
 pub(super) mod key_queries;
 pub(super) mod lease_queries;
 pub(super) mod letter_queries;
@@ -20,6 +21,7 @@ pub(super) mod stream_queries;
 pub(super) use denied::missing_rights;
 pub use denied::{is_denied, is_of_server};
 pub(super) use dialect::Dialect;
+pub(super) use driver::{Told, driver_error};
 pub(super) use letters::{SummaryRow, assembled, detail_of, parts_of, summary_of};
 pub use sessions::ConnectWith;
 pub(super) use sessions::{Purpose, Session, Sessions, Widths, within};

@@ -5,6 +5,7 @@
 use sqlx::Error;
 use sqlx::postgres::PgDatabaseError;
 
+use crate::store::sql::Told;
 use crate::store::{ErrorKind, StoreError};
 
 /// Adds to a driver's error what was being done, what it means, and the remedy where the error itself does not tell.
@@ -12,7 +13,7 @@ pub fn store_error(doing: &'static str) -> impl Fn(Error) -> StoreError {
     move |error| {
         let remedy = error.as_database_error().and_then(|reported| remedy_for(&reported.code()?));
         let context = remedy.map_or_else(|| doing.to_owned(), |remedy| format!("{doing}: {remedy}"));
-        StoreError::with_source(kind_of(&error), context, error)
+        StoreError::with_source(kind_of(&error), context, Told(error))
     }
 }
 

@@ -11,7 +11,7 @@ use super::inspect::exists;
 use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
 use crate::store::inspect::WRITE_RIGHTS;
 use crate::store::sql::adopt::{Found, INDEXED, unusable};
-use crate::store::sql::{MISSING_TABLES, SHORT_ANSWER, migrations, missing_rights, within};
+use crate::store::sql::{MISSING_TABLES, SHORT_ANSWER, Told, migrations, missing_rights, within};
 use crate::store::{ErrorKind, StoreError};
 
 /// Held until the transaction ends; the number is "sluice" in ASCII.
@@ -179,7 +179,7 @@ pub(super) async fn hidden_tables(conn: &mut PgConnection) -> Result<Option<Stri
 fn missing(error: sqlx::Error) -> StoreError {
     let code = error.as_database_error().and_then(|reported| reported.code());
     if matches!(code.as_deref(), Some(NO_TABLE | NO_COLUMN)) {
-        return StoreError::with_source(ErrorKind::Schema, MISSING_TABLES, error);
+        return StoreError::with_source(ErrorKind::Schema, MISSING_TABLES, Told(error));
     }
     store_error("cannot verify the schema")(error)
 }

@@ -5,6 +5,7 @@ use std::error::Error;
 use sqlx::mysql::MySqlDatabaseError;
 use sqlx::postgres::PgDatabaseError;
 
+use super::driver_error;
 use crate::store::{ErrorKind, StoreError};
 
 /// Rights that the user lacks on tables that exist.
@@ -26,7 +27,7 @@ pub fn is_denied(error: &(dyn Error + 'static)) -> bool {
     if error.is::<MissingRights>() {
         return true;
     }
-    let Some(sqlx::Error::Database(reported)) = error.downcast_ref::<sqlx::Error>() else { return false };
+    let Some(sqlx::Error::Database(reported)) = driver_error(error) else { return false };
     if let Some(reported) = reported.try_downcast_ref::<MySqlDatabaseError>() {
         return is_denied_number(reported.number());
     }
@@ -40,7 +41,7 @@ pub fn is_denied(error: &(dyn Error + 'static)) -> bool {
 pub fn is_of_server(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if matches!(error.downcast_ref(), Some(sqlx::Error::Database(_))) {
+        if matches!(driver_error(error), Some(sqlx::Error::Database(_))) {
             return true;
         }
         cause = error.source();

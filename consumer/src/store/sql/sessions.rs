@@ -16,6 +16,7 @@ use sqlx::pool::{PoolConnection, PoolOptions};
 use sqlx::{ConnectOptions, Connection, Database, Pool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::Told;
 use crate::lock::lock;
 use crate::store::{ErrorKind, StoreError};
 
@@ -153,7 +154,7 @@ impl<DB: Database> Sessions<DB> {
         let options = options.disable_statement_logging();
         self.pool.set_connect_options(options.clone());
         let cannot = |source: sqlx::Error| {
-            StoreError::with_source(ErrorKind::Unavailable, "cannot connect to the database", source)
+            StoreError::with_source(ErrorKind::Unavailable, "cannot connect to the database", Told(source))
         };
         match self.pool.acquire().await {
             // The pool has tried for CONNECT and does not tell what stood in the way.

@@ -4,7 +4,7 @@ use sqlx::{Executor, Sqlite};
 
 use super::SqliteStore;
 use super::errors::kind_of;
-use crate::store::sql::{Purpose, SHORT_ANSWER, Session, within};
+use crate::store::sql::{Purpose, SHORT_ANSWER, Session, driver_error, within};
 use crate::store::{ErrorKind, StoreError};
 
 impl SqliteStore {
@@ -43,7 +43,7 @@ impl SqliteStore {
 /// Opening a new file switches it to WAL, and SQLite does not wait for another connection that is doing the
 /// same: it reports BUSY at once, which is no more than a conflict.
 fn as_conflict_when_busy(mut error: StoreError) -> StoreError {
-    let cause = error.source.as_deref().and_then(|source| source.downcast_ref::<sqlx::Error>());
+    let cause = error.source.as_deref().and_then(|source| driver_error(source));
     if cause.map(kind_of) == Some(ErrorKind::Conflict) {
         error.kind = ErrorKind::Conflict;
     }
