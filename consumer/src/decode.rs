@@ -26,6 +26,7 @@ mod otlp_json;
 mod otlp_proto;
 mod output;
 pub(crate) mod scan;
+mod shape;
 mod wire;
 pub(crate) mod write;
 mod zipkin_proto;

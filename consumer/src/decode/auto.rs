@@ -27,6 +27,7 @@ use super::BYTE_ORDER_MARK;
 use super::json::{self, Message, Paths, path};
 use super::output::Output;
 use super::scan::{Scanner, Syntax};
+use super::shape::{is_jaeger_span, is_resource_spans, is_zipkin_span};
 use super::wire::{Fields, Value};
 
 /// What a JSON message turned out to be.
@@ -132,99 +133,4 @@ fn element_format(element: &[u8]) -> Option<Proto> {
     } else {
         None
     }
-}
-
-fn is_jaeger_span(message: &[u8]) -> bool {
-    let (mut trace_id, mut span_id, mut start) = (false, false, false);
-    let fits = all_fields(message, |field| {
-        match field {
-            (1, Value::Bytes(id)) => trace_id = id.len() == 16 || id.len() == 8,
-            (2, Value::Bytes(id)) => span_id = id.len() == 8,
-            (6, Value::Bytes(_)) => start = true,
-            (3 | 4 | 7..=12, Value::Bytes(_)) | (5, Value::Varint(_)) => {}
-            _ => return false,
-        }
-        true
-    });
-    fits && trace_id && span_id && start
-}
-
-fn is_zipkin_span(message: &[u8]) -> bool {
-    let (mut trace_id, mut id) = (false, false);
-    let fits = all_fields(message, |field| {
-        match field {
-            (1, Value::Bytes(bytes)) => trace_id = bytes.len() == 16 || bytes.len() == 8,
-            (2, Value::Bytes(parent)) => return parent.len() == 8 || parent.is_empty(),
-            (3, Value::Bytes(bytes)) => id = bytes.len() == 8,
-            (5 | 8..=11, Value::Bytes(_)) => {}
-            (4 | 7 | 12 | 13, Value::Varint(_)) | (6, Value::Fixed64(_)) => {}
-            _ => return false,
-        }
-        true
-    });
-    fits && trace_id && id
-}
-
-/// Without a span nothing but what OTLP has today counts: hardly any bytes are no message of unknown fields.
-fn is_resource_spans(message: &[u8]) -> bool {
-    let (mut unknown, mut has_span) = (false, false);
-    let fits = all_fields(message, |field| match field {
-        (1, Value::Bytes(resource)) => is_resource(resource, &mut unknown),
-        (2 | 1000, Value::Bytes(scope_spans)) => is_scope_spans(scope_spans, &mut unknown, &mut has_span),
-        (3, Value::Bytes(_)) => true,
-        (number, _) => later(number, 3, &mut unknown),
-    });
-    fits && (has_span || !unknown)
-}
-
-/// Attributes, and what else there may be beside them. A trace id, whose place a resource has, is no list of
-/// attributes.
-fn is_resource(message: &[u8], unknown: &mut bool) -> bool {
-    let mut has_attributes = message.is_empty();
-    let fits = all_fields(message, |field| match field {
-        (1, Value::Bytes(attribute)) => {
-            has_attributes = true;
-            all_fields(attribute, |field| match field {
-                (1 | 2, value) => matches!(value, Value::Bytes(_)),
-                (number, _) => later(number, 2, unknown),
-            })
-        }
-        (2, value) => matches!(value, Value::Varint(_)),
-        (number, _) => number > 2,
-    });
-    fits && (has_attributes || message.len() < 8)
-}
-
-fn is_scope_spans(message: &[u8], unknown: &mut bool, has_span: &mut bool) -> bool {
-    all_fields(message, |field| match field {
-        (1 | 3, Value::Bytes(_)) => true,
-        (2, Value::Bytes(span)) => {
-            *has_span = *has_span || is_otlp_span(span);
-            true
-        }
-        (number, _) => later(number, 3, unknown),
-    })
-}
-
-fn is_otlp_span(message: &[u8]) -> bool {
-    let (mut trace_id, mut span_id) = (false, false);
-    let fits = all_fields(message, |field| {
-        match field {
-            (1, value) => trace_id = matches!(value, Value::Bytes(id) if id.len() == 16),
-            (2, value) => span_id = matches!(value, Value::Bytes(id) if id.len() == 8),
-            _ => {}
-        }
-        true
-    });
-    fits && trace_id && span_id
-}
-
-/// Notes a field that came after those up to `last`, if it is one.
-fn later(number: u32, last: u32, unknown: &mut bool) -> bool {
-    *unknown |= number > last;
-    number > last
-}
-
-fn all_fields<'a>(message: &'a [u8], mut fits: impl FnMut((u32, Value<'a>)) -> bool) -> bool {
-    Fields::new(message).all(|field| field.is_ok_and(&mut fits))
 }

@@ -12,6 +12,8 @@
 //! - a tag of a type that `model.proto` does not have is a text that says so;
 //! - a log is an event, named by its field `event`; warnings are the attribute `jaeger.warnings`.
 //!
+//! A message of another format is told by its ids: Jaeger's trace ids have 16 (or 8) bytes, and each span has an id of 8.
+//!
 //! Times are exact over the whole range of their types, negative ones included.
 
 use super::jaeger_tags::{self as tags, Tag};
@@ -19,24 +21,27 @@ use super::output::Output;
 use super::wire::{Embedded, Fields, Stretch, WireError, repeated};
 use super::write::{self, Members, name};
 
-/// Decodes a whole message: a `Span` has fields beyond the two of a `Batch`.
+/// Decodes a whole message: a `Span` has ids where a `Batch` has messages, which are never as short as ids.
 pub(super) fn decode(payload: &[u8], output: &mut Output<'_>) -> Result<(), WireError> {
-    let (mut is_span, mut seen) = (false, false);
+    let (mut first, mut second) = (None, 0);
     let mut process = Embedded::default();
     for field in Fields::new(payload) {
         match field? {
-            (1, _) => seen = true,
-            (2, value) => process.merge(value.bytes()?),
-            _ => is_span = true,
+            (1, value) => first = Some(value.bytes()?.len()),
+            (2, value) => {
+                let bytes = value.bytes()?;
+                second = bytes.len();
+                process.merge(bytes);
+            }
+            _ => {}
         }
     }
-    // Unknown fields alone are another format's message, which must not vanish as one without spans.
-    if !seen {
-        return Err(WireError("there is neither a trace id nor a span"));
-    }
     let mut scratch = Scratch::default();
-    if is_span {
-        return one(payload, &Embedded::default(), &mut scratch, output);
+    match (first, second) {
+        // Unknown fields alone are another format's message, which must not vanish as one without spans.
+        (None, _) => return Err(WireError("there is neither a trace id nor a span")),
+        (Some(8 | 16), 8) => return one(payload, &Embedded::default(), &mut scratch, output),
+        _ => {}
     }
     for span in repeated(payload, 1) {
         one(span?, &process, &mut scratch, output)?;
@@ -90,8 +95,8 @@ impl<'a> Span<'a> {
         let mut fields = Fields::new(message);
         while let Some(field) = fields.next() {
             match field? {
-                (1, value) => span.trace_id = value.bytes()?,
-                (2, value) => span.span_id = value.bytes()?,
+                (1, value) => span.trace_id = value.id(16)?,
+                (2, value) => span.span_id = value.id(8)?,
                 (3, value) => span.operation_name = value.text()?,
                 (4, _) => fields.note(&mut span.links),
                 (5, value) => span.flags = value.varint()?,
@@ -106,6 +111,10 @@ impl<'a> Span<'a> {
                 (12, _) => fields.note(&mut span.warnings),
                 _ => {}
             }
+        }
+        // Jaeger writes its ids as a whole, also those of zeros; a trace id that is missing costs its span only.
+        if span.span_id.len() != 8 || !matches!(span.trace_id.len(), 0 | 8 | 16) {
+            return Err(WireError("a span has no id of 8 bytes, or a trace id of neither 8 nor 16"));
         }
         if !span.links.is_empty() {
             span.parent_span_id = span.parent()?.map_or(&[][..], |parent| parent.span_id);

@@ -3,9 +3,11 @@
 //! Field numbers are those of opentelemetry-proto 1.x, `trace/v1/trace.proto` and its imports. The bytes are
 //! read in place and the JSON is written straight into the arena, nothing between. What has its default value
 //! is left out, as in proto3's own JSON, except the span's two times. Fields that this list does not know are
-//! skipped, as protobuf has it; `schema_url` is not part of a span and is skipped, too.
+//! skipped, as protobuf has it, where a message yields a row; where it yields none they are another format's.
+//! `schema_url` is not part of a span and is skipped, too.
 
 use super::output::Output;
+use super::shape;
 use super::wire::{Embedded, Fields, Stretch, Value, WireError, repeated};
 use super::write::{self, Members, name};
 
@@ -32,15 +34,17 @@ pub(super) fn decode(payload: &[u8], output: &mut Output<'_>) -> Result<(), Wire
         scope: String::with_capacity(USUAL_SCOPE),
         trace_id: String::with_capacity(32),
     };
-    let mut seen = false;
     for field in Fields::new(payload) {
         if let (1, value) = field? {
-            seen = true;
             resource_spans(value.bytes()?, &mut scratch, output)?;
         }
     }
-    // Unknown fields alone are another format's message, which must not vanish as one without spans.
-    if seen { Ok(()) } else { Err(WireError("there is no resource_spans")) }
+    // Another format's message must not vanish as one without spans, whose fields are all unknown.
+    if output.has_rows() || shape::is_otlp(payload) {
+        Ok(())
+    } else {
+        Err(WireError("there is no span with a trace id, and what there is instead is not OTLP's"))
+    }
 }
 
 /// Texts that are written once and copied into many spans; kept for their memory.

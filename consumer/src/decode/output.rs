@@ -51,6 +51,11 @@ impl<'o> Output<'o> {
         self.exhausted
     }
 
+    /// Whether the message has yielded a row.
+    pub(super) fn has_rows(&self) -> bool {
+        self.index as usize > self.rejected.len() - self.rejected_before
+    }
+
     /// Counts memory that the message takes; false where it may not.
     #[inline]
     pub(super) fn spend(&mut self, bytes: usize) -> bool {

@@ -47,6 +47,15 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// An id of at most so many bytes: what is longer is something else in another format's message.
+    pub(super) fn id(self, longest: usize) -> Result<&'a [u8], WireError> {
+        let id = self.bytes()?;
+        if id.len() > longest {
+            return Err(WireError("an id is longer than the format's ids are"));
+        }
+        Ok(id)
+    }
+
     pub(super) fn text(self) -> Result<&'a str, WireError> {
         std::str::from_utf8(self.bytes()?).map_err(|_| WireError("a string is not UTF-8"))
     }

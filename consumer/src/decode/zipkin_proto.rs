@@ -3,7 +3,8 @@
 //! Field numbers: zipkin-api, `zipkin.proto`. Member names: the OpenAPI document of the Zipkin v2 API. Names,
 //! times and tags are exact: nothing is lower-cased, rounded or cut. Unknown fields are skipped. Two things are as
 //! Zipkin's own reader has them, because senders rely on it: a parent id of zeros is none, and an address is told by its
-//! length, in whichever of the two fields it is; one of another length is left out. Zipkin's older
+//! length, in whichever of the two fields it is; one of another length is left out. A message of another format is told
+//! by its ids: none of Zipkin's is longer than 16 bytes, or 8 for a span's, and every span has one. Zipkin's older
 //! thrift encoding (v1), deprecated in its senders, is not read: such a message becomes a dead letter.
 
 use std::fmt::Write;
@@ -55,9 +56,9 @@ impl<'a> Span<'a> {
         let mut fields = Fields::new(message);
         while let Some(field) = fields.next() {
             match field? {
-                (1, value) => span.trace_id = value.bytes()?,
-                (2, value) => span.parent_id = value.bytes()?,
-                (3, value) => span.id = value.bytes()?,
+                (1, value) => span.trace_id = value.id(16)?,
+                (2, value) => span.parent_id = value.id(8)?,
+                (3, value) => span.id = value.id(8)?,
                 (4, value) => span.kind = value.varint()?,
                 (5, value) => span.name = value.text()?,
                 (6, value) => span.timestamp = value.fixed64()?,
@@ -70,6 +71,9 @@ impl<'a> Span<'a> {
                 (13, value) => span.shared = value.varint()? != 0,
                 _ => {}
             }
+        }
+        if span.id.is_empty() && !matches!(span.trace_id.len(), 8 | 16) {
+            return Err(WireError("a span has neither an id nor a trace id of 8 or 16 bytes"));
         }
         Ok(span)
     }

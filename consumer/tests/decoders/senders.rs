@@ -94,6 +94,22 @@ fn a_jaeger_tag_of_a_type_to_come_costs_its_value_and_nothing_else() {
     assert_eq!(body["attributes"], json!([{ "key": "x", "value": value }]));
 }
 
+#[test]
+fn a_jaeger_message_with_a_field_that_it_should_not_have_costs_no_span() {
+    let process = Some(j::Process { service_name: "shop".into(), ..j::Process::default() });
+    let second = j::Span { span_id: vec![0x33; 8], ..jaeger_span() };
+    let batch = j::Batch { spans: vec![jaeger_span(), second], process }.encode_to_vec();
+    let bare = j::Span { start: None, ..jaeger_span() }.encode_to_vec();
+    for (message, spans) in [(batch, 2), (jaeger_span().encode_to_vec(), 1), (bare, 1)] {
+        let plain = decode(Format::JaegerProto, &message);
+        assert_eq!((&plain.error, plain.rejected.len(), plain.spans.len()), (&None, 0, spans));
+        // Field 3 is a text, which a `Span` has there, too; number 100 is a varint.
+        for more in [&b"\x1a\x00"[..], b"\xa0\x06\x01"] {
+            assert_eq!(decode(Format::JaegerProto, &[&message, more].concat()), plain);
+        }
+    }
+}
+
 /// A field of OTLP's that is yet to come: number 40, and what it holds.
 fn later(message: &[u8]) -> Vec<u8> {
     [message, b"\xc2\x02\x03new"].concat()
