@@ -6,11 +6,11 @@
 //! - tags are attributes; `span.kind` becomes the kind, `error` = true and `otel.status_code` the status,
 //!   `otel.status_description` its message, `w3c.tracestate` the trace state, `otel.scope.name` and `.version`
 //!   (or `otel.library.*`) the scope: these are no attributes then;
-//! - the process is the resource; its name is `service.name`;
+//! - the process is the resource; its name is `service.name`, but for the one that stands for none;
 //! - the parent is the first `CHILD_OF` reference to the same trace, else the first `FOLLOWS_FROM` one; every
 //!   reference but a parent of the former kind is a link with `opentracing.ref_type`;
 //! - a tag of a type that `model.proto` does not have is a text that says so;
-//! - a log is an event, named by its field `event`; warnings are the attribute `jaeger.warnings`.
+//! - a log is an event, named by its first field `event` that is a text; warnings are the attribute `jaeger.warnings`.
 //!
 //! A message of another format is told by its ids: Jaeger's trace ids have 16 (or 8) bytes, and each span has an id of 8.
 //!
@@ -20,6 +20,9 @@ use super::jaeger_tags::{self as tags, Tag};
 use super::output::Output;
 use super::wire::{Embedded, Fields, Stretch, WireError, repeated};
 use super::write::{self, Members, name};
+
+/// What the Collector writes for a resource without `service.name`, as Jaeger wants to have a name.
+const NO_SERVICE_NAME: &str = "OTLPResourceNoServiceName";
 
 /// Decodes a whole message: a `Span` has ids where a `Batch` has messages, which are never as short as ids.
 pub(super) fn decode(payload: &[u8], output: &mut Output<'_>) -> Result<(), WireError> {
@@ -288,7 +291,8 @@ fn event(out: &mut String, message: &[u8]) -> Result<(), WireError> {
     let mut list = tags::List::open(members.key(name!("attributes")));
     for tag in repeated(message, 2) {
         let tag = Tag::read(tag?)?;
-        if tag.key != "event" || tag.text() != name {
+        let is_name = tag.key == "event" && tag.text().is_some_and(|text| Some(text) == name);
+        if !is_name {
             list.tag(&tag);
         }
     }
@@ -306,7 +310,7 @@ fn resource(out: &mut String, process: &[u8]) -> Result<(), WireError> {
     }
     let mut members = Members::open(out);
     let mut list = tags::List::open(members.key(name!("attributes")));
-    if !service_name.is_empty() {
+    if !service_name.is_empty() && service_name != NO_SERVICE_NAME {
         list.text("service.name", service_name);
     }
     for tag in repeated(process, 2) {

@@ -86,6 +86,28 @@ fn what_a_jaeger_span_follows_is_its_parent_and_stays_a_link_that_says_so() {
 }
 
 #[test]
+fn a_jaeger_log_whose_field_event_is_no_text_keeps_it() {
+    let number = j::KeyValue { key: "event".into(), value_type: 2, integer: 7, ..j::KeyValue::default() };
+    let named = j::KeyValue { key: "event".into(), text: "retry".into(), ..j::KeyValue::default() };
+    let attribute = json!({ "key": "event", "value": { "intValue": "7" } });
+    for (fields, name) in [(vec![number.clone()], None), (vec![number, named], Some("retry"))] {
+        let span = j::Span { logs: vec![j::Log { time: None, fields }], ..jaeger_span() };
+        let body = body(&both(Format::JaegerProto, &span.encode_to_vec()));
+        let event = &body["events"][0];
+        assert_eq!((event["name"].as_str(), &event["attributes"]), (name, &json!([attribute])));
+    }
+}
+
+#[test]
+fn what_the_collector_writes_for_a_service_without_a_name_is_none() {
+    let tag = j::KeyValue { key: "host".into(), text: "a".into(), ..j::KeyValue::default() };
+    let process = Some(j::Process { service_name: "OTLPResourceNoServiceName".into(), tags: vec![tag] });
+    let body = body(&both(Format::JaegerProto, &j::Span { process, ..jaeger_span() }.encode_to_vec()));
+    let host = json!({ "key": "host", "value": { "stringValue": "a" } });
+    assert_eq!(body["resource"], json!({ "attributes": [host] }));
+}
+
+#[test]
 fn a_jaeger_tag_of_a_type_to_come_costs_its_value_and_nothing_else() {
     let tags = vec![j::KeyValue { key: "x".into(), value_type: 9, ..j::KeyValue::default() }];
     let span = j::Span { tags, ..jaeger_span() };
