@@ -185,8 +185,9 @@ pub struct JsonPaths {
     /// The trace id, looked for in the span first and then from the root of the message. Default: /traceId.
     #[schemars(length(min = 1, max = 256), regex(pattern = r"^(/([^~/]|~[01])*)*$"))]
     pub trace_id: String,
-    /// The span's kind, looked for likewise; a span without one is stored with an empty kind. Default: /kind.
-    #[schemars(length(min = 1, max = 256), regex(pattern = r"^(/([^~/]|~[01])*)*$"))]
+    /// The span's kind, looked for likewise; a span without one is stored with an empty kind. Empty: no span has one.
+    /// Default: /kind.
+    #[schemars(length(max = 256), regex(pattern = r"^(/([^~/]|~[01])*)*$"))]
     pub kind: String,
 }
 

@@ -80,6 +80,16 @@ fn quantities_are_taken_as_kubernetes_takes_them() {
 }
 
 #[test]
+fn a_message_may_be_the_span_itself_and_spans_may_have_no_kind() {
+    let server = ApiServer::new();
+    for field in ["spans", "kind"] {
+        let document = changed(&base(), "/spec/json", &json!({ field: "" }));
+        assert_eq!(server.refuses(&document, None), [], "{field}");
+        assert_eq!(code_refuses(&document), [], "{field}");
+    }
+}
+
+#[test]
 fn names_whose_service_could_not_be_made_are_refused() {
     let server = ApiServer::new();
     let called = |name: &str| changed(&base(), "/metadata/name", &name.into());
