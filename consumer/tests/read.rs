@@ -102,19 +102,40 @@ fn attributes_become_tags_and_the_spans_own_win() {
             value("double", json!({ "doubleValue": "NaN" })), value("bool", json!({ "boolValue": false })),
             value("bytes", json!({ "bytesValue": "AQI=" })), value("none", json!({})),
             value("list", json!({ "arrayValue": { "values": [{ "stringValue": "\"" }, { "intValue": "7" }, {}] } })),
+            value("later", json!({ "stringValue": "x", "zz": 1 })), value("null", json!({ "stringValue": "y", "zz": null, "intValue": null })),
             value("map", json!({ "kvlistValue": { "values": [value("k", json!({ "doubleValue": 0.5 }))] } })),
         ],
-        "droppedAttributesCount": 3,
+        "droppedAttributesCount": 3, "droppedLinksCount": "4",
         "scope": { "name": "lib", "version": "1" },
     })));
     assert_eq!(
         span["tags"],
         json!({
             "host": "a", "both": "s", "int": "-9223372036854775808", "double": "NaN", "bool": "false", "bytes": "AQI=", "none": "",
-            "list": r#"["\"",7,null]"#, "map": r#"{"k":0.5}"#, "otel.dropped_attributes_count": "3",
+            "later": "x", "null": "y", "otel.dropped_links_count": "4", "list": r#"["\"",7,null]"#, "map": r#"{"k":0.5}"#, "otel.dropped_attributes_count": "3",
             "otel.scope.name": "lib", "otel.scope.version": "1",
         })
     );
+}
+
+#[test]
+fn a_count_of_nothing_dropped_is_no_tag() {
+    for zero in [json!(0), json!(0.0), json!("0"), json!(null), json!("-0")] {
+        let span = translated(&otlp(json!({
+            "droppedAttributesCount": zero, "droppedEventsCount": zero, "droppedLinksCount": zero,
+        })));
+        assert_eq!(span.get("tags"), None, "{zero}");
+    }
+}
+
+#[test]
+fn a_list_is_json_however_its_numbers_are_written() {
+    for (number, written) in [(r#""\u0035""#, "5"), (r#""007""#, "7"), ("1e2", "100"), (r#""x""#, r#""x""#)] {
+        let value = format!(r#"{{"arrayValue":{{"values":[{{"intValue":{number}}}]}}}}"#);
+        let body = format!(r#"{{"traceId":"1","spanId":"2","attributes":[{{"key":"k","value":{value}}}]}}"#);
+        let span: Value = serde_json::from_str(&zipkin_v2("", &body).unwrap()).unwrap();
+        assert_eq!(span["tags"]["k"], format!("[{written}]"));
+    }
 }
 
 #[test]

@@ -23,6 +23,10 @@ const PEERS: [(&str, &str); 11] = [
     ("db.name", ""),
 ];
 
+/// The types of an attribute's value. Receivers of OTLP pass over members that they do not know.
+const VALUES: [&str; 7] =
+    ["stringValue", "boolValue", "intValue", "doubleValue", "arrayValue", "kvlistValue", "bytesValue"];
+
 /// The raw members of a span object; empty where there is none.
 #[derive(Default)]
 struct Span<'a> {
@@ -37,6 +41,7 @@ struct Span<'a> {
     dropped_attributes: &'a str,
     events: &'a str,
     dropped_events: &'a str,
+    dropped_links: &'a str,
     status: &'a str,
     resource: &'a str,
     scope: &'a str,
@@ -57,6 +62,7 @@ pub(super) fn to_zipkin(body: &str) -> Option<String> {
         "droppedAttributesCount" => span.dropped_attributes = value,
         "events" => span.events = value,
         "droppedEventsCount" => span.dropped_events = value,
+        "droppedLinksCount" => span.dropped_links = value,
         "status" => span.status = value,
         "resource" => span.resource = value,
         "scope" => span.scope = value,
@@ -135,9 +141,10 @@ impl Span<'_> {
         for (count, tag) in [
             (self.dropped_attributes, "otel.dropped_attributes_count"),
             (self.dropped_events, "otel.dropped_events_count"),
+            (self.dropped_links, "otel.dropped_links_count"),
         ] {
-            if !matches!(count, "" | "0" | "null") {
-                tags.0.insert(tag.to_owned(), content(count).into_owned());
+            if let Some(count) = integer(&content(count)).filter(|count| *count != 0) {
+                tags.0.insert(tag.to_owned(), count.to_string());
             }
         }
         // To Zipkin a span with the tag `error` has failed, whatever its value.
@@ -275,17 +282,21 @@ fn key_and_value(attribute: &str) -> (&str, &str) {
     (found_key, found_value)
 }
 
-/// The raw content of an attribute's value with the name of its type.
-fn typed(value: &str) -> (String, &str) {
-    let mut found = (String::new(), "");
-    let _ = members(value, |key, value| found = (key.to_owned(), value));
+/// The raw content of an attribute's value with the name of its type; the last one that is set counts.
+fn typed(value: &str) -> (&'static str, &str) {
+    let mut found = ("", "");
+    let _ = members(value, |key, value| {
+        if let Some(known) = VALUES.into_iter().find(|known| *known == key && value != "null") {
+            found = (known, value);
+        }
+    });
     found
 }
 
 /// A value as the text of a tag: lists and maps as JSON.
 fn text(value: &str) -> Cow<'_, str> {
     let (kind, raw) = typed(value);
-    match kind.as_str() {
+    match kind {
         "arrayValue" | "kvlistValue" => {
             let mut out = String::new();
             json(&mut out, value);
@@ -298,7 +309,7 @@ fn text(value: &str) -> Cow<'_, str> {
 /// A value as JSON. Recurses as deep as the body is nested, which the scanner bounds.
 fn json(out: &mut String, value: &str) {
     let (kind, raw) = typed(value);
-    match kind.as_str() {
+    match kind {
         "arrayValue" => {
             out.push('[');
             for (index, element) in elements(member(raw, "values")).into_iter().enumerate() {
@@ -311,7 +322,10 @@ fn json(out: &mut String, value: &str) {
         }
         "kvlistValue" => object(out, &elements(member(raw, "values"))),
         // An integer is a string in OTLP/JSON, and a number to everyone else.
-        "intValue" => out.push_str(content(raw).parse::<i128>().map_or(raw, |_| raw.trim_matches('"'))),
+        "intValue" => match integer(&content(raw)) {
+            Some(number) => write::integer(out, number),
+            None => out.push_str(raw),
+        },
         "" => out.push_str("null"),
         _ => out.push_str(raw),
     }
