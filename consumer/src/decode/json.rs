@@ -252,6 +252,10 @@ impl<'a, 'd> Message<'a, 'd> {
             }
             self.spans(scanner, level, output)?;
         } else if further != 0 {
+            // What another value of the same key led to does not count.
+            for bit in bits(further) {
+                found[bit.trailing_zeros() as usize] = "";
+            }
             self.walk(scanner, level, step, further, found, output)?;
         } else {
             scanner.skip_value(level)?;

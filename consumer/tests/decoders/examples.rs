@@ -55,6 +55,16 @@ fn json_takes_numbers_as_ids_as_they_are_written() {
 fn of_a_key_that_occurs_twice_the_last_counts() {
     let outcome = decode(Format::Json, br#"{"kind":"a","spans":[{"traceId":"1","traceId":"2"}],"kind":"b"}"#);
     assert_eq!(rows(&outcome), [("2", "b", r#"{"traceId":"1","traceId":"2"}"#)]);
+    // So it does on the way to a path.
+    let paths = paths("/spans", "/ctx/t", "/ctx/k");
+    for last in [r#"{"x":1}"#, "7", "[]"] {
+        let message = format!(r#"{{"ctx":{{"t":"first"}},"ctx":{last},"spans":[{{}}]}}"#);
+        let outcome = decode_with(Format::Json, &paths, message.as_bytes());
+        assert_eq!((outcome.spans, outcome.rejected.len()), (Vec::new(), 1), "{last}");
+    }
+    let span = r#"{"ctx":{"t":"first","k":"A"},"ctx":{"t":"second"}}"#;
+    let outcome = decode_with(Format::Json, &paths, format!(r#"{{"spans":[{span}]}}"#).as_bytes());
+    assert_eq!(rows(&outcome), [("second", "", span)]);
 }
 
 #[test]
