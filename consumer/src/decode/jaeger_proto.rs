@@ -18,7 +18,7 @@
 
 use super::jaeger_tags::{self as tags, Tag};
 use super::output::Output;
-use super::wire::{Embedded, Fields, Stretch, WireError, repeated};
+use super::wire::{self, Embedded, Fields, Stretch, WireError, repeated};
 use super::write::{self, Members, name};
 
 /// What the Collector writes for a resource without `service.name`, as Jaeger wants to have a name.
@@ -185,9 +185,8 @@ impl<'a> Span<'a> {
             let out = list.key("jaeger.warnings");
             out.push_str("{\"arrayValue\":{\"values\":");
             write::list(out, self.warnings.elements(self.message, 12), |out, warning| {
-                let warning = std::str::from_utf8(warning).map_err(|_| WireError("a string is not UTF-8"))?;
                 out.push_str("{\"stringValue\":");
-                write::string(out, warning);
+                write::string(out, wire::text(warning)?);
                 out.push('}');
                 Ok(())
             })?;

@@ -8,7 +8,7 @@
 
 use super::output::Output;
 use super::shape;
-use super::wire::{Embedded, Fields, Stretch, Value, WireError, repeated};
+use super::wire::{self, Embedded, Fields, Stretch, Value, WireError, repeated};
 use super::write::{self, Members, name};
 
 /// Deepest nesting of attribute values: a list of maps 30 deep in an event still yields a body that is nested
@@ -108,13 +108,15 @@ fn holder(out: &mut String, message: &[u8], holder: Holder) -> Result<(), WireEr
         Holder::Resource => (1, 2),
         Holder::Scope => (3, 4),
     };
-    let mut has_attributes = false;
+    let (mut has_attributes, mut has_entities) = (false, false);
     for field in Fields::new(message) {
         match field? {
             (number, _) if number == attributes_field => has_attributes = true,
             (number, value) if number == dropped_field => dropped = value.varint()?,
             (1, value) => name = value.text()?,
             (2, value) => version = value.text()?,
+            // A scope's third field is its attributes.
+            (3, _) => has_entities = true,
             _ => {}
         }
     }
@@ -124,6 +126,39 @@ fn holder(out: &mut String, message: &[u8], holder: Holder) -> Result<(), WireEr
         attributes(members.key(name!("attributes")), repeated(message, attributes_field))?;
     }
     members.number(name!("droppedAttributesCount"), u64::from(dropped as u32));
+    if has_entities {
+        write::list(members.key(name!("entityRefs")), repeated(message, 3), entity)?;
+    }
+    members.close();
+    Ok(())
+}
+
+/// An `EntityRef`: which of the attributes say what the resource is.
+fn entity(out: &mut String, message: &[u8]) -> Result<(), WireError> {
+    let (mut schema_url, mut kind) = ("", "");
+    let (mut has_id, mut has_description) = (false, false);
+    for field in Fields::new(message) {
+        match field? {
+            (1, value) => schema_url = value.text()?,
+            (2, value) => kind = value.text()?,
+            (3, _) => has_id = true,
+            (4, _) => has_description = true,
+            _ => {}
+        }
+    }
+    let mut members = Members::open(out);
+    members.text(name!("schemaUrl"), schema_url);
+    members.text(name!("type"), kind);
+    for (key, number, occurs) in
+        [(name!("idKeys"), 3, has_id), (name!("descriptionKeys"), 4, has_description)]
+    {
+        if occurs {
+            write::list(members.key(key), repeated(message, number), |out, text| {
+                write::string(out, wire::text(text)?);
+                Ok(())
+            })?;
+        }
+    }
     members.close();
     Ok(())
 }

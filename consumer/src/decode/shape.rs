@@ -21,8 +21,9 @@ pub(super) fn is_jaeger_span(message: &[u8]) -> bool {
 }
 
 pub(super) fn is_zipkin_span(message: &[u8]) -> bool {
-    let (mut trace_id, mut id) = (false, false);
+    let (mut trace_id, mut id, mut more) = (false, false, false);
     let fits = all_fields(message, |field| {
+        more |= field.0 > 3;
         match field {
             (1, Value::Bytes(bytes)) => trace_id = bytes.len() == 16 || bytes.len() == 8,
             (2, Value::Bytes(parent)) => return parent.len() == 8 || parent.is_empty(),
@@ -33,7 +34,8 @@ pub(super) fn is_zipkin_span(message: &[u8]) -> bool {
         }
         true
     });
-    fits && trace_id && id
+    // A small resource and its schema may be as long as ids are.
+    fits && trace_id && id && (more || !is_resource_spans(message))
 }
 
 /// Whether a whole message is OTLP.
@@ -61,9 +63,9 @@ pub(super) fn is_resource_spans(message: &[u8]) -> bool {
 }
 
 /// Attributes, and what else there may be beside them. A trace id, whose place a resource has, is no list of
-/// attributes.
+/// attributes; without any only a span tells.
 fn is_resource(message: &[u8], unknown: &mut bool) -> bool {
-    let mut has_attributes = message.is_empty();
+    let mut has_attributes = false;
     let fits = all_fields(message, |field| match field {
         (1, Value::Bytes(attribute)) => {
             has_attributes = true;
@@ -73,9 +75,11 @@ fn is_resource(message: &[u8], unknown: &mut bool) -> bool {
             })
         }
         (2, value) => matches!(value, Value::Varint(_)),
-        (number, _) => number > 2,
+        (3, value) => matches!(value, Value::Bytes(_)),
+        (number, _) => later(number, 3, unknown),
     });
-    fits && (has_attributes || message.len() < 8)
+    *unknown |= !has_attributes && message.len() >= 8;
+    fits
 }
 
 fn is_scope_spans(message: &[u8], unknown: &mut bool, has_span: &mut bool) -> bool {

@@ -57,8 +57,13 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn text(self) -> Result<&'a str, WireError> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| WireError("a string is not UTF-8"))
+        text(self.bytes()?)
     }
+}
+
+/// A string, which must be UTF-8.
+pub(super) fn text(bytes: &[u8]) -> Result<&str, WireError> {
+    std::str::from_utf8(bytes).map_err(|_| WireError("a string is not UTF-8"))
 }
 
 /// The fields of one message, in the order in which they were written.

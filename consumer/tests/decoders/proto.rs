@@ -29,6 +29,20 @@ pub mod otlp {
         pub attributes: Vec<KeyValue>,
         #[prost(uint32, tag = "2")]
         pub dropped: u32,
+        #[prost(message, repeated, tag = "3")]
+        pub entity_refs: Vec<EntityRef>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub struct EntityRef {
+        #[prost(string, tag = "1")]
+        pub schema_url: String,
+        #[prost(string, tag = "2")]
+        pub kind: String,
+        #[prost(string, repeated, tag = "3")]
+        pub id_keys: Vec<String>,
+        #[prost(string, repeated, tag = "4")]
+        pub description_keys: Vec<String>,
     }
 
     #[derive(Clone, PartialEq, Message)]

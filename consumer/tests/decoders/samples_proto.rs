@@ -185,13 +185,38 @@ fn otlp_want(span: &o::Span, resource: &Value, scope: &Value) -> Want {
     Want { trace_id: hex(&span.trace_id), kind: (*kind).to_owned(), body: Body::Json(body) }
 }
 
+fn resource_json(resource: &o::Resource) -> Value {
+    let entities = resource.entity_refs.iter().map(|entity| {
+        without_defaults(json!({
+            "schemaUrl": entity.schema_url, "type": entity.kind, "idKeys": entity.id_keys, "descriptionKeys": entity.description_keys,
+        }))
+    });
+    without_defaults(json!({
+        "attributes": attributes_json(&resource.attributes), "droppedAttributesCount": resource.dropped,
+        "entityRefs": entities.collect::<Vec<_>>(),
+    }))
+}
+
 pub fn otlp() -> impl Strategy<Value = Sample> {
     let scope = (text(), text(), otlp_attributes(), 0..2u32)
         .prop_map(|(name, version, attributes, dropped)| o::Scope { name, version, attributes, dropped });
     let scope_spans = (prop::option::of(scope), vec(otlp_span(), 0..3), text())
         .prop_map(|(scope, spans, schema_url)| o::ScopeSpans { scope, spans, schema_url });
-    let resource =
-        (otlp_attributes(), 0..2u32).prop_map(|(attributes, dropped)| o::Resource { attributes, dropped });
+    let entity_ref = (text(), text(), vec(text(), 0..3), vec(text(), 0..2)).prop_map(
+        |(schema_url, kind, id_keys, description_keys)| o::EntityRef {
+            schema_url,
+            kind,
+            id_keys,
+            description_keys,
+        },
+    );
+    let resource = (otlp_attributes(), 0..2u32, vec(entity_ref, 0..2)).prop_map(
+        |(attributes, dropped, mut entity_refs)| {
+            // References are to attributes; a message without a span is known by these.
+            entity_refs.truncate(attributes.len());
+            o::Resource { attributes, dropped, entity_refs }
+        },
+    );
     let resource_spans = (prop::option::of(resource), vec(scope_spans, 0..3), text()).prop_map(
         |(resource, scope_spans, schema_url)| o::ResourceSpans { resource, scope_spans, schema_url },
     );
@@ -199,7 +224,7 @@ pub fn otlp() -> impl Strategy<Value = Sample> {
         let mut want = Vec::new();
         for group in &resource_spans {
             let resource = group.resource.clone().unwrap_or_default();
-            let resource = without_defaults(json!({ "attributes": attributes_json(&resource.attributes), "droppedAttributesCount": resource.dropped }));
+            let resource = resource_json(&resource);
             for scope_spans in &group.scope_spans {
                 let scope = scope_spans.scope.clone().unwrap_or_default();
                 let scope = without_defaults(json!({ "name": scope.name, "version": scope.version, "attributes": attributes_json(&scope.attributes), "droppedAttributesCount": scope.dropped }));

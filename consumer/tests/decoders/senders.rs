@@ -165,6 +165,34 @@ fn auto_takes_otlp_with_fields_that_are_yet_to_come() {
 }
 
 #[test]
+fn a_resource_that_has_only_references_to_entities_keeps_them() {
+    let entity = o::EntityRef {
+        kind: "service".into(),
+        id_keys: vec!["service.name".into()],
+        ..o::EntityRef::default()
+    };
+    let resource = Some(o::Resource { entity_refs: vec![entity], ..o::Resource::default() });
+    let scope_spans = vec![o::ScopeSpans { spans: vec![otlp_span()], ..o::ScopeSpans::default() }];
+    let resource_spans = vec![o::ResourceSpans { resource, scope_spans, ..o::ResourceSpans::default() }];
+    let body = body(&both(Format::OtlpProto, &o::Request { resource_spans }.encode_to_vec()));
+    assert_eq!(
+        body["resource"],
+        json!({ "entityRefs": [{ "type": "service", "idKeys": ["service.name"] }] })
+    );
+}
+
+#[test]
+fn a_resource_as_long_as_a_trace_id_is_no_span_of_zipkins() {
+    let attribute = field(1, &[field(1, b"abcde"), field(2, &field(1, b"123"))].concat());
+    assert_eq!(attribute.len(), 16);
+    let group = [field(1, &attribute), field(3, b"https://")].concat();
+    for message in [field(1, &group), field(1, &[&group[..], b"\x12\x00"].concat())] {
+        let outcome = both(Format::OtlpProto, &message);
+        assert_eq!((outcome.error, outcome.spans.len(), outcome.rejected.len()), (None, 0, 0));
+    }
+}
+
+#[test]
 fn a_byte_order_mark_before_json_is_passed_over() {
     for (format, message) in [
         (Format::Json, r#"{"traceId":"1","spans":[{"x":1}]}"#),
