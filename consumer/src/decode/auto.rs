@@ -15,10 +15,11 @@
 //! - Jaeger: ids of 16 (or 8) and 8 bytes in fields 1 and 2, a start time in field 6 that is a *message*; in
 //!   the root (`Span`), or in each field 1 of a root that has only fields 1 and 2 (`Batch`);
 //! - OTLP: each field 1 of the root holds `resource`, `scope_spans` and `schema_url`; the resource holds attributes,
-//!   of keys and values, where the others have 16 or 8 bytes of an id. Fields that OTLP does not have yet may stand
-//!   anywhere where there is a span with its two ids: it grows, and readers skip what they do not know;
+//!   of keys and values, where the others have 16 or 8 bytes of an id. Where there is a span with its two ids the resource
+//!   may be without attributes, and fields that OTLP does not have yet may stand anywhere: it grows, and readers skip what
+//!   they do not know;
 //! - Zipkin: each field 1 of the root has ids of 16 or 8 and 8 bytes in fields 1 and 3, and a time in field 6,
-//!   if any, that is a *fixed64*.
+//!   if any, that is a *fixed64*. Where it has nothing beyond ids these are no resource and schema of OTLP's.
 //!
 //! Jaeger's and Zipkin's definitions are frozen and checked to the last field. What fits nothing is [`Unknown`](super::DecodeError::Unknown), never a guess: Zipkin
 //! thrift, Jaeger JSON and Avro, for example.
