@@ -31,12 +31,14 @@ mod wire;
 pub(crate) mod write;
 mod zipkin_proto;
 
+use std::borrow::Cow;
+
 use sluice_crds::v1alpha1::{Format, JsonPaths};
 
 pub use self::json::PathError;
 use self::json::{Message, Paths};
 use self::output::Output;
-use crate::span::{SpanBuf, SpanDefect};
+use crate::span::{SpanBuf, SpanDefect, SpanRef};
 
 /// U+FEFF in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -118,6 +120,15 @@ impl Decoder {
             output.restart();
         }
         outcome
+    }
+
+    /// Trace id and kind for another try of a span that had such as no row can have. In `Json` they are looked for anew,
+    /// in the span alone: what its message said is what was found `before`. `None` for half a surrogate pair.
+    pub fn ids_again<'a>(&self, before: SpanRef<'a>) -> Option<(Cow<'a, str>, Cow<'a, str>)> {
+        if self.format == Format::Json {
+            return json::ids_again(&self.json, before);
+        }
+        Some((Cow::Borrowed(before.trace_id), Cow::Borrowed(before.kind)))
     }
 
     fn decode_as(&self, format: Format, payload: &[u8], output: &mut Output<'_>) -> Result<(), DecodeError> {

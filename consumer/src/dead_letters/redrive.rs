@@ -24,6 +24,11 @@ const STANDSTILL: Duration = Duration::from_secs(10);
 
 /// See [`super::Command::Redrive`].
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A whole message is decoded as the pipeline decodes by then. A single span is the row that it would have been; \
+one without a trace id or kind that fits (InvalidSpan) fails again, unless `json.traceId` and `json.kind` of a pipeline in Json lead \
+to others within the span."
+)]
 pub struct Redrive {
     /// Ids, as `list` prints them; none: all that the filters leave.
     #[arg(value_parser = clap::value_parser!(i64).range(1..))]

@@ -16,6 +16,7 @@ use sluice_crds::v1alpha1::JsonPaths;
 
 use super::output::Output;
 use super::scan::{Scanner, Syntax, unescape};
+use crate::span::{SpanBuf, SpanRef};
 
 /// One path each, as a bit; its place in [`Found`] is the bit's number.
 pub(super) mod path {
@@ -164,6 +165,18 @@ pub(super) struct Message<'a, 'd> {
 }
 
 impl<'a, 'd> Message<'a, 'd> {
+    fn new(paths: &'d Paths, must_have: u8) -> Self {
+        Self {
+            paths,
+            in_span: path::TRACE_ID | kind_bit(paths) | must_have,
+            must_have,
+            root: Found::default(),
+            spans_seen: false,
+            misfit: false,
+            waiting: Vec::new(),
+        }
+    }
+
     /// Reads a whole message; spans go to `output`.
     ///
     /// `watch` names further paths to note at the root, `must_have` those that every span must have.
@@ -174,16 +187,7 @@ impl<'a, 'd> Message<'a, 'd> {
         must_have: u8,
         output: &mut Output<'_>,
     ) -> Result<Self, Syntax> {
-        let in_span = path::TRACE_ID | kind_bit(paths) | must_have;
-        let mut message = Self {
-            paths,
-            in_span,
-            must_have,
-            root: Found::default(),
-            spans_seen: false,
-            misfit: false,
-            waiting: Vec::new(),
-        };
+        let mut message = Self::new(paths, must_have);
         let mut scanner = Scanner::new(text);
         if paths.spans_at_root {
             message.in_span |= watch;
@@ -311,6 +315,23 @@ impl<'a, 'd> Message<'a, 'd> {
             push(&piece, &self.root, output);
         }
     }
+}
+
+/// Trace id and kind of a span, as the paths find them in it, and where it has none as they were found `before`;
+/// `None` for half a surrogate pair.
+pub(super) fn ids_again<'a>(paths: &Paths, before: SpanRef<'a>) -> Option<(Cow<'a, str>, Cow<'a, str>)> {
+    let (mut nothing, mut none) = (SpanBuf::default(), Vec::new());
+    let mut output = Output::new(&mut nothing, &mut none, 0);
+    let mut span = Message::new(paths, 0);
+    let mut found = Found::default();
+    // A body was valid JSON as a part of its message; what is none has no ids of its own.
+    let _ = span.walk(&mut Scanner::new(before.body), 0, 0, span.in_span, &mut found, &mut output);
+    let pick = |path, before: &'a str| match at(&found, path) {
+        own if has_content(own) => scalar(own),
+        _ => Some(Cow::Borrowed(before)),
+    };
+    let kind = if kind_bit(paths) == 0 { "" } else { before.kind };
+    Some((pick(path::TRACE_ID, before.trace_id)?, pick(path::KIND, kind)?))
 }
 
 /// An empty path to the kind means that there is none.

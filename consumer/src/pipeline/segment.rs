@@ -3,6 +3,7 @@
 //! A segment is filled by the lane and emptied from its front, whole messages at a time. Batches borrow from
 //! it, so nothing is copied between decoding and the database driver.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::decode::{Decoder, RejectedSpan};
 use crate::source::{Headers, Message};
-use crate::span::SpanBuf;
+use crate::span::{SpanBuf, SpanDefect, SpanRef};
 use crate::store::letter::StoredLetter;
 use crate::store::{LetterSpan, Reason};
 
@@ -130,16 +131,31 @@ impl Segment {
         });
     }
 
-    /// Appends a span that was a dead letter of its own, as a message with that span only.
-    pub fn append_span(&mut self, letter: &StoredLetter, headers: &dyn Headers) {
+    /// Appends a span that was a dead letter of its own, as a message with that span only. It is the row that it would
+    /// have been; where its ids were what is wrong they are looked for anew.
+    pub fn append_span(&mut self, decoder: &Decoder, letter: &StoredLetter, headers: &dyn Headers) {
         let body = String::from_utf8_lossy(&letter.bytes);
-        let (trace_id, kind) = (letter.trace_id.as_deref(), letter.kind.as_deref());
-        if let Err(defect) = self.spans.push(trace_id.unwrap_or_default(), kind.unwrap_or_default(), &body) {
+        let before = SpanRef {
+            trace_id: letter.trace_id.as_deref().unwrap_or_default(),
+            kind: letter.kind.as_deref().unwrap_or_default(),
+            body: &body,
+        };
+        let ids = if letter.summary.reason == Reason::InvalidSpan.as_str() {
+            decoder.ids_again(before)
+        } else {
+            Some((Cow::Borrowed(before.trace_id), Cow::Borrowed(before.kind)))
+        };
+        let pushed = match &ids {
+            Some((trace_id, kind)) => self.spans.push(trace_id, kind, &body),
+            None => Err(SpanDefect::HalfSurrogate),
+        };
+        if let Err(defect) = pushed {
+            // With the ids from before: those of its message stand nowhere else.
             self.reject(Reject {
                 span: Some(RejectSpan {
                     index: letter.summary.span_index.unwrap_or_default(),
-                    trace_id: trace_id.unwrap_or_default().to_owned(),
-                    kind: kind.unwrap_or_default().to_owned(),
+                    trace_id: before.trace_id.to_owned(),
+                    kind: before.kind.to_owned(),
                 }),
                 reason: Reason::InvalidSpan,
                 detail: defect.to_string(),

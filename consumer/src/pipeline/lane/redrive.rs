@@ -148,7 +148,7 @@ impl Lane {
     fn append_marked(&self, marked: &mut Marked, letter: StoredLetter) {
         let headers = LetterHeaders::read(&letter.headers);
         if letter.summary.span_index.is_some() {
-            marked.segment.append_span(&letter, &headers);
+            marked.segment.append_span(&self.decoder, &letter, &headers);
         } else {
             marked.segment.append(&self.decoder, &letter_message(&letter, &headers));
         }

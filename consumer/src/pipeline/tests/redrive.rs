@@ -92,6 +92,49 @@ async fn a_span_that_was_refused_becomes_the_row_that_it_would_have_been() {
     replica.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_invalid_span_is_stored_once_its_ids_are_looked_for_elsewhere() {
+    let (source, store) = (MemorySource::new("cluster", "traces", 1), store());
+    // The kind of the second was found beside the spans.
+    let long = "k".repeat(17);
+    let kinds = format!(r#"{{"kind":"{long}","spans":[{{"traceId":"b"}},{{"traceId":"c","k":"SERVER"}}]}}"#);
+    for message in [r#"{"spans":[{"tid":"a"}]}"#, &kinds] {
+        source.push(&at(0), message.as_bytes());
+    }
+    let before = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("dead letters", || store.dead_letters().len() == 3).await;
+    before.stop().await;
+    source.revoke(&[at(0)]);
+
+    let with = |trace_id: &str, kind: &str| {
+        let paths = JsonPaths { trace_id: trace_id.into(), kind: kind.into(), ..JsonPaths::default() };
+        Replica::start_changed(&source, &store, move |parts| {
+            parts.decoder = Decoder::new(Format::Json, &paths).unwrap();
+        })
+    };
+    for (trace_id, kind, rows) in [
+        ("/tid", "/kind", vec![("a", "")]),
+        ("/traceId", "/k", vec![("a", ""), ("c", "SERVER")]),
+        ("/traceId", "", vec![("a", ""), ("b", ""), ("c", "SERVER")]),
+    ] {
+        let ids: Vec<i64> = store.dead_letters().iter().map(|letter| letter.id).collect();
+        store.mark(&ids).await.unwrap();
+        let replica = with(trace_id, kind);
+        source.assign(&[at(0)]);
+        until("the rows", || store.row_count() == rows.len() && store.dead_letters().len() == 3 - rows.len())
+            .await;
+        replica.stop().await;
+        source.revoke(&[at(0)]);
+        let mut found: Vec<_> = store.rows().into_iter().map(|row| (row.trace_id, row.kind)).collect();
+        found.sort();
+        assert_eq!(
+            found,
+            rows.iter().map(|(id, kind)| ((*id).into(), (*kind).into())).collect::<Vec<(String, String)>>()
+        );
+    }
+}
+
 /// Three pages of them, which are one page a turn.
 #[tokio::test(start_paused = true)]
 async fn letters_that_cannot_be_opened_hold_up_neither_others_nor_new_messages() {
