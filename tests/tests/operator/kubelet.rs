@@ -21,22 +21,21 @@ impl<'b> Kubelet<'b> {
         Self { bed, proxy: ApiProxy::start(bed.cluster).await.unwrap(), addresses }
     }
 
-    /// Makes all pods ready, but those of an image that never starts.
+    /// Makes all pods ready, but those of an image that never starts: they only get a node.
     pub async fn run_pods(&self, broken: Option<&str>) -> anyhow::Result<()> {
         for pod in self.bed.list("pods").await? {
             let image = pod["spec"]["containers"][0]["image"].as_str();
-            if pod["status"]["phase"] == "Running" || (broken.is_some() && image == broken) {
-                continue;
+            if broken.is_some() && image == broken {
+                self.place(&pod).await;
+            } else if pod["status"]["phase"] != "Running" {
+                self.run(&pod).await;
             }
-            self.run(&pod).await;
         }
         Ok(())
     }
 
     /// Makes a pod ready.
     pub async fn run(&self, pod: &Value) {
-        let (name, namespace) = (pod["metadata"]["name"].as_str(), self.bed.namespace.name());
-        let path = format!("/api/v1/namespaces/{namespace}/pods/{}/status", name.unwrap_or_default());
         let ready = json!({ "type": "Ready", "status": "True" });
         let pipeline = pod["metadata"]["labels"]["sluice.dev/pipeline"].as_str().unwrap_or_default();
         let address = self.addresses.get(pipeline);
@@ -44,6 +43,18 @@ impl<'b> Kubelet<'b> {
         let status = json!({
             "phase": "Running", "conditions": [ready], "podIP": address, "podIPs": addresses,
         });
+        self.say(pod, status).await;
+    }
+
+    /// Says that a pod has a node.
+    async fn place(&self, pod: &Value) {
+        let placed = json!({ "type": "PodScheduled", "status": "True" });
+        self.say(pod, json!({ "conditions": [placed] })).await;
+    }
+
+    async fn say(&self, pod: &Value, status: Value) {
+        let (name, namespace) = (pod["metadata"]["name"].as_str(), self.bed.namespace.name());
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{}/status", name.unwrap_or_default());
         // One that was deleted meanwhile needs nothing.
         let _ = self.proxy.patch(&path, &json!({ "status": status })).await;
     }

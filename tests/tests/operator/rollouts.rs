@@ -126,6 +126,9 @@ async fn an_upgrade_rolls_pipelines_in_turn_and_no_more_after_one_that_fails() {
         Ok(deployments().await.into_iter().find(|one| image(one) == third))
     });
     let rolling = begun.await.unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
+    counted(&bed, &rolling).await;
+    // With a node: a pod that finds no room says nothing of the upgrade.
+    kubelet.run_pods(Some(third)).await.unwrap();
     let others: Vec<_> = NAMES.into_iter().filter(|name| rolling != format!("{name}-consumer")).collect();
     for name in &others {
         let waits = |pipeline: &Value| condition(pipeline, "Progressing").1 == "WaitingForTurn";
@@ -200,12 +203,17 @@ async fn an_upgrade_goes_on_beside_a_pipeline_whose_database_is_away() {
 
 /// Says what the Deployment's controller says after five minutes without progress.
 async fn stall(bed: &Bed, deployment: &str) {
-    // That controller has counted the new pod: otherwise it takes the count for progress, and the condition back.
-    bed.until(&format!("deployment/{deployment}"), |it| it["status"]["updatedReplicas"] == 1).await;
+    // Otherwise that controller takes the count for progress, and the condition back.
+    counted(bed, deployment).await;
     let stalled = json!({ "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded" });
     let stalled = json!({ "status": { "conditions": [stalled] } }).to_string();
     let patch = ["patch", "deployment", deployment, "--subresource=status", "--type=merge", "-p", &stalled];
     bed.namespace.kubectl(&patch).await.unwrap();
+}
+
+/// Waits until the Deployment's controller has counted the new pod.
+async fn counted(bed: &Bed, deployment: &str) {
+    bed.until(&format!("deployment/{deployment}"), |it| it["status"]["updatedReplicas"] == 1).await;
 }
 
 /// Stops the operator that runs, and starts one with another image for consumers.
