@@ -73,24 +73,25 @@ pub fn fair_share(own_demand: u32, others: &[Holder]) -> u32 {
     if own_demand == 0 {
         return 0;
     }
-    let mut demands: Vec<u32> =
-        others.iter().map(|holder| holder.demand).filter(|demand| *demand > 0).collect();
-    demands.push(own_demand);
+    let (level, headroom) = divide(own_demand, others);
+    own_demand.min(level) + headroom
+}
+
+/// Up to which level every demand is met, and what is left for each that has any: headroom for whoever speeds up next.
+fn divide(own_demand: u32, others: &[Holder]) -> (u32, u32) {
+    let demands = others.iter().map(|holder| holder.demand).chain([own_demand]);
+    let mut demands: Vec<u32> = demands.filter(|demand| *demand > 0).collect();
     demands.sort_unstable();
     let mut left = WHOLE;
-    let mut claimants = demands.len() as u32;
-    for demand in demands {
-        let equal = left / claimants;
-        if demand > equal {
+    for (met, demand) in demands.iter().enumerate() {
+        let equal = left / (demands.len() - met) as u32;
+        if *demand > equal {
             // Everybody from here on demands more than an equal part and gets just that.
-            return if own_demand > equal { equal } else { own_demand };
+            return (equal, 0);
         }
         left -= demand;
-        claimants -= 1;
     }
-    // All demands are met: the surplus is headroom for whoever speeds up next.
-    let claimants = 1 + others.iter().filter(|holder| holder.demand > 0).count() as u32;
-    own_demand + left / claimants
+    (WHOLE, left / demands.len().max(1) as u32)
 }
 
 /// The share to take now: the fair one, as far as the others have left it free.
@@ -101,16 +102,17 @@ pub fn next_share(own_demand: u32, own_share: u32, others: &[Holder]) -> u32 {
     let held: u32 = others.iter().map(|holder| holder.share).fold(0, u32::saturating_add);
     let free = WHOLE.saturating_sub(held);
     let fair = fair_share(own_demand, others);
+    let (level, _) = divide(own_demand, others);
     let wants_more = fair > own_share && own_demand > own_share;
-    let is_lacked = fair < own_share && others.iter().any(|other| is_short(other, fair));
+    let is_lacked = fair < own_share && others.iter().any(|other| is_short(other, level));
     let is_near = fair > 0 && fair.abs_diff(own_share) < HYSTERESIS;
     let target = if is_near && !wants_more && !is_lacked { own_share } else { fair };
     target.min(free)
 }
 
-/// Whether a replica has an eighth less than it demands, or than `fair`, where it demands more.
-fn is_short(holder: &Holder, fair: u32) -> bool {
-    let due = holder.demand.min(fair);
+/// Whether a replica has an eighth less than it demands, or than `level`, where it demands more.
+fn is_short(holder: &Holder, level: u32) -> bool {
+    let due = holder.demand.min(level);
     holder.share < due - due / 8
 }
 

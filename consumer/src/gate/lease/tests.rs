@@ -49,6 +49,15 @@ fn a_quiet_replica_gets_the_little_that_it_needs_beside_one_that_is_saturated() 
     assert_eq!(next_share(40, 0, &[holder(WHOLE - 40, WHOLE)]), 40);
 }
 
+#[test]
+fn who_needs_less_gives_what_it_has_too_much_to_one_that_lacks_it() {
+    // The others have exactly an equal part of what these two leave.
+    let busy = [199_977, 199_977, 199_977, 199_977, 199_968].map(|share| holder(share, WHOLE));
+    let others = [&[holder(28, 87)], &busy[..]].concat();
+    assert_eq!(next_share(26, 96, &others), 26);
+    assert_eq!(next_share(87, 28, &[&[holder(26, 26)], &busy[..]].concat()), 87);
+}
+
 proptest! {
     /// Whatever the order of renewals and changes of demand, shares never add up to more than the whole, and
     /// once demands stand still a few rounds give everyone what it lacks.
