@@ -148,12 +148,15 @@ async fn a_full_disk_under_sluice_local_refuses_pushes_and_stores_what_it_has_ta
     let mut sluice = place.start("first", &[]).await?;
     let client = client();
     place.suspend(true)?;
-    let name = "x".repeat(1 << 20);
+    place.set_rate(10_000)?;
+    let name = "x".repeat(1 << 10);
     let mut taken = 0;
     let refusal = eventually("the disk to be full", SOON, async || {
-        let span = format!(r#"[{{"traceId":"{:016x}","id":"{:016x}","name":"{name}"}}]"#, taken + 1, 1);
-        let posted = place.post(&client, "/api/v2/spans", JSON, span).await?;
-        taken += u64::from(posted.status == 202);
+        let span =
+            |id: u64| format!(r#"{{"traceId":"{:016x}","id":"{id:016x}","name":"{name}"}}"#, taken + 1);
+        let push = format!("[{}]", (1..=1_000).map(span).collect::<Vec<_>>().join(","));
+        let posted = place.post(&client, "/api/v2/spans", JSON, push).await?;
+        taken += if posted.status == 202 { 1_000 } else { 0 };
         Ok((posted.status == 503).then_some(posted))
     });
     let refusal = refusal.await?;

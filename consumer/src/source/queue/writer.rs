@@ -66,8 +66,14 @@ pub(super) async fn run(
                 continue;
             }
             received = appends.recv_many(&mut group, MAX_GROUP) => if received == 0 { break },
-            _ = clean.tick() => if writer.garbage().is_empty() {
-                writer.give_pages_back().await;
+            _ = clean.tick() => {
+                let is_clean = writer.garbage().is_empty();
+                if !is_clean {
+                    writer.commit_and_answer(&mut group).await;
+                }
+                if is_clean || !writer.shared.has_room.load(Relaxed) {
+                    writer.give_pages_back().await;
+                }
                 continue;
             },
         }
