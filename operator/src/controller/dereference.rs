@@ -262,7 +262,7 @@ mod tests {
             |pods: &[Arc<KeptPod>]| consumers(pods, &[("a", 1), ("b", 2)].into(), Timestamp::now()).newest;
         let old = of("old", "a", "True");
         let (waits, placed) = (of("waits", "b", "False"), of("placed", "b", "True"));
-        assert_eq!(newest(&[old.clone()]), Newest::Missing);
+        assert_eq!(newest(std::slice::from_ref(&old)), Newest::Missing);
         assert_eq!(newest(&[old.clone(), waits.clone()]), Newest::Unplaced);
         assert_eq!(newest(&[old, waits, placed]), Newest::Placed);
         assert_eq!(

@@ -194,7 +194,8 @@ fn consumer_runs(status: &PodStatus) -> bool {
 /// By the scheduler's words. A pod keeps its node, so it says so of none that has had one.
 fn waits_for_a_node(status: &PodStatus) -> bool {
     let mut conditions = status.conditions.iter().flatten();
-    conditions.any(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+    status.phase.as_deref() == Some("Pending")
+        && conditions.any(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
 }
 
 fn controller(object: &impl Resource) -> Option<Box<str>> {

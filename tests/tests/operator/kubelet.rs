@@ -21,12 +21,12 @@ impl<'b> Kubelet<'b> {
         Self { bed, proxy: ApiProxy::start(bed.cluster).await.unwrap(), addresses }
     }
 
-    /// Makes all pods ready, but those of an image that never starts: they only get a node.
+    /// Makes all pods ready, but those of an image that does not work: they run.
     pub async fn run_pods(&self, broken: Option<&str>) -> anyhow::Result<()> {
         for pod in self.bed.list("pods").await? {
             let image = pod["spec"]["containers"][0]["image"].as_str();
             if broken.is_some() && image == broken {
-                self.place(&pod).await;
+                self.say(&pod, json!({ "phase": "Running" })).await;
             } else if pod["status"]["phase"] != "Running" {
                 self.run(&pod).await;
             }
@@ -44,12 +44,6 @@ impl<'b> Kubelet<'b> {
             "phase": "Running", "conditions": [ready], "podIP": address, "podIPs": addresses,
         });
         self.say(pod, status).await;
-    }
-
-    /// Says that a pod has a node.
-    async fn place(&self, pod: &Value) {
-        let placed = json!({ "type": "PodScheduled", "status": "True" });
-        self.say(pod, json!({ "conditions": [placed] })).await;
     }
 
     async fn say(&self, pod: &Value, status: Value) {

@@ -127,7 +127,7 @@ async fn an_upgrade_rolls_pipelines_in_turn_and_no_more_after_one_that_fails() {
     });
     let rolling = begun.await.unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
     counted(&bed, &rolling).await;
-    // With a node: a pod that finds no room says nothing of the upgrade.
+    // It runs: one that finds no room says nothing of the upgrade.
     kubelet.run_pods(Some(third)).await.unwrap();
     let others: Vec<_> = NAMES.into_iter().filter(|name| rolling != format!("{name}-consumer")).collect();
     for name in &others {
