@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::isolate::Witness;
 use super::lane::{Command, HandedBack, Lane};
 use super::marks::Marks;
 use super::stream::{OpenStream, Opener, Reclaim};
@@ -80,6 +81,7 @@ impl Driver {
                     to_topic: parts.dead_letter_topic.is_some(),
                     max_rows: parts.max_rows,
                     max_delay: parts.max_delay,
+                    witness: Witness::default(),
                     handed_back: hand_back.clone(),
                 };
                 lane_tasks.spawn(lane.run(receiver, lanes_stop.clone()));

@@ -4,16 +4,18 @@
 //! remain. A refused row is only then a refusal of its own when the database accepts a *twin*: a harmless row
 //! of the same sizes, or of the smallest size where the row was too large. A rule of the table (CHECK, foreign
 //! key, trigger) may refuse the twin as well; there a row that was accepted is tried in the place of the refused
-//! one, or where there is none, the refused one without its body. Where nothing is accepted the table is broken,
-//! and the batch waits.
+//! one, or where there is none, the refused one without its body, and a row that was stored before. Where nothing is
+//! accepted the table is broken, and the batch waits.
 //!
 //! A row that is tried costs the database what a stored one does: every try is released by the gate.
 
 use std::ops::Range;
+use std::sync::Mutex;
 
 use super::batch::RefusedSpan;
 use crate::gate::Gate;
 use crate::gate::bucket::Offer;
+use crate::lock::lock;
 use crate::meter::{Activity, LaneMeter};
 use crate::store::{ErrorKind, Reason, Row, Store, StoreError};
 
@@ -27,6 +29,7 @@ pub async fn find_refused(
     gate: &Gate,
     time: &LaneMeter,
     rows: &[Row<'_>],
+    witness: &Witness,
     span_of_row: impl Fn(usize) -> usize,
 ) -> Result<Vec<RefusedSpan>, StoreError> {
     let mut refusals = Vec::new();
@@ -71,7 +74,7 @@ pub async fn find_refused(
         (Some(row), Some(index)) => {
             accepts(store, gate, time, Row { id: row.id, ..rows[index] }).await.map_err(as_held)?;
         }
-        (Some(row), None) => accepts_some_twin(store, gate, time, row).await.map_err(as_held)?,
+        (Some(row), None) => accepts_another(store, gate, time, row, witness).await.map_err(as_held)?,
         (None, _) => {}
     }
     Ok(refusals)
@@ -97,17 +100,24 @@ async fn breaks_a_rule(
     }
 }
 
-/// Where no row was accepted: a rule that knows trace ids or kinds may let the row's own pass, without its body.
-async fn accepts_some_twin(
+/// Where no row was accepted: a rule that knows trace ids or kinds may let the row's own pass, without its body; and
+/// what was stored before has passed. The error is the twin's.
+async fn accepts_another(
     store: &dyn Store,
     gate: &Gate,
     time: &LaneMeter,
     row: &Row<'_>,
+    witness: &Witness,
 ) -> Result<(), StoreError> {
-    match accepts(store, gate, time, twin(row).row(row.id)).await {
-        Err(error) if is_refusal(error.kind) => accepts(store, gate, time, Row { body: EMPTY, ..*row }).await,
-        done => done,
+    let mut refused = None;
+    let own = Texts { body: EMPTY.to_owned(), ..Texts::of(row) };
+    for texts in [Some(twin(row)), Some(own), witness.last()].into_iter().flatten() {
+        match accepts(store, gate, time, texts.row(row.id)).await {
+            Err(error) if is_refusal(error.kind) => refused = refused.or(Some(error)),
+            done => return done,
+        }
     }
+    refused.map_or(Ok(()), Err)
 }
 
 /// Whether it is the rows that are to blame.
@@ -137,9 +147,30 @@ fn halves(range: Range<usize>) -> (Range<usize>, Range<usize>) {
     (range.start..middle, middle..range.end)
 }
 
+/// No larger body is remembered.
+const WITNESS_BYTES: usize = 16 * 1024;
+
 /// The smallest body.
 const EMPTY: &str = "{}";
 
+/// The last row that a lane has stored, for a batch of which every row is refused: at a low rate a batch is one row.
+#[derive(Default)]
+pub struct Witness(Mutex<Option<Texts>>);
+
+impl Witness {
+    /// Remembers one of the rows that were stored.
+    pub fn saw(&self, rows: &[Row<'_>]) {
+        if let Some(row) = rows.last().filter(|row| row.body.len() <= WITNESS_BYTES) {
+            *lock(&self.0) = Some(Texts::of(row));
+        }
+    }
+
+    fn last(&self) -> Option<Texts> {
+        lock(&self.0).clone()
+    }
+}
+
+#[derive(Clone)]
 struct Texts {
     trace_id: String,
     kind: String,
@@ -147,6 +178,10 @@ struct Texts {
 }
 
 impl Texts {
+    fn of(row: &Row<'_>) -> Self {
+        Self { trace_id: row.trace_id.to_owned(), kind: row.kind.to_owned(), body: row.body.to_owned() }
+    }
+
     fn row(&self, id: i64) -> Row<'_> {
         Row { id, trace_id: &self.trace_id, kind: &self.kind, body: &self.body }
     }

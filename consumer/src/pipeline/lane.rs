@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::isolate::Witness;
 use super::marks::Marks;
 use super::segment::Segment;
 use super::stream::{OpenStream, Reclaim};
@@ -92,6 +93,8 @@ pub struct Lane {
     pub max_rows: usize,
     /// Longest wait for more rows.
     pub max_delay: Duration,
+    /// What the table is known to take.
+    pub witness: Witness,
     /// To the driver.
     pub handed_back: mpsc::UnboundedSender<HandedBack>,
 }

@@ -78,6 +78,7 @@ impl Lane {
         let written = self.watched(self.store.write(&write)).await;
         match written {
             Ok(()) => {
+                self.witness.saw(&rows);
                 let (rows, bytes) = (batch.rows().len() as u64, batch.body_bytes());
                 self.meters.committed(&stream.at, messages as u64, rows, bytes, batch.reasons());
                 let end = self.source.known_end(&stream.at);
@@ -150,8 +151,9 @@ impl Lane {
         rows: &[Row<'_>],
         error: StoreError,
     ) -> Result<Vec<RefusedSpan>, StoreError> {
+        let span_of_row = |row| batch.span_of_row(row);
         let found =
-            isolate::find_refused(&*self.store, &self.gate, &self.time, rows, |row| batch.span_of_row(row))
+            isolate::find_refused(&*self.store, &self.gate, &self.time, rows, &self.witness, span_of_row)
                 .await?;
         if found.is_empty() {
             // Every row is accepted alone: the transaction failed for another reason. Wait.
