@@ -327,7 +327,8 @@ fn check_group(consumer: &Probe, group: &str, topic: &str, partition: i32) -> Fi
                     "the broker that coordinates it is not ready: try again, or look at the brokers",
                 );
             }
-            Err(_) => std::thread::sleep(STEP),
+            // The client's events are served meanwhile.
+            Err(_) => drop(consumer.poll(STEP)),
         }
     }
 }
