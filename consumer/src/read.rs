@@ -22,9 +22,10 @@ use crate::decode::scan::{Scanner, Syntax, unescape_lossy};
 ///
 /// The translation follows the OpenTelemetry specification, "OpenTelemetry to Zipkin Transformation": times in
 /// whole microseconds (a duration below one is one), events as annotations, the status as the tags
-/// `otel.status_code` and `error`, the scope as `otel.scope.name` and `otel.scope.version`, the service's name
-/// as the local endpoint, and for clients and producers the peer's attributes as the remote one. Beyond it, the
-/// resource's attributes become tags where the span has none of that name. Links have no place in Zipkin.
+/// `otel.status_code` and `error`, the scope as `otel.scope.name` and `otel.scope.version` (and by their former names,
+/// `otel.library.…`), its attributes as tags where the span has none of that name, the service's name as the local
+/// endpoint, and for clients and producers the peer's attributes as the remote one. Beyond it, the resource's attributes
+/// become tags likewise. Links have no place in Zipkin.
 pub fn zipkin_v2<'b>(row_trace_id: &str, body: &'b str) -> Option<Cow<'b, str>> {
     let (mut trace_id, mut id, mut span_id) = ("", "", "");
     members(body, |key, value| match key {

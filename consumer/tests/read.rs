@@ -106,14 +106,17 @@ fn attributes_become_tags_and_the_spans_own_win() {
             value("map", json!({ "kvlistValue": { "values": [value("k", json!({ "doubleValue": 0.5 }))] } })),
         ],
         "droppedAttributesCount": 3, "droppedLinksCount": "4",
-        "scope": { "name": "lib", "version": "1" },
+        "scope": { "name": "lib", "version": "1", "attributes": [
+            value("both", json!({ "stringValue": "l" })), value("of.scope", json!({ "stringValue": "l" })),
+        ] },
     })));
     assert_eq!(
         span["tags"],
         json!({
             "host": "a", "both": "s", "int": "-9223372036854775808", "double": "NaN", "bool": "false", "bytes": "AQI=", "none": "",
             "later": "x", "null": "y", "otel.dropped_links_count": "4", "list": r#"["\"",7,null]"#, "map": r#"{"k":0.5}"#, "otel.dropped_attributes_count": "3",
-            "otel.scope.name": "lib", "otel.scope.version": "1",
+            "otel.scope.name": "lib", "otel.scope.version": "1", "otel.library.name": "lib", "otel.library.version": "1",
+            "of.scope": "l",
         })
     );
 }
@@ -199,6 +202,16 @@ fn numbers_are_read_in_every_spelling_of_json() {
     let span = translated(&otlp(times));
     assert_eq!((&span["timestamp"], &span["duration"]), (&json!(1_763_704_800_000_000_i64), &json!(500_000)));
     assert_eq!(span["kind"], "SERVER");
+}
+
+#[test]
+fn an_event_without_a_time_has_that_of_its_span_or_is_left_out() {
+    let events = json!([{ "name": "none" }, { "name": "early", "timeUnixNano": "999" }]);
+    let span = translated(&otlp(json!({ "events": events, "startTimeUnixNano": "5000" })));
+    let at = |value: &str| json!({ "timestamp": 5, "value": value });
+    assert_eq!(span["annotations"], json!([at("none"), at("early")]));
+    let span = translated(&otlp(json!({ "events": events, "startTimeUnixNano": "999" })));
+    assert_eq!((&span["annotations"], span.get("timestamp")), (&json!([]), None));
 }
 
 #[test]

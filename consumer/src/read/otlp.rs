@@ -77,6 +77,7 @@ impl Span<'_> {
         let mut tags = Tags::default();
         tags.extend(member(self.resource, "attributes"));
         let service = tags.0.remove("service.name").filter(|name| !name.is_empty());
+        tags.extend(member(self.scope, "attributes"));
         tags.extend(self.attributes);
         let remote = if kind == "CLIENT" || kind == "PRODUCER" { tags.peer() } else { None };
         self.describe(&mut tags);
@@ -119,8 +120,8 @@ impl Span<'_> {
 
     fn times(&self, json: &mut Members<'_>) {
         let (start, end) = (nanoseconds(self.start), nanoseconds(self.end));
-        if let Some(start) = start.filter(|start| *start != 0) {
-            write::integer(json.key(name!("timestamp")), start.div_euclid(1000));
+        if let Some(start) = microseconds(self.start) {
+            write::integer(json.key(name!("timestamp")), start);
         }
         if let (Some(start), Some(end)) = (start, end)
             && end >= start
@@ -132,10 +133,15 @@ impl Span<'_> {
 
     /// Adds the tags that stand for what Zipkin has no place for.
     fn describe(&self, tags: &mut Tags) {
-        for (member_name, tag) in [("name", "otel.scope.name"), ("version", "otel.scope.version")] {
+        // The second ones are what readers of before look for.
+        for (member_name, of_scope, of_library) in [
+            ("name", "otel.scope.name", "otel.library.name"),
+            ("version", "otel.scope.version", "otel.library.version"),
+        ] {
             let text = content(member(self.scope, member_name));
             if !text.is_empty() {
-                tags.0.insert(tag.to_owned(), text.into_owned());
+                tags.0.insert(of_scope.to_owned(), text.clone().into_owned());
+                tags.0.insert(of_library.to_owned(), text.into_owned());
             }
         }
         for (count, tag) in [
@@ -181,16 +187,15 @@ impl Span<'_> {
                 "attributes" => attributes = value,
                 _ => {}
             });
+            // Readers refuse an annotation without a time, and the whole trace with it.
+            let Some(time) = microseconds(time).or_else(|| microseconds(self.start)) else { continue };
             if is_object.is_none() {
                 continue;
             }
             out.push(separator);
             separator = ',';
             let mut json = Members::open(out);
-            write::integer(
-                json.key(name!("timestamp")),
-                nanoseconds(time).unwrap_or_default().div_euclid(1000),
-            );
+            write::integer(json.key(name!("timestamp")), time);
             let attributes = elements(attributes);
             if attributes.is_empty() {
                 write::string(json.key(name!("value")), &content(name));
@@ -220,6 +225,11 @@ fn member<'a>(object: &'a str, name: &str) -> &'a str {
 /// A 64-bit number, which is a string in OTLP/JSON and a number in what some exporters send.
 fn nanoseconds(raw: &str) -> Option<i128> {
     integer(&content(raw))
+}
+
+/// The same time as Zipkin has it; none where it tells nothing.
+fn microseconds(raw: &str) -> Option<i128> {
+    nanoseconds(raw).map(|time| time.div_euclid(1000)).filter(|time| *time != 0)
 }
 
 fn endpoint(out: &mut String, name: &str, port: &str) {

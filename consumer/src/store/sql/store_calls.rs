@@ -2,9 +2,8 @@
 //! connection back, the same way on each backend. So are the parts of a batch put together, and rows tried.
 
 /// Implements [`crate::store::Store`] for a backend, which has the methods `session`, `settle` and those that do the
-/// work, the fields `sessions`, and the functions `store_error`, `begin` and
-/// `check_deferred`. `looks` says which connection looks for
-/// streams and positions. `own` has `prepare` and what the backend bounds; the file imports what it names.
+/// work, the field `sessions`, and the functions `store_error`, `begin` and `check_deferred`. `looks` says which connection
+/// looks for streams and positions. `own` has `prepare` and what the backend bounds; the file imports what it names.
 macro_rules! sql_store {
     (store: $store:ty, database: $database:ty, looks: $looks:expr, own: { $($own:tt)* }) => {
         use sqlx::Executor;
