@@ -125,10 +125,21 @@ impl Place {
         Ok(std::fs::write(&file, text.replace(line, &format!("  suspend: {suspend}")))?)
     }
 
+    /// How many rows are in the table.
+    pub async fn count(&self) -> anyhow::Result<u64> {
+        let rows = sqlx::query("SELECT count(*) FROM connectivity_trace");
+        let count: i64 = rows.fetch_one(&mut self.database().await?).await?.get(0);
+        Ok(count as u64)
+    }
+
+    async fn database(&self) -> anyhow::Result<SqliteConnection> {
+        let options = SqliteConnectOptions::new().filename(self.data().join("sluice.db")).read_only(true);
+        Ok(SqliteConnection::connect_with(&options).await?)
+    }
+
     /// How often each `traceId spanId` is in the table.
     pub async fn rows(&self) -> anyhow::Result<HashMap<(String, String), usize>> {
-        let options = SqliteConnectOptions::new().filename(self.data().join("sluice.db")).read_only(true);
-        let mut database = SqliteConnection::connect_with(&options).await?;
+        let mut database = self.database().await?;
         let rows = sqlx::query(
             "SELECT trace_id, coalesce(body ->> 'id', body ->> 'spanId') FROM connectivity_trace",
         );
