@@ -3,7 +3,7 @@
 use super::MySqlStore;
 use super::dialect::DIALECT;
 use super::errors::store_error;
-use super::transaction::{begin, begin_numbering, begin_reading, commit, now};
+use super::transaction::{begin, begin_numbering, begin_reading, check_lock, commit, now};
 use crate::store::sql::stream_queries::stream_store;
 
 stream_store! { store: MySqlStore, database: sqlx::MySql, dialect: DIALECT, lock: " FOR UPDATE" }

@@ -26,7 +26,8 @@ const DEAD_LETTERS: &str = "INSERT INTO sluice_dead_letter (table_name, id, stre
      `offset`, span_index, message_time_ms, reason, detail) VALUES";
 const CHUNK: &str =
     "INSERT INTO sluice_dead_letter_chunk (table_name, id, part, seq, data) VALUES (?, ?, ?, ?, ?)";
-/// The last statement of every batch: no earlier one locks anything that another lane needs.
+/// The last statement of every batch: no earlier one locks anything that another lane needs. None reads: what was read
+/// might be of no transaction any more, see [`super::transaction::check_lock`], and this one would be alone.
 const MOVE: &str = "UPDATE sluice_progress SET next_offset = ?, last_id = ?, fingerprint = ?, \
      updated_at = CURRENT_TIMESTAMP WHERE table_name = ? AND stream = ? AND owner_epoch = ? \
      AND next_offset = ? AND last_id = ?";
@@ -95,7 +96,7 @@ impl MySqlStore {
             let (rows, later) = rest.split_at(size);
             let longest = rows.iter().map(|row| row.body.len()).max().unwrap_or_default();
             if longest > self.max_column.load(Ordering::Relaxed) {
-                self.check_column(conn, longest).await?;
+                return Err(self.no_room(conn, longest).await);
             }
             let bytes = rows.iter().map(protocol_bytes).sum();
             if bytes > self.max_statement_bytes() {
@@ -107,16 +108,20 @@ impl MySqlStore {
         Ok(())
     }
 
-    /// Whether the column has room for a body by now: it may have been widened since it was last looked at.
-    async fn check_column(&self, conn: &mut MySqlConnection, bytes: usize) -> Result<(), StoreError> {
-        let room = self.adopted(conn).await?.max_body_bytes;
+    /// The column has no room for such a body, or had none when it was last looked at: once it was widened, the same batch
+    /// needs no look.
+    async fn no_room(&self, conn: &mut MySqlConnection, bytes: usize) -> StoreError {
+        let room = match self.adopted(conn).await {
+            Ok(adopted) => adopted.max_body_bytes,
+            Err(error) => return error,
+        };
         self.max_column.store(room, Ordering::Relaxed);
         if bytes <= room {
-            return Ok(());
+            return StoreError::new(ErrorKind::Conflict, "the body's column was widened meanwhile");
         }
         let context =
             format!("a body of {bytes} bytes is larger than the {room} that its column has room for");
-        Err(StoreError::new(ErrorKind::TooLarge, context))
+        StoreError::new(ErrorKind::TooLarge, context)
     }
 
     pub(super) async fn insert_dead_letters(

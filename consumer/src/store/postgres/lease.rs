@@ -3,7 +3,7 @@
 use super::PostgresStore;
 use super::dialect::DIALECT;
 use super::errors::store_error;
-use super::transaction::{begin_alone, commit, now};
+use super::transaction::{begin_alone, check_lock, commit, now};
 use crate::store::sql::lease_queries::{ON_CONFLICT, lease_store};
 
 lease_store! { store: PostgresStore, database: sqlx::Postgres, dialect: DIALECT, replace: ON_CONFLICT }

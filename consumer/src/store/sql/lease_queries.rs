@@ -15,8 +15,8 @@ pub const ON_CONFLICT: &str = " ON CONFLICT (pipeline, holder) DO UPDATE SET sha
      demand = excluded.demand, expires_at_ms = excluded.expires_at_ms";
 
 /// Implements `renew_share` and `give_share_back` for a backend, which has the functions `store_error`, `commit`,
-/// `begin_alone` (it begins a transaction and waits until no other replica of the pipeline is in one) and `now` (the
-/// database's clock).
+/// `begin_alone` (it begins a transaction and waits until no other replica of the pipeline is in one), `check_lock` (whether
+/// that held while everything was read) and `now` (the database's clock).
 macro_rules! lease_store {
     (store: $store:ty, database: $database:ty, dialect: $dialect:expr, replace: $replace:expr) => {
         use sqlx::QueryBuilder;
@@ -47,6 +47,7 @@ macro_rules! lease_store {
                 let ttl = i64::try_from(request.ttl.as_millis()).unwrap_or(i64::MAX);
                 let end = now.saturating_add(ttl);
                 let others = self.other_holders(conn, request, now).await?;
+                check_lock(conn).await?;
                 if others.iter().any(|(.., ends)| *ends > end) {
                     self.shorten_leases(conn, &request.pipeline, end).await?;
                 }

@@ -107,7 +107,7 @@ pub fn number_missing<'a>(
 /// Implements `streams_of`, `positions_of`, `create_missing`, `claim_stream` and `next_generation` for a backend, which
 /// has the method `table_name` and the functions `store_error`, `begin`, `begin_reading` (of a transaction whose reads a
 /// proxy sends to the primary: a replica that lags would make streams that exist look new), `begin_numbering` (of one in
-/// which nobody else gives out stream numbers of the table), `now` (the database's clock as it is, not as it was when the
+/// which nobody else gives out stream numbers of the table), `check_lock` (whether that held while everything was read), `now` (the database's clock as it is, not as it was when the
 /// transaction began) and `commit`. `lock` ends a SELECT that locks its rows.
 macro_rules! stream_store {
     (store: $store:ty, database: $database:ty, dialect: $dialect:expr, lock: $lock:expr) => {
@@ -188,6 +188,7 @@ macro_rules! stream_store {
                 // Again, now that nobody else can create any.
                 let known = self.known_of(conn, starts).await?;
                 let first_free = self.next_stream(conn).await?;
+                check_lock(conn).await?;
                 for (stream, key, start) in number_missing(starts, &known, first_free)? {
                     self.insert_stream(conn, stream, key, 0, start).await?;
                 }
@@ -237,9 +238,10 @@ macro_rules! stream_store {
                 if !newest.is_held_by(claim) {
                     return Err(fenced(claim.stream, claim.epoch));
                 }
+                let number = stream_number(self.next_stream(conn).await?)?;
+                check_lock(conn).await?;
                 // The old row's last holder is fenced as well.
                 self.take_over(conn, &newest, "").await.map_err(store_error("cannot supersede a stream"))?;
-                let number = stream_number(self.next_stream(conn).await?)?;
                 self.insert_stream(conn, number, key, newest.generation + 1, start).await?;
                 commit(conn).await
             }
