@@ -3,6 +3,12 @@
 //! A message is the original one again: key, value and headers, and no value where it was a tombstone; of a single span
 //! the value is the span's body. Headers named `sluice.…` tell the rest ([`own_headers`]); `sluice.id` is the same for every
 //! copy of a letter.
+//!
+//! Guarantee: nothing here blocks a thread of the runtime, however long brokers take: not even the end of a producer
+//! ([`EndsElsewhere`]).
+
+use std::ops::Deref;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -13,7 +19,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use sluice_crds::problem::chain;
 use sluice_crds::v1alpha1::KafkaSource;
-use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::pipeline::{DeadLetterTopic, NotSent};
@@ -30,7 +36,7 @@ const ASK_WITHIN: Duration = Duration::from_secs(5);
 /// The client's own limit of a message; the topic's is what counts.
 const MAX_MESSAGE_BYTES: &str = "1000000000";
 
-type Producer = FutureProducer<Quiet>;
+type Producer = EndsElsewhere<FutureProducer<Quiet>>;
 
 /// A topic of the source's brokers.
 pub struct KafkaDeadLetterTopic {
@@ -64,8 +70,9 @@ impl KafkaDeadLetterTopic {
 
 /// Makes a producer and asks for the topic: a message to one that is unknown would only time out.
 fn connect(config: &ClientConfig, topic: &str) -> Result<Producer, String> {
-    let producer: Producer =
+    let producer: FutureProducer<Quiet> =
         config.create_with_context(Quiet).map_err(|error| remedy::without_value(&error))?;
+    let producer = EndsElsewhere(Some(producer));
     let metadata = producer
         .client()
         .fetch_metadata(Some(topic), ASK_WITHIN)
@@ -172,6 +179,31 @@ fn own_headers(letter: &StoredLetter) -> Vec<(&'static str, String)> {
     headers
 }
 
+/// Dropped where it may block. The end of a producer waits for half a second for its messages, and for its threads, one of
+/// which may be waiting for a broker; it comes with every error, and with a `send` that is cancelled.
+struct EndsElsewhere<T: Send + 'static>(Option<T>);
+
+impl<T: Send + 'static> Deref for EndsElsewhere<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match &self.0 {
+            Some(inner) => inner,
+            None => unreachable!("only `drop` takes it"),
+        }
+    }
+}
+
+impl<T: Send + 'static> Drop for EndsElsewhere<T> {
+    fn drop(&mut self) {
+        let inner = self.0.take();
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(inner))),
+            Err(_) => drop(inner),
+        }
+    }
+}
+
 /// Errors come back with the messages.
 #[derive(Clone)]
 struct Quiet;
@@ -183,5 +215,29 @@ impl ClientContext for Quiet {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", %error, "{reason}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::{ThreadId, current};
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    struct Client(Option<oneshot::Sender<ThreadId>>);
+
+    impl Drop for Client {
+        fn drop(&mut self) {
+            self.0.take().unwrap().send(current().id()).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_ends_on_another_thread_than_the_one_that_drops_it() {
+        let (ended, ends) = oneshot::channel();
+        drop(EndsElsewhere(Some(Client(Some(ended)))));
+        assert_ne!(ends.await.unwrap(), current().id());
     }
 }
