@@ -116,13 +116,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     admin::serve(args.admin, admin, admin_stop.clone())
         .await
         .map_err(cannot_listen("--admin", args.admin))?;
-    let (address, http) = serve(
-        args.listen,
-        router(ingest.clone(), Traces { store: store.clone(), sealing: sealing.clone() }),
-        stop.clone(),
-    )
-    .await
-    .map_err(cannot_listen("--listen", args.listen))?;
+    let (address, http) =
+        serve(args.listen, router(ingest.clone(), Traces::new(store.clone(), sealing.clone())), stop.clone())
+            .await
+            .map_err(cannot_listen("--listen", args.listen))?;
     tracing::info!(%address, data = %data_dir.display(), pipeline = %file.display(),
         rate = config.live.rate_limit_qps, "started; save the pipeline file to change the rate");
     let demo = args.demo.then(|| {

@@ -1,4 +1,7 @@
 //! `GET /api/v1/traces/{traceId}` and `GET /api/v2/trace/{traceId}`: from the database to a reader.
+//!
+//! Guarantee: whatever the number of readers, [`ANSWERS`] of them are answered at once, and others wait; while an answer
+//! is put together, no more of its rows are kept than twice [`TRACE_BYTES`] and a row each.
 
 use std::sync::Arc;
 
@@ -7,6 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
 
 use sluice_crds::problem::chain;
 
@@ -17,17 +21,27 @@ use crate::store::{Store, StoredSpan, TRACE_BYTES};
 
 /// Most rows of one answer.
 const MAX_ROWS: u32 = 10_000;
+/// Answers that are put together at once: as many as the database has connections for readers. An answer of
+/// [`TRACE_BYTES`] takes several times as much memory until its text is made.
+const ANSWERS: usize = 4;
 
 /// Where traces are read from.
 #[derive(Clone)]
 pub struct Traces {
     /// The rows.
-    pub store: Arc<dyn Store>,
+    store: Arc<dyn Store>,
     /// What opens their bodies.
-    pub sealing: Arc<Sealing>,
+    sealing: Arc<Sealing>,
+    /// A permit for each answer that may be put together now.
+    answers: Arc<Semaphore>,
 }
 
 impl Traces {
+    /// `sealing` opens the bodies of the rows in `store`.
+    pub fn new(store: Arc<dyn Store>, sealing: Arc<Sealing>) -> Self {
+        Self { store, sealing, answers: Arc::new(Semaphore::new(ANSWERS)) }
+    }
+
     /// The oldest first, as many as an answer holds, and whether there are more.
     async fn rows(&self, trace_id: &str) -> Result<(Vec<OpenedSpan>, bool), Response> {
         if trace_id.is_empty() || trace_id.chars().count() > MAX_TRACE_ID_CHARS {
@@ -40,15 +54,21 @@ impl Traces {
         // One trace may lie under several forms of its id: producers write it differently.
         for form in read::trace_id_forms(trace_id) {
             let found = self.store.trace(&form, MAX_ROWS + 1).await.map_err(|failed| unavailable(&failed))?;
-            stored.extend(found);
+            merge(&mut stored, found);
         }
-        stored.sort_by_key(|span| span.id);
         let whole = within_an_answer(&stored);
         let truncated = whole < stored.len();
         stored.truncate(whole);
         let opened = self.sealing.open_spans(&*self.store, stored).await;
         Ok((opened.map_err(|failed| unavailable(&failed))?, truncated))
     }
+}
+
+/// Adds rows, the oldest first, and drops those that no answer holds; one of them stays, which tells that there are more.
+fn merge(stored: &mut Vec<StoredSpan>, found: Vec<StoredSpan>) {
+    stored.extend(found);
+    stored.sort_by_key(|span| span.id);
+    stored.truncate(within_an_answer(stored) + 1);
 }
 
 /// How many of these rows one answer holds.
@@ -123,6 +143,8 @@ fn unknown(trace_id: &str) -> Response {
 
 /// The rows of a trace, oldest first, bodies verbatim; a row whose body cannot be opened says why.
 pub async fn trace(State(traces): State<Traces>, Path(trace_id): Path<String>) -> Response {
+    // Held until the text is made. Nobody closes the semaphore.
+    let _answer = traces.answers.acquire().await;
     let (stored, truncated) = match traces.rows(&trace_id).await {
         Ok((stored, _)) if stored.is_empty() => return unknown(&trace_id),
         Ok(found) => found,
@@ -138,6 +160,7 @@ pub async fn trace(State(traces): State<Traces>, Path(trace_id): Path<String>) -
 /// The trace as a list of Zipkin v2 spans. Bodies that are no spans of either kind are left out; one that cannot be
 /// opened fails the whole, as the format has no place to say so.
 pub async fn zipkin(State(traces): State<Traces>, Path(trace_id): Path<String>) -> Response {
+    let _answer = traces.answers.acquire().await;
     let stored = match traces.rows(&trace_id).await {
         Ok((stored, _)) => stored,
         Err(response) => return response,
@@ -154,4 +177,61 @@ pub async fn zipkin(State(traces): State<Traces>, Path(trace_id): Path<String>) 
         return unknown(&trace_id);
     }
     json(format!("[{}]", spans.join(",")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    fn row(id: i64, bytes: usize) -> StoredSpan {
+        StoredSpan {
+            id,
+            trace_id: "t".to_owned(),
+            kind: "SERVER".to_owned(),
+            body: "x".repeat(bytes),
+            created_at_ms: 0,
+        }
+    }
+
+    #[test]
+    fn of_all_forms_of_an_id_no_more_rows_are_kept_than_an_answer_holds_and_one() {
+        let mut stored = Vec::new();
+        // Each form has what an answer holds, and the rows of all lie between each other's.
+        for form in 0..7 {
+            merge(&mut stored, (0..17).map(|row_number| row(row_number * 7 + form, 1 << 20)).collect());
+        }
+        let ids: Vec<i64> = stored.iter().map(|span| span.id).collect();
+        assert_eq!(ids, (0..18).collect::<Vec<_>>());
+        assert_eq!(within_an_answer(&stored), 17);
+
+        let mut stored = Vec::new();
+        for form in 0..2 {
+            merge(&mut stored, (0..=i64::from(MAX_ROWS)).map(|number| row(number * 2 + form, 2)).collect());
+        }
+        assert_eq!((stored.len(), within_an_answer(&stored)), (10_001, 10_000));
+    }
+
+    /// None where there is no answer for long.
+    async fn ask(traces: &Traces, as_zipkin: bool) -> Option<StatusCode> {
+        let (traces, id) = (State(traces.clone()), Path("t".to_owned()));
+        let answer = async { if as_zipkin { zipkin(traces, id).await } else { trace(traces, id).await } };
+        Some(tokio::time::timeout(Duration::from_secs(60), answer).await.ok()?.status())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_some_readers_are_answered_at_once() {
+        let traces = Traces::new(Arc::new(MemoryStore::new(1, 0)), Arc::new(Sealing::new("t", None)));
+        let others = traces.answers.acquire_many(ANSWERS as u32).await.unwrap();
+        for as_zipkin in [false, true] {
+            assert_eq!(ask(&traces, as_zipkin).await, None);
+        }
+        drop(others);
+        for as_zipkin in [false, true] {
+            assert_eq!(ask(&traces, as_zipkin).await, Some(StatusCode::NOT_FOUND));
+        }
+        assert_eq!(traces.answers.available_permits(), ANSWERS);
+    }
 }
