@@ -208,6 +208,7 @@ impl DeadLetterSender {
                     bytes += letter.bytes.len();
                     letters.push(letter);
                 }
+                Err(error) if error.is_unavailable() => return Err(StoreError::from(error).into()),
                 Err(error) => refused = Some(format!("dead letter {id} cannot be opened: {}", chain(&error))),
             }
             if bytes >= SEND_BYTES {

@@ -64,6 +64,8 @@ pub enum Call {
     Redrive,
     /// Likewise, after the commit.
     Redriven,
+    /// [`KeyStore::data_key`](super::key::KeyStore::data_key)
+    DataKey,
     /// [`KeyStore::add_data_key`](super::key::KeyStore::add_data_key)
     AddDataKey,
 }

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::meter::Identity;
+use crate::seal::tests::Safe;
 use crate::store::letter::LetterStore as _;
 use crate::store::memory::{Call, MemoryStore};
 use crate::store::{DeadLetter, ErrorKind, Position, Reason, StreamKey, WriteBatch};
@@ -68,6 +69,10 @@ impl Bed {
 
     /// Dead letters of a group, all in one batch.
     async fn write(&self, group: &str, ids: impl IntoIterator<Item = i64>) {
+        self.write_sealed(group, ids, &Sealing::new("t", None)).await;
+    }
+
+    async fn write_sealed(&self, group: &str, ids: impl IntoIterator<Item = i64>, sealing: &Sealing) {
         let key = StreamKey { cluster_id: "c".into(), group: group.into(), topic: "t".into(), partition: 0 };
         self.store.create_streams(&[(key.clone(), 0)]).await.unwrap();
         let claim = self.store.claim(&key, "r").await.unwrap();
@@ -86,6 +91,8 @@ impl Bed {
             sealed: false,
         };
         let letters: Vec<_> = ids.into_iter().map(letter).collect();
+        let sealed = sealing.letters(&*self.store, &letters).await.unwrap();
+        let letters = sealed.letters(&letters);
         let batch = WriteBatch {
             stream: claim.stream,
             epoch: claim.epoch,
@@ -100,10 +107,14 @@ impl Bed {
     }
 
     fn start_as(&self, holder: &str) {
+        self.start_with(holder, Arc::new(Sealing::new("t", None)));
+    }
+
+    fn start_with(&self, holder: &str, sealing: Arc<Sealing>) {
         let store: Arc<dyn Store> = self.store.clone();
         let sender = DeadLetterSender {
             store: store.clone(),
-            sealing: Arc::new(Sealing::new("t", None)),
+            sealing,
             topic: self.topic.clone(),
             meters: self.meters.clone(),
             cluster_id: "c".to_owned(),
@@ -211,6 +222,20 @@ async fn what_was_sent_and_not_noted_is_sent_again() {
     bed.start_as("one");
     pass(10).await;
     assert_eq!((bed.topic.taken(), bed.waiting().await), (vec![1, 1], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_whose_key_cannot_be_read_now_is_not_told_as_damaged() {
+    let (bed, safe) = (Bed::new(), Safe::with(&["k1"]));
+    bed.write_sealed("g", [1], &safe.sealing(&["k1"], "k1")).await;
+    let away = || crate::store::StoreError::new(ErrorKind::Unavailable, "away");
+    bed.store.on_call(move |call| (call == Call::DataKey).then(away));
+    bed.start_with("one", safe.sealing(&["k1"], "k1"));
+    pass(10).await;
+    assert_eq!((bed.topic.taken(), bed.error().as_deref()), (vec![], Some("away")));
+    bed.store.clear_hooks();
+    pass(60).await;
+    assert_eq!((bed.topic.taken(), bed.error()), (vec![1], None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ impl KeyStore for MemoryStore {
     }
 
     async fn data_key(&self, id: u32) -> Result<Option<WrappedKey>, StoreError> {
+        self.ask(Call::DataKey)?;
         Ok(self.state().data_keys.get(&id).cloned())
     }
 
