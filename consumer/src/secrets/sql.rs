@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sluice_crds::v1alpha1::{SecretSource, SqlServer};
 use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use zeroize::Zeroizing;
 
 use super::{SecretError, Secrets};
 use crate::store::ConnectWith;
@@ -167,7 +168,9 @@ fn from_url<O: FromStr<Err = sqlx::Error>>(
                 parameters.join(", ")
             )));
         }
-        if format!("{base}?{pair}").parse::<O>().is_err() {
+        // With the password in it.
+        let with_one = Zeroizing::new(format!("{base}?{pair}"));
+        if with_one.parse::<O>().is_err() {
             return Err(unusable(format!("has a value in its URL that the parameter {name} cannot have")));
         }
     }
