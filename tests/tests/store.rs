@@ -19,6 +19,8 @@ mod letters;
 mod refusals;
 #[path = "store/retention.rs"]
 mod retention;
+#[path = "store/waits.rs"]
+mod waits;
 
 /// Every case of the suite.
 mod suite_cases {

@@ -75,8 +75,8 @@ impl SqliteStore {
                 Ok(connect.pragma("journal_size_limit", WAL_BYTES))
             })
         };
-        // Claims and leases: see `session`.
-        let widths = Widths { write: 1, control: 0, lease: 0, read: READERS };
+        // Claims, upkeep and leases: see `session`.
+        let widths = Widths { write: 1, control: 0, upkeep: 0, lease: 0, read: READERS };
         Self {
             sessions: Sessions::new(connect, connect_with, widths),
             insert: write::RowInsert::new(&options.table),

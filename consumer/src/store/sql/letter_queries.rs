@@ -365,13 +365,13 @@ macro_rules! letter_store {
             }
 
             async fn mark(&self, ids: &[i64]) -> Result<u64, StoreError> {
-                let mut session = self.session(Purpose::Control).await?;
+                let mut session = self.session(Purpose::Upkeep).await?;
                 let done = self.mark_letters(&mut session, ids).await;
                 self.settle(session, done).await
             }
 
             async fn purge(&self, ids: &[i64]) -> Result<u64, StoreError> {
-                let mut session = self.session(Purpose::Control).await?;
+                let mut session = self.session(Purpose::Upkeep).await?;
                 let done = self.purge_letters(&mut session, ids).await;
                 self.settle(session, done).await
             }
@@ -401,7 +401,7 @@ macro_rules! letter_store {
             }
 
             async fn sent(&self, ids: &[i64]) -> Result<(), StoreError> {
-                let mut session = self.session(Purpose::Control).await?;
+                let mut session = self.session(Purpose::Upkeep).await?;
                 let done = self.delete_unsent(&mut session, ids).await;
                 self.settle(session, done).await
             }

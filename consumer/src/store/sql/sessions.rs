@@ -3,7 +3,7 @@
 //! Guarantees: a connection is used again only after everything that was begun on it has ended and was
 //! answered; a call that is cancelled, times out or meets an unnamed error drops its connection, so the
 //! server rolls back. Every new connection asks for the connect options anew: a rotated password needs no
-//! restart. Lanes, claims, leases and readers have connections of their own and never wait for each other's.
+//! restart. Lanes, claims, leases, upkeep and readers have connections of their own and never wait for each other's.
 //!
 //! Why not simply give connections back to the pool: it pings on every release, and it keeps connections
 //! whose transaction was cancelled half-way.
@@ -39,8 +39,12 @@ const CLOSE: Duration = Duration::from_secs(2);
 pub enum Purpose {
     /// A batch.
     Write,
-    /// Claims, the schema.
+    /// Claims of streams, and what a replica needs besides before it can write: streams, the schema, keys. All of it is
+    /// short, as a partition is silent until it is claimed.
     Control,
+    /// What may take long, or wait for somebody's lock, while lanes go on: the removal of old rows, and marks, ends and
+    /// copies of dead letters. The two that a replica does all the time have one each.
+    Upkeep,
     /// Leases, of the rate and of turns. Without the former nothing is released: there is one connection for each, so
     /// that none queues behind another.
     Lease,
@@ -55,6 +59,8 @@ pub struct Widths {
     pub write: usize,
     /// See [`Purpose::Control`].
     pub control: usize,
+    /// See [`Purpose::Upkeep`].
+    pub upkeep: usize,
     /// See [`Purpose::Lease`].
     pub lease: usize,
     /// See [`Purpose::Read`].
@@ -82,6 +88,7 @@ pub struct Sessions<DB: Database> {
     kept: Arc<Mutex<Vec<Kept<DB>>>>,
     write: Arc<Semaphore>,
     control: Arc<Semaphore>,
+    upkeep: Arc<Semaphore>,
     lease: Arc<Semaphore>,
     read: Arc<Semaphore>,
 }
@@ -89,8 +96,8 @@ pub struct Sessions<DB: Database> {
 impl<DB: Database> Sessions<DB> {
     /// Connects to nothing yet. `placeholder` is never connected with.
     pub fn new(placeholder: Options<DB>, connect_with: ConnectWith<Options<DB>>, widths: Widths) -> Self {
-        let most =
-            u32::try_from(widths.write + widths.control + widths.lease + widths.read).unwrap_or(u32::MAX);
+        let Widths { write, control, upkeep, lease, read } = widths;
+        let most = u32::try_from(write + control + upkeep + lease + read).unwrap_or(u32::MAX);
         let pool = PoolOptions::new()
             .max_connections(most)
             .acquire_timeout(CONNECT)
@@ -101,10 +108,11 @@ impl<DB: Database> Sessions<DB> {
             pool,
             connect_with,
             kept: Arc::default(),
-            write: Arc::new(Semaphore::new(widths.write)),
-            control: Arc::new(Semaphore::new(widths.control)),
-            lease: Arc::new(Semaphore::new(widths.lease)),
-            read: Arc::new(Semaphore::new(widths.read)),
+            write: Arc::new(Semaphore::new(write)),
+            control: Arc::new(Semaphore::new(control)),
+            upkeep: Arc::new(Semaphore::new(upkeep)),
+            lease: Arc::new(Semaphore::new(lease)),
+            read: Arc::new(Semaphore::new(read)),
         }
     }
 
@@ -117,6 +125,7 @@ impl<DB: Database> Sessions<DB> {
         let semaphore = match purpose {
             Purpose::Write => &self.write,
             Purpose::Control => &self.control,
+            Purpose::Upkeep => &self.upkeep,
             Purpose::Lease => &self.lease,
             Purpose::Read => &self.read,
         };
@@ -171,7 +180,7 @@ impl<DB: Database> Sessions<DB> {
 
     /// Refuses new calls, waits shortly for those under way, and says goodbye to the server.
     pub async fn close(&self) {
-        for semaphore in [&self.write, &self.control, &self.lease, &self.read] {
+        for semaphore in [&self.write, &self.control, &self.upkeep, &self.lease, &self.read] {
             semaphore.close();
         }
         let kept = std::mem::take(&mut *lock(&self.kept));

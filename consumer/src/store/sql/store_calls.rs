@@ -108,7 +108,7 @@ macro_rules! sql_store {
             }
 
             async fn remove_older(&self, sweep: &Sweep) -> Result<Swept, StoreError> {
-                let mut session = self.session(Purpose::Control).await?;
+                let mut session = self.session(Purpose::Upkeep).await?;
                 let done = self.sweep(&mut session, sweep).await;
                 // Whatever stands in the way of this concerns no other connection.
                 if done.is_ok() {

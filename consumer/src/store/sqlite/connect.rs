@@ -8,11 +8,11 @@ use crate::store::sql::{Purpose, SHORT_ANSWER, Session, driver_error, within};
 use crate::store::{ErrorKind, StoreError};
 
 impl SqliteStore {
-    /// A connection; its options say how it is set up. Claims and leases write, too: they share the one connection that
-    /// does.
+    /// A connection; its options say how it is set up. Claims, upkeep and leases write, too: they share the one
+    /// connection that does.
     pub(super) async fn session(&self, purpose: Purpose) -> Result<Session<Sqlite>, StoreError> {
         let purpose = match purpose {
-            Purpose::Control | Purpose::Lease => Purpose::Write,
+            Purpose::Control | Purpose::Upkeep | Purpose::Lease => Purpose::Write,
             Purpose::Write | Purpose::Read => purpose,
         };
         match self.sessions.take(purpose).await {
