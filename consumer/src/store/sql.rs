@@ -34,9 +34,10 @@ use futures_util::{Stream, TryStreamExt};
 use super::{ErrorKind, MAX_STREAMS, StoreError, StoredSpan, StreamKey, TRACE_BYTES};
 use crate::gate::lease::{Decide, Holder, WHOLE};
 
-/// Longest wait for the answer to one statement of a batch; then the connection counts as dead.
+/// Longest wait for the answer to one statement of a batch, and to a commit of anything: it waits for disks, and perhaps
+/// for other servers. Then the connection counts as dead.
 pub(super) const WRITE_ANSWER: Duration = Duration::from_secs(30);
-/// Longest wait for the answer to one statement of a claim, lease or look-up.
+/// Longest wait for the answer to any other statement of a claim, lease or look-up.
 pub(super) const SHORT_ANSWER: Duration = Duration::from_secs(10);
 
 /// What [`ErrorKind::Schema`] says where Sluice's own tables are not there.

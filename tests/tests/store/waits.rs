@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use sluice_consumer::store::{ErrorKind, Store, WriteBatch};
+use sluice_consumer::store::letter::RedriveBatch;
+use sluice_consumer::store::{Claim, ErrorKind, Store, WriteBatch};
 use sluice_tests::oracle::database::Database;
 
-use crate::bed::{Bed, batch, claims, dead_letter, key, kind};
+use crate::adoption::execute;
+use crate::bed::{Bed, batch, claims, dead_letter, key, kind, row};
 
 /// Two calls that wait for somebody's lock, and a claim that comes after them.
 async fn claim_beside_upkeep(store: &dyn Store) {
@@ -54,4 +56,25 @@ async fn a_claim_on_mariadb_does_not_wait_for_upkeep() {
 #[ignore = "needs PostgreSQL"]
 async fn a_claim_on_postgres_does_not_wait_for_upkeep() {
     upkeep_wait(Bed::postgres().await.unwrap()).await;
+}
+
+/// Makes a commit take longer than any other statement of a claim, lease or look-up may.
+const SLOW_COMMIT_POSTGRES: &str = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+     PERFORM pg_sleep(12); RETURN NULL; END $$; CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON sluice_progress \
+     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()";
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn a_slow_commit_of_redriven_letters_is_waited_for_like_that_of_a_batch() {
+    let bed = Bed::postgres().await.unwrap();
+    let store = bed.store().await.unwrap();
+    let claim = claims(&*store, 1).await.unwrap().remove(0);
+    let letters = [dead_letter(1, b"x")];
+    let first = batch(&claim, 1, &[], &letters);
+    store.write(&first).await.unwrap();
+    execute(&bed, SLOW_COMMIT_POSTGRES).await;
+    let (claim, rows) = (Claim { position: first.to, ..claim.clone() }, [row(2)]);
+    let write = batch(&claim, 0, &rows, &[]);
+    store.redrive(&RedriveBatch { write, settled: &[1], histories: &[] }).await.unwrap();
+    assert_eq!((bed.ids().await.unwrap(), bed.dead_letters().await.unwrap().len()), (vec![2], 0));
 }

@@ -5,7 +5,7 @@ use sqlx::mysql::MySqlConnection;
 
 use super::errors::{number_of, store_error};
 use crate::gate::clock::DatabaseTime;
-use crate::store::sql::{SHORT_ANSWER, within};
+use crate::store::sql::{SHORT_ANSWER, WRITE_ANSWER, within};
 use crate::store::{ErrorKind, StoreError};
 
 /// Changes the row instead of only locking it: in a cluster that certifies transactions when they commit (Galera)
@@ -89,6 +89,6 @@ pub(super) async fn now(conn: &mut MySqlConnection) -> Result<DatabaseTime, Stor
 }
 
 pub(super) async fn commit(conn: &mut MySqlConnection) -> Result<(), StoreError> {
-    within(SHORT_ANSWER, conn.execute("COMMIT")).await.map_err(store_error("cannot commit"))?;
+    within(WRITE_ANSWER, conn.execute("COMMIT")).await.map_err(store_error("cannot commit"))?;
     Ok(())
 }

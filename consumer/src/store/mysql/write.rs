@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use sqlx::Arguments;
 use sqlx::AssertSqlSafe;
 use sqlx::Connection;
-use sqlx::Executor;
 use sqlx::mysql::{MySqlArguments, MySqlConnection};
 
 use super::errors::store_error;
+use super::transaction::commit;
 use super::{MySqlStore, ROW_OVERHEAD_BYTES};
 use crate::store::sql::{FixedSizes, WRITE_ANSWER, detail_of, fenced, parts_of, within};
 use crate::store::{ErrorKind, Row, StoreError, TableName, WriteBatch};
@@ -75,8 +75,7 @@ impl MySqlStore {
     ) -> Result<(), StoreError> {
         self.put_batch(conn, batch).await?;
         self.move_position(conn, batch).await?;
-        within(WRITE_ANSWER, conn.execute("COMMIT")).await.map_err(store_error("cannot commit a batch"))?;
-        Ok(())
+        commit(conn).await
     }
 
     pub(super) async fn insert_rows(

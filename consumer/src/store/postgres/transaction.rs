@@ -90,6 +90,6 @@ pub(super) async fn now(conn: &mut PgConnection) -> Result<DatabaseTime, StoreEr
 }
 
 pub(super) async fn commit(conn: &mut PgConnection) -> Result<(), StoreError> {
-    within(SHORT_ANSWER, conn.execute("COMMIT")).await.map_err(store_error("cannot commit"))?;
+    within(WRITE_ANSWER, conn.execute("COMMIT")).await.map_err(store_error("cannot commit"))?;
     Ok(())
 }

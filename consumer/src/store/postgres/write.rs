@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use sqlx::postgres::{PgArguments, PgConnection};
-use sqlx::{Arguments, AssertSqlSafe, Connection, Executor};
+use sqlx::{Arguments, AssertSqlSafe, Connection};
 
 use super::PostgresStore;
 use super::copy::CopyIn;
 use super::errors::store_error;
+use super::transaction::commit;
 use super::unnest::{Ids, Texts, bytes_of};
 use crate::store::sql::{WRITE_ANSWER, detail_of, fenced, parts_of, signed, within};
 use crate::store::{DeadLetter, Row, StoreError, TableName, WriteBatch};
@@ -78,8 +79,7 @@ impl PostgresStore {
         }
         self.put_batch(conn, batch).await?;
         self.move_position(conn, batch).await?;
-        within(WRITE_ANSWER, conn.execute("COMMIT")).await.map_err(store_error("cannot commit a batch"))?;
-        Ok(())
+        commit(conn).await
     }
 
     async fn write_at_once(
