@@ -39,6 +39,9 @@ use crate::gate::lease::{Decide, Holder, WHOLE};
 pub(super) const WRITE_ANSWER: Duration = Duration::from_secs(30);
 /// Longest wait for the answer to any other statement of a claim, lease or look-up.
 pub(super) const SHORT_ANSWER: Duration = Duration::from_secs(10);
+/// Longest wait for the end of migrations. Those that there are create empty tables, which takes seconds; what comes may
+/// change tables with many dead letters. A connection that died meanwhile is noticed after it.
+pub(super) const MIGRATION_ANSWER: Duration = Duration::from_secs(10 * 60);
 
 /// What [`ErrorKind::Schema`] says where Sluice's own tables are not there.
 pub(super) const MISSING_TABLES: &str = "a table of Sluice is missing or too old: let it create them with \

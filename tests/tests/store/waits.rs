@@ -1,13 +1,22 @@
 //! How long a store waits for its server, and what waits for what.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_consumer::store::letter::RedriveBatch;
+use sluice_consumer::store::mysql::{MySqlOptions, MySqlStore};
+use sluice_consumer::store::postgres::{PostgresOptions, PostgresStore};
 use sluice_consumer::store::{Claim, ErrorKind, Store, WriteBatch};
+use sluice_tests::eventually;
 use sluice_tests::oracle::database::Database;
+use sluice_tests::proxy::Proxy;
+use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::adoption::execute;
 use crate::bed::{Bed, batch, claims, dead_letter, key, kind, row};
+
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Two calls that wait for somebody's lock, and a claim that comes after them.
 async fn claim_beside_upkeep(store: &dyn Store) {
@@ -77,4 +86,37 @@ async fn a_slow_commit_of_redriven_letters_is_waited_for_like_that_of_a_batch() 
     let write = batch(&claim, 0, &rows, &[]);
     store.redrive(&RedriveBatch { write, settled: &[1], histories: &[] }).await.unwrap();
     assert_eq!((bed.ids().await.unwrap(), bed.dead_letters().await.unwrap().len()), (vec![2], 0));
+}
+
+/// A server that does not answer any more while it creates the trace table.
+async fn silent_while_creating(proxy: &Proxy, store: &dyn Store, create: &str) {
+    proxy.hold_answers_after(&[create]);
+    let prepared = tokio::time::timeout(Duration::from_secs(60), store.prepare()).await;
+    assert_eq!(kind(prepared.expect("an end of the wait")).unwrap(), ErrorKind::Unavailable);
+    proxy.holds(DEADLINE).await.unwrap();
+    eventually("the tables", DEADLINE, async || Ok(store.prepare().await.ok())).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs MariaDB"]
+async fn a_mariadb_that_does_not_answer_is_not_waited_for_long_at_the_start() {
+    let options: MySqlConnectOptions = Bed::mariadb().await.unwrap().url().unwrap().parse().unwrap();
+    let server = format!("{}:{}", options.get_host(), options.get_port());
+    let proxy = Proxy::start(server.parse().unwrap()).await.unwrap();
+    let options = options.port(proxy.address().port()).ssl_mode(MySqlSslMode::Disabled);
+    let (connect, table) = (Arc::new(move || Ok(options.clone())), "connectivity_trace".parse().unwrap());
+    let store = MySqlStore::new(MySqlOptions { connect, table, lanes: 1, manage_schema: true });
+    silent_while_creating(&proxy, &store, "CREATE TABLE IF NOT EXISTS `connectivity_trace`").await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL"]
+async fn a_postgres_that_does_not_answer_is_not_waited_for_long_at_the_start() {
+    let options: PgConnectOptions = Bed::postgres().await.unwrap().url().unwrap().parse().unwrap();
+    let server = format!("{}:{}", options.get_host(), options.get_port());
+    let proxy = Proxy::start(server.parse().unwrap()).await.unwrap();
+    let options = options.port(proxy.address().port()).ssl_mode(PgSslMode::Disable);
+    let (connect, table) = (Arc::new(move || Ok(options.clone())), "connectivity_trace".parse().unwrap());
+    let store = PostgresStore::new(PostgresOptions { connect, table, lanes: 1, manage_schema: true });
+    silent_while_creating(&proxy, &store, "CREATE TABLE \"connectivity_trace\"").await;
 }

@@ -105,7 +105,9 @@ impl MySqlStore {
             .map_err(store_error("cannot look for the trace table"))?;
         let Some(rows) = rows else {
             let sql = trace_table(&self.options.table, version.contains("TiDB"));
-            conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot create the trace table"))?;
+            within(WRITE_ANSWER, conn.execute(AssertSqlSafe(sql)))
+                .await
+                .map_err(store_error("cannot create the trace table"))?;
             return Ok(());
         };
         if rows <= FEW_ROWS {
@@ -149,15 +151,14 @@ impl MySqlStore {
     }
 
     async fn migrate(&self, conn: &mut MySqlConnection) -> Result<(), StoreError> {
-        let migrator = migrations::migrator(&migrations::MYSQL);
-        let mut done = migrator.run_direct(None, conn, false).await;
+        let mut done = migrations::run(&migrations::MYSQL, conn).await;
         if let Err(MigrateError::Dirty(_)) = done {
             // Somebody died in the middle of a migration, and DDL does not roll back here. Every migration is
             // written so that it may run again.
             within(SHORT_ANSWER, conn.execute("DELETE FROM sluice_migrations WHERE success = FALSE"))
                 .await
                 .map_err(store_error("cannot repeat a migration"))?;
-            done = migrator.run_direct(None, conn, false).await;
+            done = migrations::run(&migrations::MYSQL, conn).await;
         }
         done.map_err(|error| migrations::migrate_error(error, kind_of))
     }

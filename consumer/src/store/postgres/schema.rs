@@ -11,7 +11,9 @@ use super::inspect::exists;
 use crate::span::{MAX_KIND_CHARS, MAX_TRACE_ID_CHARS};
 use crate::store::inspect::WRITE_RIGHTS;
 use crate::store::sql::adopt::{Found, INDEXED, unusable};
-use crate::store::sql::{MISSING_TABLES, SHORT_ANSWER, Told, migrations, missing_rights, within};
+use crate::store::sql::{
+    MISSING_TABLES, SHORT_ANSWER, Told, WRITE_ANSWER, migrations, missing_rights, within,
+};
 use crate::store::{ErrorKind, StoreError};
 
 /// Held until the transaction ends; the number is "sluice" in ASCII.
@@ -90,9 +92,7 @@ impl PostgresStore {
             if let Some(why) = hidden_tables(conn).await? {
                 return Err(StoreError::new(ErrorKind::Schema, why));
             }
-            let migrator = migrations::migrator(&migrations::POSTGRES);
-            migrator
-                .run_direct(None, conn, false)
+            migrations::run(&migrations::POSTGRES, conn)
                 .await
                 .map_err(|error| migrations::migrate_error(error, kind_of))?;
         }
@@ -106,11 +106,15 @@ impl PostgresStore {
              kind VARCHAR({MAX_KIND_CHARS}) NOT NULL, body TEXT NOT NULL, \
              created_at TIMESTAMPTZ NOT NULL DEFAULT now())"
         );
-        conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot create the trace table"))?;
+        within(WRITE_ANSWER, conn.execute(AssertSqlSafe(sql)))
+            .await
+            .map_err(store_error("cannot create the trace table"))?;
         for column in INDEXED {
             // Without a name: the server picks one that is free in the schema.
             let sql = format!("CREATE INDEX ON {table} ({column})");
-            conn.execute(AssertSqlSafe(sql)).await.map_err(store_error("cannot add an index"))?;
+            within(WRITE_ANSWER, conn.execute(AssertSqlSafe(sql)))
+                .await
+                .map_err(store_error("cannot add an index"))?;
         }
         Ok(())
     }

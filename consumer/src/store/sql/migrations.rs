@@ -3,9 +3,12 @@
 //! Listed by hand instead of by `sqlx::migrate!`: sqlx's macros compile sqlx with SQLite, rustls and AWS-LC a
 //! second time for the build machine, which takes minutes of a first build.
 
-use sqlx::SqlSafeStr;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use std::time::Duration;
 
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
+
+use super::{MIGRATION_ANSWER, within};
 use crate::store::{ErrorKind, StoreError};
 
 /// Own bookkeeping of migrations, so that a user's `_sqlx_migrations` stays theirs.
@@ -64,8 +67,20 @@ pub fn verify(quote: char) -> impl Iterator<Item = String> {
     })
 }
 
-/// What runs them. The caller holds a lock; a newer replica may have gone ahead.
-pub fn migrator(files: &[File]) -> Migrator {
+/// Runs those of `files` that are not recorded as done. The caller holds a lock; a newer replica may have gone ahead.
+///
+/// # Errors
+/// One of them failed, or the server did not answer within [`MIGRATION_ANSWER`].
+pub async fn run(files: &[File], conn: &mut impl Migrate) -> Result<(), MigrateError> {
+    run_within(MIGRATION_ANSWER, files, conn).await
+}
+
+async fn run_within(limit: Duration, files: &[File], conn: &mut impl Migrate) -> Result<(), MigrateError> {
+    let migrator = migrator(files);
+    within(limit, async { Ok(migrator.run_direct(None, conn, false).await) }).await?
+}
+
+fn migrator(files: &[File]) -> Migrator {
     let migrations = files.iter().map(|(version, description, sql)| {
         Migration::new(*version, (*description).into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
@@ -99,6 +114,8 @@ pub fn migrate_error(error: MigrateError, kind_of: fn(&sqlx::Error) -> ErrorKind
 
 #[cfg(test)]
 mod tests {
+    use sqlx::{Connection, SqliteConnection};
+
     use super::*;
     use crate::store::inspect::OWN_TABLES;
 
@@ -111,6 +128,16 @@ mod tests {
         let redrive = "table_name, id, topic, \"partition\", pending, attempts, history";
         assert_eq!(verified[4], format!("SELECT {redrive} FROM sluice_redrive LIMIT 0"));
         assert!(verify('`').any(|select| select.contains("`offset`")));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_answer_is_not_waited_for_for_ever() {
+        let mut conn = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        let failed = run_within(Duration::ZERO, &SQLITE, &mut conn).await.unwrap_err();
+        let error = migrate_error(failed, |_| ErrorKind::Unavailable);
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        let told = sluice_crds::problem::chain(&error);
+        assert!(told.contains("no answer within 0 s"), "{told}");
     }
 
     #[test]

@@ -45,9 +45,7 @@ impl SqliteStore {
     }
 
     async fn create_tables(&self, conn: &mut SqliteConnection) -> Result<(), StoreError> {
-        let migrator = migrations::migrator(&migrations::SQLITE);
-        migrator
-            .run_direct(None, conn, false)
+        migrations::run(&migrations::SQLITE, conn)
             .await
             .map_err(|error| migrations::migrate_error(error, kind_of))?;
         let table = self.table.double_quoted();
