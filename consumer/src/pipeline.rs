@@ -1,7 +1,7 @@
 //! The way of a span from a source into a store.
 //!
 //! ```text
-//! source ─events─▶ driver ─claims, opens─▶ lane: read ▶ decode ▶ segment ▶ gate ▶ batch ▶ store
+//! source ─events─▶ driver ─claims, opens─▶ lane: read ▶ decode ▶ segment ▶ gate ▶ batch ▶ seal ▶ store
 //!                    ▲                        │
 //!                    └──── handed back ───────┘   (fenced, out of range, re-created)
 //! ```

@@ -297,12 +297,12 @@ pub trait Store: LetterStore + KeyStore {
     /// As [`Self::write`], but for those of the stream.
     async fn probe(&self, rows: &[Row<'_>]) -> Result<(), StoreError>;
 
-    /// Renews a share of the rate. `decide` is called between the locking read of all holders and the write,
+    /// Renews a share of the rate, or a turn. `decide` is called between the locking read of all holders and the write,
     /// so that a share is given up in effect before another replica can see that it is free.
     async fn lease(&self, request: &LeaseRequest, decide: &mut Decide<'_>) -> Result<LeaseGrant, StoreError>;
 
     /// Gives a share back at once, when a replica stops.
-    async fn end_lease(&self, pipeline: &str, holder: &str) -> Result<(), StoreError>;
+    async fn end_lease(&self, name: &str, holder: &str) -> Result<(), StoreError>;
 
     /// Rows of a trace, oldest first, at most `limit`; no more than one behind the one with which their bodies exceed
     /// [`TRACE_BYTES`].

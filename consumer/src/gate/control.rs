@@ -144,7 +144,7 @@ impl RateControl {
         let mut backoff = Backoff::new(lease::RENEW_STARVED, lease::RENEW);
         loop {
             let request = LeaseRequest {
-                pipeline: pipeline.clone(),
+                name: pipeline.clone(),
                 holder: holder.clone(),
                 demand: self.limited(demand.measure(self.gate.take_usage(), self.whole_rate())),
                 ttl: lease::TTL,

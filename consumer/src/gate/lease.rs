@@ -1,7 +1,8 @@
-//! Shares of the rate, leased from the database that the rate protects.
+//! Shares of the rate, leased from the database that the rate protects; and turns of work that one replica does for all,
+//! which are leased likewise, each by a name of its own and as a whole.
 //!
-//! Every replica of a pipeline holds one row of `sluice_rate`: its share and its demand, in millionths of the
-//! pipeline's rate, and when the lease ends in database time. Invariant: the shares whose lease has not ended
+//! Every replica of a pipeline holds one row of `sluice_rate` for what it leases: its share and its demand, in millionths of
+//! the whole, and when the lease ends in database time. Invariant: the shares whose lease has not ended
 //! add up to at most [`WHOLE`]. A replica lowers its share in effect *before* the transaction commits that
 //! frees it, and uses a larger one only after the commit. Its own end is counted on a monotonic clock from
 //! before the request was sent, so it stops no later than the database thinks.
@@ -11,7 +12,7 @@ use std::time::Duration;
 use super::clock::DatabaseTime;
 use crate::store::{ErrorKind, Store, StoreError};
 
-/// All of the rate.
+/// All of what is leased.
 pub const WHOLE: u32 = 1_000_000;
 
 /// One live row of `sluice_rate`.
@@ -28,8 +29,8 @@ pub struct Holder {
 /// Asks for a share.
 #[derive(Clone, Debug)]
 pub struct LeaseRequest {
-    /// What shares one rate: cluster id, group and table.
-    pub pipeline: String,
+    /// What is leased: a pipeline's rate (cluster id, group and table), or a turn.
+    pub name: String,
     /// This replica, unique for each start of the process.
     pub holder: String,
     /// See [`Holder::demand`].
@@ -120,8 +121,8 @@ fn is_short(holder: &Holder, level: u32) -> bool {
 ///
 /// # Errors
 /// The database refuses, or does not answer within two seconds.
-pub async fn give_back(store: &dyn Store, pipeline: &str, holder: &str) -> Result<(), StoreError> {
-    tokio::time::timeout(GIVE_BACK, store.end_lease(pipeline, holder)).await.unwrap_or_else(|_| {
+pub async fn give_back(store: &dyn Store, name: &str, holder: &str) -> Result<(), StoreError> {
+    tokio::time::timeout(GIVE_BACK, store.end_lease(name, holder)).await.unwrap_or_else(|_| {
         Err(StoreError::new(ErrorKind::Unavailable, format!("no answer within {GIVE_BACK:?}")))
     })
 }

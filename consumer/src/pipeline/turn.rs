@@ -51,12 +51,8 @@ impl Turn {
     }
 
     async fn ask(&mut self, now: Instant) -> Result<(), StoreError> {
-        let request = LeaseRequest {
-            pipeline: self.name.clone(),
-            holder: self.holder.clone(),
-            demand: WHOLE,
-            ttl: TTL,
-        };
+        let request =
+            LeaseRequest { name: self.name.clone(), holder: self.holder.clone(), demand: WHOLE, ttl: TTL };
         let mut free = |others: &[Holder]| {
             if others.iter().all(|other| other.share == 0) { WHOLE } else { 0 }
         };

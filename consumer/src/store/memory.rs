@@ -148,11 +148,11 @@ impl MemoryStore {
         self.state().progress.clone()
     }
 
-    /// Shares that are leased now, each with its holder.
-    pub fn leases(&self, pipeline: &str) -> Vec<(String, u32)> {
+    /// Shares of this name that are leased now, each with its holder.
+    pub fn leases(&self, name: &str) -> Vec<(String, u32)> {
         let now = self.now_ms();
         let state = self.state();
-        state.live_leases(pipeline, now).map(|(holder, lease)| (holder.to_owned(), lease.share)).collect()
+        state.live_leases(name, now).map(|(holder, lease)| (holder.to_owned(), lease.share)).collect()
     }
 
     /// The store's clock, milliseconds since 1970.
@@ -271,9 +271,9 @@ impl Store for MemoryStore {
         Ok(LeaseGrant { share, database_time: DatabaseTime::told(now) })
     }
 
-    async fn end_lease(&self, pipeline: &str, holder: &str) -> Result<(), StoreError> {
+    async fn end_lease(&self, name: &str, holder: &str) -> Result<(), StoreError> {
         self.ask(Call::EndLease)?;
-        self.state().leases.remove(&(pipeline.to_owned(), holder.to_owned()));
+        self.state().leases.remove(&(name.to_owned(), holder.to_owned()));
         Ok(())
     }
 

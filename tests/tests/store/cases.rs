@@ -291,7 +291,7 @@ pub async fn a_trace_is_read_oldest_first_up_to_the_limit(bed: Bed) {
 }
 
 pub fn request(holder: &str, ttl: Duration) -> LeaseRequest {
-    LeaseRequest { pipeline: "c/g/t".to_owned(), holder: holder.to_owned(), demand: WHOLE, ttl }
+    LeaseRequest { name: "c/g/t".to_owned(), holder: holder.to_owned(), demand: WHOLE, ttl }
 }
 
 pub fn free(others: &[Holder]) -> u32 {
@@ -349,7 +349,7 @@ pub async fn a_lease_that_ends_later_than_any_can_is_shortened(bed: Bed) {
     const TTL: Duration = Duration::from_millis(300);
     let store = bed.store().await.unwrap();
     store.lease(&request("dead", HOUR), &mut |others| free(others)).await.unwrap();
-    let other = LeaseRequest { pipeline: "another".to_owned(), ..request("alive", HOUR) };
+    let other = LeaseRequest { name: "another".to_owned(), ..request("alive", HOUR) };
     store.lease(&other, &mut |others| free(others)).await.unwrap();
     let renew = async || store.lease(&request("second", TTL), &mut |others| free(others)).await;
     assert_eq!(renew().await.unwrap().share, 0, "it lasts as long as any");
@@ -367,7 +367,7 @@ pub async fn a_lease_that_ends_later_than_any_can_is_shortened(bed: Bed) {
 pub async fn a_lease_that_is_given_back_is_free_at_once(bed: Bed) {
     let store = bed.store().await.unwrap();
     store.lease(&request("first", DEADLINE), &mut |others| free(others)).await.unwrap();
-    let other = LeaseRequest { pipeline: "another".to_owned(), ..request("second", DEADLINE) };
+    let other = LeaseRequest { name: "another".to_owned(), ..request("second", DEADLINE) };
     assert_eq!(store.lease(&other, &mut |others| free(others)).await.unwrap().share, WHOLE);
     let mut seen = Vec::new();
     let decide = &mut |others: &[Holder]| {

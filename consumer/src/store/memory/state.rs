@@ -102,7 +102,7 @@ pub struct State {
     pub unsent: BTreeMap<i64, u16>,
     /// Index = number of the stream.
     pub progress: Vec<Progress>,
-    /// By pipeline and holder.
+    /// By name and holder.
     pub leases: BTreeMap<(String, String), Lease>,
     pub data_keys: BTreeMap<u32, WrappedKey>,
     pub dictionaries: BTreeMap<u16, SealedDictionary>,
@@ -168,30 +168,30 @@ impl State {
         Ok(())
     }
 
-    pub fn live_leases(&self, pipeline: &str, now_ms: i64) -> impl Iterator<Item = (&str, &Lease)> {
+    pub fn live_leases(&self, name: &str, now_ms: i64) -> impl Iterator<Item = (&str, &Lease)> {
         self.leases
             .iter()
-            .filter(move |((of, _), lease)| of == pipeline && lease.expires_at_ms > now_ms)
+            .filter(move |((of, _), lease)| of == name && lease.expires_at_ms > now_ms)
             .map(|((_, holder), lease)| (holder.as_str(), lease))
     }
 
     pub fn lease(&mut self, request: &LeaseRequest, now_ms: i64, decide: &mut Decide<'_>) -> u32 {
         let ttl = i64::try_from(request.ttl.as_millis()).unwrap_or(i64::MAX);
         let end = now_ms.saturating_add(ttl);
-        for ((pipeline, _), lease) in &mut self.leases {
-            if *pipeline == request.pipeline {
+        for ((name, _), lease) in &mut self.leases {
+            if *name == request.name {
                 lease.expires_at_ms = lease.expires_at_ms.min(end);
             }
         }
         let others: Vec<Holder> = self
-            .live_leases(&request.pipeline, now_ms)
+            .live_leases(&request.name, now_ms)
             .filter(|(holder, _)| *holder != request.holder)
             .map(|(holder, lease)| Holder { id: holder.to_owned(), share: lease.share, demand: lease.demand })
             .collect();
         let share = share_of(&others, decide);
         let lease = Lease { share, demand: request.demand, expires_at_ms: end };
         self.leases.retain(|_, lease| lease.expires_at_ms > now_ms);
-        self.leases.insert((request.pipeline.clone(), request.holder.clone()), lease);
+        self.leases.insert((request.name.clone(), request.holder.clone()), lease);
         share
     }
 }

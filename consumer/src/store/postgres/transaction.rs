@@ -54,9 +54,9 @@ pub(super) async fn begin_numbering(conn: &mut PgConnection, table: &str) -> Res
     begin_locked(conn, &format!("streams of {table}")).await
 }
 
-/// Begins a transaction in which no other replica of this pipeline gives out shares of the rate.
-pub(super) async fn begin_alone(conn: &mut PgConnection, pipeline: &str) -> Result<(), StoreError> {
-    begin_locked(conn, &format!("rate of {pipeline}")).await
+/// Begins a transaction in which nobody else renews a lease of this name, be it a rate or a turn.
+pub(super) async fn begin_alone(conn: &mut PgConnection, name: &str) -> Result<(), StoreError> {
+    begin_locked(conn, &format!("rate of {name}")).await
 }
 
 /// Begins a transaction that holds the named lock.

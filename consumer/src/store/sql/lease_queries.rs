@@ -1,4 +1,4 @@
-//! Shares of the rate: the same transaction on each backend, but for how it takes its lock and replaces a row.
+//! Shares of the rate, and turns: the same transaction on each backend, but for how it takes its lock and replaces a row.
 
 use crate::gate::lease::Holder;
 
@@ -15,7 +15,7 @@ pub const ON_CONFLICT: &str = " ON CONFLICT (pipeline, holder) DO UPDATE SET sha
      demand = excluded.demand, expires_at_ms = excluded.expires_at_ms";
 
 /// Implements `renew_share` and `give_share_back` for a backend, which has the functions `store_error`, `commit`,
-/// `begin_alone` (it begins a transaction and waits until no other replica of the pipeline is in one), `check_lock` (whether
+/// `begin_alone` (it begins a transaction and waits until no other replica is in one of that name), `check_lock` (whether
 /// that held while everything was read) and `now` (the database's clock).
 macro_rules! lease_store {
     (store: $store:ty, database: $database:ty, dialect: $dialect:expr, replace: $replace:expr) => {
@@ -36,11 +36,11 @@ macro_rules! lease_store {
                 request: &LeaseRequest,
                 decide: &mut Decide<'_>,
             ) -> Result<LeaseGrant, StoreError> {
-                begin_alone(conn, &request.pipeline).await?;
+                begin_alone(conn, &request.name).await?;
                 let database_time = self::now(conn).await?;
                 let now = database_time.ms;
                 let mut expire = Builder::new("DELETE FROM sluice_rate WHERE pipeline = ");
-                expire.push_bind(request.pipeline.clone()).push(" AND expires_at_ms <= ").push_bind(now);
+                expire.push_bind(request.name.clone()).push(" AND expires_at_ms <= ").push_bind(now);
                 within(SHORT_ANSWER, expire.build().execute(&mut *conn))
                     .await
                     .map_err(store_error("cannot end leases that ran out"))?;
@@ -49,7 +49,7 @@ macro_rules! lease_store {
                 let others = self.other_holders(conn, request, now).await?;
                 check_lock(conn).await?;
                 if others.iter().any(|(.., ends)| *ends > end) {
-                    self.shorten_leases(conn, &request.pipeline, end).await?;
+                    self.shorten_leases(conn, &request.name, end).await?;
                 }
                 let others: Vec<Holder> = others.into_iter().map(holder_of).collect();
                 let share = share_of(&others, decide);
@@ -57,7 +57,7 @@ macro_rules! lease_store {
                     "INSERT INTO sluice_rate (pipeline, holder, share, demand, expires_at_ms) VALUES (",
                 );
                 let mut values = renew.separated(", ");
-                values.push_bind(request.pipeline.clone()).push_bind(request.holder.clone());
+                values.push_bind(request.name.clone()).push_bind(request.holder.clone());
                 values.push_bind(i64::from(share)).push_bind(i64::from(request.demand));
                 values.push_bind(end);
                 renew.push(")").push($replace);
@@ -79,7 +79,7 @@ macro_rules! lease_store {
                     "SELECT {text}holder{text_end}, CAST(share AS {int8}), CAST(demand AS {int8}), \
                      CAST(expires_at_ms AS {int8}) FROM sluice_rate WHERE pipeline = "
                 ));
-                others.push_bind(request.pipeline.clone());
+                others.push_bind(request.name.clone());
                 others.push(" AND holder <> ").push_bind(request.holder.clone());
                 others.push(" AND expires_at_ms > ").push_bind(now);
                 within(SHORT_ANSWER, others.build_query_as::<HolderRow>().fetch_all(conn))
@@ -87,7 +87,7 @@ macro_rules! lease_store {
                     .map_err(store_error("cannot read the leases"))
             }
 
-            /// Has no lease of the pipeline end later than one that is renewed now. All last equally long, so the
+            /// Has no lease of that name end later than one that is renewed now. All last equally long, so the
             /// database's clock was set back, and a holder that died would keep its share for as long as the step was.
             async fn shorten_leases(
                 &self,

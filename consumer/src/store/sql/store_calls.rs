@@ -85,9 +85,9 @@ macro_rules! sql_store {
                 self.settle(session, done).await
             }
 
-            async fn end_lease(&self, pipeline: &str, holder: &str) -> Result<(), StoreError> {
+            async fn end_lease(&self, name: &str, holder: &str) -> Result<(), StoreError> {
                 let mut session = self.session(Purpose::Lease).await?;
-                let done = self.give_share_back(&mut session, pipeline, holder).await;
+                let done = self.give_share_back(&mut session, name, holder).await;
                 self.settle(session, done).await
             }
 

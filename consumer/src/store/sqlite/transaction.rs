@@ -34,8 +34,8 @@ pub(super) async fn begin_numbering(conn: &mut SqliteConnection, _table: &str) -
     begin(conn).await
 }
 
-/// Begins a transaction in which no other replica gives out shares of the rate: there is one writer at a time.
-pub(super) async fn begin_alone(conn: &mut SqliteConnection, _pipeline: &str) -> Result<(), StoreError> {
+/// Begins a transaction in which nobody else renews a lease: there is one writer at a time.
+pub(super) async fn begin_alone(conn: &mut SqliteConnection, _name: &str) -> Result<(), StoreError> {
     begin(conn).await
 }
 
