@@ -209,10 +209,12 @@ impl RateControl {
             .lease(request, &mut |others| {
                 fair = lease::fair_share(request.demand, others);
                 let mut share = lease::next_share(request.demand, present, others);
-                // What went out ahead of the rate is not handed over: whoever got it would use it once more.
-                kept = share + share / 50 < present && self.gate.is_ahead();
+                // What went out ahead of the rate is not handed over: whoever got it would use it once more. What others
+                // hold by now cannot be kept.
+                let keepable = present.min(lease::left_free(others));
+                kept = share + share / 50 < keepable && self.gate.is_ahead();
                 if kept {
-                    share = present;
+                    share = keepable;
                 }
                 // In effect before the commit that shows others that it is free.
                 self.lower(share);
@@ -375,3 +377,6 @@ impl Demand {
         ((wanted / f64::from(whole_rate) * f64::from(WHOLE)) as u32).clamp(1, WHOLE)
     }
 }
+
+#[cfg(test)]
+mod tests;

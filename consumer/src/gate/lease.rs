@@ -100,8 +100,7 @@ fn divide(own_demand: u32, others: &[Holder]) -> (u32, u32) {
 /// What a replica lacks counts, however little of the whole it is: it may be all that a quiet one needs, or a part for
 /// each of many. So whoever wants more takes what is free, and whoever has too much gives it up where others are short.
 pub fn next_share(own_demand: u32, own_share: u32, others: &[Holder]) -> u32 {
-    let held: u32 = others.iter().map(|holder| holder.share).fold(0, u32::saturating_add);
-    let free = WHOLE.saturating_sub(held);
+    let free = left_free(others);
     let fair = fair_share(own_demand, others);
     let (level, _) = divide(own_demand, others);
     let wants_more = fair > own_share && own_demand > own_share;
@@ -109,6 +108,13 @@ pub fn next_share(own_demand: u32, own_share: u32, others: &[Holder]) -> u32 {
     let is_near = fair > 0 && fair.abs_diff(own_share) < HYSTERESIS;
     let target = if is_near && !wants_more && !is_lacked { own_share } else { fair };
     target.min(free)
+}
+
+/// What the others leave. Usually at least what one holds oneself: but rows may be changed by hand, and leases end early
+/// where the database's clock steps forward.
+pub fn left_free(others: &[Holder]) -> u32 {
+    let held = others.iter().map(|holder| holder.share).fold(0, u32::saturating_add);
+    WHOLE.saturating_sub(held)
 }
 
 /// Whether a replica has an eighth less than it demands, or than `level`, where it demands more.
