@@ -124,7 +124,9 @@ impl Lane {
                 inbox.put_back(index, kept);
             }
             if let Some(index) = self.choose(&inbox.served, turn) {
-                turn = turn.wrapping_add(1);
+                // Behind this one, not behind the one whose turn it was: that may be idle, and each partition would have as
+                // many turns more as idle ones lie before it.
+                turn = index + 1;
                 let current = inbox.served.remove(index);
                 let kept = self.advance(current, &mut inbox).await;
                 inbox.put_back(index, kept);

@@ -55,3 +55,23 @@ async fn a_batch_that_may_have_thousands_of_rows_does_not_wait_while_there_are_m
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     replica.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn partitions_of_a_lane_get_equal_parts_however_many_idle_ones_lie_between_them() {
+    let store = Arc::new(MemoryStore::new(1, 1 << 20));
+    let source = MemorySource::new("cluster", "traces", 12);
+    for number in 0..20_000 {
+        source.push(&at(if number % 2 == 0 { 0 } else { 1 }), &span(number));
+    }
+    let replica = Replica::start(&source, &store);
+    replica.live.send_modify(|applied| (applied.live, applied.revision) = (Live::of_rate(1_000), 2));
+    source.assign(&(0..12).map(at).collect::<Vec<_>>());
+    until("part of the rows", || store.row_count() >= 5_000).await;
+    let position = |partition: i32| {
+        let progress = store.progress();
+        progress.iter().find(|row| row.key.partition == partition).unwrap().position.next_offset
+    };
+    let (one, other) = (position(0), position(1));
+    assert!(one.abs_diff(other) <= 500, "{one} and {other}");
+    replica.stop().await;
+}
