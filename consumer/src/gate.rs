@@ -65,6 +65,8 @@ pub struct Usage {
     pub released: u64,
     /// Spans that wait at this moment.
     pub waiting: usize,
+    /// Spans released before their time that are not paid for yet: see [`Bucket::owed`].
+    pub owed: usize,
     /// Whether a lane got less than it offered, or had to wait, although more is there: no share is too large.
     pub saturated: bool,
 }
@@ -159,9 +161,10 @@ impl Gate {
 
     /// What went through since the last call.
     pub fn take_usage(&self) -> Usage {
-        let mut state = self.lock();
+        let (mut state, now) = self.lock_now();
         let saturated = std::mem::take(&mut state.saturated) || state.waiting_with_more > 0;
-        Usage { released: std::mem::take(&mut state.released), waiting: state.waiting, saturated }
+        let released = std::mem::take(&mut state.released);
+        Usage { released, waiting: state.waiting, owed: state.bucket.owed(now) as usize, saturated }
     }
 
     /// Begins to watch a transaction of the database. Dropped without an outcome it tells nothing.
@@ -343,10 +346,10 @@ mod tests {
             async move { gate.release(OFFER, |_| (1, ())).await }
         });
         tokio::task::yield_now().await;
-        assert_eq!(gate.take_usage(), Usage { released: 1, waiting: 100, saturated: true });
+        assert_eq!(gate.take_usage(), Usage { released: 1, waiting: 100, owed: 0, saturated: true });
         tokio::time::timeout(Duration::from_millis(1), gate.hungry()).await.unwrap();
         lane.await.unwrap();
-        assert_eq!(gate.take_usage(), Usage { released: 1, waiting: 0, saturated: true });
+        assert_eq!(gate.take_usage(), Usage { released: 1, waiting: 0, owed: 0, saturated: true });
         assert!(!gate.take_usage().saturated);
     }
 }

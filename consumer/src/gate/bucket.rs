@@ -194,6 +194,13 @@ impl Bucket {
         self.prune(now);
     }
 
+    /// Spans that went out before their time and are not paid for yet.
+    pub fn owed(&mut self, now: Duration) -> f64 {
+        self.end_if_due(now);
+        self.fill(now);
+        (-self.tokens).max(0.0)
+    }
+
     /// Whether, within the last window, more than a quantum went out ahead of the rate: what was saved before. A
     /// smaller rate cannot take that back. A quantum is at least a message, which is always released before its time:
     /// counted as ahead, it would keep a share from being handed over for as long as large messages come.

@@ -33,7 +33,7 @@ const LEAST_GAP: Duration = Duration::from_millis(100);
 /// Over this time the use of the rate is averaged. Bursts of a replica that is not saturated are shorter than
 /// its share should follow: what it holds beyond its mean is lost to the others.
 const SMOOTHED_OVER: Duration = Duration::from_secs(5);
-/// A replica that released nothing for this long, and wants nothing, is idle.
+/// A replica that released nothing for this long, and neither wants nor owes anything, is idle.
 const IDLE_AFTER: Duration = Duration::from_secs(5);
 
 /// Keeps the rate of one replica's gate.
@@ -143,10 +143,11 @@ impl RateControl {
         let mut demand = Demand::new();
         let mut backoff = Backoff::new(lease::RENEW_STARVED, lease::RENEW);
         loop {
+            let usage = self.gate.take_usage();
             let request = LeaseRequest {
                 name: pipeline.clone(),
                 holder: holder.clone(),
-                demand: self.limited(demand.measure(self.gate.take_usage(), self.whole_rate())),
+                demand: self.limited(demand.measure(usage, self.whole_rate())),
                 ttl: lease::TTL,
             };
             let begin = Instant::now();
@@ -361,7 +362,7 @@ impl Demand {
         let weight = (-period / SMOOTHED_OVER.as_secs_f64()).exp();
         self.used = self.used * weight + usage.released as f64 / period * (1.0 - weight);
         self.measured = self.measured * weight + 1.0 - weight;
-        if usage.released > 0 || usage.waiting > 0 {
+        if usage.released > 0 || usage.waiting > 0 || usage.owed > 0 {
             self.used_at = now;
         }
         if whole_rate == 0 || now.saturating_duration_since(self.used_at) > IDLE_AFTER {
@@ -370,9 +371,11 @@ impl Demand {
         if usage.saturated {
             return WHOLE;
         }
-        // What waits is drained within the time of smoothing. A large message needs no large share: it goes at
-        // once and leaves a debt.
-        let wanted = self.used / self.measured + usage.waiting as f64 / SMOOTHED_OVER.as_secs_f64();
+        // What waits is drained within the time of smoothing. A large message needs no large share to go at once; it
+        // leaves a debt, which is paid also while nothing comes, or the next message would wait for it. What is owed was
+        // used, so only the larger of the two counts.
+        let used = (self.used / self.measured).max(usage.owed as f64 / SMOOTHED_OVER.as_secs_f64());
+        let wanted = used + usage.waiting as f64 / SMOOTHED_OVER.as_secs_f64();
         // At least something, so that the share is not lost between two spans.
         ((wanted / f64::from(whole_rate) * f64::from(WHOLE)) as u32).clamp(1, WHOLE)
     }

@@ -62,6 +62,8 @@ pub(super) enum Backlog {
     Endless,
     /// At most this many spans a second arrive: each lane's next message comes a while after the last one has gone.
     Trickle(u32),
+    /// A message so often, in turn from each lane; the first one at once.
+    Every(Duration),
     /// This many spans a second arrive, also while lanes wait: what has come then goes with the next message.
     Stream(u32),
 }
@@ -266,6 +268,10 @@ impl Lane {
         loop {
             let available = match self.backlog {
                 Backlog::Endless => 100_000,
+                Backlog::Every(gap) => {
+                    tokio::time::sleep_until(started + gap * (taken / message) as u32).await;
+                    message
+                }
                 Backlog::Trickle(rate) => {
                     let gap = (LANES * message) as f64 / f64::from(rate);
                     tokio::time::sleep(Duration::from_secs_f64(gap)).await;

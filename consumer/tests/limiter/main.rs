@@ -209,6 +209,22 @@ fn large_messages_at_a_low_rate_keep_bound_and_use() {
 }
 
 #[test]
+fn a_large_message_is_paid_for_while_nothing_comes_and_the_next_one_does_not_wait_for_it() {
+    run(async {
+        let mut bench = Bench::new(20, 1_000, Duration::from_millis(5));
+        // One of each lane: the second one goes when the first one is paid, and is paid itself 100 s after the start.
+        let gap = Duration::from_secs(130);
+        bench.join(Backlog::Every(gap));
+        tokio::time::sleep(gap * 2).await;
+        let before = bench.released_between(Duration::ZERO, gap);
+        assert_eq!(before, 2_000);
+        let at_once = bench.released_between(gap, gap + Duration::from_secs(1));
+        assert_eq!(at_once, 1_000, "after half a minute in which nothing was owed");
+        check_bound(&bench, &[(Duration::ZERO, 20)]).unwrap();
+    });
+}
+
+#[test]
 fn an_edit_is_in_effect_within_a_second_up_and_down() {
     run(async {
         let mut bench = Bench::new(2_000, 1, Duration::from_millis(5));

@@ -100,6 +100,20 @@ fn a_debt_outlives_a_change_of_the_rate() {
 }
 
 #[test]
+fn a_debt_is_told_and_shrinks_by_the_rate_while_nothing_is_asked_for() {
+    let mut bucket = Bucket::new(ms(0));
+    bucket.set_rate(ms(0), 100.0);
+    assert_eq!(bucket.owed(ms(20)), 0.0);
+    bucket.released(ms(20), 502, 502);
+    assert_eq!(bucket.owed(ms(1_020)).round(), 400.0);
+    bucket.set_end(ms(1_020), ms(2_020));
+    assert_eq!(bucket.owed(ms(60_000)).round(), 300.0, "without a lease nothing is paid");
+    bucket.set_end(ms(60_000), ms(90_000));
+    bucket.set_rate(ms(60_000), 100.0);
+    assert_eq!(bucket.owed(ms(70_000)), 0.0);
+}
+
+#[test]
 fn stalls_shorter_than_the_burst_lose_nothing() {
     let mut bucket = Bucket::new(ms(0));
     bucket.set_rate(ms(0), 2_000.0);
