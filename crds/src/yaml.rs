@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// # Errors
 /// The parser's message, with line and column where it knows them.
 pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_yaml::from_str(text).map_err(|error| error.to_string())
+    serde_yaml::from_str(without_mark(text)).map_err(|error| error.to_string())
 }
 
 /// Reads one YAML document as JSON; refuses a mapping with a repeated key. Empty documents before and after it, such as
@@ -21,7 +21,7 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 /// The parser's message, with line and column where it knows them; or there are several documents.
 pub fn to_json(text: &str) -> Result<serde_json::Value, String> {
     let mut value = serde_yaml::Value::Null;
-    for document in serde_yaml::Deserializer::from_str(text) {
+    for document in serde_yaml::Deserializer::from_str(without_mark(text)) {
         let next = serde_yaml::Value::deserialize(document).map_err(|error| error.to_string())?;
         if next.is_null() {
             continue;
@@ -33,6 +33,12 @@ pub fn to_json(text: &str) -> Result<serde_json::Value, String> {
     }
     value.apply_merge().map_err(|error| error.to_string())?;
     serde_json::to_value(value).map_err(|error| error.to_string())
+}
+
+/// Without the byte order mark that a document may begin with (YAML 1.2, 5.2), and that some editors write; serde_yaml
+/// takes it for content.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 /// Writes one YAML document.

@@ -111,6 +111,12 @@ fn empty_documents_do_not_count_and_a_second_one_is_refused() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_content() {
+    assert!(read(&format!("\u{feff}{GOOD}")).is_ok());
+    assert!(crate::yaml::from_str::<serde_json::Value>("\u{feff}a: 1").is_ok());
+}
+
+#[test]
 fn a_credential_in_the_wrong_place_is_not_repeated() {
     let sink = |server: &str| GOOD.replace("sqlite: { claimName: demo }", &format!("mysql: {{ {server} }}"));
     let brokers = |brokers: &str| GOOD.replace("'kafka:9092'", &format!("'{brokers}'"));
