@@ -11,7 +11,8 @@ use sluice_crds::names::LIVE_KEY;
 
 /// Calls `found` with each new content of the directory's file. Never ends.
 pub async fn follow(directory: &Path, found: impl Fn(Found)) {
-    poll::follow(&directory.join(LIVE_KEY), |content| found(as_found(content))).await;
+    // A link is switched: every text is whole.
+    poll::follow(&directory.join(LIVE_KEY), |_| true, |content| found(as_found(content))).await;
 }
 
 fn as_found(content: &Content) -> Found {

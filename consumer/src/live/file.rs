@@ -33,10 +33,15 @@ pub fn watch(path: PathBuf, config: &Config, stop: CancellationToken) -> watch::
         tokio::select! {
             () = stop.cancelled() => {}
             () = sender.closed() => {}
-            () = poll::follow(&path, |content| apply(&path, content, &settings, &sender)) => {}
+            () = follow(&path, &settings, &sender) => {}
         }
     });
     receiver
+}
+
+async fn follow(path: &Path, settings: &Settings, sender: &watch::Sender<Applied>) {
+    let is_whole = |text: &str| accept(text, settings).is_ok();
+    poll::follow(path, is_whole, |content| apply(path, content, settings, sender)).await;
 }
 
 fn apply(path: &Path, content: &Content, settings: &Settings, sender: &watch::Sender<Applied>) {

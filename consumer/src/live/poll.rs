@@ -2,7 +2,8 @@
 //!
 //! The file is read, not subscribed to: editors replace it, ConfigMap volumes switch symbolic links, network
 //! file systems send no events, and reading a few kilobytes ten times a second costs nothing. A content counts
-//! when two reads in a row have found it, so that a half-written file that happens to be valid is not taken.
+//! when two reads in a row have found it, so that a half-written file that happens to be valid is not taken. Where a
+//! file changes between all reads, that would be never: then, twice a second, one read is enough for what is whole.
 
 use std::io;
 use std::path::Path;
@@ -14,6 +15,9 @@ use crate::config;
 
 /// Time between two reads.
 const PERIOD: Duration = Duration::from_millis(100);
+
+/// After so many reads, each of which differed from the one before, one is enough.
+const RESTLESS: u32 = 5;
 
 /// The content of a file, or why there is none.
 pub type Content = Result<String, Unread>;
@@ -27,14 +31,15 @@ pub struct Unread {
     pub message: String,
 }
 
-/// Calls `news` with each new content, the first included; each once. Never ends; dropping it ends it.
-pub async fn follow(path: &Path, mut news: impl FnMut(&Content)) {
+/// Calls `news` with each new content, the first included; each once. `is_whole` tells whether a text can be what somebody
+/// meant to save. Never ends; dropping it ends it.
+pub async fn follow(path: &Path, is_whole: impl Fn(&str) -> bool, mut news: impl FnMut(&Content)) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = Seen::default();
     loop {
         ticks.tick().await;
-        if let Some(content) = seen.news(read(path).await) {
+        if let Some(content) = seen.news(read(path).await, &is_whole) {
             news(content);
         }
     }
@@ -45,19 +50,24 @@ pub async fn follow(path: &Path, mut news: impl FnMut(&Content)) {
 struct Seen {
     last: Option<Content>,
     handled: Option<Content>,
+    /// Reads in a row that differed from the one before.
+    differing: u32,
 }
 
 impl Seen {
-    /// The content where it is new and has been found twice in a row.
-    fn news(&mut self, content: Content) -> Option<&Content> {
+    /// The content where it is new and has been found twice in a row; see the module for files that never rest.
+    fn news(&mut self, content: Content, is_whole: impl Fn(&str) -> bool) -> Option<&Content> {
         let is_settled = self.last.as_ref() == Some(&content);
-        let is_new = self.handled.as_ref() != Some(&content);
-        if is_settled && is_new {
-            self.handled = Some(content);
-            return self.handled.as_ref();
-        }
+        self.differing = if is_settled { 0 } else { self.differing + 1 };
         self.last = Some(content);
-        None
+        let found = self.last.as_ref().filter(|found| self.handled.as_ref() != Some(*found))?;
+        let is_enough = self.differing >= RESTLESS && found.as_ref().is_ok_and(|text| is_whole(text));
+        if !is_settled && !is_enough {
+            return None;
+        }
+        self.differing = 0;
+        self.handled.clone_from(&self.last);
+        self.handled.as_ref()
     }
 }
 
@@ -76,18 +86,36 @@ async fn read(path: &Path) -> Content {
 mod tests {
     use super::*;
 
+    fn text(text: &str) -> Content {
+        Ok(text.to_owned())
+    }
+
     #[test]
     fn a_half_written_file_is_not_news_even_where_it_is_valid() {
-        let text = |text: &str| Ok(text.to_owned());
         let mut seen = Seen::default();
-        assert_eq!(seen.news(text("rateLimitQPS: 5000")), None);
-        assert_eq!(seen.news(text("rateLimitQPS: 5000")), Some(&text("rateLimitQPS: 5000")));
-        assert_eq!(seen.news(text("rateLimitQPS: 5000")), None);
-        assert_eq!(seen.news(text("rateLimitQPS: 6")), None);
-        assert_eq!(seen.news(text("rateLimitQPS: 600")), None);
-        assert_eq!(seen.news(text("rateLimitQPS: 600")), Some(&text("rateLimitQPS: 600")));
-        assert_eq!(seen.news(Err(Unread { missing: true, message: "no such file".into() })), None);
-        assert_eq!(seen.news(text("rateLimitQPS: 600")), None);
-        assert_eq!(seen.news(text("rateLimitQPS: 600")), None);
+        let mut news = |content| seen.news(content, |_| true).cloned();
+        assert_eq!(news(text("rateLimitQPS: 5000")), None);
+        assert_eq!(news(text("rateLimitQPS: 5000")), Some(text("rateLimitQPS: 5000")));
+        assert_eq!(news(text("rateLimitQPS: 5000")), None);
+        assert_eq!(news(text("rateLimitQPS: 6")), None);
+        assert_eq!(news(text("rateLimitQPS: 600")), None);
+        assert_eq!(news(text("rateLimitQPS: 600")), Some(text("rateLimitQPS: 600")));
+        assert_eq!(news(Err(Unread { missing: true, message: "no such file".into() })), None);
+        assert_eq!(news(text("rateLimitQPS: 600")), None);
+        assert_eq!(news(text("rateLimitQPS: 600")), None);
+    }
+
+    #[test]
+    fn a_file_that_is_saved_before_every_read_is_taken_twice_a_second_where_it_is_whole() {
+        let mut seen = Seen::default();
+        let taken: Vec<u32> = (1..=20)
+            .filter(|number| {
+                let is_whole = |text: &str| text != "rate: 15";
+                seen.news(text(&format!("rate: {number}")), is_whole).is_some()
+            })
+            .collect();
+        assert_eq!(taken, [5, 10, 16]);
+        let missing = |number: u32| Err(Unread { missing: true, message: format!("no such file {number}") });
+        assert!((0..20).all(|number| seen.news(missing(number), |_| true).is_none()));
     }
 }
