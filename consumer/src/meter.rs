@@ -59,6 +59,10 @@ pub struct Meters {
     errors: [AtomicU64; ERROR_KINDS.len()],
     /// Rows and dead letters that the settled messages became, without those of redriven dead letters.
     settled_spans: AtomicU64,
+    /// By how many offsets positions have moved with settled messages: those of no message between them count as well.
+    settled_offsets: AtomicU64,
+    /// Spans that went out before their time and are not paid for yet.
+    owed: AtomicU64,
     lanes: Mutex<Vec<LaneTime>>,
     guard_lowered: AtomicU64,
     lease_renewals: AtomicU64,
@@ -116,6 +120,15 @@ pub struct Preflight {
 
 /// Position and end of a partition that this replica owns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a transaction settled of the queue; nothing where it redrove dead letters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Messages.
+    pub messages: u64,
+    /// By how much the position moved: also over compacted messages and transactions' markers.
+    pub offsets: u64,
+}
+
 pub struct PartitionMeter {
     /// Offset of the first message that is not settled.
     pub position: u64,
@@ -140,6 +153,8 @@ impl Default for Meters {
             errors: std::array::from_fn(|_| zeros()),
             settled_spans: zeros(),
             lanes: Mutex::default(),
+            settled_offsets: zeros(),
+            owed: zeros(),
             guard_lowered: zeros(),
             lease_renewals: zeros(),
             rate: Mutex::default(),
@@ -159,12 +174,12 @@ impl Meters {
     pub fn committed(
         &self,
         at: &TopicPartition,
-        messages: u64,
+        settled: Settled,
         rows: u64,
         bytes: u64,
         dead: impl Iterator<Item = Reason>,
     ) {
-        self.messages.fetch_add(messages, Relaxed);
+        self.messages.fetch_add(settled.messages, Relaxed);
         self.stored.fetch_add(rows, Relaxed);
         self.stored_bytes.fetch_add(bytes, Relaxed);
         self.batches.fetch_add(1, Relaxed);
@@ -174,7 +189,8 @@ impl Meters {
             spans += 1;
         }
         // Redriven dead letters are no messages that the lag counts.
-        if messages > 0 {
+        if settled.messages > 0 {
+            self.settled_offsets.fetch_add(settled.offsets, Relaxed);
             self.settled_spans.fetch_add(spans, Relaxed);
         }
         self.store_works(Some(at));
@@ -212,6 +228,11 @@ impl Meters {
 
     /// The rate that the guard holds the pipeline's down to, if it does, and how often it has lowered it.
     pub fn set_guard(&self, held: Option<f64>, lowered: u64) {
+    /// What is owed to the rate; see [`crate::gate::Usage::owed`].
+    pub fn set_owed(&self, spans: u64) {
+        self.owed.store(spans, Relaxed);
+    }
+
         self.guard_lowered.store(lowered, Relaxed);
         let before = std::mem::replace(&mut lock(&self.rate).guard, held);
         match (before, held) {
@@ -308,7 +329,7 @@ impl Meters {
 
     /// Takes a sample for the achieved rate; called about once a second.
     pub fn tick(&self) {
-        // In this order: spans without their message would be a message too few.
+        // In this order: spans without their offsets would be some too few.
         let settled_spans = self.settled_spans.load(Relaxed);
         let (whole, effective) = {
             let rate = lock(&self.rate);
@@ -317,7 +338,7 @@ impl Meters {
         let sample = Sample {
             at: Instant::now(),
             written: self.stored.load(Relaxed) + self.all_dead_letters(),
-            messages: self.messages.load(Relaxed),
+            offsets: self.settled_offsets.load(Relaxed),
             settled_spans,
             whole,
             effective,

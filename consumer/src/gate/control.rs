@@ -144,6 +144,7 @@ impl RateControl {
         let mut backoff = Backoff::new(lease::RENEW_STARVED, lease::RENEW);
         loop {
             let usage = self.gate.take_usage();
+            self.meters.set_owed(usage.owed as u64);
             let request = LeaseRequest {
                 name: pipeline.clone(),
                 holder: holder.clone(),

@@ -22,9 +22,9 @@ pub(super) struct Sample {
     pub(super) at: Instant,
     /// Rows and dead letters.
     pub(super) written: u64,
-    /// Messages that are settled.
-    pub(super) messages: u64,
-    /// Rows and dead letters that these became.
+    /// Offsets of the queue that are settled.
+    pub(super) offsets: u64,
+    /// Rows and dead letters that their messages became.
     pub(super) settled_spans: u64,
     /// The rate that is set for the whole pipeline, spans per second.
     pub(super) whole: u32,
@@ -37,14 +37,14 @@ pub(super) struct Sample {
 #[derive(Debug, Default)]
 pub(super) struct History {
     samples: VecDeque<Sample>,
-    /// By the newest messages that were settled.
-    spans_per_message: Option<f64>,
+    /// By the newest offsets that were settled.
+    spans_per_offset: Option<f64>,
 }
 
 impl History {
     /// Takes a sample; comes about once a second.
     pub(super) fn push(&mut self, sample: Sample) {
-        self.spans_per_message = Some(self.spans_per_message(sample.messages, sample.settled_spans));
+        self.spans_per_offset = Some(self.spans_per_offset(sample.offsets, sample.settled_spans));
         self.samples.push_back(sample);
         while self.samples.len() > 2 && self.since(1) >= SUSTAINED_OVER {
             self.samples.pop_front();
@@ -78,13 +78,14 @@ impl History {
         (last.at - first.at >= SUSTAINED_AFTER).then(|| rate(first, last))
     }
 
-    /// How many spans a message has, given what has been settled up to now; 1 while nothing is known.
-    pub(super) fn spans_per_message(&self, messages: u64, settled_spans: u64) -> f64 {
-        let (messages_before, spans_before) =
-            self.samples.front().map_or((0, 0), |first| (first.messages, first.settled_spans));
-        match messages - messages_before {
-            0 => self.spans_per_message.unwrap_or(1.0),
-            messages => (settled_spans - spans_before) as f64 / messages as f64,
+    /// How many spans an offset is worth, given what has been settled up to now; 1 while nothing is known. Less than a
+    /// message is, where a topic is compacted or its messages come in transactions.
+    pub(super) fn spans_per_offset(&self, offsets: u64, settled_spans: u64) -> f64 {
+        let (offsets_before, spans_before) =
+            self.samples.front().map_or((0, 0), |first| (first.offsets, first.settled_spans));
+        match offsets - offsets_before {
+            0 => self.spans_per_offset.unwrap_or(1.0),
+            offsets => (settled_spans - spans_before) as f64 / offsets as f64,
         }
     }
 
@@ -132,7 +133,7 @@ mod tests {
             self.history.push(Sample {
                 at,
                 written: self.spans,
-                messages: self.messages,
+                offsets: self.messages,
                 settled_spans: self.spans,
                 whole: self.whole,
                 effective: second.effective,
@@ -178,16 +179,16 @@ mod tests {
         let mut bed = Bed::default();
         (0..100).for_each(|_| bed.pass(&Second { messages: 1_000, spans: 1_000, ..BUSY }));
         (0..70).for_each(|_| bed.pass(&Second { messages: 5, spans: 1_000, ..BUSY }));
-        assert_eq!(bed.history.spans_per_message(bed.messages, bed.spans), 200.0);
+        assert_eq!(bed.history.spans_per_offset(bed.messages, bed.spans), 200.0);
         // Nothing comes for a while.
         (0..70).for_each(|_| bed.pass(&BUSY));
-        assert_eq!(bed.history.spans_per_message(bed.messages, bed.spans), 200.0);
+        assert_eq!(bed.history.spans_per_offset(bed.messages, bed.spans), 200.0);
     }
 
     #[test]
     fn nothing_is_known_at_the_start() {
         let history = History::default();
         assert_eq!((history.recent(), history.sustained()), ((0.0, Bottleneck::Idle), None));
-        assert_eq!((history.spans_per_message(0, 0), ACTIVITIES.len()), (1.0, 4));
+        assert_eq!((history.spans_per_offset(0, 0), ACTIVITIES.len()), (1.0, 4));
     }
 }

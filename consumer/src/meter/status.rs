@@ -100,19 +100,23 @@ impl Meters {
         }
     }
 
-    /// Lag counts messages, the rate counts spans: those of the last minute convert one into the other.
+    /// Lag counts offsets, the rate counts spans: those of the last minute convert one into the other. What is owed comes
+    /// before all of them.
     fn drain_seconds(&self, lag: u64, effective: f64, is_held: bool) -> Option<u64> {
         if lag == 0 {
             return Some(0);
         }
-        let (messages, spans) = (self.messages.load(Relaxed), self.settled_spans.load(Relaxed));
+        // In this order, as in `tick`.
+        let spans = self.settled_spans.load(Relaxed);
+        let offsets = self.settled_offsets.load(Relaxed);
         let history = lock(&self.history);
         let rate = match history.sustained() {
             Some(sustained) if sustained > 0.0 => sustained.min(effective),
             Some(_) if is_held => ALMOST_NOTHING.min(effective),
             _ => effective,
         };
-        (rate > 0.0).then(|| (lag as f64 * history.spans_per_message(messages, spans) / rate).ceil() as u64)
+        let wait = lag as f64 * history.spans_per_offset(offsets, spans) + self.owed.load(Relaxed) as f64;
+        (rate > 0.0).then(|| (wait / rate).ceil() as u64)
     }
 
     /// The shortest retention of the topics that have a backlog; of all where none has.
@@ -225,12 +229,30 @@ mod tests {
     use sluice_crds::error_reason::ErrorReason;
 
     use super::*;
-    use crate::meter::{Activity, LaneMeter, PartitionMeter};
+    use crate::meter::{Activity, LaneMeter, PartitionMeter, Settled};
     use crate::source::TopicPartition;
     use crate::store::{ErrorKind, Reason, StoreError};
 
     fn at() -> TopicPartition {
         TopicPartition { topic: "t".into(), partition: 0 }
+    }
+
+    fn settled(messages: u64) -> Settled {
+        Settled { messages, offsets: messages }
+    }
+
+    #[test]
+    fn offsets_of_no_message_take_no_time_and_a_debt_does() {
+        let meters = Meters::default();
+        meters.set_rate(100, 100.0, 1.0, false);
+        meters.add_partition(&at());
+        meters.set_partition(&at(), PartitionMeter { position: 1_300, end: Some(1_300 + 130_000) });
+        // One of thirteen has survived compaction.
+        meters.committed(&at(), Settled { messages: 100, offsets: 1_300 }, 100, 0, std::iter::empty());
+        let drain = || meters.status(&Identity::default()).drain_seconds;
+        assert_eq!(drain(), Some(100));
+        meters.set_owed(5_000);
+        assert_eq!(drain(), Some(150), "nothing goes out before it is paid");
     }
 
     #[tokio::test(start_paused = true)]
@@ -241,14 +263,14 @@ mod tests {
         meters.set_partition(&at(), PartitionMeter { position: 5_000, end: Some(5_000 + 1_000_000) });
         meters.tick();
         for _ in 0..5 {
-            meters.committed(&at(), 1_000, 0, 0, std::iter::repeat_n(Reason::Undecodable, 1_000));
+            meters.committed(&at(), settled(1_000), 0, 0, std::iter::repeat_n(Reason::Undecodable, 1_000));
             tokio::time::advance(Duration::from_secs(1)).await;
             meters.tick();
         }
         let status = meters.status(&Identity::default());
         assert_eq!((status.achieved_qps, status.drain_seconds), (1_000.0, Some(1_000)));
         // Redriving them moves no lag.
-        meters.committed(&at(), 0, 5_000, 0, std::iter::empty());
+        meters.committed(&at(), settled(0), 5_000, 0, std::iter::empty());
         assert_eq!(meters.status(&Identity::default()).drain_seconds, Some(1_000));
     }
 
@@ -281,7 +303,7 @@ mod tests {
         meters.add_partition(&at());
         meters.set_partition(&at(), PartitionMeter { position: 10, end: Some(110) });
         assert_eq!(meters.status(&Identity::default()).drain_seconds, Some(1), "nothing is known yet");
-        meters.committed(&at(), 10, 20, 0, std::iter::repeat_n(Reason::InvalidSpan, 10));
+        meters.committed(&at(), settled(10), 20, 0, std::iter::repeat_n(Reason::InvalidSpan, 10));
         assert_eq!(meters.status(&Identity::default()).drain_seconds, Some(3));
     }
 

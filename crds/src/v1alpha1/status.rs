@@ -30,7 +30,8 @@ pub struct TracePipelineStatus {
     /// Messages that wait in the queue, to two significant digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<u64>,
-    /// Seconds until they are stored at the current rate, to two significant digits.
+    /// Seconds until they are stored at the current rate, to two significant digits: an upper bound, that of the consumer
+    /// with the longest backlog; the others leave it their share when they are done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_seconds: Option<u64>,
     /// Dead letters stored by the running pods since they started.

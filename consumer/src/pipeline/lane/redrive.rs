@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use tokio_util::sync::CancellationToken;
 
 use super::{Inbox, Lane, Released, Served};
-use crate::meter::Activity;
+use crate::meter::{Activity, Settled};
 use crate::pipeline::batch::{Batch, RefusedSpan};
 use crate::pipeline::isolate;
 use crate::pipeline::segment::{Entry, SEGMENT_BYTES, Segment, letter_message};
@@ -211,7 +211,7 @@ impl Lane {
         match self.watched(self.store.redrive(&redrive)).await {
             Ok(()) => {
                 let (rows, bytes) = (batch.rows().len() as u64, batch.body_bytes());
-                self.meters.committed(&stream.at, 0, rows, bytes, batch.reasons());
+                self.meters.committed(&stream.at, Settled::default(), rows, bytes, batch.reasons());
                 self.meters.redriven.fetch_add(settled.len() as u64, Relaxed);
                 tracing::info!(partition = %stream.at, letters = settled.len(), rows, failed = failed.len(),
                     "dead letters redriven");

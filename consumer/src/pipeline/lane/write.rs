@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::planted;
 use super::{Inbox, Lane, Released, Served};
 use crate::gate::guard::Outcome;
-use crate::meter::{Activity, PartitionMeter};
+use crate::meter::{Activity, PartitionMeter, Settled};
 use crate::pipeline::batch::{Batch, RefusedSpan};
 use crate::pipeline::isolate;
 use crate::pipeline::segment::Segment;
@@ -80,7 +80,9 @@ impl Lane {
             Ok(()) => {
                 self.witness.saw(&rows);
                 let (rows, bytes) = (batch.rows().len() as u64, batch.body_bytes());
-                self.meters.committed(&stream.at, messages as u64, rows, bytes, batch.reasons());
+                let offsets = batch.to().next_offset - stream.position.next_offset;
+                let settled = Settled { messages: messages as u64, offsets };
+                self.meters.committed(&stream.at, settled, rows, bytes, batch.reasons());
                 let end = self.source.known_end(&stream.at);
                 let position = batch.to().next_offset;
                 self.meters.advance_partition(&stream.at, PartitionMeter { position, end });
