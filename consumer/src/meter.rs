@@ -8,6 +8,7 @@ mod errors;
 mod history;
 mod lanes;
 mod open_errors;
+mod quota;
 mod retention;
 mod status;
 
@@ -28,6 +29,7 @@ use crate::store::{ErrorKind, Reason};
 use history::{History, Sample};
 use lanes::LaneTime;
 use open_errors::OpenErrors;
+use quota::Quota;
 
 pub use dead_letter_topic::{DeadLetterTopicMeter, DeadLetterTopicStatus};
 pub use lanes::{ACTIVITIES, Activity, LaneMeter};
@@ -57,12 +59,12 @@ pub struct Meters {
     pub sealing: OnceLock<Arc<seal::Counters>>,
     dead_letters: [AtomicU64; Reason::ALL.len()],
     errors: [AtomicU64; ERROR_KINDS.len()],
-    /// Rows and dead letters that the settled messages became, without those of redriven dead letters.
-    settled_spans: AtomicU64,
     /// By how many offsets positions have moved with settled messages: those of no message between them count as well.
     settled_offsets: AtomicU64,
     /// Spans that went out before their time and are not paid for yet.
     owed: AtomicU64,
+    /// Rows and dead letters that the settled messages became, without those of redriven dead letters.
+    settled_spans: AtomicU64,
     lanes: Mutex<Vec<LaneTime>>,
     guard_lowered: AtomicU64,
     lease_renewals: AtomicU64,
@@ -118,8 +120,6 @@ pub struct Preflight {
     pub group_joined: AtomicBool,
 }
 
-/// Position and end of a partition that this replica owns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 /// What a transaction settled of the queue; nothing where it redrove dead letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
@@ -129,6 +129,8 @@ pub struct Settled {
     pub offsets: u64,
 }
 
+/// Position and end of a partition that this replica owns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PartitionMeter {
     /// Offset of the first message that is not settled.
     pub position: u64,
@@ -151,10 +153,10 @@ impl Default for Meters {
             sealing: OnceLock::new(),
             dead_letters: std::array::from_fn(|_| zeros()),
             errors: std::array::from_fn(|_| zeros()),
-            settled_spans: zeros(),
-            lanes: Mutex::default(),
             settled_offsets: zeros(),
             owed: zeros(),
+            settled_spans: zeros(),
+            lanes: Mutex::default(),
             guard_lowered: zeros(),
             lease_renewals: zeros(),
             rate: Mutex::default(),
@@ -226,13 +228,13 @@ impl Meters {
         (rate.whole, rate.effective, rate.fraction, rate.suspended) = (whole, effective, fraction, suspended);
     }
 
-    /// The rate that the guard holds the pipeline's down to, if it does, and how often it has lowered it.
-    pub fn set_guard(&self, held: Option<f64>, lowered: u64) {
     /// What is owed to the rate; see [`crate::gate::Usage::owed`].
     pub fn set_owed(&self, spans: u64) {
         self.owed.store(spans, Relaxed);
     }
 
+    /// The rate that the guard holds the pipeline's down to, if it does, and how often it has lowered it.
+    pub fn set_guard(&self, held: Option<f64>, lowered: u64) {
         self.guard_lowered.store(lowered, Relaxed);
         let before = std::mem::replace(&mut lock(&self.rate).guard, held);
         match (before, held) {
@@ -343,6 +345,7 @@ impl Meters {
             whole,
             effective,
             lanes: lock(&self.lanes).iter().map(LaneTime::spent).collect(),
+            quota: Quota::now(),
         };
         lock(&self.history).push(sample);
     }

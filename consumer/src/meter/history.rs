@@ -7,6 +7,7 @@ use sluice_crds::bottleneck::Bottleneck;
 use tokio::time::Instant;
 
 use super::lanes::{self, Spent};
+use super::quota::Quota;
 
 /// Span over which the achieved rate is measured, and what limits it.
 const ACHIEVED_OVER: Duration = Duration::from_secs(5);
@@ -31,6 +32,7 @@ pub(super) struct Sample {
     /// What of it this replica may use.
     pub(super) effective: f64,
     pub(super) lanes: Vec<Spent>,
+    pub(super) quota: Quota,
 }
 
 /// Samples of the last minute.
@@ -60,7 +62,11 @@ impl History {
         if between.is_zero() {
             return (0.0, Bottleneck::Idle);
         }
-        let bottleneck = lanes::bottleneck(&first.lanes, &last.lanes, between);
+        let bottleneck = match lanes::bottleneck(&first.lanes, &last.lanes, between) {
+            // The answers were there, and nobody ran to take them.
+            Bottleneck::Store if last.quota.is_short_since(first.quota) => Bottleneck::Cpu,
+            other => other,
+        };
         (rate(first, last), bottleneck)
     }
 
@@ -138,7 +144,29 @@ mod tests {
                 whole: self.whole,
                 effective: second.effective,
                 lanes: vec![self.spent],
+                quota: Quota::default(),
             });
+        }
+    }
+
+    #[test]
+    fn who_waits_for_the_database_and_may_not_run_is_short_of_cpu() {
+        let sample = |at: Instant, spent: Duration, quota: &str| Sample {
+            at,
+            written: 0,
+            offsets: 0,
+            settled_spans: 0,
+            whole: 0,
+            effective: 0.0,
+            lanes: vec![[Duration::ZERO, Duration::ZERO, Duration::ZERO, spent]],
+            quota: Quota::of(quota),
+        };
+        for (throttled, expected) in [(49, Bottleneck::Cpu), (3, Bottleneck::Store)] {
+            let (mut history, begin, period) = (History::default(), Instant::now(), Duration::from_secs(5));
+            history.push(sample(begin, Duration::ZERO, ""));
+            let quota = format!("nr_periods 50\nnr_throttled {throttled}");
+            history.push(sample(begin + period, period, &quota));
+            assert_eq!(history.recent().1, expected);
         }
     }
 
