@@ -178,7 +178,7 @@ async fn windows_are_live() -> anyhow::Result<()> {
     Ok(())
 }
 
-mod alone {
+mod apart {
     use crate::world::Engine;
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! End to end: a real broker, real databases, the real binary, and an oracle that shares no code with it.
 //!
-//! Run by `tests/run`, six at a time; what measures rates, times or memory lies in modules `alone`, which follow one at a
-//! time.
+//! Run by `tests/run`, beside other tests. What measures its own processes only, or has bounds of seconds, lies in
+//! modules `apart`, which run a few at a time; what measures rates or shorter times in modules `alone`, one at a time.
 
 mod controls;
 mod credentials;

@@ -243,7 +243,7 @@ async fn broker_silent(silence: Silence) -> anyhow::Result<()> {
 }
 
 /// The broker that comes back is what takes long beside others.
-mod alone {
+mod apart {
     use super::*;
 
     #[tokio::test]

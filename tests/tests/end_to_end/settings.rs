@@ -153,7 +153,7 @@ async fn everything_comes_late() -> anyhow::Result<()> {
     Ok(())
 }
 
-mod alone {
+mod apart {
     #[tokio::test]
     #[ignore = "needs Kafka and MariaDB"]
     async fn a_pod_waits_for_secret_topic_and_live_document_and_says_for_which() {

@@ -75,7 +75,7 @@ async fn edits_without_the_api() -> anyhow::Result<()> {
     world.operator.log_is_clean(&[])
 }
 
-mod alone {
+mod apart {
     #[tokio::test]
     #[ignore = "needs a Kubernetes"]
     async fn consumers_cut_off_from_the_api_server_take_an_edit_from_the_mounted_directory() {
