@@ -9,7 +9,8 @@ use sluice_tests::cluster::{Cluster, Namespace};
 use sluice_tests::component::Scratch;
 use sluice_tests::eventually;
 use sluice_tests::helm::{Helm, chart};
-use sluice_tests::operator::Operator;
+use sluice_tests::operator::{CRD, Operator};
+use tokio::sync::OnceCell;
 
 /// How long anything may take that is not measured.
 pub const SOON: Duration = Duration::from_secs(90);
@@ -48,6 +49,15 @@ fn monitoring_kinds() -> String {
         .to_string()
     };
     kinds.map(crd).join("\n---\n")
+}
+
+/// The cluster of all who neither install nor remove the CRD, with that and with [`monitoring_kinds`].
+pub async fn shared() -> &'static Cluster {
+    static KINDS: OnceCell<()> = OnceCell::const_new();
+    let cluster = Cluster::shared().await.unwrap();
+    let kinds = format!("{CRD}\n---\n{}", monitoring_kinds());
+    KINDS.get_or_try_init(|| cluster.apply_crds(&kinds)).await.unwrap();
+    cluster
 }
 
 /// A namespace of a cluster, and helm for it.

@@ -1,15 +1,13 @@
 //! What the recipes in docs/operations.md rely on: who owns which field.
 
 use serde_json::json;
-use sluice_tests::cluster::Cluster;
-use sluice_tests::operator::CRD;
+
+use crate::bed::shared;
 
 #[tokio::test]
 #[ignore = "needs a Kubernetes"]
 async fn an_override_by_hand_outlives_the_next_sync_and_a_rate_by_hand_does_not() {
-    let cluster = Cluster::start().await.unwrap();
-    cluster.apply_crds(CRD).await.unwrap();
-    let namespace = cluster.namespace("gitops").await.unwrap();
+    let namespace = shared().await.namespace("gitops").await.unwrap();
     let in_git = include_str!("../../../crds/examples/mysql.yaml")
         .replace("namespace: observability", &format!("namespace: {}", namespace.name()));
     let sync = async || {

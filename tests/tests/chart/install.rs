@@ -6,9 +6,8 @@ use serde_json::{Value, json};
 use sluice_tests::cluster::{Cluster, Namespace};
 use sluice_tests::eventually;
 use sluice_tests::helm::chart;
-use sluice_tests::operator::CRD;
 
-use crate::bed::{Bed, RELEASE, SOON, nothing_was_refused, until};
+use crate::bed::{Bed, RELEASE, SOON, nothing_was_refused, shared, until};
 use crate::render::{values_files, with};
 
 const CRD_NAME: &str = "crd/tracepipelines.sluice.dev";
@@ -187,9 +186,8 @@ async fn people_get_their_rights_by_aggregation(bed: &Bed<'_>) {
 #[tokio::test]
 #[ignore = "needs a Kubernetes"]
 async fn an_installation_for_two_namespaces_works_there_and_has_no_right_elsewhere() {
-    let cluster = Cluster::start().await.unwrap();
-    cluster.apply_crds(CRD).await.unwrap();
-    let bed = Bed::new(&cluster, 4).await;
+    let cluster = shared().await;
+    let bed = Bed::new(cluster, 4).await;
     let (one, two) = (cluster.namespace("one").await.unwrap(), cluster.namespace("two").await.unwrap());
     let other = cluster.namespace("other").await.unwrap();
     let namespaces = format!("namespaces={{{},{}}}", one.name(), two.name());
@@ -227,9 +225,8 @@ async fn an_installation_for_two_namespaces_works_there_and_has_no_right_elsewhe
 #[ignore = "needs a Kubernetes"]
 async fn a_namespace_without_the_role_holds_up_no_other_and_is_looked_after_once_it_has_it() {
     const PATIENCE: Duration = Duration::from_secs(90);
-    let cluster = Cluster::start().await.unwrap();
-    cluster.apply_crds(CRD).await.unwrap();
-    let bed = Bed::new(&cluster, 4).await;
+    let cluster = shared().await;
+    let bed = Bed::new(cluster, 4).await;
     let (one, two) = (cluster.namespace("one").await.unwrap(), cluster.namespace("two").await.unwrap());
     let namespaces = format!("namespaces={{{},{}}}", one.name(), two.name());
     let set = ["--set", &namespaces, "--set", "crds.enabled=false,rbac.aggregate=false"];
