@@ -24,7 +24,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::component::{Component, Scratch};
 use crate::{cache_dir, eventually, free_port};
-use broker::{PASSWORD, broker, java, password_property, path, server_properties};
+use broker::{PASSWORD, PATIENT, PROMPT, broker, java, password_property, path, server_properties};
 use secure::Secure;
 
 pub use clients::{Reader, Sender};
@@ -211,6 +211,8 @@ impl Kafka {
     /// The broker is not ours, or does not answer.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         let own = self.own()?;
+        let file = own.dir.path().join("server.properties");
+        std::fs::write(&file, std::fs::read_to_string(&file)?.replace(PATIENT, PROMPT))?;
         own.component = Component::start("Kafka", &broker(&own.jars, &own.dir, &own.heap)?)?;
         self.answers().await
     }

@@ -7,6 +7,11 @@ use crate::component::{Launch, Scratch};
 
 /// The setting that holds the password; a broker reads it when it starts.
 pub(super) const PASSWORD: &str = "listener.name.password.plain.sasl.jaas.config";
+/// How long a broker may be silent until the controller takes it for dead, and its partitions have no leader: longer than
+/// a busy machine keeps it from saying anything.
+pub(super) const PATIENT: &str = "broker.session.timeout.ms=60000";
+/// The same for one that follows a killed one, and is not let in while that one is not taken for dead: Kafka's default.
+pub(super) const PROMPT: &str = "broker.session.timeout.ms=9000";
 /// Settings of the virtual machine: little memory, a quick start.
 const JVM: [&str; 5] =
     ["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"];
@@ -63,6 +68,7 @@ listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PODS:PLA
 inter.broker.listener.name=PLAINTEXT
 listener.name.password.sasl.enabled.mechanisms=PLAIN
 log.dirs={data}
+{PATIENT}
 auto.create.topics.enable=false
 log.cleaner.backoff.ms=500
 message.max.bytes={MAX_MESSAGE_BYTES}
