@@ -23,6 +23,8 @@ pub(super) fn path(path: &Path) -> String {
 pub(super) fn java(log: &str, jars: &Path, dir: &Scratch, arguments: &[&str]) -> anyhow::Result<Launch> {
     let classes = format!("{}/*", jars.display());
     let mut all: Vec<String> = JVM.iter().map(|&flag| flag.to_owned()).collect();
+    // Made by `tests/run`. One that is missing or of another Java is passed over (`-Xshare:auto`).
+    all.push(format!("-XX:SharedArchiveFile={}", path(&jars.join("classes.jsa"))));
     all.extend(["-cp".to_owned(), classes]);
     all.extend(arguments.iter().map(|&argument| argument.to_owned()));
     Ok(Launch {
