@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice_tests::cluster::{Cluster, Namespace};
+use sluice_tests::cluster::{ApiProxy, Cluster, Namespace};
 use sluice_tests::eventually;
 use sluice_tests::operator::{CRD, Operator};
 
@@ -103,16 +103,18 @@ const WITHOUT_EFFECT: [&str; 1] = ["autoscaling.max"];
 #[ignore = "needs a Kubernetes"]
 async fn every_field_changed_and_changed_back_leaves_what_was_before() {
     let bed = Bed::start("mutate").await;
+    // Hundreds of patches: each by itself would start a kubectl.
+    let proxy = ApiProxy::start(bed.cluster).await.unwrap();
+    let path = format!("/apis/sluice.dev/v1alpha1/namespaces/{}/tracepipelines/traces", bed.namespace.name());
+    let patch = async |spec: &Value| proxy.patch(&path, &json!({ "spec": spec })).await;
     bed.create(&pipeline()).await;
     let before = settled(&bed).await;
     let spec = bed.namespace.get("tp/traces").await.unwrap()["spec"].clone();
     let (mut refused, mut without_effect) = (BTreeSet::new(), BTreeSet::new());
     let mut applied = BTreeSet::new();
     let mutations = mutations(&schema(CRD), &spec);
-    for (path, patch, back) in &mutations {
-        let patch = json!({ "spec": patch }).to_string();
-        let patched = bed.namespace.kubectl(&["patch", "tp/traces", "--type=merge", "-p", &patch]).await;
-        if patched.is_err() {
+    for (path, change, back) in &mutations {
+        if patch(change).await.is_err() {
             refused.insert(path.as_str());
             continue;
         }
@@ -120,7 +122,7 @@ async fn every_field_changed_and_changed_back_leaves_what_was_before() {
         if settled(&bed).await == before {
             without_effect.insert(path.as_str());
         }
-        bed.patch(&json!({ "spec": back })).await;
+        patch(back).await.unwrap();
         assert_eq!(settled(&bed).await, before, "after {path} was changed back");
     }
     println!("changed and changed back: {applied:?}");

@@ -71,6 +71,8 @@ fn candidates(name: &str, schema: &Value) -> Vec<Value> {
         "encryption" => vec![
             json!({ "primaryKey": "a", "keys": [{ "name": "a", "secretKeyRef": secret["secretKeyRef"] }] }),
         ],
+        // Pods are made as often as the field is changed, on an API server that all tests share.
+        "replicas" => vec![json!(0), json!(3)],
         "autoscaling" => vec![json!({ "min": 3, "max": 4 })],
         "tls" => vec![json!({}), json!({ "caFrom": secret })],
         "sasl" => vec![json!({ "mechanism": "PLAIN", "usernameFrom": secret, "passwordFrom": secret })],
