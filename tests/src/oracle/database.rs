@@ -1,6 +1,6 @@
 //! The tables as plain SQL shows them, for each of the three databases.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use sqlx::AssertSqlSafe;
 use sqlx::mysql::MySqlPool;
 use sqlx::postgres::PgPool;
@@ -36,6 +36,8 @@ macro_rules! rows {
         }
     };
 }
+
+mod letters;
 
 impl Database {
     /// Connects to `mysql://…`, `postgres://…` or the SQLite file at `sqlite:PATH`.
@@ -122,69 +124,6 @@ impl Database {
         );
         let rows = rows!(self, sql, (i64, String, String, String))?;
         Ok(rows.into_iter().map(|(id, trace_id, kind, body)| FoundRow { id, trace_id, kind, body }).collect())
-    }
-
-    /// Every id of a dead letter, ascending.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn dead_letter_ids(&self) -> anyhow::Result<Vec<i64>> {
-        let sql = format!("SELECT {} FROM sluice_dead_letter ORDER BY id", self.int("id"));
-        Ok(rows!(self, sql, (i64,))?.into_iter().map(|row| row.0).collect())
-    }
-
-    /// Every dead letter with its bytes.
-    ///
-    /// # Errors
-    /// The database does not answer, or a dead letter lacks a part.
-    pub async fn dead_letters(&self) -> anyhow::Result<Vec<FoundDeadLetter>> {
-        self.opened_letters(None).await
-    }
-
-    async fn opened_letters(&self, unsealer: Option<&Unsealer>) -> anyhow::Result<Vec<FoundDeadLetter>> {
-        type Head = (i64, String, i64, i64, Option<i64>, String);
-        let sql = format!(
-            "SELECT {}, {}, {}, {}, {}, {} FROM sluice_dead_letter ORDER BY id",
-            self.int("id"),
-            self.text("topic"),
-            self.int(&self.quoted("partition")),
-            self.int(&self.quoted("offset")),
-            self.int("span_index"),
-            self.text("reason"),
-        );
-        let mut letters = Vec::new();
-        for (id, topic, partition, offset, span_index, reason) in rows!(self, sql, Head)? {
-            let part = async |part| match unsealer {
-                None => self.part(id, part).await,
-                Some(unsealer) => {
-                    let sealed = self.part(id, &format!("sealed:{part}")).await?;
-                    sealed.map(|sealed| unsealer.part(id, part, &sealed)).transpose()
-                }
-            };
-            let headers = part("headers").await?.context("a dead letter has no headers")?;
-            letters.push(FoundDeadLetter {
-                topic,
-                partition,
-                offset,
-                span_index,
-                trace_id: String::from_utf8(self.part(id, "trace_id").await?.unwrap_or_default())?,
-                kind: String::from_utf8(self.part(id, "kind").await?.unwrap_or_default())?,
-                reason,
-                key: part("key").await?,
-                // In one form, whatever the order of members and the blanks.
-                headers: serde_json::from_slice::<serde_json::Value>(&headers)?.to_string(),
-                value: part("value").await?.unwrap_or_default(),
-            });
-        }
-        Ok(letters)
-    }
-
-    async fn part(&self, id: i64, part: &str) -> anyhow::Result<Option<Vec<u8>>> {
-        let sql = format!(
-            "SELECT data FROM sluice_dead_letter_chunk WHERE id = {id} AND part = '{part}' ORDER BY seq"
-        );
-        let chunks = rows!(self, sql, (Vec<u8>,))?;
-        Ok((!chunks.is_empty()).then(|| chunks.into_iter().flat_map(|chunk| chunk.0).collect()))
     }
 
     /// Every row of `sluice_progress`; none while there is no such table.
