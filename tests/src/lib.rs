@@ -35,7 +35,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 /// How long between two looks at a condition.
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(50);
+
+/// How much later than a time this process may notice that it has come: a busy machine may not let it run.
+const LATE: Duration = Duration::from_secs(60);
 
 /// Looks at a condition until it gives a value.
 ///

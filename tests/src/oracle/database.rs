@@ -97,7 +97,12 @@ impl Database {
     }
 
     async fn count_of(&self, table: &str) -> anyhow::Result<u64> {
-        let rows = none_without_table(rows!(self, format!("SELECT COUNT(*) FROM {table}"), (i64,)))?;
+        self.number(format!("SELECT COUNT(*) FROM {table}")).await
+    }
+
+    /// The number that a query gives; 0 while there is no such table.
+    async fn number(&self, sql: String) -> anyhow::Result<u64> {
+        let rows = none_without_table(rows!(self, sql, (i64,)))?;
         Ok(rows.first().map_or(0, |row| row.0 as u64))
     }
 
@@ -124,6 +129,14 @@ impl Database {
         );
         let rows = rows!(self, sql, (i64, String, String, String))?;
         Ok(rows.into_iter().map(|(id, trace_id, kind, body)| FoundRow { id, trace_id, kind, body }).collect())
+    }
+
+    /// How many data keys a key of the ring wraps.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn data_keys_of(&self, ring_key: &str) -> anyhow::Result<u64> {
+        self.number(format!("SELECT COUNT(*) FROM sluice_data_key WHERE wrapped_by = '{ring_key}'")).await
     }
 
     /// Every row of `sluice_progress`; none while there is no such table.

@@ -17,6 +17,8 @@ const TAKES_PART: Duration = Duration::from_secs(40);
 /// How long a consumer may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(20);
 const DEADLINE: Duration = Duration::from_secs(240);
+/// Each look asks Kafka and the database; QPS leaves time for hundreds of them between two steps.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// What happens when so many parts of a hundred are settled.
 enum Step {
@@ -61,6 +63,7 @@ async fn drains_exactly_once(engine: Engine, steps: &[(u64, Step)]) -> anyhow::R
         ensure!(began.elapsed() < DEADLINE, "only {settled} of {messages} messages after {DEADLINE:?}");
         ensure!(first.component.is_running()?, "the consumer ended:\n{}", first.component.log_tail(40));
         let Some((percent, step)) = steps.next_if(|(percent, _)| settled * 100 >= messages * percent) else {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
             continue;
         };
         match step {

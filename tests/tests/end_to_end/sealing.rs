@@ -42,13 +42,6 @@ fn keys(case: &Case, command: &str, arguments: &[&str]) -> anyhow::Result<Output
     Ok(Command::new(binary()?).args(arguments_of(case, command)).args(arguments).output()?)
 }
 
-/// How many data keys a key of the ring wraps, as `sluice keys status` has it.
-fn wrapped_by(case: &Case, name: &str) -> anyhow::Result<u64> {
-    let status = json(&keys(case, "status", &["-o", "json"])?)?;
-    let key = status["keys"].as_array().into_iter().flatten().find(|key| key["name"] == name);
-    key.and_then(|key| key["dataKeys"].as_u64()).with_context(|| format!("no {name} in {status}"))
-}
-
 fn good(output: &Output) -> anyhow::Result<String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -226,7 +219,8 @@ const SLOW_POSTGRES: [&str; 2] = [
 
 /// Starts a rotation, and kills it when half of what it has to do is done.
 async fn rotation_killed_half_way(case: &Case) -> anyhow::Result<()> {
-    let before = wrapped_by(case, "k1")?;
+    let database = case.database().await?;
+    let before = database.data_keys_of("k1").await?;
     ensure!(before >= 20, "only {before} data keys to be wrapped anew");
     let mut rotation = Component::start(
         "sluice keys rotate",
@@ -238,11 +232,11 @@ async fn rotation_killed_half_way(case: &Case) -> anyhow::Result<()> {
         },
     )?;
     eventually("half of the data keys to be wrapped anew", DEADLINE, async || {
-        Ok((wrapped_by(case, "k1")? <= before / 2).then_some(()))
+        Ok((database.data_keys_of("k1").await? <= before / 2).then_some(()))
     })
     .await?;
     rotation.kill().await?;
-    let left = wrapped_by(case, "k1")?;
+    let left = database.data_keys_of("k1").await?;
     ensure!(left > 0, "it was killed when it had ended");
     println!("killed with {left} of {before} data keys still to be wrapped anew");
     Ok(())
@@ -272,7 +266,7 @@ async fn a_killed_rotation_is_repeated(engine: Engine, [slow, fast]: [&str; 2]) 
     ensure!(verified["problems"] == 0, "between two rotations: {verified}");
     case.execute(fast).await?;
     good(&keys(&case, "rotate", &[])?)?;
-    ensure!(wrapped_by(&case, "k1")? == 0, "the second rotation has left some out");
+    ensure!(case.database().await?.data_keys_of("k1").await? == 0, "the second rotation has left some out");
 
     // The first key is not needed any more: by those who read, and by who goes on storing.
     replica.component.stop(GRACE).await?;
