@@ -8,7 +8,7 @@ use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
 use crate::certificates::Identity;
-use crate::server::{START, Server, program};
+use crate::server::{Commands, START, Server, program};
 use crate::{eventually, free_port};
 
 const NOT_OURS: &str = "this test must own its server; unset SLUICE_TEST_MYSQL_URL";
@@ -145,16 +145,19 @@ impl MariaDb {
             // Each server that starts removes the temporary tables it finds in this folder: in a common one also
             // those that its neighbours are using.
             let temporary = format!("--tmpdir={dir}");
-            let initialise = [
+            // That of the server, which would make it anew otherwise.
+            let log_size = "--innodb-log-file-size=256M".to_owned();
+            let initialise = vec![
                 "mariadb-install-db".to_owned(),
                 "--no-defaults".to_owned(),
                 temporary.clone(),
                 format!("--datadir={dir}/data"),
                 "--auth-root-authentication-method=normal".to_owned(),
                 "--skip-test-db".to_owned(),
+                log_size.clone(),
             ];
             let mut run = vec![
-                daemon,
+                daemon.clone(),
                 "--no-defaults".to_owned(),
                 temporary,
                 format!("--datadir={dir}/data"),
@@ -165,7 +168,7 @@ impl MariaDb {
                 "--skip-name-resolve".to_owned(),
                 "--innodb-flush-log-at-trx-commit=1".to_owned(),
                 "--innodb-buffer-pool-size=256M".to_owned(),
-                "--innodb-log-file-size=256M".to_owned(),
+                log_size,
             ];
             run.extend(options.iter().map(|&option| option.to_owned()));
             if identity.is_some() {
@@ -173,7 +176,7 @@ impl MariaDb {
                 run.push(format!("--ssl-key={dir}/server.key"));
                 run.push("--require-secure-transport=ON".to_owned());
             }
-            [initialise.to_vec(), run]
+            Commands { initialise, alike: true, run }
         })
         .await?;
         let base = format!("mysql://root@{loopback}:{port}/");

@@ -7,7 +7,7 @@ use anyhow::Context;
 use sqlx::{Connection, PgConnection};
 
 use crate::postgres::Postgres;
-use crate::server::{START, Server, program};
+use crate::server::{Commands, START, Server, program};
 use crate::{eventually, free_port};
 
 /// It, and where it listens.
@@ -38,7 +38,8 @@ impl Pgpool {
             ];
             // `-n`: stay in front.
             let run = format!("{pgpool} -n -f {dir}/pgpool.conf -a {dir}/empty.conf -F {dir}/empty.conf");
-            [write.to_vec(), run.split(' ').map(str::to_owned).collect()]
+            let run = run.split(' ').map(str::to_owned).collect();
+            Commands { initialise: write.to_vec(), alike: false, run }
         })
         .await?;
         let mut pgpool = Self { base: format!("postgres://postgres@127.0.0.1:{port}/"), server };

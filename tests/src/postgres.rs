@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
 use crate::certificates::Identity;
-use crate::server::{START, Server, program};
+use crate::server::{Commands, START, Server, program};
 use crate::{eventually, free_port};
 
 const NOT_OURS: &str = "this test must own its server; unset SLUICE_TEST_POSTGRES_URL";
@@ -109,7 +109,11 @@ impl Postgres {
             });
             let words = |line: String| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
             let more = settings.iter().flat_map(|&setting| ["-c".to_owned(), setting.to_owned()]);
-            [words(initialise), words(run + &tls).into_iter().chain(more).collect()]
+            Commands {
+                initialise: words(initialise),
+                alike: primary.is_none(),
+                run: words(run + &tls).into_iter().chain(more).collect(),
+            }
         })
         .await?;
         let mut postgres =

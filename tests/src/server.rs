@@ -1,7 +1,9 @@
 //! What the two database servers have in common: a data directory, a user to run as, restarts.
 
+mod template;
+
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -9,12 +11,23 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
+use crate::cache_dir;
 use crate::certificates::Identity;
 use crate::component::{Component, Launch, Scratch, family};
 use crate::disk::Disk;
 
 /// How long initialising or starting may take.
 pub const START: Duration = Duration::from_secs(180);
+
+/// What makes a data directory, and what serves it.
+pub(crate) struct Commands {
+    /// Program and arguments that make `DIR/data`.
+    pub initialise: Vec<String>,
+    /// Whether every server begins with the same data: it is copied then.
+    pub alike: bool,
+    /// Program, by its path, and arguments of the server.
+    pub run: Vec<String>,
+}
 
 /// A server process of ours on a data directory of ours.
 #[derive(Debug)]
@@ -29,14 +42,14 @@ pub struct Server {
 
 impl Server {
     /// Initialises and starts a server. Programs run as `user` where the test runs as root, as servers refuse
-    /// to be root; `commands` gives the program and arguments of both steps from the directory. With `disk`, all of
-    /// its files are on one of so many bytes. `identity` lies in the directory as `server.crt` and `server.key`.
+    /// to be root; `commands` gives what to run from the directory. With `disk`, all of its files are on one of so many
+    /// bytes. `identity` lies in the directory as `server.crt` and `server.key`.
     pub(crate) async fn start(
         name: &'static str,
         user: &str,
         disk: Option<u64>,
         identity: Option<&Identity>,
-        commands: impl FnOnce(&str) -> [Vec<String>; 2],
+        commands: impl Fn(&str) -> Commands,
     ) -> anyhow::Result<Self> {
         let dir = Scratch::new(&format!("sluice-{name}-"))?;
         let disk = disk.map(|bytes| Disk::mount(dir.path(), bytes)).transpose()?;
@@ -47,26 +60,16 @@ impl Server {
             // PostgreSQL reads no key that others may read, too.
             std::fs::set_permissions(own, std::fs::Permissions::from_mode(0o600))?;
         }
-        let mut prefix = Vec::new();
-        if Uid::effective().is_root() {
-            let owned =
-                std::process::Command::new("chown").arg("--recursive").arg(user).arg(dir.path()).status()?;
-            ensure!(owned.success(), "cannot give the directory to {user}");
-            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
-            // Replaces itself by the program, so that the process id is the server's.
-            prefix =
-                ["setpriv", "--reuid", user, "--regid", user, "--init-groups"].map(str::to_owned).to_vec();
+        let prefix = given_to(user, dir.path())?;
+        let as_user = |command: Vec<String>| prefix.iter().cloned().chain(command).collect();
+        let Commands { initialise, alike, run } = commands(&dir.path().display().to_string());
+        // On a disk of its own everything has the room that its initialiser takes.
+        if alike && disk.is_none() {
+            template::copied(name, user, &commands, &cache_dir(), &dir.path().join("data")).await?;
+        } else {
+            carried_out(name, as_user(initialise), dir.path().join("initialise.log")).await?;
         }
-        let [initialise, run] = commands(&dir.path().display().to_string());
-        let launch = |command: Vec<String>, log: &str| {
-            let mut words = prefix.iter().cloned().chain(command);
-            let program = PathBuf::from(words.next().unwrap_or_default());
-            Launch { program, arguments: words.collect(), log: dir.path().join(log), ..Launch::default() }
-        };
-        let mut initialiser = Component::start(name, &launch(initialise, "initialise.log"))?;
-        let code = initialiser.ended(START).await?;
-        ensure!(code == 0, "initialising {name} ended with {code}:\n{}", initialiser.log_tail(20));
-        let launch = launch(run, "server.log");
+        let launch = launch(as_user(run), dir.path().join("server.log"));
         let component = Component::start(name, &launch)?;
         Ok(Self { name, launch, component, disk, _dir: dir })
     }
@@ -129,6 +132,32 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Gives a directory to the user as whom a server runs; returns what makes a command run as that user.
+fn given_to(user: &str, dir: &Path) -> anyhow::Result<Vec<String>> {
+    if !Uid::effective().is_root() {
+        return Ok(Vec::new());
+    }
+    let owned = std::process::Command::new("chown").arg("--recursive").arg(user).arg(dir).status()?;
+    ensure!(owned.success(), "cannot give the directory to {user}");
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))?;
+    // Replaces itself by the program, so that the process id is the server's.
+    Ok(["setpriv", "--reuid", user, "--regid", user, "--init-groups"].map(str::to_owned).to_vec())
+}
+
+fn launch(words: Vec<String>, log: PathBuf) -> Launch {
+    let mut words = words.into_iter();
+    let program = PathBuf::from(words.next().unwrap_or_default());
+    Launch { program, arguments: words.collect(), log, ..Launch::default() }
+}
+
+/// Runs a command to its end, which must be a good one.
+async fn carried_out(name: &str, words: Vec<String>, log: PathBuf) -> anyhow::Result<()> {
+    let mut process = Component::start(name, &launch(words, log))?;
+    let code = process.ended(START).await?;
+    ensure!(code == 0, "initialising {name} ended with {code}:\n{}", process.log_tail(20));
+    Ok(())
 }
 
 /// The first of these files that exists.
