@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use sluice_tests::cluster::{ApiProxy, get};
-use sluice_tests::eventually;
+use sluice_tests::cluster::ApiProxy;
 use sluice_tests::ledger::{Ledger, Shape};
 
-use super::world::{START, World, now_ms};
+use super::world::{START, World, statuses};
 
 /// The kubelet looks after a pod's volumes every `syncFrequency` (10 s here), give or take a half; then the
 /// consumer looks at the directory ten times a second. The rest is for a machine that does other things, too.
@@ -15,16 +14,6 @@ const KUBELETS_SYNC: Duration = Duration::from_secs(60);
 /// A dead connection is noticed after 35 s of silence; a new one is tried every 5 s.
 const RECONNECT: Duration = Duration::from_secs(60);
 const MESSAGES: u64 = 200;
-
-/// What every consumer of the namespace says.
-async fn statuses(pods: &[String]) -> anyhow::Result<Vec<Value>> {
-    let mut statuses = Vec::new();
-    for pod in pods {
-        let (_, status) = get(&format!("http://{pod}:9464/status")).await?;
-        statuses.push(serde_json::from_str(&status)?);
-    }
-    Ok(statuses)
-}
 
 /// Waits until every consumer applies a rate that it has from `source`.
 async fn until(

@@ -9,7 +9,7 @@ use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::oracle::database::Database;
 use sluice_tests::rate::{Releases, bound};
 
-use super::world::{PARTITIONS, START, World, now_ms, secret};
+use super::world::{PARTITIONS, START, World, secret, statuses};
 
 const EDITS: usize = 50;
 /// Of a hundred edits one may be late: what is promised is their 99th percentile.
@@ -41,8 +41,13 @@ async fn fifty_edits() {
     world.wait_ready().await;
     println!("ready {:?} after the resource", began.elapsed());
 
-    // The lease has been shared out when both are at work.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // One that joins gets a share of the rate only when the others have given it up.
+    let pods = world.pod_addresses().await;
+    let shared_out = eventually("the rate to be shared out", START, async || {
+        let mut shares = statuses(&pods).await?.into_iter().map(|status| status["leasedFraction"].as_f64());
+        Ok(shares.all(|share| share > Some(0.0)).then_some(()))
+    });
+    world.namespace.explain(shared_out.await).await.unwrap();
     let proxy = ApiProxy::start(world.cluster).await.unwrap();
     let mut edits = Vec::new();
     for number in 1..=EDITS {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
-use sluice_tests::cluster::{ApiProxy, Cluster, Namespace, Sent};
+use sluice_tests::cluster::{ApiProxy, Cluster, Namespace, Sent, get};
 use sluice_tests::eventually;
 use sluice_tests::kafka::Kafka;
 use sluice_tests::ledger::Ledger;
@@ -156,6 +156,16 @@ impl World {
         ensure!(problems.is_empty(), "{}", report(&problems));
         self.confirmed(1_000_000).await.context("after everything was stored")
     }
+}
+
+/// What consumers at these addresses say.
+pub async fn statuses(pods: &[String]) -> anyhow::Result<Vec<Value>> {
+    let mut statuses = Vec::new();
+    for pod in pods {
+        let (_, status) = get(&format!("http://{pod}:9464/status")).await?;
+        statuses.push(serde_json::from_str(&status)?);
+    }
+    Ok(statuses)
 }
 
 /// A Secret as a document.
