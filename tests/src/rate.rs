@@ -1,7 +1,7 @@
 //! Measures releases: how many spans the pipeline let through in every sliding second.
 //!
-//! A row's id carries the database's time at which its batch was built, in milliseconds (`consumer/src/store/id.rs`),
-//! which is when its spans were released; so the bound can be checked afterwards, exactly, over all replicas.
+//! The id of a row or a dead letter carries the database's time at which its batch was built, in milliseconds
+//! (`consumer/src/store/id.rs`), which is when it was released; so the bound can be checked afterwards, exactly, over all replicas.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub struct Window {
 }
 
 impl Releases {
-    /// From row ids, in any order.
+    /// From ids of rows and dead letters, in any order.
     pub fn from_ids(ids: impl IntoIterator<Item = i64>) -> Self {
         Self::from_times(ids.into_iter().map(time_of))
     }

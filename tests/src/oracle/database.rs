@@ -1,5 +1,7 @@
 //! The tables as plain SQL shows them, for each of the three databases.
 
+use std::time::Duration;
+
 use anyhow::bail;
 use sqlx::AssertSqlSafe;
 use sqlx::mysql::MySqlPool;
@@ -9,6 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 use super::unseal::{RingKey, Unsealer};
 use super::{Account, FoundDeadLetter, FoundPosition, FoundRow, Problem};
 use crate::ledger::Ledger;
+use crate::rate::{ID_EPOCH_MS, Releases};
 
 /// The trace table that all tests use.
 pub const TABLE: &str = "connectivity_trace";
@@ -131,6 +134,31 @@ impl Database {
         Ok(rows.into_iter().map(|(id, trace_id, kind, body)| FoundRow { id, trace_id, kind, body }).collect())
     }
 
+    /// What the rate has let through: rows, and dead letters, each of which counts as one.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn released(&self) -> anyhow::Result<Releases> {
+        Ok(Releases::from_ids([self.ids().await?, self.dead_letter_ids().await?].concat()))
+    }
+
+    /// How many rows have a time in their id that is not within `tolerance` of when they were inserted, by the server's
+    /// own clock (`created_at`).
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn misdated(&self, tolerance: Duration) -> anyhow::Result<u64> {
+        let inserted = match self {
+            Self::Mysql(_) => "UNIX_TIMESTAMP(created_at)",
+            Self::Postgres(_) => "EXTRACT(EPOCH FROM created_at)",
+            Self::Sqlite(_) => "unixepoch(created_at)",
+        };
+        // The time is in the bits above the lowest 22.
+        let told = format!("({} / 4194304 + {ID_EPOCH_MS})", self.int("id"));
+        let apart = format!("ABS({inserted} * 1000 - {told})");
+        self.number(format!("SELECT COUNT(*) FROM {TABLE} WHERE {apart} > {}", tolerance.as_millis())).await
+    }
+
     /// How many data keys a key of the ring wraps.
     ///
     /// # Errors
@@ -241,6 +269,8 @@ fn none_without_table<T>(rows: Result<Vec<T>, sqlx::Error>) -> Result<Vec<T>, sq
 
 #[cfg(test)]
 mod tests {
+    use sqlx::sqlite::SqlitePoolOptions;
+
     use super::*;
 
     #[tokio::test]
@@ -256,5 +286,28 @@ mod tests {
         assert!(database.count().await.is_err());
         assert!(database.count_dead_letters().await.is_err());
         assert!(database.positions().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn dead_letters_are_released_as_rows_are_and_ids_of_another_time_are_found() {
+        let create = SqliteConnectOptions::new().in_memory(true);
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(create).await.unwrap();
+        let id = |millis: i64| millis << 22;
+        for sql in [
+            format!("CREATE TABLE {TABLE} (id, created_at)"),
+            format!("INSERT INTO {TABLE} VALUES ({}, '2024-01-01 00:00:10')", id(10_999)),
+            format!("INSERT INTO {TABLE} VALUES ({}, '2024-01-01 00:00:10')", id(13_000)),
+            "CREATE TABLE sluice_dead_letter (id)".to_owned(),
+            format!("INSERT INTO sluice_dead_letter VALUES ({})", id(12_000)),
+        ] {
+            sqlx::query(AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+        }
+        let database = Database::Sqlite(pool);
+        let released = database.released().await.unwrap();
+        assert_eq!(
+            released.between(0, i64::MAX),
+            [10_999, 12_000, 13_000].map(|millis| ID_EPOCH_MS + millis)
+        );
+        assert_eq!(database.misdated(Duration::from_secs(2)).await.unwrap(), 1);
     }
 }

@@ -130,7 +130,7 @@ async fn a_slow_database_is_spared(engine: Engine, replicas: usize) -> anyhow::R
     for replica in &mut fleet {
         replica.component.stop(WAIT).await?;
     }
-    let releases = Releases::from_ids(case.database().await?.ids().await?);
+    let releases = case.database().await?.released().await?;
     releases.check_bound(began, now_ms(), bound(f64::from(QPS), PARTITIONS as u32, 10), "throughout")
 }
 

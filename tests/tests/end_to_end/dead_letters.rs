@@ -114,7 +114,7 @@ async fn come_back(engine: Engine) -> anyhow::Result<()> {
     let left = listed(&case, &[])?;
     ensure!(left.is_empty(), "{left:?}");
     case.audit(&ledger, SPANS, &[]).await?;
-    let releases = Releases::from_ids(case.database().await?.ids().await?);
+    let releases = case.database().await?.released().await?;
     let allowed = bound(f64::from(QPS), 6, ledger.spans_per_message);
     releases.check_bound(began, now_ms(), allowed, "with what is redriven")?;
 

@@ -76,7 +76,7 @@ async fn frozen_and_thawed() -> anyhow::Result<()> {
         replica.component.stop(GRACE).await?;
     }
     case.audit(&ledger, messages * ledger.spans_per_message, &[]).await?;
-    let releases = Releases::from_ids(case.database().await?.ids().await?);
+    let releases = case.database().await?.released().await?;
     // Two replicas with three partitions, a lane each.
     let allowed = bound(f64::from(QPS), PARTITIONS as u32, 10);
     releases.check_bound(began, edited - 1_000, allowed, "until the edit")

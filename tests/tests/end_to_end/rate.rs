@@ -60,6 +60,25 @@ fn check_both(releases: &Releases, since: i64, lanes: u32, what: &str) -> anyhow
     releases.check_bound(since, to, bound(f64::from(QPS), lanes, 10), what)
 }
 
+/// Messages that cannot be decoded, behind one another in every partition: let through for nothing, those of one
+/// partition alone would be more than the bound leaves room for.
+const GARBAGE: u64 = 200;
+/// How far the time in an id may be from the insert: lanes hold what is released for a moment only.
+const PROMPT: Duration = Duration::from_secs(2);
+
+/// A backlog on all partitions, with garbage in it that is reached after a quarter of a minute.
+async fn produce_with_garbage(case: &Case, ledger: &Ledger, messages: u64) -> anyhow::Result<()> {
+    let before = 15 * u64::from(QPS) / ledger.spans_per_message;
+    let spread = |message: u64| (message % PARTITIONS as u64) as i32;
+    ledger.produce(case.kafka, &case.topic, 0..before, spread).await?;
+    let sender = case.kafka.producer()?;
+    for number in 0..GARBAGE * PARTITIONS as u64 {
+        sender.send(&case.topic, spread(number), Some(b"no JSON"), None, None).await?;
+    }
+    sender.flush()?;
+    ledger.produce(case.kafka, &case.topic, before..messages, spread).await
+}
+
 async fn evenly_spread_backlog() -> anyhow::Result<()> {
     let mut case = Case::new(Engine::Mysql, "rate_even", PARTITIONS, |pipeline| {
         pipeline.rate = QPS;
@@ -67,8 +86,7 @@ async fn evenly_spread_backlog() -> anyhow::Result<()> {
     })
     .await?;
     let ledger = ledger(21, 10);
-    let messages = 30_000;
-    ledger.produce(case.kafka, &case.topic, 0..messages, |message| (message % 6) as i32).await?;
+    produce_with_garbage(&case, &ledger, 30_000).await?;
     let first_start = now_ms();
     let mut replicas = fleet(&case, &["a", "b", "c"]).await?;
     let shared_out = now_ms();
@@ -89,7 +107,12 @@ async fn evenly_spread_backlog() -> anyhow::Result<()> {
         replica.component.stop(Duration::from_secs(20)).await?;
     }
 
-    let releases = Releases::from_ids(case.database().await?.ids().await?);
+    let database = case.database().await?;
+    let letters = database.count_dead_letters().await?;
+    ensure!(letters == GARBAGE * PARTITIONS as u64, "{letters} dead letters");
+    let misdated = database.misdated(PROMPT).await?;
+    ensure!(misdated == 0, "{misdated} rows have ids of another time than that of their insert");
+    let releases = database.released().await?;
     // A lane each: every replica owns two or three partitions, and has up to four lanes.
     let lanes = PARTITIONS as u32;
     releases.check_bound(first_start, down, bound(f64::from(QPS), lanes, 10), "from start to edit")?;
@@ -147,7 +170,7 @@ async fn backlog_on_one_partition() -> anyhow::Result<()> {
     for replica in &mut replicas {
         replica.component.stop(Duration::from_secs(20)).await?;
     }
-    let releases = Releases::from_ids(case.database().await?.ids().await?);
+    let releases = case.database().await?.released().await?;
     releases.check_bound(began, now_ms(), bound(f64::from(QPS), BUSY, 10), "from the start")?;
     check_both(&releases, shared_out, BUSY, "all on one partition")?;
     check_both(&releases, replaced, BUSY, "all on one partition, after a death and a join")
@@ -172,7 +195,7 @@ async fn messages_of_a_hundred(
         replica.component.stop(Duration::from_secs(20)).await?;
     }
     let ended = now_ms();
-    let releases = Releases::from_ids(case.database().await?.ids().await?);
+    let releases = case.database().await?.released().await?;
     releases.check_bound(began, ended, bound(f64::from(qps), PARTITIONS as u32, 100), name)?;
     // A message larger than the quantum leaves a debt: over a longer time the sum is bounded too.
     let most = 1.01 * f64::from(qps) * (ended - began) as f64 / 1e3 + f64::from(PARTITIONS) * 100.0;

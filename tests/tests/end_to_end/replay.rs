@@ -89,7 +89,7 @@ async fn lost_rows_come_back(engine: Engine) -> anyhow::Result<()> {
     case.audit(&ledger, SPANS + 300, &[]).await?;
 
     // At its own rate, which is far below the pipeline's. (The pipeline's own 300 come on top.)
-    let releases = Releases::from_ids(database.ids().await?);
+    let releases = database.released().await?;
     let most = bound(f64::from(RATE), 8, ledger.spans_per_message) + 300.0;
     releases.check_bound(began, now_ms(), most, "replay")?;
 
@@ -163,7 +163,7 @@ async fn a_replay_stays_within_the_pipelines_rate_and_stops_with_it() {
     assert!(side.is_running().unwrap(), "a suspended replay waits");
     case.edit(|pipeline| pipeline.suspend = false).unwrap();
     eventually("the replay to finish", WAIT, async || Ok((!side.is_running()?).then_some(()))).await.unwrap();
-    let releases = Releases::from_ids(database.ids().await.unwrap());
+    let releases = database.released().await.unwrap();
     let most = bound(f64::from(QPS), 8, ledger.spans_per_message);
     releases.check_bound(to, now_ms(), most, "replay and pipeline").unwrap();
     pipeline.component.stop(WAIT).await.unwrap();

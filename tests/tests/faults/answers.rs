@@ -39,7 +39,7 @@ async fn answers_late_by_turns() -> anyhow::Result<()> {
     case.wait_settled(messages, WAIT).await?;
     sluice.component.stop(GRACE).await?;
     case.audit(&ledger, messages * ledger.spans_per_message, &[]).await?;
-    let releases = Releases::from_ids(case.database().await?.ids().await?);
+    let releases = case.database().await?.released().await?;
     let used = releases.used(edited - 1_000 - MEASURED_MS, edited - 1_000, f64::from(QPS));
     ensure!(used > 0.8, "only {used:.2} of the rate is used: no second is full");
     let allowed = bound(f64::from(QPS), LANES, ledger.spans_per_message);

@@ -87,7 +87,7 @@ async fn comings_and_goings() -> anyhow::Result<()> {
         replica.component.stop(GRACE).await?;
     }
     case.audit(&ledger, messages * ledger.spans_per_message, &[]).await?;
-    let releases = Releases::from_ids(case.database().await?.ids().await?);
+    let releases = case.database().await?.released().await?;
     let allowed = bound(f64::from(QPS), PARTITIONS as u32, ledger.spans_per_message);
     releases.check_bound(began, edited - 3_000, allowed, "until the edit")
 }

@@ -68,7 +68,7 @@ async fn a_node_for_each_replica() -> anyhow::Result<()> {
         replica.component.stop(GRACE).await?;
     }
     case.audit(&ledger, messages * ledger.spans_per_message, &[]).await?;
-    let releases = Releases::from_ids(case.database().await?.ids().await?);
+    let releases = case.database().await?.released().await?;
     let allowed = bound(f64::from(QPS), LANES, ledger.spans_per_message);
     releases.check_bound(began, edited - 1_000, allowed, "until the edit")?;
 

@@ -137,7 +137,7 @@ impl Course {
         let database = Database::connect(&self.url).await?;
         let settled: i64 = database.positions().await?.iter().map(|position| position.next_offset).sum();
         ensure!((settled as u64) < self.messages, "{}: the backlog ended before the measurement", self.qps);
-        let releases = Releases::from_ids(database.ids().await?);
+        let releases = database.released().await?;
         let (largest_message, window_ms) = (self.ledger.spans_per_message, self.window_ms);
         Ok(Outcome { qps: self.qps, largest_message, window_ms, began, ended, phases, releases })
     }

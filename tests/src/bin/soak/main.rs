@@ -193,7 +193,7 @@ impl World {
         let problems = database.audit(ledger, spans, &[]).await?;
         ensure!(problems.is_empty(), "{}", report(&problems));
         println!("{faults} faults and edits; {spans} spans, every one stored once, no dead letter");
-        self.check_rate(&Releases::from_ids(database.ids().await?))?;
+        self.check_rate(&database.released().await?)?;
         self.usage.check()?;
         println!("soak: passed");
         Ok(())

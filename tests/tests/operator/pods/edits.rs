@@ -62,7 +62,7 @@ async fn fifty_edits() {
     world.patch_rate(0).await;
     println!("kubectl patch takes {:?} as a whole", by_hand.elapsed());
 
-    let releases = Releases::from_ids(database.ids().await.unwrap());
+    let releases = database.released().await.unwrap();
     let problems = late_edits(&releases, &edits, end);
     assert!(problems.len() <= LATE, "{}", problems.join("\n"));
 

@@ -72,7 +72,7 @@ async fn skewed_backlog() -> anyhow::Result<()> {
     ensure!(kills >= KILLS && led >= LED, "{kills} kills, {led} of a leader: too few to show anything");
 
     let database = Database::connect(&world.url).await?;
-    let releases = Releases::from_ids(database.ids().await?);
+    let releases = database.released().await?;
     let used = releases.used(edit + SETTLE_MS, end, f64::from(QPS));
     // One lane has work.
     let most = bound(f64::from(QPS), 1, ledger.spans_per_message);
