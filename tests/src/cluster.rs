@@ -33,7 +33,7 @@ use tokio::sync::OnceCell;
 pub use self::client::{Kubectl, Namespace, get};
 pub use self::cut::CutOff;
 pub use self::proxy::{ApiProxy, Sent, Watch};
-pub use self::tools::{helm, kwok};
+pub use self::tools::{helm, kubernetes_version, kwok};
 pub use self::writes::{StopAfter, Write, WriteProxy};
 
 use self::control_plane::ControlPlane;

@@ -10,8 +10,6 @@ use crate::component::Scratch;
 
 /// Time limit of one call, in seconds.
 const CALL: &str = "300";
-/// What `helm template` takes the API server for: a helm that was built from its module knows none.
-const KUBE_VERSION: &str = "--kube-version=1.34.4";
 
 /// The folder of the chart.
 pub fn chart() -> PathBuf {
@@ -71,8 +69,23 @@ impl Helm {
     /// # Errors
     /// It does not render; the message says why.
     pub async fn template(&self, namespace: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        self.template_of("chart", namespace, arguments).await
+    }
+
+    /// As [`Self::template`], for a release of another name.
+    ///
+    /// # Errors
+    /// As [`Self::template`].
+    pub async fn template_of(
+        &self,
+        release: &str,
+        namespace: &str,
+        arguments: &[&str],
+    ) -> anyhow::Result<String> {
         let chart = chart().display().to_string();
-        let fixed = ["template", "chart", &chart, "--namespace", namespace, KUBE_VERSION];
+        // What it takes the API server for: a helm that was built from its module knows none.
+        let version = format!("--kube-version={}", cluster::kubernetes_version()?);
+        let fixed = ["template", release, &chart, "--namespace", namespace, &version];
         self.run(&[&fixed, arguments].concat()).await
     }
 }

@@ -23,8 +23,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::component::{Component, Scratch};
-use crate::{cache_dir, eventually, free_port};
-use broker::{PASSWORD, PATIENT, PROMPT, broker, java, password_property, path, server_properties};
+use crate::{eventually, free_port};
+use broker::{PASSWORD, PATIENT, PROMPT, broker, jars, java, password_property, path, server_properties};
 use secure::Secure;
 
 pub use clients::{Reader, Sender};
@@ -95,9 +95,7 @@ impl Kafka {
         if let Ok(bootstrap) = std::env::var("SLUICE_TEST_KAFKA") {
             return Ok(Self { bootstrap, pod_bootstrap: None, own: None });
         }
-        let jars = std::env::var_os("SLUICE_TEST_KAFKA_JARS")
-            .map_or_else(|| cache_dir().join("kafka-4.1.0"), PathBuf::from);
-        ensure!(jars.is_dir(), "no Kafka jars in {}; run `tests/run --prepare`", jars.display());
+        let jars = jars()?;
         let dir = Scratch::new("sluice-kafka-")?;
         let (port, controller_port) = (free_port()?, free_port()?);
         let properties = dir.path().join("server.properties");

@@ -30,7 +30,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 
@@ -59,6 +59,28 @@ pub async fn eventually<T>(
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Milliseconds since 1970, as the databases of this machine have them.
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+/// Waits until a time has come, in milliseconds since 1970: something is measured until then.
+///
+/// # Errors
+/// The clock stands still.
+pub async fn until(time_ms: i64) -> anyhow::Result<()> {
+    let deadline = Duration::from_millis(u64::try_from(time_ms - now_ms()).unwrap_or(0)) + LATE;
+    eventually("a time to come", deadline, async || Ok((now_ms() >= time_ms).then_some(()))).await
+}
+
+/// Waits for a time to pass: a fault has to last.
+///
+/// # Errors
+/// As [`until`].
+pub async fn passes(duration: Duration) -> anyhow::Result<()> {
+    until(now_ms() + duration.as_millis() as i64).await
 }
 
 /// Where ports are looked for: under the ones that the system gives to outgoing connections (32768 and above on Linux),

@@ -2,7 +2,7 @@
 //!
 //! `kubectl proxy` carries the credentials.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use http_body_util::{BodyExt, Full};
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{Cluster, client};
 use crate::component::{Component, Launch, Scratch};
-use crate::{eventually, free_port};
+use crate::{eventually, free_port, now_ms};
 
 const START: Duration = Duration::from_secs(60);
 /// Longest wait for a write's answer, or for the next event of a watch.
@@ -37,10 +37,6 @@ pub struct Sent {
     pub at: i64,
     /// After its answer.
     pub answered: i64,
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
 impl ApiProxy {

@@ -6,10 +6,19 @@ use anyhow::{Context, ensure};
 
 use crate::cache_dir;
 
+const KUBERNETES: &str = include_str!("../../cluster/kubernetes/go.mod");
+
 /// Kubernetes' own commands.
 pub(super) fn commands() -> anyhow::Result<PathBuf> {
-    let go_mod = include_str!("../../cluster/kubernetes/go.mod");
-    built("SLUICE_TEST_KUBERNETES", "kubernetes", go_mod, "k8s.io/kubernetes")
+    built("SLUICE_TEST_KUBERNETES", "kubernetes", KUBERNETES, "k8s.io/kubernetes")
+}
+
+/// The version of Kubernetes that `tests/run` builds, such as `v1.34.4`.
+///
+/// # Errors
+/// None is pinned.
+pub fn kubernetes_version() -> anyhow::Result<&'static str> {
+    pinned(KUBERNETES, "k8s.io/kubernetes").context("no version of Kubernetes is pinned")
 }
 
 /// The helm command of a major version, 3 or 4; that of the `PATH` where a cluster is given (`SLUICE_TEST_CLUSTER`).
@@ -68,7 +77,7 @@ mod tests {
     #[test]
     fn every_tool_module_pins_a_version() {
         for (go_mod, module) in [
-            (include_str!("../../cluster/kubernetes/go.mod"), "k8s.io/kubernetes"),
+            (KUBERNETES, "k8s.io/kubernetes"),
             (include_str!("../../cluster/helm3/go.mod"), "helm.sh/helm/v3"),
             (include_str!("../../cluster/helm4/go.mod"), "helm.sh/helm/v4"),
         ] {

@@ -1,8 +1,11 @@
 //! How a broker is started, and its settings.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
 
 use super::{MAX_MESSAGE_BYTES, USER};
+use crate::cache_dir;
 use crate::component::{Launch, Scratch};
 
 /// The setting that holds the password; a broker reads it when it starts.
@@ -15,6 +18,23 @@ pub(super) const PROMPT: &str = "broker.session.timeout.ms=9000";
 /// Settings of the virtual machine: little memory, a quick start.
 const JVM: [&str; 5] =
     ["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"];
+
+/// Where `tests/run` has put the broker's jars.
+pub(super) fn jars() -> anyhow::Result<PathBuf> {
+    let jars = match std::env::var_os("SLUICE_TEST_KAFKA_JARS") {
+        Some(jars) => jars.into(),
+        None => cache_dir().join(format!("kafka-{}", version().context("no version of Kafka is pinned")?)),
+    };
+    ensure!(jars.is_dir(), "no Kafka jars in {}; run `tests/run --prepare`", jars.display());
+    Ok(jars)
+}
+
+/// The version that is pinned.
+fn version() -> Option<&'static str> {
+    let (_, behind) =
+        include_str!("../../kafka/pom.xml").split_once("<artifactId>kafka_2.13</artifactId>")?;
+    Some(behind.split_once("<version>")?.1.split_once("</version>")?.0)
+}
 
 pub(super) fn path(path: &Path) -> String {
     path.display().to_string()
@@ -89,4 +109,15 @@ group.consumer.heartbeat.interval.ms=1000
 {}",
         password_property(USER.1)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_of_kafka_is_pinned() {
+        let version = version().unwrap();
+        assert!(version.starts_with("4."), "{version}");
+    }
 }

@@ -318,7 +318,6 @@ fn is_subdomain(name: &str) -> bool {
 #[ignore = "needs a Kubernetes"]
 async fn long_names_stay_legal() {
     let helm = Helm::new(3).unwrap();
-    let chart = chart().display().to_string();
     for (namespace, release) in [
         ("n".repeat(63), "r".repeat(53)),
         // It is cut behind what no name may end with.
@@ -327,9 +326,8 @@ async fn long_names_stay_legal() {
         ("7".repeat(63), "1".repeat(53)),
         ("7".to_owned(), "1".to_owned()),
     ] {
-        let (namespace, on) = (format!("--namespace={namespace}"), "--set=demo.enabled=true");
-        let arguments = ["template", &release, &chart, &namespace, "--kube-version=1.34.4", on];
-        for document in documents(&helm.run(&arguments).await.unwrap()) {
+        let rendered = helm.template_of(&release, &namespace, &["--set=demo.enabled=true"]).await.unwrap();
+        for document in documents(&rendered) {
             let kind = document["kind"].as_str().unwrap();
             let name = document["metadata"]["name"].as_str().unwrap();
             let wide = kind.starts_with("ClusterRole");
@@ -383,12 +381,10 @@ async fn a_test_has_names_that_nobody_chooses_and_pods_that_a_quota_takes() {
 #[ignore = "needs a Kubernetes"]
 async fn names_that_look_like_numbers_stay_texts() {
     let helm = Helm::new(4).unwrap();
-    let chart = chart().display().to_string();
     let on = "demo.enabled=true,monitoring.rules.enabled=true,monitoring.operatorMonitor=PodMonitor";
     let names = "nameOverride=789,operator.serviceAccount.name=321";
-    let arguments = ["template", "1e3", &chart, "--namespace", "456", "--kube-version=1.34.4", "--set", on];
-    for arguments in [&arguments[..], &[&arguments[..], &["--set-string", names]].concat()[..]] {
-        for document in documents(&helm.run(arguments).await.unwrap()) {
+    for arguments in [&["--set", on][..], &["--set", on, "--set-string", names]] {
+        for document in documents(&helm.template_of("1e3", "456", arguments).await.unwrap()) {
             let kind = document["kind"].as_str().unwrap();
             let wide = kind.starts_with("ClusterRole") || kind == "CustomResourceDefinition";
             assert!(document["metadata"]["name"].is_string(), "{document}");

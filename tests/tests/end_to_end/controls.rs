@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
-use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::postgres::Postgres;
-use sluice_tests::rate::{Releases, bound};
+use sluice_tests::rate::bound;
 use sluice_tests::sluice::{Sink, Sluice};
+use sluice_tests::{eventually, now_ms};
 
-use crate::world::{Case, Engine, now_ms, unique};
+use crate::world::{Case, Engine, unique};
 
 const WAIT: Duration = Duration::from_secs(30);
 const QPS: u32 = 1_000;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use sluice_tests::ledger::{Ledger, Shape};
-use sluice_tests::rate::{Releases, bound};
+use sluice_tests::now_ms;
+use sluice_tests::rate::bound;
 use sluice_tests::sluice::binary;
 
-use crate::world::{Case, Engine, now_ms};
+use crate::world::{Case, Engine};
 
 const MESSAGES: u64 = 300;
 const PARTITIONS: i32 = 3;

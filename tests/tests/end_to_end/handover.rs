@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
-use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
-use sluice_tests::rate::{Releases, bound};
+use sluice_tests::rate::bound;
 use sluice_tests::sluice::{Sink, Sluice, read_partitions};
+use sluice_tests::{eventually, now_ms};
 
-use crate::world::{Case, Engine, now_ms, unique};
+use crate::world::{Case, Engine, unique};
 
 const PARTITIONS: i32 = 6;
 const QPS: u32 = 2_000;

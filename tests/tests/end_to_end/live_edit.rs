@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
-use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::sluice::{Sluice, logged_at, tells};
+use sluice_tests::{now_ms, passes};
 
-use crate::world::{Case, Engine, now_ms};
+use crate::world::{Case, Engine};
 
 /// "Takes effect within a second", from the save of the file to the line of the log.
 const SOON_MS: i64 = 1_000;
@@ -62,8 +62,7 @@ async fn edits() -> anyhow::Result<()> {
     sluice.status_where("suspension", WAIT, |status| status["suspended"] == true).await?;
     applied_soon(&sluice, saved)?;
     let stands = case.database().await?.count().await?;
-    let since = now_ms();
-    eventually("three seconds", WAIT, async || Ok((now_ms() > since + 3_000).then_some(()))).await?;
+    passes(Duration::from_secs(3)).await?;
     let later = case.database().await?.count().await?;
     // What was released before the edit may still be under way.
     ensure!(later <= stands + 20, "{stands} rows at the suspension, {later} three seconds later");

@@ -4,19 +4,18 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::sluice::{Sink, Sluice, tells};
+use sluice_tests::{eventually, passes};
 
-use crate::outage::passes;
 use crate::world::{Case, unique};
 
 const PARTITIONS: i32 = 2;
 /// The shortest `max.poll.interval.ms` that a pipeline may have. A session may not be longer.
 const POLL_INTERVAL: &str = "10000";
 /// Twice as long.
-const STILL_MS: i64 = 20_000;
+const STILL: Duration = Duration::from_secs(20);
 const QPS: u32 = 500;
 /// What is left at the end need not take as long.
 const QUICK: u32 = 20_000;
@@ -70,12 +69,12 @@ async fn stays_a_member() -> anyhow::Result<()> {
     let mut stood = case.settled().await?;
     eventually("the suspended pipeline to stand still", WAIT, async || {
         let before = stood;
-        passes(2_000).await?;
+        passes(Duration::from_secs(2)).await?;
         stood = case.settled().await?;
         Ok((stood == before).then_some(()))
     })
     .await?;
-    passes(STILL_MS).await?;
+    passes(STILL).await?;
     ensure!(case.settled().await? == stood, "a suspended pipeline went on");
     nobody_left(&case, &sluice, &member).await?;
     case.edit(|pipeline| pipeline.suspend = false)?;
@@ -85,7 +84,7 @@ async fn stays_a_member() -> anyhow::Result<()> {
 
     mariadb.server()?.freeze()?;
     sluice.status_where("the frozen database to be told of", WAIT, tells("StoreUnavailable")).await?;
-    passes(STILL_MS).await?;
+    passes(STILL).await?;
     nobody_left(&case, &sluice, &member).await?;
     mariadb.server()?.thaw()?;
     // A commit whose answer did not come may be found by claiming again: that is no rebalance.

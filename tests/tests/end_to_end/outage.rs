@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use serde_json::Value;
-use sluice_tests::eventually;
 use sluice_tests::kafka::Kafka;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
@@ -14,17 +13,18 @@ use sluice_tests::oracle::database::Database;
 use sluice_tests::oracle::{PositionWatch, Positions, report};
 use sluice_tests::packets::Loss;
 use sluice_tests::postgres::Postgres;
-use sluice_tests::rate::{Releases, bound};
+use sluice_tests::rate::bound;
 use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice, tells};
+use sluice_tests::{eventually, now_ms, passes};
 
-use crate::world::{Case, now_ms, unique};
+use crate::world::{Case, unique};
 
 const QPS: u32 = 2_000;
 const PARTITIONS: i32 = 6;
 /// Of one replica with six partitions: two each. A fourth lane would have fewer.
 const LANES: u32 = 3;
 /// Twenty minutes, scaled.
-const OUTAGE_MS: i64 = 8_000;
+const OUTAGE: Duration = Duration::from_secs(8);
 /// "Recovers within 10 s".
 const RECOVERY: Duration = Duration::from_secs(10);
 /// "Resumes within 30 s", for brokers.
@@ -55,13 +55,6 @@ impl Server {
     }
 }
 
-/// Waits for a time to pass: an outage has to last.
-pub async fn passes(milliseconds: i64) -> anyhow::Result<()> {
-    let end = now_ms() + milliseconds;
-    let deadline = Duration::from_millis(milliseconds as u64 + 5_000);
-    eventually("the outage to pass", deadline, async || Ok((now_ms() >= end).then_some(()))).await
-}
-
 async fn waits_out_outages(mut server: Server, sink: Sink) -> anyhow::Result<()> {
     let case = Case::with_sink(sink, &unique("outage"), PARTITIONS, |pipeline| pipeline.rate = QPS).await?;
     let ledger = Ledger { seed: 31, shape: Shape::Json, spans_per_message: 10, padding: 0 };
@@ -74,7 +67,7 @@ async fn waits_out_outages(mut server: Server, sink: Sink) -> anyhow::Result<()>
 
     // Killed in mid-batch, away for long.
     server.inner()?.kill().await?;
-    passes(OUTAGE_MS).await?;
+    passes(OUTAGE).await?;
     let status = sluice.status().await?;
     ensure!(status["lastError"].is_string(), "an outage that nobody is told of: {status}");
     let (code, _) = sluice.get("/readyz").await?;
@@ -86,7 +79,7 @@ async fn waits_out_outages(mut server: Server, sink: Sink) -> anyhow::Result<()>
     // Frozen: connections stay open, nothing answers.
     server.inner()?.freeze()?;
     let began_at = sluice.status().await?["stored"].as_u64();
-    passes(OUTAGE_MS).await?;
+    passes(OUTAGE).await?;
     let status = sluice.status().await?;
     ensure!(status["lastError"].is_string(), "a frozen database that nobody is told of: {status}");
     let stored = status["stored"].as_u64().zip(began_at).map(|(now, then)| now - then);
@@ -225,7 +218,7 @@ async fn broker_silent(silence: Silence) -> anyhow::Result<()> {
     let status = told.await?;
     println!("a silent broker: {}", status["lastError"]);
     let (cpu, began) = (hurt.sluice.component.cpu_time()?, Instant::now());
-    passes(OUTAGE_MS).await?;
+    passes(OUTAGE).await?;
     let used = (hurt.sluice.component.cpu_time()? - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
     println!("with a silent broker {:.1} % of a core are used", used * 100.0);
     ensure!(used < IDLE, "with a silent broker {:.1} % of a core are used", used * 100.0);

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
-use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::rate::{Releases, bound};
 use sluice_tests::sluice::{Sluice, read_partitions};
+use sluice_tests::{eventually, now_ms, until};
 
-use crate::world::{Case, Engine, now_ms};
+use crate::world::{Case, Engine};
 
 const PARTITIONS: i32 = 6;
 const QPS: u32 = 2_000;
@@ -44,11 +44,6 @@ async fn wait_shared_out(replicas: &[Sluice]) -> anyhow::Result<()> {
         Ok((owned.iter().sum::<usize>() == PARTITIONS as usize && !owned.contains(&0)).then_some(()))
     })
     .await
-}
-
-async fn until(time_ms: i64) -> anyhow::Result<()> {
-    let wait = Duration::from_millis(u64::try_from(time_ms - now_ms()).unwrap_or(0) + 5_000);
-    eventually("the measured time to pass", wait, async || Ok((now_ms() >= time_ms).then_some(()))).await
 }
 
 /// Both halves of the guarantee for the time after a change at `since`.

@@ -8,12 +8,12 @@ use rdkafka::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
 use sluice_tests::component::{Component, Launch};
-use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
-use sluice_tests::rate::{Releases, bound};
+use sluice_tests::rate::bound;
 use sluice_tests::sluice::binary;
+use sluice_tests::{eventually, now_ms};
 
-use crate::world::{Case, Engine, now_ms};
+use crate::world::{Case, Engine};
 
 const MESSAGES: u64 = 900;
 const PARTITIONS: i32 = 3;

@@ -12,9 +12,9 @@ use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::oracle::database::Database;
 use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice, logged_at, tells};
-use sluice_tests::{eventually, free_port};
+use sluice_tests::{eventually, free_port, now_ms};
 
-use crate::world::{kafka, now_ms, unique};
+use crate::world::{kafka, unique};
 
 const UID: &str = "6f0c4a52-93a5-4b7e-8d0e-2f1b6c9a7d31";
 /// "Takes effect within a second", from the mount to the line of the log.

@@ -4,11 +4,11 @@ use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
+use sluice_tests::{eventually, now_ms};
 
 use crate::replay::replay;
-use crate::world::{Case, Engine, now_ms};
+use crate::world::{Case, Engine};
 
 const WAIT: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(20);

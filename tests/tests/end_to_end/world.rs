@@ -1,10 +1,9 @@
 //! What a test starts with: components shared by all tests, and a topic, database and pipeline of its own.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use sluice_tests::eventually;
 use sluice_tests::kafka::Kafka;
 use sluice_tests::ledger::Ledger;
 use sluice_tests::mariadb::MariaDb;
@@ -13,6 +12,7 @@ use sluice_tests::oracle::{FoundDeadLetter, PositionWatch, Positions, report};
 use sluice_tests::postgres::Postgres;
 use sluice_tests::proxy::Proxy;
 use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice};
+use sluice_tests::{eventually, now_ms};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tokio::sync::{Mutex, OnceCell};
@@ -33,11 +33,6 @@ pub enum Engine {
 /// The broker that tests share; a test that hurts the broker starts its own.
 pub async fn kafka() -> anyhow::Result<&'static Kafka> {
     KAFKA.get_or_try_init(Kafka::start).await
-}
-
-/// Milliseconds since 1970, as the databases of this machine have them.
-pub fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
 /// A name that no other test uses.

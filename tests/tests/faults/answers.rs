@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use sluice_tests::ledger::{Ledger, Shape};
-use sluice_tests::rate::{Releases, bound};
+use sluice_tests::rate::bound;
+use sluice_tests::{now_ms, passes};
 
-use crate::world::{Case, Engine, now_ms};
-use crate::{GRACE, WAIT, passes};
+use crate::world::{Case, Engine};
+use crate::{GRACE, WAIT};
 
 const PARTITIONS: i32 = 6;
 /// Of one replica with six partitions: two each.

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use sluice_tests::ledger::{Ledger, Shape};
-use sluice_tests::rate::{Releases, bound, time_of};
+use sluice_tests::rate::{bound, time_of};
 use sluice_tests::sluice::{Sluice, logged_at};
+use sluice_tests::{now_ms, passes};
 
-use crate::world::{Case, Engine, now_ms};
-use crate::{GRACE, WAIT, owned, passes};
+use crate::world::{Case, Engine};
+use crate::{GRACE, WAIT, owned};
 
 const PARTITIONS: i32 = 6;
 const QPS: u32 = 2_000;

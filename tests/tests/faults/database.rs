@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use sluice_tests::component::Scratch;
-use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::postgres::Postgres;
 use sluice_tests::sluice::{Sink, Sluice, tells};
+use sluice_tests::{eventually, passes};
 use sqlx::{Connection, Executor, MySqlConnection, PgConnection};
 
 use crate::world::{Case, Engine, unique};
-use crate::{GRACE, WAIT, execute, is_degraded, passes};
+use crate::{GRACE, WAIT, execute, is_degraded};
 
 pub const PARTITIONS: i32 = 2;
 pub const QPS: u32 = 1_000;

@@ -6,11 +6,12 @@ use anyhow::ensure;
 use sluice_tests::disk::Disk;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
+use sluice_tests::passes;
 use sluice_tests::postgres::Postgres;
 use sluice_tests::sluice::Sink;
 
 use crate::world::{Case, Engine, unique};
-use crate::{GRACE, WAIT, is_degraded, passes};
+use crate::{GRACE, WAIT, is_degraded};
 
 const MIB: u64 = 1 << 20;
 const QPS: u32 = 1_000;

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use sluice_tests::ledger::{Ledger, Shape};
-use sluice_tests::rate::{Releases, bound};
+use sluice_tests::now_ms;
+use sluice_tests::rate::bound;
 use sluice_tests::sluice::Sluice;
 
-use crate::world::{Case, Engine, now_ms};
+use crate::world::{Case, Engine};
 use crate::{GRACE, WAIT};
 
 const PARTITIONS: i32 = 6;

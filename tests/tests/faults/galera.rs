@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::proxy::Proxy;
-use sluice_tests::rate::{Releases, bound};
+use sluice_tests::rate::bound;
 use sluice_tests::sluice::{Home, Sink, Sluice};
+use sluice_tests::{eventually, now_ms};
 
-use crate::world::{Case, now_ms, unique};
+use crate::world::{Case, unique};
 use crate::{GRACE, WAIT, owned};
 
 const QPS: u32 = 1_000;

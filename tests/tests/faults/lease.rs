@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use serde_json::Value;
-use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
-use sluice_tests::rate::{Releases, bound};
+use sluice_tests::rate::bound;
+use sluice_tests::{eventually, now_ms, passes};
 
-use crate::world::{Case, Engine, now_ms};
-use crate::{GRACE, WAIT, execute, owned, passes};
+use crate::world::{Case, Engine};
+use crate::{GRACE, WAIT, execute, owned};
 
 const QPS: u32 = 1_000;
 /// Two replicas with a partition each.

@@ -32,11 +32,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 use serde_json::Value;
-use sluice_tests::eventually;
 use sluice_tests::sluice::{Sink, read_partitions};
 use sqlx::{AssertSqlSafe, Connection};
-
-use world::now_ms;
 
 /// How long anything is waited for that has no bound of its own.
 const WAIT: Duration = Duration::from_secs(60);
@@ -59,12 +56,6 @@ async fn execute(sink: &Sink, sql: &str) -> anyhow::Result<()> {
         }
         Sink::Sqlite(_) => bail!("no server"),
     }
-}
-
-/// Waits for a time to pass: a fault has to last.
-async fn passes(duration: Duration) -> anyhow::Result<()> {
-    let end = now_ms() + duration.as_millis() as i64;
-    eventually("the time to pass", duration + WAIT, async || Ok((now_ms() >= end).then_some(()))).await
 }
 
 /// Whether `/status` tells of any trouble.

@@ -7,7 +7,7 @@ use sluice_tests::cluster::{Cluster, Namespace, StopAfter, WriteProxy};
 use sluice_tests::eventually;
 use sluice_tests::operator::{CRD, Operator, Settings};
 
-use crate::bed::{SOON, pipeline, settings};
+use crate::bed::{SOON, patch, pipeline, settings};
 use crate::snapshot::objects;
 
 /// Longer than the operator's connections need to be in the middle of something, shorter than its lease.
@@ -22,11 +22,6 @@ fn called(name: &str, group: &str) -> String {
     pipeline["metadata"]["name"] = name.into();
     pipeline["spec"]["source"]["kafka"]["consumerGroup"] = group.into();
     pipeline.to_string()
-}
-
-async fn patch(namespace: &Namespace, spec: Value) -> anyhow::Result<()> {
-    let patch = json!({ "spec": spec }).to_string();
-    namespace.kubectl(&["patch", "tp/traces", "--type=merge", "-p", &patch]).await.map(drop)
 }
 
 /// Waits until the status is about the newest spec, the live document has the rate, and consumers are made.
@@ -68,7 +63,7 @@ async fn undisturbed(cluster: &Cluster) -> anyhow::Result<std::collections::BTre
     let operator = Operator::start(cluster, &settings(&namespace)).await?;
     begin(&namespace).await?;
     for rate in [21, 22] {
-        patch(&namespace, json!({ "rateLimitQPS": rate })).await?;
+        patch(&namespace, &json!({ "spec": { "rateLimitQPS": rate } })).await?;
         settled(&namespace, rate).await?;
     }
     operator.log_is_clean(&[])?;
@@ -96,7 +91,8 @@ async fn freeze_and_cut() -> anyhow::Result<()> {
         tokio::time::sleep(FREEZE).await;
         cluster.thaw_api_server()
     };
-    let edit = patch(&namespace, json!({ "rateLimitQPS": 21 }));
+    let faster = json!({ "spec": { "rateLimitQPS": 21 } });
+    let edit = patch(&namespace, &faster);
     let delete = namespace.kubectl(&["delete", "tp/first", "--wait=false"]);
     tokio::try_join!(frozen, edit, delete)?;
     settled(&namespace, 21).await?;
@@ -106,7 +102,7 @@ async fn freeze_and_cut() -> anyhow::Result<()> {
     // Connections stay open and no question is answered: it stops acting before another one may follow.
     proxy.restart(Some(StopAfter::Objects(0)));
     let cut = Instant::now();
-    patch(&namespace, json!({ "rateLimitQPS": 22 })).await?;
+    patch(&namespace, &json!({ "spec": { "rateLimitQPS": 22 } })).await?;
     namespace.kubectl(&["delete", "tp/second", "--wait=false"]).await?;
     anyhow::ensure!(
         operator.ended(STOPS_ACTING).await? == 1,

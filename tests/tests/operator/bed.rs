@@ -48,8 +48,7 @@ impl Bed {
 
     /// Patches the pipeline `traces`.
     pub async fn patch(&self, patch: &Value) {
-        let patch = patch.to_string();
-        self.namespace.kubectl(&["patch", "tp/traces", "--type=merge", "-p", &patch]).await.unwrap();
+        self::patch(&self.namespace, patch).await.unwrap();
     }
 
     /// All objects of a kind.
@@ -97,6 +96,12 @@ pub fn settings(namespace: &Namespace) -> Settings {
         arguments: vec!["--namespace".into(), namespace.name().to_owned()],
         ..Settings::default()
     }
+}
+
+/// Patches the pipeline `traces` of a namespace by kubectl, as a person does.
+pub async fn patch(namespace: &Namespace, patch: &Value) -> anyhow::Result<()> {
+    let patch = patch.to_string();
+    namespace.kubectl(&["patch", "tp/traces", "--type=merge", "-p", &patch]).await.map(drop)
 }
 
 /// A pipeline called `traces`.

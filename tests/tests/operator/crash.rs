@@ -11,7 +11,7 @@ use sluice_tests::cluster::{Namespace, StopAfter, Write, WriteProxy};
 use sluice_tests::eventually;
 use sluice_tests::operator::{Operator, Settings};
 
-use crate::bed::{SOON, cluster, pipeline, settings};
+use crate::bed::{SOON, cluster, patch, pipeline, settings};
 use crate::snapshot::objects;
 
 /// Creates and deletes by kind of object.
@@ -62,9 +62,9 @@ async fn run(kill_after: Option<StopAfter>) -> anyhow::Result<Run> {
     let steps = async {
         namespace.apply(&pipeline().to_string()).await?;
         settled(&namespace, 5_000, "1000").await?;
-        patch(&namespace, &json!({ "rateLimitQPS": 70 })).await?;
+        patch(&namespace, &json!({ "spec": { "rateLimitQPS": 70 } })).await?;
         settled(&namespace, 70, "1000").await?;
-        patch(&namespace, &json!({ "sink": { "batch": { "maxRows": 7 } } })).await?;
+        patch(&namespace, &json!({ "spec": { "sink": { "batch": { "maxRows": 7 } } } })).await?;
         settled(&namespace, 70, "7").await
     };
     let accident = async {
@@ -101,11 +101,6 @@ async fn run(kill_after: Option<StopAfter>) -> anyhow::Result<Run> {
     let statuses = seen.iter().filter(|write| write.is_status()).count();
     let writes = (seen.len() - statuses, statuses);
     Ok(Run { objects, counts: births_and_deaths(&seen), writes, killed: killed.get() })
-}
-
-async fn patch(namespace: &Namespace, spec: &Value) -> anyhow::Result<()> {
-    let patch = json!({ "spec": spec }).to_string();
-    namespace.kubectl(&["patch", "tp/traces", "--type=merge", "-p", &patch]).await.map(drop)
 }
 
 /// Waits until live document and Deployment are those of the spec and the status says so.

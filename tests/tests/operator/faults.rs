@@ -8,7 +8,7 @@ use sluice_tests::cluster::{ApiProxy, Cluster, Namespace};
 use sluice_tests::eventually;
 use sluice_tests::operator::{CRD, Operator};
 
-use crate::bed::{Bed, condition, pipeline, settings};
+use crate::bed::{Bed, condition, patch, pipeline, settings};
 use crate::children::CHILDREN;
 use crate::mutate::{mutations, schema};
 
@@ -27,8 +27,7 @@ async fn an_api_server_that_restarts_and_forgets_its_past_loses_no_edit() {
         // The operator's watches must begin anew: what they ask for is gone.
         cluster.compact_etcd().await.unwrap();
         cluster.restart_api_server().await.unwrap();
-        let patch = json!({ "spec": { "rateLimitQPS": rate } }).to_string();
-        namespace.kubectl(&["patch", "tp/traces", "--type=merge", "-p", &patch]).await.unwrap();
+        patch(&namespace, &json!({ "spec": { "rateLimitQPS": rate } })).await.unwrap();
         live_is(&namespace, rate, async || {
             // Where the API server was away for longer than a lead lasts it ends, and its Deployment starts another.
             if !operator.is_running()? {

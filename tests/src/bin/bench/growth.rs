@@ -5,16 +5,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
 use sluice_consumer::span::SpanBuf;
 use sluice_crds::v1alpha1::Format;
-use sluice_tests::eventually;
 use sluice_tests::kafka::Kafka;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::rate::ID_EPOCH_MS;
+use sluice_tests::{eventually, now_ms};
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
 
 use crate::figure::{Figures, median};
@@ -185,7 +185,7 @@ impl Bench {
             Arm::Pipeline => {
                 drain(&self.kafka, "Json", Format::Json, spans, mysql_store(&url, LANES)?).await?.rate
             }
-            Arm::Ascending => raw::mysql_with_ids(&url, &self.rows, LANES, &ids_of_now()?).await?,
+            Arm::Ascending => raw::mysql_with_ids(&url, &self.rows, LANES, &ids_of_now()).await?,
             Arm::Random => raw::mysql_with_ids(&url, &self.rows, LANES, &random_ids(round as u64)).await?,
         };
         // Rows that were there first have ids of their own; a turn's would show if they had met.
@@ -206,9 +206,8 @@ fn database(arm: Arm, size: u64) -> String {
 }
 
 /// From the id that a stream would give out now: behind every row that is there, before every later one.
-fn ids_of_now() -> anyhow::Result<IdOf> {
-    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
-    Ok(raw::ascending_from((now - ID_EPOCH_MS) << 22))
+fn ids_of_now() -> IdOf {
+    raw::ascending_from((now_ms() - ID_EPOCH_MS) << 22)
 }
 
 /// Anywhere in 63 bits, the same in no two rounds.

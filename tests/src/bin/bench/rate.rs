@@ -5,16 +5,16 @@
 //! released when is taken from the time in the rows' ids, after the end, and exactly.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::ensure;
-use sluice_tests::eventually;
 use sluice_tests::kafka::Kafka;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
 use sluice_tests::oracle::database::Database;
 use sluice_tests::rate::{Releases, bound};
 use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice, read_partitions};
+use sluice_tests::{eventually, now_ms};
 
 use crate::figure::Figures;
 use crate::store::PARTITIONS;
@@ -112,7 +112,7 @@ impl Course {
     }
 
     async fn run(&self) -> anyhow::Result<Outcome> {
-        let began = now_ms()?;
+        let began = now_ms();
         let mut replicas = Vec::new();
         for name in ["a", "b", "c"] {
             replicas.push(self.replica(name)?);
@@ -133,7 +133,7 @@ impl Course {
         for replica in &mut replicas {
             replica.component.stop(Duration::from_secs(20)).await?;
         }
-        let ended = now_ms()?;
+        let ended = now_ms();
         let database = Database::connect(&self.url).await?;
         let settled: i64 = database.positions().await?.iter().map(|position| position.next_offset).sum();
         ensure!((settled as u64) < self.messages, "{}: the backlog ended before the measurement", self.qps);
@@ -160,7 +160,7 @@ impl Course {
             Ok((owned.iter().sum::<usize>() == PARTITIONS as usize && !owned.contains(&0)).then_some(()))
         })
         .await?;
-        let since = now_ms()?;
+        let since = now_ms();
         tokio::time::sleep(Duration::from_millis((SETTLE_MS + self.window_ms) as u64)).await;
         Ok(since)
     }
@@ -191,9 +191,4 @@ impl Outcome {
         figures.note(format!("{name}/fullest_second"), fullest.count as f64, "spans");
         figures.at_most(format!("{name}/fullest_of_bound"), fullest.count as f64 / allowed, "ratio", 1.0);
     }
-}
-
-/// Milliseconds since 1970, as the databases of this machine have them.
-fn now_ms() -> anyhow::Result<i64> {
-    Ok(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
 }

@@ -8,12 +8,11 @@
 mod fault;
 mod usage;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use clap::Parser;
 use fastrand::Rng;
-use sluice_tests::eventually;
 use sluice_tests::kafka::Kafka;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::mariadb::MariaDb;
@@ -21,6 +20,7 @@ use sluice_tests::oracle::database::Database;
 use sluice_tests::oracle::report;
 use sluice_tests::rate::{Releases, bound};
 use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice};
+use sluice_tests::{eventually, now_ms};
 
 use fault::Fault;
 use usage::Usage;
@@ -93,10 +93,6 @@ async fn main() -> anyhow::Result<()> {
     }
     world.settle(&database, messages).await?;
     world.finish(&database, &ledger, messages * SPANS_PER_MESSAGE, faults).await
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
 /// Asks a replica to stop (SIGTERM), which it must do in order. One that has just started is ended at once by a signal

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use sluice_tests::cluster::ApiProxy;
 use sluice_tests::ledger::{Ledger, Shape};
+use sluice_tests::{eventually, now_ms};
 
 use super::world::{START, World, statuses};
 

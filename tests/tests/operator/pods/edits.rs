@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sluice_tests::cluster::{ApiProxy, Sent};
-use sluice_tests::eventually;
 use sluice_tests::ledger::{Ledger, Shape};
 use sluice_tests::oracle::database::Database;
 use sluice_tests::rate::{Releases, bound};
+use sluice_tests::{eventually, now_ms};
 
 use super::world::{PARTITIONS, START, World, secret, statuses};
 

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use sluice_tests::ledger::{Ledger, Shape};
+use sluice_tests::now_ms;
 use sluice_tests::operator::Operator;
 use sluice_tests::oracle::database::Database;
-use sluice_tests::rate::{Releases, bound};
+use sluice_tests::rate::bound;
 
-use super::world::{World, now_ms};
+use super::world::World;
 
 const QPS: u32 = 2_000;
 const REPLICAS: u32 = 3;

@@ -1,7 +1,7 @@
 //! What tests with real pods start with: a node, a broker and a database that all of them share; a namespace, a
 //! topic, a database and an operator of each test's own.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use sluice_tests::oracle::database::Database;
 use sluice_tests::oracle::report;
 use tokio::sync::OnceCell;
 
-use crate::bed::{condition, pipeline, settings};
+use crate::bed::{condition, patch, pipeline, settings};
 
 /// From the resource to the first row, image and schema included.
 pub const START: Duration = Duration::from_secs(180);
@@ -97,8 +97,7 @@ impl World {
 
     /// By kubectl, as a person does.
     pub async fn patch_rate(&self, rate: u32) {
-        let patch = json!({ "spec": { "rateLimitQPS": rate } }).to_string();
-        self.namespace.kubectl(&["patch", "tp/traces", "--type=merge", "-p", &patch]).await.unwrap();
+        patch(&self.namespace, &json!({ "spec": { "rateLimitQPS": rate } })).await.unwrap();
     }
 
     /// Without the start of a kubectl, where the time counts.
@@ -172,8 +171,4 @@ pub async fn statuses(pods: &[String]) -> anyhow::Result<Vec<Value>> {
 pub fn secret(name: &str, data: &Value) -> String {
     json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": data })
         .to_string()
-}
-
-pub fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64
 }
