@@ -64,7 +64,7 @@ impl Kafka {
     /// Starts a broker, or takes the one that `SLUICE_TEST_KAFKA` names.
     ///
     /// # Errors
-    /// The jars are missing, or it does not answer within a minute.
+    /// The jars are missing, or it does not answer in time.
     pub async fn start() -> anyhow::Result<Self> {
         Self::start_listening(None, CLUSTER, None).await
     }

@@ -27,7 +27,7 @@ impl MariaDb {
     /// Starts a server with durable settings.
     ///
     /// # Errors
-    /// It is not installed, or does not answer within a minute.
+    /// It is not installed, or does not answer in time.
     pub async fn start() -> anyhow::Result<Self> {
         Self::start_with(&[]).await
     }
@@ -35,7 +35,7 @@ impl MariaDb {
     /// As [`Self::start`], with more options of `mariadbd`.
     ///
     /// # Errors
-    /// It is not installed, or does not answer within a minute.
+    /// It is not installed, or does not answer in time.
     pub async fn start_with(options: &[&str]) -> anyhow::Result<Self> {
         Self::start_listening(options, None, None, None).await
     }

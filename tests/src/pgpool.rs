@@ -21,7 +21,7 @@ impl Pgpool {
     /// Starts one in front of a primary and its replica, which gets every read that may be given away.
     ///
     /// # Errors
-    /// It is not installed, does not answer within a minute, or the servers are not ours.
+    /// It is not installed, does not answer in time, or the servers are not ours.
     pub async fn start(primary: &Postgres, replica: &Postgres) -> anyhow::Result<Self> {
         let (port, control) = (free_port()?, free_port()?);
         let backends = [(primary.own_port()?, 0), (replica.own_port()?, 1)];

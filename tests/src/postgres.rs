@@ -27,7 +27,7 @@ impl Postgres {
     /// Starts a server with durable settings.
     ///
     /// # Errors
-    /// It is not installed, or does not answer within a minute.
+    /// It is not installed, or does not answer in time.
     pub async fn start() -> anyhow::Result<Self> {
         Self::start_with(&[]).await
     }
@@ -35,7 +35,7 @@ impl Postgres {
     /// As [`Self::start`], with more settings (`name=value`).
     ///
     /// # Errors
-    /// It is not installed, or does not answer within a minute.
+    /// It is not installed, or does not answer in time.
     pub async fn start_with(settings: &[&str]) -> anyhow::Result<Self> {
         Self::start_having(settings, None, None, None).await
     }

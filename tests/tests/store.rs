@@ -13,6 +13,8 @@ mod cases;
 mod faults;
 #[path = "store/keys.rs"]
 mod keys;
+#[path = "store/leases.rs"]
+mod leases;
 #[path = "store/letters.rs"]
 mod letters;
 #[path = "store/refusals.rs"]
@@ -26,6 +28,7 @@ mod waits;
 mod suite_cases {
     pub use crate::cases::*;
     pub use crate::keys::*;
+    pub use crate::leases::*;
     pub use crate::letters::*;
     pub use crate::retention::*;
 }

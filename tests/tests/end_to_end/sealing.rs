@@ -24,9 +24,9 @@ const SPANS: u64 = MESSAGES * 10;
 const GARBAGE: i64 = 5;
 /// Slow enough that every step finds spans still to be stored.
 const QPS: u32 = 3_000;
-/// Bodies that one data key seals: a replica makes several.
 /// Spans per second while something else goes on that may take long.
 const CRAWL: u32 = 50;
+/// Bodies that one data key seals: a replica makes several.
 const BUDGET: &str = "1000";
 const DEADLINE: Duration = Duration::from_secs(90);
 const GRACE: Duration = Duration::from_secs(20);

@@ -14,7 +14,8 @@ use sluice_tests::postgres::Postgres;
 
 use crate::adoption::execute;
 use crate::bed::{Bed, batch, claims, dead_letter, key, kind, row};
-use crate::cases::{free, request, retried};
+use crate::cases::retried;
+use crate::leases::{free, request};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
