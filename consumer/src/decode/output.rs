@@ -13,6 +13,8 @@ use super::RejectedSpan;
 pub(super) const MAX_ADDED_BYTES: usize = 64 << 20;
 /// What a span takes besides its texts, at most, wherever it waits.
 const SPAN_BYTES: usize = 128;
+/// What one that is rejected takes besides: it waits, and is written, as a letter of its own, with a reason.
+const REJECTED_BYTES: usize = 512;
 
 /// The spans of one message, numbered as they come.
 pub(super) struct Output<'o> {
@@ -119,6 +121,9 @@ impl<'o> Output<'o> {
     }
 
     fn reject(&mut self, trace_id: &str, kind: &str, defect: SpanDefect, body: String) {
+        if !self.spend(REJECTED_BYTES) {
+            return;
+        }
         let (trace_id, kind) = (trace_id.to_owned(), kind.to_owned());
         self.rejected.push(RejectedSpan { index: self.index, defect, trace_id, kind, body });
     }

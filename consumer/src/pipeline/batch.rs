@@ -4,13 +4,13 @@
 //! message. Which rows of it are dead letters instead is decided before it is built, so that it is written
 //! as a whole or not at all.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
+mod letters;
 
+use self::letters::Letters;
 use super::segment::{Entry, Segment};
 use crate::source::TopicPartition;
 use crate::store::id::IdSequence;
-use crate::store::{Claim, DeadLetter, LetterSpan, Position, Reason, Row, WriteBatch};
+use crate::store::{Claim, DeadLetter, Position, Reason, Row, WriteBatch};
 
 /// A row that must be a dead letter instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,19 +31,7 @@ pub struct Batch<'a> {
     fingerprint: u64,
     rows: Vec<Row<'a>>,
     row_spans: Vec<usize>,
-    letters: Vec<Letter<'a>>,
-}
-
-struct Letter<'a> {
-    id: i64,
-    segment: &'a Segment,
-    entry: &'a Entry,
-    at: &'a TopicPartition,
-    span: Option<LetterSpan<'a>>,
-    reason: Reason,
-    detail: &'a str,
-    headers: Vec<u8>,
-    bytes: &'a [u8],
+    letters: Letters<'a>,
 }
 
 impl<'a> Batch<'a> {
@@ -63,21 +51,10 @@ impl<'a> Batch<'a> {
             last_id = ids.take();
             last_id
         };
-        let letter = |id, entry, span, (reason, detail), bytes| Letter {
-            id,
-            segment,
-            entry,
-            at,
-            span,
-            reason,
-            detail,
-            headers: headers_json(segment, entry),
-            bytes,
-        };
         let spans = segment.front_spans(messages);
         let mut rows = Vec::with_capacity(spans.len());
         let mut row_spans = Vec::with_capacity(spans.len());
-        let mut letters = Vec::new();
+        let mut letters = Letters::new(at, segment);
         let mut refused = refusals.iter().peekable();
         for span in spans {
             let content = segment.spans().get(span);
@@ -86,10 +63,7 @@ impl<'a> Batch<'a> {
                 if crate::planted::is(crate::planted::Bug::SwallowRefused) {
                     continue;
                 }
-                let (entry, index) = segment.entry_of_span(span);
-                let span = LetterSpan { index, trace_id: content.trace_id, kind: content.kind };
-                let why = (refusal.reason, &*refusal.detail);
-                letters.push(letter(take_id(), entry, Some(span), why, content.body.as_bytes()));
+                letters.refuse(take_id(), refusal);
             } else {
                 rows.push(Row {
                     id: take_id(),
@@ -101,14 +75,7 @@ impl<'a> Batch<'a> {
             }
         }
         for index in segment.front_rejects(messages) {
-            let (reject, entry) = (&segment.rejects()[index], segment.entry_of_reject(index));
-            letters.push(letter(
-                take_id(),
-                entry,
-                reject.span(),
-                (reject.reason, &reject.detail),
-                &reject.bytes,
-            ));
+            letters.reject(take_id(), index);
         }
         let (next_offset, fingerprint) = segment
             .front(messages)
@@ -139,33 +106,17 @@ impl<'a> Batch<'a> {
 
     /// Reasons of its dead letters.
     pub fn reasons(&self) -> impl Iterator<Item = Reason> {
-        self.letters.iter().map(|letter| letter.reason)
+        self.letters.reasons()
     }
 
     /// Dead letters in the store's form.
     pub fn dead_letters(&self) -> Vec<DeadLetter<'_>> {
-        self.letters
-            .iter()
-            .map(|letter| DeadLetter {
-                id: letter.id,
-                topic: &letter.at.topic,
-                partition: letter.at.partition,
-                offset: letter.entry.offset,
-                span: letter.span,
-                timestamp: letter.entry.timestamp,
-                reason: letter.reason,
-                detail: letter.detail,
-                key: letter.segment.key(letter.entry),
-                headers: &letter.headers,
-                bytes: letter.bytes,
-                sealed: false,
-            })
-            .collect()
+        self.letters.in_stores_form()
     }
 
     /// The message of each dead letter.
     pub fn letter_entries(&self) -> impl Iterator<Item = &Entry> {
-        self.letters.iter().map(|letter| letter.entry)
+        self.letters.entries()
     }
 
     /// The batch in the store's form; rows and dead letters are its own, or what they were sealed to. `to_topic`: whether
@@ -187,16 +138,4 @@ impl<'a> Batch<'a> {
             to_topic,
         }
     }
-}
-
-/// A JSON list of `{"name": …, "value": base64 or null}`.
-fn headers_json(segment: &Segment, entry: &Entry) -> Vec<u8> {
-    let list: Vec<serde_json::Value> = segment
-        .headers(entry)
-        .into_iter()
-        .map(|(name, value)| {
-            serde_json::json!({ "name": name, "value": value.map(|bytes| BASE64.encode(bytes)) })
-        })
-        .collect();
-    serde_json::Value::Array(list).to_string().into_bytes()
 }

@@ -3,6 +3,8 @@
 //! A segment is filled by the lane and emptied from its front, whole messages at a time. Batches borrow from
 //! it, so nothing is copied between decoding and the database driver.
 
+pub mod context;
+
 use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::context::{COPIED_BYTES, Context};
 use crate::decode::{Decoder, RejectedSpan};
 use crate::source::{Headers, Message};
 use crate::span::{SpanBuf, SpanDefect, SpanRef};
@@ -78,11 +81,10 @@ pub struct Entry {
 pub struct Segment {
     spans: SpanBuf,
     rejects: Vec<Reject>,
-    /// What the rejects hold.
+    /// What the rejects hold, with what their letters repeat of the message.
     reject_bytes: usize,
     entries: Vec<Entry>,
-    /// Keys and headers: name length, name, value length or none, value; the key first, without a name.
-    context: Vec<u8>,
+    context: Context,
     /// Entries before this one are settled.
     head: usize,
     first_at: Option<Instant>,
@@ -92,20 +94,16 @@ pub struct Segment {
 impl Segment {
     /// Decodes a message and appends what it holds. Never fails: what cannot be decoded is a reject.
     pub fn append(&mut self, decoder: &Decoder, message: &Message<'_>) {
+        let mark = self.spans.mark();
         match message.payload {
             #[cfg(feature = "planted")]
             None if crate::planted::is(crate::planted::Bug::SkipTombstone) => {}
             None => self.reject_message(Reason::Tombstone, "the message has no value".to_owned(), &[]),
             Some(payload) => match decoder.decode(payload, &mut self.spans, &mut self.scratch) {
                 Ok(()) => {
-                    for rejected in std::mem::take(&mut self.scratch) {
-                        let RejectedSpan { index, defect, trace_id, kind, body } = rejected;
-                        self.reject(Reject {
-                            span: Some(RejectSpan { index, trace_id, kind }),
-                            reason: Reason::InvalidSpan,
-                            detail: defect.to_string(),
-                            bytes: body.into_bytes(),
-                        });
+                    if let Some(detail) = self.reject_spans(message) {
+                        self.spans.truncate(mark);
+                        self.reject_message(Reason::Undecodable, detail, payload);
                     }
                 }
                 Err(error) => self.reject_message(Reason::Undecodable, error.to_string(), payload),
@@ -114,9 +112,37 @@ impl Segment {
         self.end_entry(message);
     }
 
+    /// Takes the spans that the decoder has rejected, unless their letters would repeat too much of the message: then
+    /// none, and says so.
+    fn reject_spans(&mut self, message: &Message<'_>) -> Option<String> {
+        let rejected = std::mem::take(&mut self.scratch);
+        let first = rejected.first()?;
+        let each = context::letter_bytes(message);
+        let copied = each.saturating_mul(rejected.len() - 1);
+        if copied > COPIED_BYTES {
+            return Some(format!(
+                "{} of its spans cannot be rows (the first: {}), and dead letters of their own would repeat {each} bytes \
+                 of key and headers each; only {} MiB of such may be",
+                rejected.len(),
+                first.defect,
+                COPIED_BYTES >> 20
+            ));
+        }
+        self.reject_bytes += copied;
+        for RejectedSpan { index, defect, trace_id, kind, body } in rejected {
+            self.reject(Reject {
+                span: Some(RejectSpan { index, trace_id, kind }),
+                reason: Reason::InvalidSpan,
+                detail: defect.to_string(),
+                bytes: body.into_bytes(),
+            });
+        }
+        None
+    }
+
     /// What was decoded since the last entry belongs to this message.
     fn end_entry(&mut self, message: &Message<'_>) {
-        let context = self.keep_context(message);
+        let context = self.context.keep(message);
         let bytes_end = self.bytes();
         self.first_at.get_or_insert_with(Instant::now);
         self.entries.push(Entry {
@@ -174,22 +200,6 @@ impl Segment {
         self.rejects.push(reject);
     }
 
-    fn keep_context(&mut self, message: &Message<'_>) -> Range<usize> {
-        let begin = self.context.len();
-        if let Some(key) = message.key {
-            put(&mut self.context, key);
-        }
-        let context = &mut self.context;
-        message.headers.visit(&mut |name, value| {
-            put(context, name.as_bytes());
-            context.push(u8::from(value.is_some()));
-            if let Some(value) = value {
-                put(context, value);
-            }
-        });
-        begin..self.context.len()
-    }
-
     /// Whether every message is settled.
     pub fn is_empty(&self) -> bool {
         self.head == self.entries.len()
@@ -206,9 +216,9 @@ impl Segment {
         ((self.spans.len() - spans) + (self.rejects.len() - rejects)).max(usize::from(!self.is_empty()))
     }
 
-    /// Bytes held, those of settled messages too while any waits.
+    /// Bytes held, those of settled messages too while any waits; and what dead letters repeat of their message.
     pub fn bytes(&self) -> usize {
-        self.spans.bytes() + self.reject_bytes + self.context.len()
+        self.spans.bytes() + self.reject_bytes + self.context.bytes()
     }
 
     /// How long the first message has waited.
@@ -294,24 +304,12 @@ impl Segment {
 
     /// Key of a message.
     pub fn key(&self, entry: &Entry) -> Option<&[u8]> {
-        entry.has_key.then(|| take(&mut &self.context[entry.context.clone()]))
+        entry.has_key.then(|| self.context.key(&entry.context))
     }
 
     /// Headers of a message in order.
-    pub fn headers(&self, entry: &Entry) -> Vec<(&str, Option<&[u8]>)> {
-        let mut rest = &self.context[entry.context.clone()];
-        if entry.has_key {
-            take(&mut rest);
-        }
-        let mut headers = Vec::new();
-        while !rest.is_empty() {
-            // It was a text when it was put there.
-            let name = std::str::from_utf8(take(&mut rest)).unwrap_or_default();
-            let has_value = rest[0] == 1;
-            rest = &rest[1..];
-            headers.push((name, has_value.then(|| take(&mut rest))));
-        }
-        headers
+    pub fn headers(&self, entry: &Entry) -> impl Headers {
+        self.context.headers(&entry.context, entry.has_key)
     }
 
     /// The first `messages` messages that wait are settled. Frees the memory once all are.
@@ -324,8 +322,7 @@ impl Segment {
             self.reject_bytes = 0;
             self.entries.clear();
             self.entries.shrink_to(keep_bytes / size_of::<Entry>());
-            self.context.clear();
-            self.context.shrink_to(keep_bytes);
+            self.context.clear(keep_bytes);
             self.head = 0;
             self.first_at = None;
         }
@@ -353,19 +350,6 @@ pub fn letter_message<'a>(letter: &'a StoredLetter, headers: &'a dyn Headers) ->
         payload: (letter.summary.reason != Reason::Tombstone.as_str()).then_some(&letter.bytes),
         headers,
     }
-}
-
-fn put(context: &mut Vec<u8>, bytes: &[u8]) {
-    context.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-    context.extend_from_slice(bytes);
-}
-
-fn take<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
-    let (length, tail) = rest.split_at(4);
-    let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
-    let (bytes, tail) = tail.split_at(length);
-    *rest = tail;
-    bytes
 }
 
 /// Tells whether a topic was re-created under its name: XXH3-64 of offset, timestamp and what is known of key and

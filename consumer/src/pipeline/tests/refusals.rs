@@ -156,3 +156,22 @@ async fn a_row_that_breaks_a_rule_alone_is_held_against_what_was_stored_before()
     assert_eq!(store.dead_letters().len(), 1);
     replica.stop().await;
 }
+
+/// That they are so many is known when their message is gone: their letters have all of it but what they repeat.
+#[tokio::test(start_paused = true)]
+async fn refused_spans_of_one_message_repeat_no_more_of_it_than_is_bounded() {
+    let (source, store) = (queue(1, 1), store());
+    store.on_row(|row| (row.trace_id == "bad").then_some(ErrorKind::Refused));
+    let message = format!(r#"{{"traceId":"bad","spans":[{}]}}"#, vec!["{}"; 20].join(","));
+    let key = vec![b'k'; 1 << 20];
+    source.push_stored(&at(0), Some(&key), Some(message.as_bytes()));
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("letters", || store.dead_letters().len() == 20).await;
+    let letters = store.dead_letters();
+    let (with, without): (Vec<_>, Vec<_>) = letters.iter().partition(|letter| letter.key.is_some());
+    assert_eq!((with.len(), without.len()), (8, 12));
+    assert_eq!(letters[0].key.as_deref(), Some(&*key));
+    assert!(without.iter().all(|letter| letter.detail.starts_with("key and headers are with")));
+    replica.stop().await;
+}
