@@ -24,6 +24,9 @@ use crate::span::SpanBuf;
 /// long instead of ever longer: with 1 they gave up after 5 s.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("3");
 
+/// Longest media type that there can be (RFC 6838, section 4.2).
+const MEDIA_TYPE_CHARS: usize = 127 + 1 + 127;
+
 /// Takes pushes.
 pub struct Ingest {
     queue: Queue,
@@ -71,14 +74,13 @@ impl Ingest {
         let found = (spans.len(), rejected.len());
         drop(spans);
         self.check_recognised(&received.bytes, found)?;
-        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type =
+            Some(media_type(headers)).filter(|kind| (1..=MEDIA_TYPE_CHARS).contains(&kind.len()));
         let record = Record {
             key: Some(trace_id.as_bytes().to_vec()),
             payload: received.bytes,
-            headers: content_type
-                .map(|value| ("content-type".to_owned(), value.to_owned()))
-                .into_iter()
-                .collect(),
+            // Dead letters repeat it, and a client may send 60 kB of parameters.
+            headers: content_type.map(|kind| ("content-type".to_owned(), kind)).into_iter().collect(),
         };
         self.queue.append(trace_id.as_bytes(), record).await.map_err(|error| {
             let status = match error {
@@ -190,6 +192,7 @@ mod tests {
 
     use super::*;
     use crate::source::queue::{DEFAULT_MAX_BYTES, QueueOptions};
+    use crate::source::{Message, Source, TopicPartition};
 
     async fn ingest(directory: &Path, format: Format) -> Ingest {
         let options = QueueOptions { topic: "spans".to_owned(), partitions: 1, max_bytes: DEFAULT_MAX_BYTES };
@@ -209,6 +212,39 @@ mod tests {
         assert_eq!(ingest.queue.appended(), 0);
         push(r#"[{"traceId":"a","id":"1"},{"traceId":"a","id":"2"}]"#).await.unwrap();
         assert_eq!(ingest.queue.appended(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_record_has_the_media_type_of_its_push_and_nothing_else_of_its_header() {
+        let long = "x".repeat(60_000);
+        for (sent, kept) in [
+            (format!("Application/JSON; x={long}"), Some("application/json")),
+            (format!("application/{long}"), None),
+            (String::new(), None),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let ingest = ingest(directory.path(), Format::Auto).await;
+            let headers =
+                HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::try_from(sent).unwrap())]);
+            let body = Body::from(r#"[{"traceId":"a","id":"1"}]"#);
+            ingest.push(Format::ZipkinJson, &headers, body).await.unwrap();
+            let at = TopicPartition { topic: ingest.queue.topic().into(), partition: 0 };
+            let mut reader = ingest.queue.open(&at, 0).await.unwrap();
+            let mut found = Vec::new();
+            while found.is_empty() {
+                reader.ready().await;
+                let each = &mut |message: Message<'_>| {
+                    found.push(format!("{:?}", message.headers));
+                    true
+                };
+                reader.read(1, each).unwrap();
+            }
+            let expected = match kept {
+                Some(kept) => format!("[(\"content-type\", Some({:?}))]", kept.as_bytes()),
+                None => "[]".to_owned(),
+            };
+            assert_eq!(found, [expected]);
+        }
     }
 
     #[tokio::test]

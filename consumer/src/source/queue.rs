@@ -35,14 +35,14 @@ use crate::lock::lock;
 
 /// Partitions of a new queue.
 pub const DEFAULT_PARTITIONS: u16 = 4;
-/// Payload bytes that a queue holds before it refuses more.
+/// Bytes of records that a queue holds before it refuses more.
 pub const DEFAULT_MAX_BYTES: u64 = 10 << 30;
 /// Bytes of the disk that records leave free, of a small one half: the database is there, too, and only what it has
 /// stored is deleted here. A batch of large bodies is in its log and in its file.
 const LEFT_FREE: u64 = 256 << 20;
 /// Bytes of records that may wait for the writer.
 const WAITING_BYTES: usize = 32 << 20;
-/// What a record costs in the file besides its payload, for the bound on the disk.
+/// What a record costs in the file besides its payload, key and headers, for the bound on the disk.
 const RECORD_OVERHEAD: u64 = 64;
 
 /// How a queue is set up.
@@ -52,7 +52,7 @@ pub struct QueueOptions {
     pub topic: String,
     /// Partitions of a queue that is created now; an existing one keeps its number.
     pub partitions: u16,
-    /// Payload bytes at which appends are refused.
+    /// Bytes of records at which appends are refused.
     pub max_bytes: u64,
 }
 

@@ -44,6 +44,13 @@ pub(super) struct StoredRecord {
     pub(super) headers: String,
 }
 
+impl StoredRecord {
+    /// Bytes of its parts.
+    pub(super) fn bytes(&self) -> usize {
+        self.payload.len() + self.key.as_ref().map_or(0, Vec::len) + self.headers.len()
+    }
+}
+
 fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
@@ -183,7 +190,8 @@ pub(super) async fn delete(
     let partition = partition as i64;
     let (from, to) = (rowid(partition, offsets.start), rowid(partition, offsets.end));
     // `length` of a BLOB is read off the record's header; its pages are not.
-    let counted = "SELECT coalesce(sum(length(payload) + ?), 0) FROM record WHERE id >= ? AND id < ?";
+    let counted = "SELECT coalesce(sum(length(payload) + coalesce(length(key), 0) + length(CAST(headers AS BLOB)) + ?), 0)
+        FROM record WHERE id >= ? AND id < ?";
     let bytes: i64 = sqlx::query_scalar(counted)
         .bind(RECORD_OVERHEAD as i64)
         .bind(from)
@@ -204,7 +212,7 @@ pub(super) async fn give_pages_back(connection: &mut SqliteConnection) -> Result
     sqlx::query_scalar("PRAGMA freelist_count").fetch_one(connection).await
 }
 
-/// Records from `offset` on: at most `records`, and no further one once `bytes` of payload are reached.
+/// Records from `offset` on: at most `records`, and no further one once `bytes` are reached.
 pub(super) async fn fetch(
     readers: &SqlitePool,
     partition: i32,
@@ -233,7 +241,7 @@ pub(super) async fn fetch(
             headers: row.try_get(3)?,
             payload: row.try_get(4)?,
         };
-        fetched_bytes += record.payload.len();
+        fetched_bytes += record.bytes();
         fetched.push(record);
     }
     Ok(fetched)

@@ -132,7 +132,6 @@ impl Writer {
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         for Append { partition, record, .. } in group {
             let row = &mut partitions[usize::from(*partition)];
-            row.bytes += record.payload.len() as u64 + RECORD_OVERHEAD;
             let record = StoredRecord {
                 offset: row.next_offset,
                 at_ms,
@@ -141,6 +140,7 @@ impl Writer {
                 headers: serde_json::to_string(&record.headers).unwrap_or_default(),
             };
             row.next_offset += 1;
+            row.bytes += record.bytes() as u64 + RECORD_OVERHEAD;
             file::insert(&mut transaction, *partition, &record).await?;
         }
         for (partition, offsets) in garbage {
