@@ -2,7 +2,7 @@
 //!
 //! Guarantees: no more than [`Limits::connections`] are served at once, and whoever comes besides is told 503 or closed;
 //! a client that sends the head of its request slowly, or is idle between two requests, is closed after
-//! [`Limits::patience`], and so is one that takes nothing of its answer for as long. A connection holds at most
+//! [`Limits::patience`], and so is one that takes less than [`LEAST`] of a longer answer within that time. A connection holds at most
 //! [`BUFFER`] of what was sent before it is a body. How long a body may take is its reader's matter.
 
 use std::io;
@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Longest head of a request, and what of a body is read ahead.
 const BUFFER: usize = 64 << 10;
+/// What a client must take of its answer within the patience, where there is as much: who trickles holds the whole.
+const LEAST: usize = 1 << 20;
 /// How many are told at once that there are too many.
 const TURNED_AWAY: usize = 64;
 /// How long it is tried to tell one of them.
@@ -156,28 +158,53 @@ async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A stream that gives up where nothing of what is written is taken for a while.
+/// A stream that gives up where too little of what is written is taken for a while.
 struct Impatient<S> {
     stream: S,
     patience: Duration,
-    /// Set while a write waits.
+    /// Set since a write has had to wait, until [`LEAST`] or all is written.
     waits: Option<Pin<Box<Sleep>>>,
+    /// Bytes written since.
+    taken: usize,
 }
 
 impl<S> Impatient<S> {
     fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, waits: None }
+        Self { stream, patience, waits: None, taken: 0 }
+    }
+
+    fn wrote(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &polled {
+            self.taken += bytes;
+            if self.taken >= LEAST {
+                self.waits = None;
+            }
+        }
+        self.bounded(cx, polled)
+    }
+
+    /// What is written is out.
+    fn flushed(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+        if polled.is_ready() {
+            self.waits = None;
+        }
+        self.bounded(cx, polled)
     }
 
     fn bounded<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            self.waits = None;
             return polled;
         }
         let until = Instant::now() + self.patience;
-        let waits = self.waits.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        let waits = self.waits.get_or_insert_with(|| {
+            self.taken = 0;
+            Box::pin(tokio::time::sleep_until(until))
+        });
         ready!(waits.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing of its answer")))
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the client takes nothing of its answer, or too little",
+        )))
     }
 }
 
@@ -194,7 +221,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.bounded(cx, polled)
+        self.wrote(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -203,7 +230,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
-        self.bounded(cx, polled)
+        self.wrote(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -212,12 +239,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.bounded(cx, polled)
+        self.flushed(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.bounded(cx, polled)
+        self.flushed(cx, polled)
     }
 }
 

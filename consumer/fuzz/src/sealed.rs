@@ -58,7 +58,8 @@ fn span(trace_id: &str, body: String) -> StoredSpan {
 }
 
 async fn opened(sealing: &Sealing, store: &dyn KeyStore, span: StoredSpan) -> Result<String, SealError> {
-    let OpenedSpan { span, error } = sealing.open_spans(store, vec![span]).await.unwrap().remove(0);
+    let mut opened = sealing.open_spans(store, vec![span], usize::MAX).await.unwrap();
+    let OpenedSpan { span, error } = opened.remove(0);
     match error {
         None => Ok(span.body),
         Some(error) => {

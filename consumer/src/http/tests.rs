@@ -102,3 +102,26 @@ async fn a_client_that_takes_nothing_of_its_answer_leaves_its_place_to_others() 
     stop.cancel();
     timeout(SOON, server).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_client_that_trickles_its_answer_is_closed_and_one_that_reads_it_has_all() {
+    let request = "GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let (address, _stop, _patient) = server(Limits { patience: SOON, ..SHORT }).await;
+    assert!(ask(address, request).await.unwrap().len() > 32 << 20);
+    let (address, _stop, _server) = server(SHORT).await;
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(request.as_bytes()).await.unwrap();
+    let trickle = async {
+        let (mut taken, mut some) = (0, vec![0; 16 << 10]);
+        loop {
+            match slow.read(&mut some).await {
+                Ok(0) | Err(_) => break taken,
+                Ok(bytes) => taken += bytes,
+            }
+            // Long enough for the kernel to let a little more in each time.
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let taken = timeout(Duration::from_secs(60), trickle).await.unwrap();
+    assert!(taken < 32 << 20, "all of it was sent, at any rate");
+}

@@ -114,7 +114,9 @@ impl Verify {
         let Some(last) = rows.last().map(|row| row.id) else { return Ok(None) };
         let count = rows.len() as u64;
         let sealed: Vec<StoredSpan> = rows.into_iter().filter(|row| self.counts(row, found)).collect();
-        for opened in sealing.open_spans(&*keys.store, sealed).await.context("cannot read keys")? {
+        let opened =
+            sealing.open_spans(&*keys.store, sealed, usize::MAX).await.context("cannot read keys")?;
+        for opened in opened {
             if let Some(error) = opened.error {
                 found.problem(format!("row {}: {}", opened.span.id, chain(&error)));
             }

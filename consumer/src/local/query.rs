@@ -1,16 +1,18 @@
 //! `GET /api/v1/traces/{traceId}` and `GET /api/v2/trace/{traceId}`: from the database to a reader.
 //!
-//! Guarantee: whatever the number of readers, [`ANSWERS`] of them are answered at once, and others wait; while an answer
-//! is put together, no more of its rows are kept than twice [`TRACE_BYTES`] and a row each.
+//! Guarantee: whatever the number of readers, [`ANSWERS`] of them are answered at once, until they have read their answers,
+//! and others wait; while an answer is put together, no more of its rows are kept than twice [`TRACE_BYTES`] and a row
+//! each, and no more of their opened bodies than that once.
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use sluice_crds::problem::chain;
 
@@ -21,7 +23,7 @@ use crate::store::{Store, StoredSpan, TRACE_BYTES};
 
 /// Most rows of one answer.
 const MAX_ROWS: u32 = 10_000;
-/// Answers that are put together at once: as many as the database has connections for readers. An answer of
+/// Answers that are put together or sent at once: as many as the database has connections for readers. An answer of
 /// [`TRACE_BYTES`] takes several times as much memory until its text is made.
 const ANSWERS: usize = 4;
 
@@ -32,7 +34,7 @@ pub struct Traces {
     store: Arc<dyn Store>,
     /// What opens their bodies.
     sealing: Arc<Sealing>,
-    /// A permit for each answer that may be put together now.
+    /// A permit for each answer that may be put together or sent now.
     answers: Arc<Semaphore>,
 }
 
@@ -40,6 +42,12 @@ impl Traces {
     /// `sealing` opens the bodies of the rows in `store`.
     pub fn new(store: Arc<dyn Store>, sealing: Arc<Sealing>) -> Self {
         Self { store, sealing, answers: Arc::new(Semaphore::new(ANSWERS)) }
+    }
+
+    /// To put an answer together and send it.
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, Response> {
+        let closed = |failed| error(StatusCode::SERVICE_UNAVAILABLE, failed);
+        self.answers.clone().acquire_owned().await.map_err(closed)
     }
 
     /// The oldest first, as many as an answer holds, and whether there are more.
@@ -59,8 +67,10 @@ impl Traces {
         let whole = within_an_answer(&stored);
         let truncated = whole < stored.len();
         stored.truncate(whole);
-        let opened = self.sealing.open_spans(&*self.store, stored).await;
-        Ok((opened.map_err(|failed| unavailable(&failed))?, truncated))
+        let opened = self.sealing.open_spans(&*self.store, stored, TRACE_BYTES).await;
+        let opened = opened.map_err(|failed| unavailable(&failed))?;
+        let truncated = truncated || opened.len() < whole;
+        Ok((opened, truncated))
     }
 }
 
@@ -133,7 +143,20 @@ fn error(status: StatusCode, reason: impl std::fmt::Display) -> Response {
     (status, format!("{reason}\n")).into_response()
 }
 
-fn json(body: String) -> Response {
+/// An answer that holds its permit until the client has taken it, or has gone.
+struct Held {
+    text: String,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+fn json(text: String, permit: OwnedSemaphorePermit) -> Response {
+    let body = Bytes::from_owner(Held { text, _permit: permit });
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
@@ -143,8 +166,10 @@ fn unknown(trace_id: &str) -> Response {
 
 /// The rows of a trace, oldest first, bodies verbatim; a row whose body cannot be opened says why.
 pub async fn trace(State(traces): State<Traces>, Path(trace_id): Path<String>) -> Response {
-    // Held until the text is made. Nobody closes the semaphore.
-    let _answer = traces.answers.acquire().await;
+    let permit = match traces.permit().await {
+        Ok(permit) => permit,
+        Err(response) => return response,
+    };
     let (stored, truncated) = match traces.rows(&trace_id).await {
         Ok((stored, _)) if stored.is_empty() => return unknown(&trace_id),
         Ok(found) => found,
@@ -154,13 +179,16 @@ pub async fn trace(State(traces): State<Traces>, Path(trace_id): Path<String>) -
     let answer = spans.and_then(|spans| {
         serde_json::to_string(&Trace { trace_id: &trace_id, answered_by: "database", truncated, spans })
     });
-    answer.map_or_else(|failed| error(StatusCode::INTERNAL_SERVER_ERROR, failed), json)
+    answer.map_or_else(|failed| error(StatusCode::INTERNAL_SERVER_ERROR, failed), |text| json(text, permit))
 }
 
 /// The trace as a list of Zipkin v2 spans. Bodies that are no spans of either kind are left out; one that cannot be
 /// opened fails the whole, as the format has no place to say so.
 pub async fn zipkin(State(traces): State<Traces>, Path(trace_id): Path<String>) -> Response {
-    let _answer = traces.answers.acquire().await;
+    let permit = match traces.permit().await {
+        Ok(permit) => permit,
+        Err(response) => return response,
+    };
     let stored = match traces.rows(&trace_id).await {
         Ok((stored, _)) => stored,
         Err(response) => return response,
@@ -176,7 +204,7 @@ pub async fn zipkin(State(traces): State<Traces>, Path(trace_id): Path<String>) 
     if spans.is_empty() {
         return unknown(&trace_id);
     }
-    json(format!("[{}]", spans.join(",")))
+    json(format!("[{}]", spans.join(",")), permit)
 }
 
 #[cfg(test)]
@@ -233,5 +261,8 @@ mod tests {
             assert_eq!(ask(&traces, as_zipkin).await, Some(StatusCode::NOT_FOUND));
         }
         assert_eq!(traces.answers.available_permits(), ANSWERS);
-    }
-}
+        let answer = json("{}".to_owned(), traces.permit().await.unwrap());
+        assert_eq!(traces.answers.available_permits(), ANSWERS - 1, "until it is sent");
+        drop(answer);
+        assert_eq!(traces.answers.available_permits(), ANSWERS);
+    }}

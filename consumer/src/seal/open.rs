@@ -23,7 +23,8 @@ pub struct OpenedSpan {
 }
 
 impl Sealing {
-    /// Opens the bodies of rows; plain ones stay as they are.
+    /// Opens the bodies of rows; plain ones stay as they are. Ends behind the one with which they exceed `most_bytes`: a
+    /// short sealed body may be a long one.
     ///
     /// # Errors
     /// Keys or dictionaries cannot be read now. What is wrong with a single row is in its [`OpenedSpan`].
@@ -31,9 +32,13 @@ impl Sealing {
         &self,
         store: &dyn KeyStore,
         spans: Vec<StoredSpan>,
+        most_bytes: usize,
     ) -> Result<Vec<OpenedSpan>, SealError> {
-        let mut opened = Vec::with_capacity(spans.len());
+        let (mut opened, mut bytes) = (Vec::with_capacity(spans.len()), 0);
         for mut span in spans {
+            if bytes > most_bytes {
+                break;
+            }
             let error = match self.open_body(store, &span).await {
                 Ok(None) => None,
                 Ok(Some(body)) => {
@@ -46,6 +51,7 @@ impl Sealing {
                     Some(error)
                 }
             };
+            bytes += span.body.len();
             opened.push(OpenedSpan { span, error });
         }
         Ok(opened)

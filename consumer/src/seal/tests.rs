@@ -75,9 +75,21 @@ async fn opened(
     store: &Arc<dyn Store>,
     spans: Vec<StoredSpan>,
 ) -> Vec<Result<String, String>> {
-    let opened = sealing.open_spans(&**store, spans).await.unwrap();
+    let opened = sealing.open_spans(&**store, spans, usize::MAX).await.unwrap();
     let outcome = |one: OpenedSpan| one.error.map_or(Ok(one.span.body), |error| Err(chain(&error)));
     opened.into_iter().map(outcome).collect()
+}
+
+#[tokio::test]
+async fn short_sealed_bodies_are_opened_to_no_more_than_is_asked_for() {
+    let (safe, store) = (Safe::with(&["k1"]), memory());
+    let sealing = safe.sealing(&["k1"], "k1");
+    let long = format!("\"{}\"", "x".repeat(1 << 20));
+    let rows: Vec<Row<'_>> = (1..=8).map(|id| row(id, &long)).collect();
+    let spans = stored(&sealing, &store, &rows).await;
+    assert!(spans.iter().all(|span| span.body.len() < 10_000));
+    let opened = sealing.open_spans(&*store, spans, 3 << 20).await.unwrap();
+    assert_eq!(opened.iter().map(|one| one.span.id).collect::<Vec<_>>(), [1, 2, 3]);
 }
 
 #[tokio::test]
