@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
+use axum::middleware::from_fn;
 use axum::routing::{get, post};
 use sluice_crds::v1alpha1::{Format, StartFrom};
 use tokio::task::JoinHandle;
@@ -273,7 +274,10 @@ fn router(ingest: Arc<Ingest>, traces: Traces) -> Router {
         .route("/api/v1/traces/{traceId}", get(query::trace))
         .route("/api/v2/trace/{traceId}", get(query::zipkin))
         .with_state(traces);
-    write.merge(read).route("/health", get(|| async { "{\"status\":\"UP\"}\n" }))
+    write
+        .merge(read)
+        .route("/health", get(|| async { "{\"status\":\"UP\"}\n" }))
+        .layer(from_fn(body::discard_refused))
 }
 
 /// Binds and serves until `stop`; then requests under way are finished.

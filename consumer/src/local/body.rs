@@ -1,23 +1,33 @@
 //! Reads request bodies within bounds of size, time and memory.
 //!
 //! Guarantee: however many clients send at once, bodies that arrive take at most [`ARRIVING_BYTES`], and
-//! unpacked ones at most [`UNPACKED_BYTES`]. A body that does not say how long it is counts as the longest.
+//! unpacked ones at most [`UNPACKED_BYTES`]. A body that does not say how long it is counts as the longest. Whoever is
+//! refused hears it: what is left of the body is read and thrown away first ([`discard_refused`]).
 
 use std::io::Read;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::lock::lock;
 
 /// Longest body as it is sent.
 pub const MAX_BODY: usize = 4 << 20;
 /// Longest body after unpacking.
 pub const MAX_UNPACKED: usize = 8 << 20;
-/// How much of a body that is too long is read and thrown away.
+/// How much of a body that is refused is read and thrown away.
 const DISCARDED: usize = 64 << 20;
 const ARRIVING_BYTES: usize = 32 << 20;
 const UNPACKED_BYTES: usize = 32 << 20;
@@ -79,7 +89,10 @@ impl Bodies {
             Some(length) => length.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(MAX_BODY),
             None => MAX_BODY,
         };
-        let arriving = reserve(&self.arriving, announced.min(MAX_BODY)).await?;
+        if announced > MAX_BODY {
+            return Err(too_large(MAX_BODY));
+        }
+        let arriving = reserve(&self.arriving, announced).await?;
         let bytes = match tokio::time::timeout(SENT_WITHIN, read(body)).await {
             Ok(bytes) => bytes?,
             Err(_) => {
@@ -98,25 +111,85 @@ impl Bodies {
     }
 }
 
-/// Reads a body. One that is too long is read on for a while, but not kept: a client that is still sending when
-/// the connection closes would not see the answer.
+/// Reads a body.
 async fn read(mut body: Body) -> Result<Vec<u8>, HttpRefusal> {
-    let (mut bytes, mut length) = (Vec::new(), 0);
+    let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             HttpRefusal::new(StatusCode::BAD_REQUEST, format!("the body ended early: {error}"))
         })?;
         let Ok(data) = frame.into_data() else { continue };
-        length += data.len();
-        if length <= MAX_BODY {
-            bytes.extend_from_slice(&data);
-        } else if length <= DISCARDED {
-            bytes = Vec::new();
-        } else {
-            break;
+        if bytes.len() + data.len() > MAX_BODY {
+            return Err(too_large(MAX_BODY));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+/// Answers a refusal, whoever made it, after what is left of the body was read for a while: a client that is still sending
+/// when the connection closes would not see the answer, and send all of it again. One that waits for 100 (RFC 9110, section
+/// 10.1.1) is not sending.
+pub async fn discard_refused(request: Request, next: Next) -> Response {
+    let until = Instant::now() + SENT_WITHIN;
+    let (parts, body) = request.into_parts();
+    let waits = expects_continue(&parts.headers);
+    let lent = Arc::new(Mutex::new(Lent { body, begun: false }));
+    let request = Request::from_parts(parts, Body::new(Borrowed(lent.clone())));
+    let response = next.run(request).await;
+    let refused = response.status().is_client_error() || response.status().is_server_error();
+    if let (true, Some(left)) = (refused, Arc::into_inner(lent)) {
+        let Lent { body, begun } = left.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if begun || !waits {
+            // Whoever sends on after that is cut off.
+            let _ = tokio::time::timeout_at(until, discard(body)).await;
         }
     }
-    if length > MAX_BODY { Err(too_large(MAX_BODY)) } else { Ok(bytes) }
+    response
+}
+
+async fn discard(mut body: Body) {
+    let mut length = 0;
+    while length <= DISCARDED
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        length += frame.data_ref().map_or(0, Bytes::len);
+    }
+}
+
+/// Whether the client sends its body only when it is told to.
+fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// A body that is not lost with who reads it.
+struct Lent {
+    body: Body,
+    begun: bool,
+}
+
+struct Borrowed(Arc<Mutex<Lent>>);
+
+impl HttpBody for Borrowed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let mut lent = lock(&self.0);
+        lent.begun = true;
+        Pin::new(&mut lent.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        lock(&self.0).body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        lock(&self.0).body.size_hint()
+    }
 }
 
 async fn reserve(memory: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, HttpRefusal> {
@@ -201,3 +274,6 @@ fn read_unpacked(reader: impl Read, packed: usize) -> std::io::Result<Vec<u8>> {
     reader.take(MAX_UNPACKED as u64 + 1).read_to_end(&mut unpacked)?;
     Ok(unpacked)
 }
+
+#[cfg(test)]
+mod tests;
