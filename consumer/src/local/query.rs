@@ -201,6 +201,13 @@ pub async fn zipkin(State(traces): State<Traces>, Path(trace_id): Path<String>) 
         .iter()
         .filter_map(|opened| read::zipkin_v2(&opened.span.trace_id, &opened.span.body))
         .collect();
+    if spans.is_empty() && !stored.is_empty() {
+        let reason = format_args!(
+            "{} row(s) of trace {trace_id:?} are stored, and none is a Zipkin or OTLP span; see /api/v1/traces/{trace_id}",
+            stored.len()
+        );
+        return error(StatusCode::NOT_FOUND, reason);
+    }
     if spans.is_empty() {
         return unknown(&trace_id);
     }
@@ -211,8 +218,11 @@ pub async fn zipkin(State(traces): State<Traces>, Path(trace_id): Path<String>) 
 mod tests {
     use std::time::Duration;
 
+    use http_body_util::BodyExt;
+
     use super::*;
     use crate::store::memory::MemoryStore;
+    use crate::store::{Position, Row, StreamKey, WriteBatch};
 
     fn row(id: i64, bytes: usize) -> StoredSpan {
         StoredSpan {
@@ -265,4 +275,30 @@ mod tests {
         assert_eq!(traces.answers.available_permits(), ANSWERS - 1, "until it is sent");
         drop(answer);
         assert_eq!(traces.answers.available_permits(), ANSWERS);
-    }}
+    }
+    #[tokio::test]
+    async fn rows_that_are_no_spans_are_told_from_none() {
+        let store = MemoryStore::new(1, 1 << 20);
+        let key = StreamKey { cluster_id: "c".into(), group: "g".into(), topic: "t".into(), partition: 0 };
+        store.create_streams(&[(key.clone(), 0)]).await.unwrap();
+        let claim = store.claim(&key, "test").await.unwrap();
+        let batch = WriteBatch {
+            stream: claim.stream,
+            epoch: claim.epoch,
+            from: claim.position,
+            to: Position { next_offset: 1, last_id: 1 },
+            fingerprint: None,
+            rows: &[Row { id: 1, trace_id: "free", kind: "", body: "{}" }],
+            dead_letters: &[],
+            to_topic: false,
+        };
+        store.write(&batch).await.unwrap();
+        let traces = Traces::new(Arc::new(store), Arc::new(Sealing::new("t", None)));
+        for (id, expected) in [("free", "1 row(s) of trace \"free\""), ("none", "no span of trace")] {
+            let answer = zipkin(State(traces.clone()), Path(id.to_owned())).await;
+            assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+            let text = answer.into_body().collect().await.unwrap().to_bytes();
+            assert!(text.starts_with(expected.as_bytes()), "{text:?}");
+        }
+    }
+}
