@@ -63,6 +63,7 @@ fn with_trace_id(body: &str, none: &str, trace_id: &str) -> Option<String> {
 ///
 /// A hexadecimal id may be in either case, and with or without zeros before it: the OpenTelemetry Collector's Zipkin JSON
 /// cuts those of the upper half off, its OTLP and Zipkin protobuf do not, and Zipkin's clients may send an id of any length.
+/// One that was written in both cases at once is found as it was written, and in no other form.
 pub fn trace_id_forms(asked: &str) -> Vec<String> {
     let mut forms = vec![asked.to_owned()];
     if is_digits(asked, 32) {

@@ -182,7 +182,9 @@ pub struct JsonPaths {
     /// Default: /spans.
     #[schemars(length(max = 256), regex(pattern = r"^(/([^~/]|~[01])*)*$"))]
     pub spans: String,
-    /// The trace id, looked for in the span first and then from the root of the message. Default: /traceId.
+    /// The trace id, looked for in the span first and then from the root of the message. No path leads into a list: what
+    /// a span has itself is named from the span, so with spans under /data an id in each of them is /traceId, and not
+    /// /data/traceId. Default: /traceId.
     #[schemars(length(min = 1, max = 256), regex(pattern = r"^(/([^~/]|~[01])*)*$"))]
     pub trace_id: String,
     /// The span's kind, looked for likewise; a span without one is stored with an empty kind. Empty: no span has one.
