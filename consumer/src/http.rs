@@ -1,9 +1,12 @@
 //! Serves HTTP within bounds of connections and of patience.
 //!
-//! Guarantees: no more than [`Limits::connections`] are served at once, and whoever comes besides is told 503 or closed;
+//! Guarantees: no more than [`Limits::connections`] are served at once, and whoever comes besides is told 503 or closed
+//! ([`WhenFull`] may close one that is idle instead);
 //! a client that sends the head of its request slowly, or is idle between two requests, is closed after
 //! [`Limits::patience`], and so is one that takes less than [`LEAST`] of a longer answer within that time. A connection holds at most
 //! [`BUFFER`] of what was sent before it is a body. How long a body may take is its reader's matter.
+
+mod idle;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,6 +18,7 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -23,6 +27,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+
+use idle::Idle;
 
 /// Longest head of a request, and what of a body is read ahead.
 const BUFFER: usize = 64 << 10;
@@ -44,6 +50,17 @@ pub struct Limits {
     pub connections: usize,
     /// Longest wait for the head of a request, and for a client that reads nothing.
     pub patience: Duration,
+    /// Whom it is that has to go.
+    pub when_full: WhenFull,
+}
+
+/// Who is turned away when there are more clients than [`Limits::connections`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Who comes.
+    Newest,
+    /// The connection that has been idle for longest; who comes, where all are served.
+    LongestIdle,
 }
 
 /// An address to listen on, from the command line.
@@ -81,6 +98,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
     let places = Arc::new(Semaphore::new(limits.connections));
     let refusals = Arc::new(Semaphore::new(TURNED_AWAY));
     let told = Arc::new(AtomicBool::new(false));
+    let idle = Idle::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -96,10 +114,14 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
                 continue;
             }
         };
-        if let Ok(place) = places.clone().try_acquire_owned() {
-            let (router, stop, told) = (router.clone(), stop.clone(), told.clone());
+        let mut place = places.clone().try_acquire_owned().ok();
+        if place.is_none() && limits.when_full == WhenFull::LongestIdle && idle.close_longest() {
+            place = timeout(TELL_WITHIN, places.clone().acquire_owned()).await.ok().and_then(Result::ok);
+        }
+        if let Some(place) = place {
+            let (router, stop, told, idle) = (router.clone(), stop.clone(), told.clone(), idle.clone());
             connections.spawn(async move {
-                if let Err(error) = connection(stream, router, limits, stop).await {
+                if let Err(error) = connection(stream, router, limits, idle, stop).await {
                     ended_early(&error, &told);
                 }
                 drop(place);
@@ -120,6 +142,7 @@ async fn connection(
     stream: TcpStream,
     router: Router,
     limits: Limits,
+    idle: Idle,
     stop: CancellationToken,
 ) -> hyper::Result<()> {
     // Answers are small; without this the kernel may hold one back.
@@ -127,9 +150,21 @@ async fn connection(
     let stream = TokioIo::new(Impatient::new(stream, limits.patience));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.patience).max_buf_size(BUFFER);
-    let mut served = pin!(builder.serve_connection(stream, TowerToHyperService::new(router)));
+    let waits = idle.enter();
+    let (router, seen) = (TowerToHyperService::new(router), &waits);
+    let service = service_fn(move |request| {
+        seen.serves();
+        let answer = router.call(request);
+        async move {
+            let answer = answer.await;
+            seen.again();
+            answer
+        }
+    });
+    let mut served = pin!(builder.serve_connection(stream, service));
     tokio::select! {
         ended = &mut served => ended,
+        () = waits.closed() => Ok(()),
         () = stop.cancelled() => {
             served.as_mut().graceful_shutdown();
             served.await

@@ -1,5 +1,6 @@
 use sluice_crds::error_reason::ErrorReason;
 use sluice_crds::live::Live;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
@@ -172,4 +173,30 @@ async fn every_address_is_every_one_of_ipv4_where_there_is_no_ipv6() {
     let listener = listen(every(0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+}
+
+/// Else the kubelet would end a process that is well.
+#[tokio::test]
+async fn idle_connections_keep_nobody_from_hearing_that_it_is_alive() {
+    let stop = CancellationToken::new();
+    let address = serve(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0), admin(), stop.clone()).await.unwrap();
+    let livez = async |stream: &mut TcpStream| {
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 15];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    };
+    let mut idle = Vec::new();
+    for number in 0..LIMITS.connections + 10 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // Some have asked, and wait; others have never asked.
+        if number % 2 == 0 {
+            livez(&mut stream).await;
+        }
+        idle.push(stream);
+    }
+    for _ in 0..2 * LIMITS.connections {
+        livez(&mut TcpStream::connect(address).await.unwrap()).await;
+    }
+    stop.cancel();
 }

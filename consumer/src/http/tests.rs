@@ -5,7 +5,8 @@ use axum::routing::get;
 
 use super::*;
 
-const SHORT: Limits = Limits { connections: 4, patience: Duration::from_millis(300) };
+const SHORT: Limits =
+    Limits { connections: 4, patience: Duration::from_millis(300), when_full: WhenFull::Newest };
 /// Far longer than any limit here.
 const SOON: Duration = Duration::from_secs(20);
 
