@@ -224,6 +224,9 @@ struct Chosen {
     filter: Option<LetterFilter>,
     /// The last id that was looked at.
     after: i64,
+    /// The last letter when it was first looked; none before. Letters that come meanwhile nobody has seen, and one that
+    /// fails again has a new id: neither is chosen.
+    end: Option<i64>,
     /// Ids that were named and are not there.
     missing: usize,
 }
@@ -237,19 +240,24 @@ impl Chosen {
                 !is_open || all,
                 "expected ids, filters or --all: see what there is with `sluice dead-letters list`"
             );
-            return Ok(Self { ids: Vec::new(), filter: Some(filter), after: 0, missing: 0 });
+            return Ok(Self { ids: Vec::new(), filter: Some(filter), after: 0, end: None, missing: 0 });
         }
         ensure!(is_open && !all, "expected ids or filters, found both");
         let mut ids = ids.to_owned();
         ids.sort_unstable();
         ids.dedup();
-        Ok(Self { ids, filter: None, after: 0, missing: 0 })
+        Ok(Self { ids, filter: None, after: 0, end: None, missing: 0 })
     }
 
     /// The next ones, ascending; none at the end.
     async fn next(&mut self, store: &dyn Store) -> anyhow::Result<Vec<LetterSummary>> {
         if let Some(filter) = &self.filter {
-            let page = store.letters(filter, self.after, PAGE).await.map_err(cannot_read(LETTERS))?;
+            let end = match self.end {
+                Some(end) => end,
+                None => *self.end.insert(store.last_letter().await.map_err(cannot_read(LETTERS))?),
+            };
+            let mut page = store.letters(filter, self.after, PAGE).await.map_err(cannot_read(LETTERS))?;
+            page.retain(|letter| letter.id <= end);
             self.after = page.last().map_or(self.after, |last| last.id);
             return Ok(page);
         }

@@ -65,6 +65,7 @@ pub(super) struct Redriven {
     /// Nothing was marked; `marked` says how many would be.
     pub dry_run: bool,
     pub marked: usize,
+    /// Also those that another command marked meanwhile.
     pub waited_already: usize,
     /// They failed too often.
     pub left_alone: usize,
@@ -129,10 +130,13 @@ impl Redrive {
             // A page at a time where there is no limit, else a second's worth.
             let piece = if self.rate == 0 { PAGE as usize } else { (self.rate as usize).min(PAGE as usize) };
             for ids in fresh.chunks(piece) {
-                if !self.dry_run {
-                    store.mark(ids).await.context("cannot mark dead letters")?;
-                }
-                redriven.marked += ids.len();
+                let marked = if self.dry_run {
+                    ids.len()
+                } else {
+                    store.mark(ids).await.context("cannot mark dead letters")? as usize
+                };
+                redriven.marked += marked;
+                redriven.waited_already += ids.len().saturating_sub(marked);
                 bar.set_position(redriven.marked as u64);
                 if self.rate > 0 && !self.dry_run {
                     due += Duration::from_secs_f64(ids.len() as f64 / f64::from(self.rate));

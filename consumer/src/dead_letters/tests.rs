@@ -42,14 +42,15 @@ fn letters_that_failed_again_are_looked_for_where_they_can_be() {
     assert!(redrive::search_after(Some(of_a_clock_ahead), now_ms) < id::first_at(now_ms));
 }
 
-/// A store with one letter, which waits to be redriven.
-async fn with_a_waiting_letter() -> MemoryStore {
-    let store = MemoryStore::new(1, usize::MAX);
-    let key = StreamKey { cluster_id: "c".into(), group: "g".into(), topic: "t".into(), partition: 0 };
-    store.create_streams(&[(key.clone(), 0)]).await.unwrap();
-    let claim = store.claim(&key, "owner").await.unwrap();
-    let letter = DeadLetter {
-        id: 1,
+fn key() -> StreamKey {
+    StreamKey { cluster_id: "c".into(), group: "g".into(), topic: "t".into(), partition: 0 }
+}
+
+/// Has a lane store letters.
+async fn store_letters(store: &MemoryStore, ids: &[i64]) {
+    let claim = store.claim(&key(), "owner").await.unwrap();
+    let letter = |id: &i64| DeadLetter {
+        id: *id,
         topic: "t",
         partition: 0,
         offset: 0,
@@ -62,19 +63,69 @@ async fn with_a_waiting_letter() -> MemoryStore {
         bytes: b"broken",
         sealed: false,
     };
+    let letters: Vec<_> = ids.iter().map(letter).collect();
+    let last_id = ids.iter().copied().max().unwrap_or_default();
     let batch = WriteBatch {
         stream: claim.stream,
         epoch: claim.epoch,
         from: claim.position,
-        to: Position { next_offset: 1, last_id: 1 },
+        to: Position { next_offset: claim.position.next_offset + 1, last_id },
         fingerprint: None,
         rows: &[],
-        dead_letters: &[letter],
+        dead_letters: &letters,
         to_topic: false,
     };
     store.write(&batch).await.unwrap();
+}
+
+async fn with_letters(ids: &[i64]) -> MemoryStore {
+    let store = MemoryStore::new(1, usize::MAX);
+    store.create_streams(&[(key(), 0)]).await.unwrap();
+    store_letters(&store, ids).await;
+    store
+}
+
+/// A store with one letter, which waits to be redriven.
+async fn with_a_waiting_letter() -> MemoryStore {
+    let store = with_letters(&[1]).await;
     store.mark(&[1]).await.unwrap();
     store
+}
+
+#[tokio::test]
+async fn letters_that_come_while_a_command_runs_are_not_chosen() {
+    let store = with_letters(&[1, 2]).await;
+    let mut chosen = Chosen::new(&[], &Filters::default(), true).unwrap();
+    let ids = |page: Vec<LetterSummary>| page.iter().map(|letter| letter.id).collect::<Vec<_>>();
+    assert_eq!(ids(chosen.next(&store).await.unwrap()), [1, 2]);
+    store_letters(&store, &[3]).await;
+    assert!(ids(chosen.next(&store).await.unwrap()).is_empty());
+    let mut later = Chosen::new(&[], &Filters::default(), true).unwrap();
+    assert_eq!(ids(later.next(&store).await.unwrap()), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_two_commands_redrive_is_counted_by_the_one_that_marks_it() {
+    let store = with_letters(&[1, 2]).await;
+    let line = "sluice redrive --local data --all --rate 1";
+    let Command::Redrive(redrive) = Line::parse_from(line.split(' ')).command else { panic!("redrive") };
+    let mut chosen = Chosen::new(&[], &Filters::default(), true).unwrap();
+    let another = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(store.mark(&[2]).await.unwrap(), 1);
+        store_letters(&store, &[3]).await;
+    };
+    let (redriven, ()) = tokio::join!(redrive.mark(&mut chosen, &store), another);
+    let redriven = redriven.unwrap();
+    assert_eq!((redriven.marked, redriven.waited_already), (1, 1));
+    assert_eq!(
+        store
+            .letters(&LetterFilter { pending: Some(false), ..Default::default() }, 0, 9)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -150,6 +150,10 @@ pub trait LetterStore: Send + Sync {
         limit: u32,
     ) -> Result<Vec<LetterSummary>, StoreError>;
 
+    /// The largest id of a letter; 0 where there is none. What is stored later has a larger one, but for what is being
+    /// stored now.
+    async fn last_letter(&self) -> Result<i64, StoreError>;
+
     /// One letter with its bytes; none where there is no such one (any more).
     async fn letter(&self, id: i64) -> Result<Option<StoredLetter>, StoreError>;
 

@@ -45,6 +45,10 @@ pub async fn dead_letters_are_listed_by_page_and_filter(bed: Bed) {
     assert_eq!(letter.headers, br#"[{"name":"h","value":null}]"#);
     assert_eq!(letter.bytes, b"not json");
     assert_eq!(store.letter(6).await.unwrap(), None);
+
+    assert_eq!(store.last_letter().await.unwrap(), 5);
+    store.purge(&[1, 2, 3, 4, 5]).await.unwrap();
+    assert_eq!(store.last_letter().await.unwrap(), 0);
 }
 
 pub async fn a_letter_whose_bytes_are_not_there_is_an_error_and_no_empty_letter(bed: Bed) {

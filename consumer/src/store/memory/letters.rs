@@ -51,6 +51,10 @@ impl LetterStore for MemoryStore {
             .collect())
     }
 
+    async fn last_letter(&self) -> Result<i64, StoreError> {
+        Ok(self.state().dead_letters.last_key_value().map_or(0, |(id, _)| *id))
+    }
+
     async fn letter(&self, id: i64) -> Result<Option<StoredLetter>, StoreError> {
         self.ask(Call::Letter)?;
         let state = self.state();

@@ -110,6 +110,21 @@ macro_rules! letter_store {
                 builder
             }
 
+            /// On the primary: what a replica does not know yet would be left out.
+            async fn find_last(&self, conn: &mut Conn) -> Result<i64, StoreError> {
+                begin_reading(conn, "sluice_dead_letter").await?;
+                let mut builder = Builder::new(format!(
+                    "SELECT CAST(COALESCE(MAX(id), 0) AS {}) FROM sluice_dead_letter WHERE table_name = ",
+                    $dialect.int8
+                ));
+                builder.push_bind(self.table_name().to_owned());
+                let last = within(SHORT_ANSWER, builder.build_query_scalar().fetch_one(&mut *conn))
+                    .await
+                    .map_err(store_error("cannot look for the last dead letter"))?;
+                commit(conn).await?;
+                Ok(last)
+            }
+
             async fn find_summary(
                 &self,
                 conn: &mut Conn,
@@ -360,6 +375,12 @@ macro_rules! letter_store {
 
             async fn letter(&self, id: i64) -> Result<Option<StoredLetter>, StoreError> {
                 let mut session = self.session(Purpose::Read).await?;
+            async fn last_letter(&self) -> Result<i64, StoreError> {
+                let mut session = self.session(Purpose::Read).await?;
+                let done = self.find_last(&mut session).await;
+                self.settle(session, done).await
+            }
+
                 let done = self.find_letter(&mut session, id).await;
                 self.settle(session, done).await
             }
