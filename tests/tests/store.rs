@@ -98,6 +98,7 @@ on_every_store! {
     a_letter_whose_bytes_are_not_there_is_an_error_and_no_empty_letter,
     marks_are_counted_once_and_tell_the_partitions,
     a_redriven_letter_is_rows_or_a_letter_with_its_history,
+    a_mark_without_its_letter_names_no_partition,
     a_letter_that_was_purged_meanwhile_is_not_stored,
     dead_letters_for_a_topic_wait_until_it_has_taken_them,
     rows_are_removed_step_by_step_where_they_are_old,

@@ -76,6 +76,18 @@ pub async fn marks_are_counted_once_and_tell_the_partitions(bed: Bed) {
     assert_eq!(bed.dead_letters().await.unwrap().len(), 3);
 }
 
+/// It was set while its letter was being removed.
+pub async fn a_mark_without_its_letter_names_no_partition(bed: Bed) {
+    let (store, _) = with_letters(&bed).await;
+    // In memory a letter and its mark end together.
+    if bed.url().is_err() {
+        return;
+    }
+    store.mark(&[1]).await.unwrap();
+    execute(&bed, "DELETE FROM sluice_dead_letter WHERE id = 1").await;
+    assert_eq!(store.marked().await.unwrap(), []);
+}
+
 pub async fn a_redriven_letter_is_rows_or_a_letter_with_its_history(bed: Bed) {
     let (store, claim) = with_letters(&bed).await;
     store.mark(&[1, 2]).await.unwrap();

@@ -295,14 +295,16 @@ macro_rules! letter_store {
                 Ok(removed)
             }
 
+            /// Of letters that are there: a mark that is set while its letter is removed may outlive it.
             async fn marked_partitions(&self, conn: &mut Conn) -> Result<Vec<(String, i32)>, StoreError> {
                 let (q, (before, after)) = ($dialect.quote, $dialect.text);
                 let mut builder = Builder::new(format!(
-                    "SELECT {before}topic{after}, {q}partition{q} FROM sluice_redrive WHERE pending = 1 \
-                     AND table_name = "
+                    "SELECT {before}r.topic{after}, r.{q}partition{q} FROM sluice_redrive r WHERE r.pending = 1 \
+                     AND EXISTS (SELECT 1 FROM sluice_dead_letter d WHERE d.table_name = r.table_name \
+                     AND d.id = r.id) AND r.table_name = "
                 ));
                 builder.push_bind(self.table_name().to_owned());
-                builder.push(format_args!(" GROUP BY topic, {q}partition{q}"));
+                builder.push(format_args!(" GROUP BY r.topic, r.{q}partition{q}"));
                 within(SHORT_ANSWER, builder.build_query_as().fetch_all(conn))
                     .await
                     .map_err(store_error("cannot look for dead letters to redrive"))
@@ -373,14 +375,14 @@ macro_rules! letter_store {
                 self.settle(session, done).await
             }
 
-            async fn letter(&self, id: i64) -> Result<Option<StoredLetter>, StoreError> {
-                let mut session = self.session(Purpose::Read).await?;
             async fn last_letter(&self) -> Result<i64, StoreError> {
                 let mut session = self.session(Purpose::Read).await?;
                 let done = self.find_last(&mut session).await;
                 self.settle(session, done).await
             }
 
+            async fn letter(&self, id: i64) -> Result<Option<StoredLetter>, StoreError> {
+                let mut session = self.session(Purpose::Read).await?;
                 let done = self.find_letter(&mut session, id).await;
                 self.settle(session, done).await
             }
