@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::{check, consume, dead_letters, keys, loadgen, local, out, replay};
+use crate::{check, consume, dead_letters, keys, loadgen, local, logging, out, replay};
 use clap::{Parser, Subcommand};
 use sluice_crds::problem::chain;
 
@@ -35,8 +35,13 @@ const STOP_WITHIN: Duration = Duration::from_secs(1);
 pub fn main() -> ExitCode {
     // Not by the standard library, which would print a backtrace where the environment asks for one: a mistake in a
     // file is none of this program.
-    start().unwrap_or_else(|error| {
-        out::note(format_args!("Error: {}", chain(&*error)));
+    let outcome = start();
+    let is_read = logging::flush();
+    outcome.unwrap_or_else(|error| {
+        // Where nobody reads the log, nobody would read this: it would wait for ever.
+        if is_read {
+            out::note(format_args!("Error: {}", chain(&*error)));
+        }
         ExitCode::FAILURE
     })
 }

@@ -81,7 +81,7 @@ pub struct Args {
     pub log_format: LogFormat,
 }
 
-/// Runs until SIGTERM or Ctrl-C.
+/// Runs until SIGTERM, SIGHUP or Ctrl-C.
 ///
 /// # Errors
 /// What a person must know; printed with its causes.

@@ -1,11 +1,17 @@
 //! Logs: for people on a terminal, JSON otherwise. No credential reaches them: secrets are of a type whose
-//! text form is redacted.
+//! text form is redacted. Nobody waits for a log to be written, see [`lines`].
+
+mod lines;
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+
+use lines::Lines;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -23,6 +29,12 @@ pub enum LogFormat {
 /// its own; what that means is told by the one who asked.
 const DEFAULT_FILTER: &str = "info,kube_client=off,kube_runtime=off";
 
+/// How long the end of a process waits for its last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Where this process logs to.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
 /// Starts logging to standard error. `RUST_LOG` filters; the default is `info`.
 pub fn start(format: LogFormat) {
     start_with(format, std::io::stderr);
@@ -33,10 +45,11 @@ pub fn start_with<W>(format: LogFormat, writer: W)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
+    let lines = LINES.get_or_init(|| Lines::start(writer, tell_lost)).clone();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     // A line that cannot be written is lost. Told on standard error, which may be what is closed, it would be a panic.
     let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines).log_internal_errors(false);
     let human = match format {
         LogFormat::Auto => std::io::stderr().is_terminal(),
         LogFormat::Human => true,
@@ -49,4 +62,13 @@ where
     } else {
         builder.json().flatten_event(true).init();
     }
+}
+
+/// Waits for the last lines, but not for ever: false where nobody reads them. True where nothing is logged.
+pub fn flush() -> bool {
+    LINES.get().is_none_or(|lines| lines.flush(LAST_LINES))
+}
+
+fn tell_lost(lines: u64) {
+    tracing::warn!(lines, "lines of this log were lost: what reads it was too slow, or nothing did");
 }

@@ -58,7 +58,7 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Longest consumer group: what a pipeline's own may have.
 const MAX_GROUP: usize = sluice_crds::v1alpha1::MAX_KAFKA_NAME;
 
-/// Runs until everything is read, SIGTERM or Ctrl-C.
+/// Runs until everything is read, SIGTERM, SIGHUP or Ctrl-C.
 ///
 /// # Errors
 /// What a person must know; printed with its causes.

@@ -306,8 +306,9 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     let stopping = stop.clone();
     tokio::spawn(async move {
         tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
-        tracing::info!("stopping");
+        // First of all: a log that nobody reads must not keep it from stopping.
         stopping.cancel();
+        tracing::info!("stopping");
     });
     Ok(stop)
 }

@@ -64,12 +64,23 @@ impl Place {
     }
 
     pub fn launch(&self, name: &str, more: &[&str]) -> anyhow::Result<Component> {
+        self.launch_as(name, binary()?, &[], more)
+    }
+
+    /// As `sluice` does that `program` starts, which gets `before` before the arguments of that.
+    pub fn launch_as(
+        &self,
+        name: &str,
+        program: PathBuf,
+        before: &[&str],
+        more: &[&str],
+    ) -> anyhow::Result<Component> {
         let (http, admin) = (format!("127.0.0.1:{}", self.http), format!("127.0.0.1:{}", self.admin));
         let data = self.data().display().to_string();
         let arguments = ["local", "--data-dir", &data, "--listen", &http, "--admin", &admin];
         let launch = Launch {
-            program: binary()?,
-            arguments: arguments.iter().chain(more).map(|text| (*text).to_owned()).collect(),
+            program,
+            arguments: before.iter().chain(&arguments).chain(more).map(|text| (*text).to_owned()).collect(),
             environment: Vec::new(),
             log: self.dir.path().join(format!("{name}.log")),
         };
@@ -79,6 +90,12 @@ impl Place {
     /// Starts and waits until it is ready.
     pub async fn start(&self, name: &str, more: &[&str]) -> anyhow::Result<Component> {
         let mut component = self.launch(name, more)?;
+        self.ready(&mut component).await?;
+        Ok(component)
+    }
+
+    /// Waits until what was launched is ready.
+    pub async fn ready(&self, component: &mut Component) -> anyhow::Result<()> {
         let client = client();
         eventually("sluice local to be ready", SOON, async || {
             ensure!(component.is_running()?, "it ended; its log:\n{}", component.log_tail(20));
@@ -87,8 +104,7 @@ impl Place {
             let ready = call(&client, Request::get(uri).body(Full::default())?).await;
             Ok(ready.ok().filter(|answer| answer.status == 200).map(drop))
         })
-        .await?;
-        Ok(component)
+        .await
     }
 
     pub async fn get(&self, client: &Http, path: &str) -> anyhow::Result<Answer> {
