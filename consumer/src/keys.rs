@@ -1,8 +1,10 @@
 //! `sluice keys`: what wraps the data keys, wrapping them anew, and whether everything can be read.
 //!
 //! Rotating re-wraps data keys and rewrites no row. Every command may be interrupted and repeated, while consumers run:
-//! a data key is replaced only where it still is what was read.
+//! a data key is replaced only where it still is what was read. A command is about one table; what the ring has sealed in
+//! others is told, see [`others`].
 
+mod others;
 mod print;
 mod verify;
 
@@ -14,6 +16,7 @@ use clap::Subcommand;
 use indicatif::ProgressBar;
 use sluice_crds::problem::chain;
 
+use crate::config::Config;
 use crate::out::{self, Output, bar};
 use crate::place::{Opened, Place, cannot_read};
 use crate::seal::KeyRing;
@@ -27,6 +30,7 @@ use crate::store::key::WrappedKey;
   sluice keys status -f pipeline.yaml --secrets-dir /etc/sluice/secrets
   sluice keys rotate -f pipeline.yaml --dry-run
   sluice keys rotate -f pipeline.yaml -o json
+  sluice keys rotate -f pipeline.yaml --table replayed_trace
   sluice keys verify -f pipeline.yaml --rows 100000
   sluice keys verify --local sluice-data --output json
 
@@ -64,6 +68,9 @@ pub struct Status {
 pub struct Rotate {
     #[command(flatten)]
     place: Place,
+    /// The data keys of this table, into which a replay has stored, instead of those of the pipeline's own.
+    #[arg(long, value_name = "TABLE")]
+    table: Option<String>,
     /// Only say how many it would be.
     #[arg(long)]
     dry_run: bool,
@@ -86,32 +93,49 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 const KEYS: &str = "the keys";
 
-/// The pipeline's ring, store and table.
+/// The pipeline's ring, and one table with its store.
 struct Keys {
+    place: Place,
+    config: Config,
     ring: KeyRing,
     store: Arc<dyn Store>,
     table: String,
 }
 
 impl Keys {
-    fn open(place: &Place) -> anyhow::Result<Self> {
+    /// Of the pipeline's own table, unless another one is named.
+    fn open(place: &Place, table: Option<&str>) -> anyhow::Result<Self> {
         let Opened { config, store, .. } = place.open()?;
         let encryption = config.encryption.as_ref();
         let encryption = encryption.context(
             "spec.encryption is not set: this pipeline seals nothing (keys that sealed older rows belong there, too)",
         )?;
         let ring = KeyRing::new(encryption, Secrets::new(place.folders.secrets_dir.clone()));
-        Ok(Self { ring, store, table: config.sink.table })
+        let own = config.sink.table.clone();
+        let keys = Self { place: place.clone(), config, ring, store, table: own };
+        match table {
+            Some(table) => keys.of(table),
+            None => Ok(keys),
+        }
+    }
+
+    /// The same for another table of the database.
+    fn of(&self, table: &str) -> anyhow::Result<Self> {
+        let mut config = self.config.clone();
+        table.clone_into(&mut config.sink.table);
+        let (place, store) = (self.place.clone(), self.place.open_store(&config)?);
+        Ok(Self { place, config, ring: self.ring.clone(), store, table: table.to_owned() })
     }
 }
 
 impl Status {
     async fn run(self) -> anyhow::Result<ExitCode> {
-        let Keys { ring, store, .. } = Keys::open(&self.place)?;
-        let wrapped = store.data_keys().await.map_err(cannot_read(KEYS))?;
-        let dictionaries = store.dictionaries().await.map_err(cannot_read(KEYS))?;
-        store.close().await;
-        let report = print::Report::new(&ring, &wrapped, &dictionaries);
+        let keys = Keys::open(&self.place, None)?;
+        let wrapped = keys.store.data_keys().await.map_err(cannot_read(KEYS))?;
+        let dictionaries = keys.store.dictionaries().await.map_err(cannot_read(KEYS))?;
+        let others = keys.others().await?;
+        keys.store.close().await;
+        let report = print::Report::new(&keys.ring, &wrapped, &others, &dictionaries);
         match self.output {
             Output::Table => out::text(report.table()),
             Output::Json => out::json(&report.json())?,
@@ -122,9 +146,13 @@ impl Status {
 
 impl Rotate {
     async fn run(self) -> anyhow::Result<ExitCode> {
-        let keys = Keys::open(&self.place)?;
+        let keys = Keys::open(&self.place, self.table.as_deref())?;
         keys.ring.check(keys.ring.primary()).context("the primary key is of no use")?;
         let wrapped = keys.store.data_keys().await.map_err(cannot_read(KEYS))?;
+        if let Some(table) = &self.table {
+            ensure!(!wrapped.is_empty(), "{table} has no data keys in this database");
+        }
+        let others = keys.others().await?;
         let old: Vec<&WrappedKey> =
             wrapped.iter().filter(|key| key.wrapped_by != keys.ring.primary()).collect();
         let mut rotated = print::Rotated {
@@ -133,9 +161,17 @@ impl Rotate {
             data_keys: wrapped.len(),
             wrapped: if self.dry_run { old.len() } else { 0 },
             failed: 0,
+            elsewhere: others.iter().map(|other| other.old(keys.ring.primary())).sum(),
         };
         if !self.dry_run {
             keys.rewrap_all(&old, &mut rotated).await;
+        }
+        for other in others.iter().filter(|other| other.old(keys.ring.primary()) > 0) {
+            let (table, left) = (&other.table, other.old(keys.ring.primary()));
+            out::note(format_args!(
+                "{left} data keys of {table} are wrapped by other keys of this pipeline: if a replay stored there, go on with \
+                 --table {table}; if another pipeline does, with that one"
+            ));
         }
         keys.store.close().await;
         match self.output {

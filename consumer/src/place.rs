@@ -96,11 +96,20 @@ impl Place {
             ensure!(database.exists(), "there is no {what}; name the folder of `sluice local`");
         }
         let config = self.config()?;
-        let store = match &self.local {
-            Some(folder) => local::open_store(&config, &local::database(folder))?,
-            None => existing_store(&config, &secrets, &self.folders.data_dir)?,
-        };
+        let store = self.open_store(&config)?;
         Ok(Opened { store, sealing: Arc::new(config.sealing(&secrets)), config })
+    }
+
+    /// The database of [`Self::open`] once more, for a configuration with another table.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn open_store(&self, config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+        let secrets = Secrets::new(self.folders.secrets_dir.clone());
+        Ok(match &self.local {
+            Some(folder) => local::open_store(config, &local::database(folder))?,
+            None => existing_store(config, &secrets, &self.folders.data_dir)?,
+        })
     }
 }
 

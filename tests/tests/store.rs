@@ -69,6 +69,7 @@ macro_rules! on_every_store {
 
 on_every_store! {
     data_keys_are_stored_once_and_wrapped_anew_only_as_they_were_read,
+    other_tables_with_data_keys_are_named,
     dictionaries_are_stored_once_and_listed_oldest_first,
     a_sealed_letter_is_told_from_a_plain_one_by_more_than_its_bytes,
     rows_are_read_in_the_order_of_their_ids,
@@ -97,8 +98,8 @@ on_every_store! {
     dead_letters_are_listed_by_page_and_filter,
     a_letter_whose_bytes_are_not_there_is_an_error_and_no_empty_letter,
     marks_are_counted_once_and_tell_the_partitions,
-    a_redriven_letter_is_rows_or_a_letter_with_its_history,
     a_mark_without_its_letter_names_no_partition,
+    a_redriven_letter_is_rows_or_a_letter_with_its_history,
     a_letter_that_was_purged_meanwhile_is_not_stored,
     dead_letters_for_a_topic_wait_until_it_has_taken_them,
     rows_are_removed_step_by_step_where_they_are_old,

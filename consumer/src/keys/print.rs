@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sluice_crds::problem::chain;
 
+use super::others::Other;
 use crate::seal::KeyRing;
 use crate::store::key::{SealedDictionary, WrappedKey};
 
@@ -22,16 +23,22 @@ struct Line {
 }
 
 /// All that is shown.
-pub struct Report<'a> {
+pub(super) struct Report<'a> {
     lines: Vec<Line>,
+    others: &'a [Other],
     dictionaries: &'a [SealedDictionary],
 }
 
 impl<'a> Report<'a> {
-    /// What ring and tables hold.
-    pub fn new(ring: &KeyRing, wrapped: &[WrappedKey], dictionaries: &'a [SealedDictionary]) -> Self {
+    /// What ring and tables hold; `wrapped` and `dictionaries` are the pipeline's own table's.
+    pub(super) fn new(
+        ring: &KeyRing,
+        wrapped: &[WrappedKey],
+        others: &'a [Other],
+        dictionaries: &'a [SealedDictionary],
+    ) -> Self {
         let mut by_name: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
-        for key in wrapped {
+        for key in wrapped.iter().chain(others.iter().flat_map(|other| &other.ours)) {
             by_name.entry(&key.wrapped_by).or_default().push(key.created_at_ms);
         }
         let mut lines: Vec<Line> = ring
@@ -56,7 +63,7 @@ impl<'a> Report<'a> {
             data_keys: times.len(),
             newest_ms: times.into_iter().max(),
         }));
-        Self { lines, dictionaries }
+        Self { lines, others, dictionaries }
     }
 
     /// Whether every key that is needed is there.
@@ -78,6 +85,12 @@ impl<'a> Report<'a> {
                 "{:<width$}  {primary:<7}  {:>9}  {newest:<20}  {state}",
                 line.name, line.data_keys
             );
+        }
+        for other in self.others.iter().filter(|other| !other.ours.is_empty()) {
+            let _ = writeln!(out, "{} of these data keys are those of {}", other.ours.len(), other.table);
+        }
+        for note in self.others.iter().filter_map(Other::note) {
+            let _ = writeln!(out, "{note}");
         }
         match self.dictionaries.last() {
             None => out.push_str("no dictionary yet: bodies are compressed without one\n"),
@@ -113,7 +126,9 @@ impl<'a> Report<'a> {
                 |one| json!({ "id": one.id, "permille": one.permille, "createdAt": time(one.created_at_ms) }),
             )
             .collect();
-        json!({ "keys": keys, "dictionaries": dictionaries })
+        let other = |Other { table, ours, foreign }: &Other| json!({ "table": table, "dataKeys": ours.len(), "foreign": foreign });
+        let others: Vec<Value> = self.others.iter().map(other).collect();
+        json!({ "keys": keys, "otherTables": others, "dictionaries": dictionaries })
     }
 }
 
@@ -131,6 +146,8 @@ pub struct Rotated<'k> {
     pub wrapped: usize,
     /// Those that could not be.
     pub failed: usize,
+    /// Data keys of other tables that other keys of the ring wrap still; not counted above.
+    pub elsewhere: usize,
 }
 
 /// For people.
@@ -155,9 +172,10 @@ mod tests {
 
     #[test]
     fn programs_get_the_figures_of_a_rotation_that_people_are_told() {
-        let mut rotated = Rotated { dry_run: true, primary_key: "k2", data_keys: 9, wrapped: 7, failed: 0 };
+        let mut rotated =
+            Rotated { dry_run: true, primary_key: "k2", data_keys: 9, wrapped: 7, failed: 0, elsewhere: 3 };
         assert_eq!(rotated.to_string(), "7 of 9 data keys would be wrapped by k2");
-        let figures = json!({ "dryRun": true, "primaryKey": "k2", "dataKeys": 9, "wrapped": 7, "failed": 0 });
+        let figures = json!({ "dryRun": true, "primaryKey": "k2", "dataKeys": 9, "wrapped": 7, "failed": 0, "elsewhere": 3 });
         assert_eq!(serde_json::to_value(&rotated).unwrap(), figures);
         rotated.dry_run = false;
         assert_eq!(rotated.to_string(), "7 data keys wrapped by k2; no row was rewritten");

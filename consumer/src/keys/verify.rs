@@ -25,6 +25,9 @@ const TOLD: usize = 100;
 pub struct Verify {
     #[command(flatten)]
     place: Place,
+    /// Verify this table, into which a replay has stored, instead of the pipeline's own.
+    #[arg(long, value_name = "TABLE")]
+    table: Option<String>,
     /// Most rows to open, oldest first; 0: only keys and dictionaries.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     rows: u64,
@@ -58,7 +61,7 @@ impl Found {
 
 impl Verify {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let keys = Keys::open(&self.place)?;
+        let keys = Keys::open(&self.place, self.table.as_deref())?;
         let sealing = Sealing::new(&keys.table, Some(keys.ring.clone()));
         let mut found = Found::default();
         for wrapped in keys.store.data_keys().await.map_err(cannot_read(KEYS))? {

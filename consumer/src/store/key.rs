@@ -39,6 +39,9 @@ pub trait KeyStore: Send + Sync {
     /// Every data key, in the order of their numbers.
     async fn data_keys(&self) -> Result<Vec<WrappedKey>, StoreError>;
 
+    /// Names of the other tables in this database that have data keys, in order.
+    async fn other_tables(&self) -> Result<Vec<String>, StoreError>;
+
     /// One data key.
     async fn data_key(&self, id: u32) -> Result<Option<WrappedKey>, StoreError>;
 

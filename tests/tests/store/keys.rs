@@ -3,6 +3,7 @@
 use sluice_consumer::store::DeadLetter;
 use sluice_consumer::store::key::{SealedDictionary, WrappedKey};
 
+use crate::adoption::execute;
 use crate::bed::{Bed, batch, claims, dead_letter, row};
 
 fn data_key(id: u32, wrapped_by: &str) -> WrappedKey {
@@ -23,6 +24,29 @@ pub async fn data_keys_are_stored_once_and_wrapped_anew_only_as_they_were_read(b
     assert!(!store.rewrap(&found[0], &new).await.unwrap(), "it is not what was read any more");
     assert_eq!(store.data_key(7).await.unwrap(), Some(new));
     assert_eq!(store.data_key(8).await.unwrap(), None);
+}
+
+pub async fn other_tables_with_data_keys_are_named(bed: Bed) {
+    let store = bed.store().await.unwrap();
+    assert!(store.add_data_key(&data_key(7, "k1")).await.unwrap());
+    assert_eq!(store.other_tables().await.unwrap(), Vec::<String>::new());
+    // In memory there is one table.
+    if bed.url().is_err() {
+        return;
+    }
+    for (table, id) in [("replayed", 1), ("replayed", 2), ("another", 1)] {
+        let columns = "table_name, id, wrapped_by, wrapped";
+        execute(
+            &bed,
+            &format!(
+                "INSERT INTO sluice_data_key ({columns}) SELECT '{table}', {id}, wrapped_by, wrapped FROM \
+            sluice_data_key WHERE id = 7"
+            ),
+        )
+        .await;
+    }
+    assert_eq!(store.other_tables().await.unwrap(), ["another", "replayed"]);
+    assert_eq!(store.data_keys().await.unwrap().len(), 1);
 }
 
 pub async fn dictionaries_are_stored_once_and_listed_oldest_first(bed: Bed) {

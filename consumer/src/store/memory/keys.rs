@@ -14,6 +14,11 @@ impl KeyStore for MemoryStore {
         Ok(self.state().data_keys.values().cloned().collect())
     }
 
+    /// It holds one table.
+    async fn other_tables(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
     async fn data_key(&self, id: u32) -> Result<Option<WrappedKey>, StoreError> {
         self.ask(Call::DataKey)?;
         Ok(self.state().data_keys.get(&id).cloned())

@@ -60,6 +60,21 @@ macro_rules! key_store {
             }
 
             /// On the primary, likewise.
+            async fn find_other_tables(&self, conn: &mut Conn) -> Result<Vec<String>, StoreError> {
+                begin_reading(conn, "sluice_data_key").await?;
+                let (text, text_end) = $dialect.text;
+                let mut builder = Builder::new(format!(
+                    "SELECT DISTINCT {text}table_name{text_end} FROM sluice_data_key WHERE table_name <> "
+                ));
+                builder.push_bind(self.table_name().to_owned()).push(" ORDER BY 1");
+                let names = within(WRITE_ANSWER, builder.build_query_scalar().fetch_all(&mut *conn))
+                    .await
+                    .map_err(store_error("cannot read which tables have data keys"))?;
+                commit(conn).await?;
+                Ok(names)
+            }
+
+            /// On the primary, likewise.
             async fn find_dictionaries(
                 &self,
                 conn: &mut Conn,
@@ -119,6 +134,12 @@ macro_rules! key_store {
             async fn data_keys(&self) -> Result<Vec<WrappedKey>, StoreError> {
                 let mut session = self.session(Purpose::Read).await?;
                 let done = self.find_keys(&mut session, None).await;
+                self.settle(session, done).await
+            }
+
+            async fn other_tables(&self) -> Result<Vec<String>, StoreError> {
+                let mut session = self.session(Purpose::Read).await?;
+                let done = self.find_other_tables(&mut session).await;
                 self.settle(session, done).await
             }
 
