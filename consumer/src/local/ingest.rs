@@ -26,6 +26,8 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("3");
 
 /// Longest media type that there can be (RFC 6838, section 4.2).
 const MEDIA_TYPE_CHARS: usize = 127 + 1 + 127;
+/// What a row takes in the database besides its trace id, kind and body: its id and times, and its entry in the index.
+const ROW_OVERHEAD: usize = 120;
 
 /// Takes pushes.
 pub struct Ingest {
@@ -71,6 +73,7 @@ impl Ingest {
             return Err(HttpRefusal::new(StatusCode::BAD_REQUEST, reason));
         }
         let trace_id = spans.get(0).trace_id.to_owned();
+        let stored_bytes = (spans.bytes() + spans.len() * ROW_OVERHEAD) as u64;
         let found = (spans.len(), rejected.len());
         drop(spans);
         self.check_recognised(&received.bytes, found)?;
@@ -81,6 +84,7 @@ impl Ingest {
             payload: received.bytes,
             // Dead letters repeat it, and a client may send 60 kB of parameters.
             headers: content_type.map(|kind| ("content-type".to_owned(), kind)).into_iter().collect(),
+            stored_bytes,
         };
         self.queue.append(trace_id.as_bytes(), record).await.map_err(|error| {
             let status = match error {

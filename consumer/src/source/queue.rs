@@ -7,11 +7,13 @@
 //! - Records below the position reported by the sink are deleted in small chunks; the newest settled one
 //!   stays, because its fingerprint proves on the next start that this is still the same queue.
 //! - One process at a time: a lock on the directory, which the operating system gives up with the process.
+//! - Appends are refused while the disk has no room for them and for what the database needs to store all that waits.
 //! - Memory does not grow with the backlog: writers wait for a byte budget, which a record holds until it is
 //!   written, whether or not its client still waits; readers prefetch a fixed window.
 
 mod file;
 mod reader;
+mod room;
 mod writer;
 
 use std::fs::File;
@@ -21,7 +23,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use nix::sys::statvfs::statvfs;
 use sluice_crds::v1alpha1::StartFrom;
 use sqlx::SqlitePool;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -29,6 +30,7 @@ use tokio::task::JoinHandle;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::reader::Window;
+use self::room::Room;
 use self::writer::Append;
 use super::{Bounds, PartitionReader, Source, SourceError, SourceEvent, TopicPartition};
 use crate::lock::lock;
@@ -37,9 +39,6 @@ use crate::lock::lock;
 pub const DEFAULT_PARTITIONS: u16 = 4;
 /// Bytes of records that a queue holds before it refuses more.
 pub const DEFAULT_MAX_BYTES: u64 = 10 << 30;
-/// Bytes of the disk that records leave free, of a small one half: the database is there, too, and only what it has
-/// stored is deleted here. A batch of large bodies is in its log and in its file.
-const LEFT_FREE: u64 = 256 << 20;
 /// Bytes of records that may wait for the writer.
 const WAITING_BYTES: usize = 32 << 20;
 /// What a record costs in the file besides its payload, key and headers, for the bound on the disk.
@@ -65,6 +64,8 @@ pub struct Record {
     pub payload: Vec<u8>,
     /// Header names and values.
     pub headers: Vec<(String, String)>,
+    /// What its rows will take in the database, about; 0 where that is not known.
+    pub stored_bytes: u64,
 }
 
 impl Record {
@@ -157,8 +158,8 @@ struct Shared {
     held_bytes: AtomicU64,
     appended: AtomicU64,
     max_bytes: u64,
-    /// Whether the disk has room for more records.
-    has_room: AtomicBool,
+    /// Of the disk.
+    room: Room,
     announced: AtomicBool,
     _lock: File,
 }
@@ -202,7 +203,7 @@ impl Queue {
             held_bytes: AtomicU64::new(contents.partitions.iter().map(|row| row.bytes).sum()),
             appended: AtomicU64::new(0),
             max_bytes: options.max_bytes,
-            has_room: AtomicBool::new(true),
+            room: Room::new(),
             announced: AtomicBool::new(false),
             _lock: lock_file,
         });
@@ -220,7 +221,7 @@ impl Queue {
         if held >= shared.max_bytes {
             return Err(AppendError::Full { held, limit: shared.max_bytes });
         }
-        if !shared.has_room.load(Relaxed) {
+        if !shared.room.is_left() {
             return Err(AppendError::NoRoom);
         }
         let sender = lock(&shared.appends).clone().ok_or(AppendError::Closing)?;
@@ -350,19 +351,6 @@ impl Source for Queue {
             }
         }
         self.shared.readers.close().await;
-    }
-}
-
-impl Shared {
-    fn look_at_the_disk(&self) {
-        match statvfs(&self.path) {
-            Ok(disk) => {
-                let free = disk.blocks_available() * disk.fragment_size();
-                let enough = LEFT_FREE.min(disk.blocks() * disk.fragment_size() / 2);
-                self.has_room.store(free >= enough, Relaxed);
-            }
-            Err(error) => tracing::debug!(%error, "the disk does not tell how full it is"),
-        }
     }
 }
 

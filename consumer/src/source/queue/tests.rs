@@ -16,6 +16,7 @@ fn record(payload: &str) -> Record {
         key: Some(b"key".to_vec()),
         payload: payload.as_bytes().to_vec(),
         headers: vec![("content-type".to_owned(), "text/plain".to_owned())],
+        stored_bytes: 0,
     }
 }
 

@@ -62,7 +62,8 @@ pub(super) async fn run(
         tokio::select! {
             biased;
             _ = look.tick() => {
-                writer.shared.look_at_the_disk();
+                let shared = &writer.shared;
+                shared.room.look(&shared.path, shared.held_bytes.load(Relaxed));
                 continue;
             }
             received = appends.recv_many(&mut group, MAX_GROUP) => if received == 0 { break },
@@ -71,7 +72,7 @@ pub(super) async fn run(
                 if !is_clean {
                     writer.commit_and_answer(&mut group).await;
                 }
-                if is_clean || !writer.shared.has_room.load(Relaxed) {
+                if is_clean || !writer.shared.room.is_left() {
                     writer.give_pages_back().await;
                 }
                 continue;
@@ -88,8 +89,11 @@ pub(super) async fn run(
 
 impl Writer {
     async fn commit_and_answer(&mut self, group: &mut Vec<Append>) {
+        let here = group.iter().map(|append| append.record.payload.len() as u64 + RECORD_OVERHEAD).sum();
+        let there = group.iter().map(|append| append.record.stored_bytes).sum();
         match self.commit(group).await {
             Ok(partitions) => {
+                self.shared.room.take(here, there);
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("the queue can write again");
                 }
