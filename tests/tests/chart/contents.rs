@@ -157,6 +157,45 @@ fn an_operator_that_sees_nothing_is_told() {
     assert!(expression.contains("== 0") && expression.contains("for: 10m"), "{expression}");
 }
 
+/// The expression of an alert, on one line.
+fn expression(rules: &str, alert: &str) -> String {
+    let (_, rest) = rules.split_once(&format!("- alert: {alert}\n")).unwrap();
+    rule_expressions(rest)[0].split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn what_was_counted_before_a_pod_was_first_scraped_is_told() {
+    let rules = read("templates/monitoring/rules.yaml");
+    for (alert, counter) in [
+        ("SluiceDataLost", "sluice_skipped_offsets_total"),
+        ("SluiceDeadLetters", "sluice_dead_letters_total"),
+    ] {
+        let said = expression(&rules, alert);
+        let is_new = format!("({counter} unless {counter} offset 15m) > 0");
+        let grows = format!("or increase({counter}[15m]) > 0");
+        assert!(said.contains(&is_new) && said.contains(&grows), "{alert}: {said}");
+    }
+}
+
+#[test]
+fn an_error_that_comes_and_goes_is_told() {
+    let said = expression(&read("templates/monitoring/rules.yaml"), "SluiceDegraded");
+    assert!(said.contains("max_over_time(sluice_degraded["), "{said}");
+}
+
+#[test]
+fn what_leaves_consumers_ready_and_only_the_operator_knows_is_told() {
+    let rules = read("templates/monitoring/rules.yaml");
+    let said = expression(&rules, "SluicePipelineDegraded");
+    let operations = include_str!("../../../docs/operations.md");
+    let (_, reasons) = said.split_once("reason=~\"").unwrap();
+    let (reasons, _) = reasons.split_once('"').unwrap();
+    for reason in reasons.split('|') {
+        assert!(operations.contains(&format!("`{reason}`")), "docs/operations.md does not explain {reason}");
+    }
+    assert!(reasons.split('|').count() > 3, "{said}");
+}
+
 /// Values that a schema takes and a person does not find in `values.yaml`.
 fn unsaid(schema: &Value, values: &Value, path: &str, found: &mut Vec<String>) {
     for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
