@@ -214,9 +214,30 @@ async fn what_values_say_of_pods_and_their_objects_is_said_there_as_it_is() {
     assert_eq!(named(&rendered, "Service", name)["metadata"]["annotations"], values["serviceAnnotations"]);
     let pod = &deployment["spec"]["template"]["spec"];
     assert_eq!(pod["topologySpreadConstraints"], values["topologySpreadConstraints"]);
+    // A reconcile may take 30 s, and the lead is given back after it.
+    assert_eq!(pod["terminationGracePeriodSeconds"], 45);
     let variables = pod["containers"][0]["env"].as_array().unwrap();
     for variable in values["extraEnv"].as_array().unwrap() {
         assert!(variables.contains(variable), "{variable}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn a_constraint_on_how_operators_spread_counts_their_pods_where_it_does_not_say_which() {
+    let own = json!({ "matchLabels":
+        { "app.kubernetes.io/name": "sluice-operator", "app.kubernetes.io/instance": "chart" } });
+    let constraint = |selector: Value| json!({ "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": selector });
+    let theirs = json!({ "matchLabels": { "team": "a" } });
+    let mut given = vec![constraint(Value::Null), constraint(Value::Null), constraint(theirs.clone())];
+    given[0].as_object_mut().unwrap().remove("labelSelector");
+    let set = format!("operator.topologySpreadConstraints={}", Value::from(given));
+    for major in [3, 4] {
+        let rendered = Helm::new(major).unwrap().template("sluice-system", &["--set-json", &set]).await;
+        let rendered = documents(&rendered.unwrap());
+        let pod = &named(&rendered, "Deployment", "chart-sluice-operator")["spec"]["template"]["spec"];
+        let expected = [&own, &own, &theirs].map(|selector| constraint(selector.clone()));
+        assert_eq!(pod["topologySpreadConstraints"], json!(expected), "helm {major}");
     }
 }
 
