@@ -32,7 +32,6 @@ use sluice_crds::live::{Live, LiveDocument};
 use sluice_crds::schedule::RatePlan;
 use sluice_crds::v1alpha1::TracePipeline;
 
-use crate::events;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::watch::World;
@@ -41,10 +40,10 @@ use autoscale::Autoscaler;
 use dead_letters::DeadLetters;
 use dereference::{Found, dereference};
 pub use edits::hurry;
-pub use memory::{Backoffs, Conflicts, PodMonitors, Repairs, Stubborn};
+pub use memory::{Backoffs, Conflicts, PodMonitors, Repairs, Stubborn, Unseen};
 use probe::{PodReport, Prober, Target};
 use status::Facts;
-use tell::{say_conflict, write_status};
+use tell::{say_conflict, say_contested, write_status};
 use trouble::trouble;
 use validate::{Refusal, Valid, validate};
 
@@ -92,6 +91,8 @@ pub struct Context {
     pub dead_letters: DeadLetters,
     /// Whose stale `Conflict` was looked after.
     pub conflicts: Conflicts,
+    /// Which statuses were written a moment ago.
+    pub unseen: Unseen,
     /// Which PodMonitors were written.
     pub pod_monitors: PodMonitors,
     /// Which children a write does not mend.
@@ -117,6 +118,7 @@ impl Context {
             backoffs: Backoffs::default(),
             dead_letters: DeadLetters::default(),
             conflicts: Conflicts::default(),
+            unseen: Unseen::default(),
             pod_monitors: PodMonitors::default(),
             stubborn: Stubborn::default(),
             repairs: Repairs::default(),
@@ -135,6 +137,7 @@ impl Context {
         self.backoffs.forget(pipeline);
         self.dead_letters.forget(pipeline);
         self.conflicts.forget(pipeline);
+        self.unseen.forget(pipeline);
         self.pod_monitors.forget(pipeline);
         self.stubborn.forget(pipeline);
         self.repairs.forget(pipeline);
@@ -185,7 +188,8 @@ pub async fn reconcile(
     context: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
     let began = Instant::now();
-    let once = tokio::time::timeout(LIMIT, reconcile_once(&pipeline, &context));
+    let newest = context.unseen.newest(&pipeline);
+    let once = tokio::time::timeout(LIMIT, reconcile_once(&newest, &context));
     let result = once.await.unwrap_or(Err(ReconcileError::TimedOut));
     let name = ObjectRef::from_obj(&*pipeline);
     if !context.exists(&name) {
@@ -256,18 +260,9 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
         POD_MONITOR_AGAIN
     });
     let overdue = found.next_overdue.map(|left| left + AFTER_A_CHANGE);
-    let contested = contested(context, pipeline).await;
+    let contested = say_contested(context, pipeline).await;
     let sooner = [growing, untold, monitor_again, overdue, contested];
     Ok(Action::requeue(sooner.into_iter().flatten().fold(next, Duration::min)))
-}
-
-/// When to look again at a pipeline of which a child is left to another writer; says so once.
-async fn contested(context: &Context, pipeline: &TracePipeline) -> Option<Duration> {
-    let (child, is_new) = context.repairs.contested(&ObjectRef::from_obj(pipeline), Instant::now())?;
-    if is_new {
-        events::contested(context, pipeline, &child).await;
-    }
-    Some(RETRY_SOON)
 }
 
 /// Takes out of an outcome what happens to everybody, after so many failures in a row: what is there is looked at again

@@ -1,5 +1,6 @@
 //! What is remembered between reconciles; losing it costs time or a write, never correctness.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -7,11 +8,14 @@ use std::time::{Duration, Instant};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use sluice_crds::names;
-use sluice_crds::v1alpha1::TracePipeline;
+use sluice_crds::v1alpha1::{TracePipeline, TracePipelineStatus};
 
 use super::build;
 use crate::lock::lock;
 
+/// The watch shows a status that was written within this, or it is not what it was: an API server has other data, such as
+/// those of a backup.
+const SHOWN_WITHIN: Duration = Duration::from_secs(60);
 /// The longest wait after failures.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 /// How long an answer about installed kinds, or a written PodMonitor, counts.
@@ -54,6 +58,59 @@ impl Conflicts {
     /// Whether this process has not looked at it yet; then it has.
     pub fn is_first_look(&self, pipeline: &ObjectRef<TracePipeline>) -> bool {
         lock(&self.0).insert(pipeline.clone())
+    }
+
+    /// The pipeline is gone.
+    pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
+        lock(&self.0).remove(pipeline);
+    }
+}
+
+/// Statuses that were written and that the watch does not show yet. Who looks at a pipeline as the watch shows it may take the
+/// status before the last for the last one, and leave it at that.
+#[derive(Default)]
+pub struct Unseen(Mutex<HashMap<ObjectRef<TracePipeline>, Written>>);
+
+struct Written {
+    /// Versions that are older than this one.
+    over: HashSet<String>,
+    version: Option<String>,
+    status: Option<TracePipelineStatus>,
+    at: Instant,
+}
+
+impl Unseen {
+    /// A status was written over a version of the pipeline; gives `version` and `status`.
+    pub fn wrote(
+        &self,
+        pipeline: &TracePipeline,
+        over: Option<String>,
+        version: Option<String>,
+        status: Option<TracePipelineStatus>,
+    ) {
+        let mut all = lock(&self.0);
+        let last = all.remove(&ObjectRef::from_obj(pipeline));
+        let mut older = last.map_or_else(HashSet::new, |last| last.over);
+        older.extend(pipeline.resource_version().into_iter().chain(over));
+        let written = Written { over: older, version, status, at: Instant::now() };
+        all.insert(ObjectRef::from_obj(pipeline), written);
+    }
+
+    /// The pipeline with its last status, of what the watch shows.
+    pub fn newest<'a>(&self, shown: &'a TracePipeline) -> Cow<'a, TracePipeline> {
+        let (name, mut all) = (ObjectRef::from_obj(shown), lock(&self.0));
+        let is_older = |written: &&Written| {
+            written.at.elapsed() < SHOWN_WITHIN
+                && shown.metadata.resource_version.as_ref().is_some_and(|it| written.over.contains(it))
+        };
+        let Some(written) = all.get(&name).filter(is_older) else {
+            all.remove(&name);
+            return Cow::Borrowed(shown);
+        };
+        let mut newest = shown.clone();
+        newest.metadata.resource_version.clone_from(&written.version);
+        newest.status.clone_from(&written.status);
+        Cow::Owned(newest)
     }
 
     /// The pipeline is gone.

@@ -1,9 +1,10 @@
 //! Writes statuses: what differs, when it is time.
 //!
 //! What somebody may wait for is written at once; words a few seconds after the last write, and numbers when it is the
-//! pipeline's turn ([`Change`]). An unchanged status writes nothing.
+//! pipeline's turn ([`Change`]). An unchanged status writes nothing: unchanged since the last one that was written, which the
+//! watch may not show yet.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -90,12 +91,17 @@ async fn apply_status(
     let cannot = |error| ReconcileError::Status(Box::new(error));
     let mut tries = 1..STATUS_TRIES;
     loop {
-        let metadata = ObjectMeta { resource_version: version, ..ObjectMeta::default() };
+        let metadata = ObjectMeta { resource_version: version.clone(), ..ObjectMeta::default() };
         let patch = json!({
             "apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "status": status,
         });
         match api.patch_status(&name, &parameters, &Patch::Apply(&patch)).await {
-            Ok(written) => return Ok(Some(written)),
+            Ok(written) => {
+                // Whatever it cannot be read as was written by a newer version, and is written over the next time.
+                let now = serde_json::from_value(written.data["status"].clone()).ok();
+                context.unseen.wrote(pipeline, version, written.resource_version(), now);
+                return Ok(Some(written));
+            }
             Err(kube::Error::Api(refused)) if refused.code == 404 => return Ok(None),
             Err(kube::Error::Api(refused)) if refused.code == 409 && tries.next().is_some() => {
                 let now = api.get_opt(&name).await.map_err(cannot)?;
@@ -108,6 +114,15 @@ async fn apply_status(
             Err(error) => return Err(cannot(error)),
         }
     }
+}
+
+/// When to look again at a pipeline of which a child is left to another writer; says so once.
+pub(super) async fn say_contested(context: &Context, pipeline: &TracePipeline) -> Option<Duration> {
+    let (child, is_new) = context.repairs.contested(&ObjectRef::from_obj(pipeline), Instant::now())?;
+    if is_new {
+        events::contested(context, pipeline, &child).await;
+    }
+    Some(RETRY_SOON)
 }
 
 /// Says that the pipeline is another installation's, in a condition of its own: all others are the owner's.
@@ -149,6 +164,33 @@ mod tests {
 
     const STATUS: &str = "PATCH /apis/sluice.dev/v1alpha1/namespaces/shop/tracepipelines/traces/status";
     const PIPELINE: &str = "GET /apis/sluice.dev/v1alpha1/namespaces/shop/tracepipelines/traces";
+
+    #[tokio::test]
+    async fn a_status_that_turns_back_before_the_watch_shows_the_last_one_is_written_again() {
+        let server = example::Server::default();
+        let context = server.context();
+        let status = |replicas| TracePipelineStatus { replicas, ..TracePipelineStatus::default() };
+        let mut shown = example::pipeline();
+        (shown.metadata.resource_version, shown.status) = (Some("7".into()), Some(status(1)));
+        let write = async |shown: &TracePipeline, replicas: i32, version: &str| {
+            let mut stored = shown.clone();
+            (stored.metadata.resource_version, stored.status) =
+                (Some(version.into()), Some(status(replicas)));
+            server.answers(STATUS, 200, json!(stored));
+            let newest = context.unseen.newest(shown);
+            write_status(&context, &newest, status(replicas)).await.expect("nothing is wrong");
+            let over = server.bodies().last().expect("it is written")["metadata"]["resourceVersion"].clone();
+            (server.writes().len(), over)
+        };
+        assert_eq!(write(&shown, 2, "8").await, (1, "7".into()));
+        assert_eq!(write(&shown, 1, "9").await, (2, "8".into()));
+        assert_eq!(write(&shown, 1, "-").await, (2, "8".into()), "it is there");
+        // The watch is on its way.
+        (shown.metadata.resource_version, shown.status) = (Some("8".into()), Some(status(2)));
+        assert_eq!(write(&shown, 2, "10").await, (3, "9".into()));
+        (shown.metadata.resource_version, shown.status) = (Some("11".into()), Some(status(3)));
+        assert_eq!(write(&shown, 3, "-").await, (3, "9".into()), "somebody else has written it");
+    }
 
     #[tokio::test]
     async fn a_status_is_written_only_over_the_version_that_was_looked_at_or_one_of_the_same_spec() {

@@ -51,6 +51,23 @@ async fn a_live_document_that_was_not_written_is_not_told() {
 }
 
 #[tokio::test]
+async fn a_status_that_the_watch_does_not_show_yet_counts_as_the_last_one() {
+    let server = example::Server::default();
+    let mut context = server.context();
+    let mut pipeline = example::pipeline();
+    pipeline.metadata.resource_version = Some("7".into());
+    let live = LiveDocument { uid: "u".into(), revision: 7, live: Live::of(&pipeline.spec) };
+    let live = example::live_map(&sluice_crds::wire::write(&live).expect("a document"));
+    context.world = World::of(vec![pipeline.clone()], vec![], vec![live]);
+    let (pipeline, context) = (Arc::new(pipeline), Arc::new(context));
+    for _ in 0..2 {
+        reconcile(pipeline.clone(), context.clone()).await.expect("all is written");
+    }
+    let told = server.writes().iter().filter(|write| write.ends_with("/status")).count();
+    assert_eq!(told, 1, "the second one has said nothing else");
+}
+
+#[tokio::test]
 async fn trouble_of_the_api_server_is_told_when_it_does_not_pass_soon() {
     let server = example::Server::default();
     server.answers("POST /api/v1/namespaces/shop/configmaps", 500, example::refusal(500, "InternalError"));
