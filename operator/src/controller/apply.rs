@@ -161,8 +161,8 @@ impl Writer<'_> {
     }
 
     /// Gives the object as it was written, where it had to be. Not again, while it is as the last write has left it: what
-    /// somebody has added to a list, such as a container, is theirs, and only they can remove it. Nor while somebody writes it
-    /// as well, again and again.
+    /// somebody has added to a list, such as a container, is theirs, and only they can remove it, and a webhook does what it
+    /// does each time. Nor while somebody writes it as well, again and again.
     async fn ensure<K: Child>(&self, actual: Option<&K>, desired: K) -> Result<Option<K>, ApplyError> {
         self.ensure_over(actual, desired, false).await
     }
@@ -179,18 +179,23 @@ impl Writer<'_> {
         #[cfg(feature = "planted")]
         let is_as_it_should_be = planted::is_as_it_should_be(actual, &desired, is_as_it_should_be);
         let child = format!("{} {}", K::kind(&()), desired.name_any());
-        let is_left = actual.is_some_and(|actual| self.is_left(actual, &desired, &child));
-        if is_as_it_should_be || is_left {
+        if is_as_it_should_be || actual.is_some_and(|actual| self.is_left(actual, &desired, &child)) {
             return Ok(None);
         }
         let written = self.write(actual, &desired, &child, only_this_version).await?;
         let (pipeline, Context { repairs, stubborn, .. }) = (self.pipeline(), self.context);
-        if actual.is_some() {
+        let left = over::without_status(&written);
+        let has_changed = actual.is_none_or(|actual| over::without_status(actual) != left);
+        if actual.is_some() && has_changed {
             repairs.repaired(pipeline.clone(), &child, content(&desired), Instant::now());
         }
-        if !contains(&json(&written), &json(&desired)) && stubborn.leave(pipeline, &child, &written) {
+        let is_mended = contains(&json(&written), &json(&desired));
+        if !is_mended && stubborn.leave(pipeline, &child, hash(&left)) {
             tracing::warn!(pipeline = %self.valid.settings.pipeline, %child,
                 "a child is not as it should be after it was written: remove what somebody has added to it, such as a container");
+        }
+        if !has_changed {
+            return Ok(Some(written));
         }
         self.context.metrics.child_written();
         tracing::info!(pipeline = %self.valid.settings.pipeline, %child, "wrote a child");
@@ -234,9 +239,11 @@ impl Writer<'_> {
     }
 
     /// Whether a child is left as it is, though it should be another: a write would change nothing, or not for long.
-    fn is_left(&self, actual: &impl ResourceExt, desired: &impl ResourceExt, child: &str) -> bool {
+    fn is_left<K: Child>(&self, actual: &K, desired: &K, child: &str) -> bool {
         let (pipeline, context) = (self.pipeline(), self.context);
-        context.stubborn.is_left_so(&pipeline, child, actual, desired)
+        let as_left =
+            |left: String| left == hash(&over::without_status(actual)) && content(actual) == content(desired);
+        context.stubborn.left(&pipeline, child).is_some_and(as_left)
             || context.repairs.is_contested(&pipeline, child, content(desired), Instant::now())
     }
 

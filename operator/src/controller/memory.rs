@@ -1,13 +1,12 @@
 //! What is remembered between reconciles; losing it costs time or a write, never correctness.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
-use sluice_crds::names;
 use sluice_crds::v1alpha1::{TracePipeline, TracePipelineStatus};
 
 use super::build;
@@ -119,32 +118,20 @@ impl Unseen {
     }
 }
 
-/// Children that are not as they should be after they were written, by pipeline, and in which version that has left them:
-/// a write that changes nothing does not change it.
+/// Children that are not as they should be after they were written, by pipeline, and as what that has left them: without their
+/// status, which goes on changing.
 #[derive(Default)]
 pub struct Stubborn(Mutex<HashMap<ObjectRef<TracePipeline>, HashMap<String, String>>>);
 
 impl Stubborn {
-    /// Whether the same was written to this very version already.
-    pub fn is_left_so(
-        &self,
-        pipeline: &ObjectRef<TracePipeline>,
-        child: &str,
-        actual: &impl ResourceExt,
-        desired: &impl ResourceExt,
-    ) -> bool {
-        let said =
-            |annotations: &BTreeMap<String, String>| annotations.get(names::ANNOTATION_APPLIED_HASH).cloned();
-        let left = lock(&self.0).get(pipeline).and_then(|children| children.get(child)).cloned();
-        left.is_some()
-            && left == actual.resource_version()
-            && said(actual.annotations()) == said(desired.annotations())
+    /// As what the last write has left a child, where that is not as it should be.
+    pub fn left(&self, pipeline: &ObjectRef<TracePipeline>, child: &str) -> Option<String> {
+        lock(&self.0).get(pipeline).and_then(|children| children.get(child)).cloned()
     }
 
-    /// Remembers the version that a write has left; says whether the child is new here.
-    pub fn leave(&self, pipeline: ObjectRef<TracePipeline>, child: &str, written: &impl ResourceExt) -> bool {
-        let version = written.resource_version().unwrap_or_default();
-        lock(&self.0).entry(pipeline).or_default().insert(child.to_owned(), version).is_none()
+    /// Remembers as what a write has left a child; says whether the child is new here.
+    pub fn leave(&self, pipeline: ObjectRef<TracePipeline>, child: &str, left: String) -> bool {
+        lock(&self.0).entry(pipeline).or_default().insert(child.to_owned(), left).is_none()
     }
 
     /// The pipeline is gone.
@@ -185,7 +172,7 @@ impl Repairs {
         repaired.is_some_and(|it| it.content == content && it.is_contested(now))
     }
 
-    /// A child was there, and was written.
+    /// A child was there, and a write has changed it.
     pub fn repaired(&self, pipeline: ObjectRef<TracePipeline>, child: &str, content: &str, now: Instant) {
         let mut all = lock(&self.0);
         let children = all.entry(pipeline).or_default();

@@ -45,7 +45,7 @@ where
 }
 
 /// What is written by others than the object's own controller.
-fn without_status(object: &(impl Resource + Serialize + Clone)) -> Value {
+pub fn without_status(object: &(impl Resource + Serialize + Clone)) -> Value {
     let mut object = object.clone();
     let metadata = object.meta_mut();
     metadata.resource_version = None;

@@ -114,6 +114,7 @@ async fn what_a_write_does_not_mend_is_not_written_again_until_something_has_cha
     let stored = |replicas, version: &str| {
         let mut stored = stamped(built(replicas));
         stored.metadata.resource_version = Some(version.into());
+        stored.status.get_or_insert_default().updated_replicas = version.parse().ok();
         let pod = stored.spec.template.spec.as_mut().expect("a pod");
         pod.containers.push(Default::default());
         stored
@@ -127,7 +128,35 @@ async fn what_a_write_does_not_mend_is_not_written_again_until_something_has_cha
     assert_eq!(writes_after(stored(1, "6"), 1).await, 1);
     assert_eq!(writes_after(stored(1, "7"), 1).await, 1, "the last write has left it so");
     assert_eq!(writes_after(stored(1, "7"), 2).await, 2, "something else is wanted");
-    assert_eq!(writes_after(stored(1, "8"), 1).await, 3, "something else is there");
+    assert_eq!(writes_after(stored(1, "8"), 1).await, 2, "only its status has changed");
+    let mut edited = stored(1, "9");
+    edited.metadata.generation = Some(2);
+    assert_eq!(writes_after(edited, 1).await, 3, "something else is there");
+}
+
+#[tokio::test]
+async fn a_write_that_changes_nothing_is_no_repair() {
+    let server = example::Server::default();
+    let context = server.context();
+    let valid = example::valid();
+    let built = || build::build(&valid, &context.options, 1, false).expect("children").deployment;
+    let writer = Writer { context: &context, valid: &valid };
+    for version in 0..9 {
+        // A webhook has put a proxy before the image, and somebody else's annotation changes now and then.
+        let mut actual = stamped(built());
+        actual.metadata.resource_version = Some(version.to_string());
+        actual.annotations_mut().insert("example.com/seen".into(), version.to_string());
+        let pod = actual.spec.template.spec.as_mut().expect("a pod");
+        pod.containers[0].image = Some("proxy.example.com/sluice:test".into());
+        let mut stored = actual.clone();
+        stored.metadata.resource_version = Some((version + 1).to_string());
+        server.answers(format!("PATCH {DEPLOYMENT}"), 200, json(&stored));
+        writer.ensure_over(Some(&actual), built(), true).await.expect("it is taken");
+    }
+    assert_eq!(server.writes().len(), 9);
+    assert_eq!(context.repairs.contested(&writer.pipeline(), Instant::now()), None);
+    let page = context.metrics.page().expect("a page");
+    assert!(page.contains("sluice_operator_child_writes_total 0\n"), "{page}");
 }
 
 #[tokio::test]
