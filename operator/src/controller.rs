@@ -256,7 +256,7 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
         return Err(error.into());
     }
     let monitor_again = pod_monitor.map(|error| {
-        tracing::warn!(pipeline = %name, error = %sluice_crds::problem::chain(&error), "no PodMonitor was written");
+        tracing::warn!(pipeline = %name, error = %crate::problem::chain(&error), "no PodMonitor was written");
         POD_MONITOR_AGAIN
     });
     let overdue = found.next_overdue.map(|left| left + AFTER_A_CHANGE);
@@ -375,13 +375,13 @@ pub fn retry(pipeline: Arc<TracePipeline>, error: &ReconcileError, context: Arc<
         if context.backoffs.count(&name) <= ORDINARY_CONFLICTS {
             tracing::debug!(pipeline = %name, retry_in = ?wait, "somebody has written at the same time");
         } else {
-            tracing::warn!(pipeline = %name, error = %sluice_crds::problem::chain(error), retry_in = ?wait,
+            tracing::warn!(pipeline = %name, error = %crate::problem::chain(error), retry_in = ?wait,
                 "somebody writes at the same time, again and again");
         }
         return Action::requeue(wait);
     }
     let wait = context.backoffs.next(&name, RETRY_FAILURE);
-    let told = sluice_crds::problem::chain(error);
+    let told = crate::problem::chain(error);
     if error.may_pass() && context.backoffs.count(&name) <= PASSING_FAILURES {
         tracing::info!(pipeline = %name, reason = told, retry_in = ?wait, "cannot reconcile now");
     } else {

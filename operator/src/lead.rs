@@ -84,7 +84,7 @@ impl Candidate {
                 Ok(Some(lead)) => return lead,
                 Ok(None) | Err(LeaseError::Overtaken) => trouble = false,
                 Err(error) if !std::mem::replace(&mut trouble, true) => {
-                    tracing::warn!(error = %sluice_crds::problem::chain(&error), "cannot take part in the election");
+                    tracing::warn!(error = %crate::problem::chain(&error), "cannot take part in the election");
                 }
                 Err(_) => {}
             }
@@ -193,7 +193,7 @@ impl Lead {
             written = self.candidate.write(&self.version, nobody).await;
         }
         if let Err(error) = written {
-            tracing::warn!(error = %sluice_crds::problem::chain(&error), "the lead was not given back");
+            tracing::warn!(error = %crate::problem::chain(&error), "the lead was not given back");
         }
     }
 }

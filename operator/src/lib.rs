@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod options;
 #[cfg(feature = "planted")]
 mod planted;
+pub mod problem;
 pub mod run;
 mod tasks;
 pub mod watch;

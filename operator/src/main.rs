@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use sluice_operator::options::Options;
+use sluice_operator::problem::chain;
 use sluice_operator::run::run;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -24,19 +25,22 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line of the log like every other one, for whatever reads it.
-            tracing::error!(error = format!("{error:#}"), "ended");
+            tracing::error!(error = chain(error.as_ref()), "ended");
             ExitCode::FAILURE
         }
     }
 }
 
-/// What `RUST_LOG` says, else `info`. A watch that is refused logs so at every try; the operator says it once.
+/// What `RUST_LOG` says, else `info`. A watch that is refused, and each request that fails, is logged at every try; the
+/// operator says it once.
 fn filter() -> EnvFilter {
-    const REPEATED: &str = "kube_runtime::watcher";
+    const REPEATED: [(&str, &str); 2] = [
+        ("kube_runtime", "kube_runtime::watcher=error"),
+        ("kube_client", "kube_client::client::builder=off"),
+    ];
+    let said = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    let is_named = std::env::var(EnvFilter::DEFAULT_ENV).is_ok_and(|said| said.contains("kube_runtime"));
-    match format!("{REPEATED}=error").parse() {
-        Ok(quieter) if !is_named => filter.add_directive(quieter),
-        _ => filter,
-    }
+    let unsaid = REPEATED.into_iter().filter(|(library, _)| !said.contains(library));
+    let quieter = unsaid.filter_map(|(_, directive)| directive.parse().ok());
+    quieter.fold(filter, EnvFilter::add_directive)
 }

@@ -99,7 +99,7 @@ async fn answering(client: &Client, is_in_pod: bool) -> kube::Result<Info> {
     loop {
         match client.apiserver_version().await {
             Err(error) if may_pass(&error) && (is_in_pod || matches!(error, kube::Error::Api(_))) => {
-                tracing::info!(reason = %sluice_crds::problem::chain(&error), "the API server is not ready");
+                tracing::info!(reason = %crate::problem::chain(&error), "the API server is not ready");
                 tokio::time::sleep(NOT_READY).await;
             }
             answer => return answer,

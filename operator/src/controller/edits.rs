@@ -54,7 +54,7 @@ pub(super) async fn live_of_refused(
     match write_live_of_refused(pipeline, &owner, &wanted, found, context).await {
         Ok(document) => document,
         Err(error) => {
-            tracing::warn!(pipeline = %owner, error = %sluice_crds::problem::chain(&error),
+            tracing::warn!(pipeline = %owner, error = %crate::problem::chain(&error),
                 "cannot write the live document of a refused pipeline");
             current
         }

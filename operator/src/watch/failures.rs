@@ -56,7 +56,7 @@ impl WatchFailures {
     /// Logs a failure, if it is another one than the last.
     pub fn tell(&mut self, error: &Error) {
         let passes = code(error) == Some(GONE) || self.is_busy_for_a_moment(error);
-        let told = sluice_crds::problem::chain(error);
+        let told = crate::problem::chain(error);
         if !self.is_news(&format!("{told} {passes}")) {
             return;
         }

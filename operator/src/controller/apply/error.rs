@@ -110,3 +110,18 @@ fn status_code(error: &kube::Error) -> Option<u16> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_api_server_refuses_is_told_in_its_own_words() {
+        let status = kube::core::Status::failure("admission webhook denied the request", "Forbidden");
+        let error = ApplyError::write("Role a")(kube::Error::Api(status.with_code(403).boxed()));
+        let told = crate::problem::chain(&error);
+        assert_eq!(told, "cannot write Role a: admission webhook denied the request");
+        let error = crate::controller::ReconcileError::from(error);
+        assert_eq!(crate::problem::chain(&error), told);
+    }
+}

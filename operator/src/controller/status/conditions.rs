@@ -189,7 +189,7 @@ fn degraded(facts: &Facts<'_>, pods: &Pods) -> Verdict {
         return verdict(TRUE, refusal.reason(), refusal.to_string());
     }
     if let Some(error) = facts.outcome.and_then(|outcome| outcome.error.as_ref()) {
-        return verdict(TRUE, error.reason(), sluice_crds::problem::chain(error));
+        return verdict(TRUE, error.reason(), crate::problem::chain(error));
     }
     let troubled = facts.reports.iter().find_map(|report| {
         let answer = report.answer.as_ref().ok()?;
@@ -216,7 +216,7 @@ fn degraded(facts: &Facts<'_>, pods: &Pods) -> Verdict {
         return verdict(TRUE, EXPIRING, message);
     }
     if let Some(error) = facts.outcome.and_then(|outcome| outcome.pod_monitor.as_ref()) {
-        return verdict(TRUE, error.reason(), sluice_crds::problem::chain(error));
+        return verdict(TRUE, error.reason(), crate::problem::chain(error));
     }
     verdict(FALSE, "AsExpected", "no consumer reports an error")
 }
@@ -246,7 +246,7 @@ fn stalled(facts: &Facts<'_>, pods: &Pods) -> Verdict {
     }
     let error = facts.outcome.and_then(|outcome| outcome.error.as_ref());
     if let Some(error) = error.filter(|error| error.needs_somebody()) {
-        return verdict(TRUE, error.reason(), sluice_crds::problem::chain(error));
+        return verdict(TRUE, error.reason(), crate::problem::chain(error));
     }
     if pods.stalled {
         return verdict(TRUE, "RolloutStalled", "the rollout has stopped moving");
