@@ -19,6 +19,8 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(60);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 /// How long an answer about installed kinds, or a written PodMonitor, counts.
 const REMEMBER: Duration = Duration::from_secs(600);
+/// How long the answer before counts on where a question about installed kinds has failed: each may last as long as a reconcile.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// So many writes of one and the same content over a child within [`CONTEST`] mean that somebody writes another one each time.
 const MOST_REPAIRS: u32 = 5;
@@ -207,29 +209,31 @@ impl Repairs {
 #[derive(Default)]
 pub struct PodMonitors {
     written: Mutex<HashMap<ObjectRef<TracePipeline>, (String, Instant)>>,
+    /// Until when an answer counts.
     installed: Mutex<Option<(bool, Instant)>>,
 }
 
 impl PodMonitors {
-    /// Whether the Prometheus operator's kind is there; asked every ten minutes. While there is no answer the last one counts.
+    /// Whether the Prometheus operator's kind is there; asked every ten minutes. While there is no answer the last one counts,
+    /// and where there never was one, it is not there.
     pub async fn kind_is_installed(&self, client: &Client) -> bool {
         let last = *lock(&self.installed);
-        if let Some((answer, at)) = last
-            && at.elapsed() < REMEMBER
+        if let Some((answer, until)) = last
+            && Instant::now() < until
         {
             return answer;
         }
         let kind = build::pod_monitor_kind();
-        let answer = match client.list_api_group_resources(&kind.api_version).await {
-            Ok(list) => list.resources.iter().any(|resource| resource.kind == kind.kind),
+        let (answer, counts) = match client.list_api_group_resources(&kind.api_version).await {
+            Ok(list) => (list.resources.iter().any(|resource| resource.kind == kind.kind), REMEMBER),
             // No kind of its group is.
-            Err(kube::Error::Api(status)) if status.code == 404 => false,
+            Err(kube::Error::Api(status)) if status.code == 404 => (false, REMEMBER),
             Err(error) => {
-                tracing::warn!(error = %sluice_crds::problem::chain(&error), "cannot ask whether PodMonitors are installed");
-                return last.is_some_and(|(answer, _)| answer);
+                tracing::warn!(error = %crate::problem::chain(&error), "cannot ask whether PodMonitors are installed");
+                (last.is_some_and(|(answer, _)| answer), ASK_AGAIN)
             }
         };
-        *lock(&self.installed) = Some((answer, Instant::now()));
+        *lock(&self.installed) = Some((answer, Instant::now() + counts));
         answer
     }
 
@@ -284,7 +288,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_question_about_installed_kinds_that_fails_is_asked_again_and_an_answer_is_kept() {
+    async fn a_question_about_installed_kinds_that_fails_is_asked_again_after_a_while_and_an_answer_is_kept()
+    {
         let asked = Arc::new(AtomicUsize::new(0));
         let count = asked.clone();
         let client = example::client_of(move |_| {
@@ -294,7 +299,11 @@ mod tests {
             })
         });
         let monitors = PodMonitors::default();
-        assert!(!monitors.kind_is_installed(&client).await, "nobody has said so");
+        for _ in 0..3 {
+            assert!(!monitors.kind_is_installed(&client).await, "nobody has said so");
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1, "one reconcile has waited for it");
+        lock(&monitors.installed).as_mut().expect("an answer").1 = Instant::now();
         assert!(monitors.kind_is_installed(&client).await);
         assert!(monitors.kind_is_installed(&client).await);
         assert_eq!(asked.load(Ordering::Relaxed), 2);
