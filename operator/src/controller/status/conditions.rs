@@ -10,6 +10,7 @@ use crate::controller::apply::{Rollout, Withheld};
 use crate::controller::dead_letters::RECENT;
 use crate::controller::probe::{CONSUMER_ERROR, Expiry, PodReport, Report, answers_of};
 use crate::controller::validate::Refusal;
+use crate::watch::unreadable;
 
 /// Types of conditions: whether consumers work by the newest spec.
 pub const READY: &str = "Ready";
@@ -296,9 +297,16 @@ pub fn waits_for_the_rate(reports: &[PodReport]) -> bool {
 }
 
 fn suspended(facts: &Facts<'_>) -> Verdict {
-    let (asked, is_suspended) = (facts.pipeline.spec.suspend, facts.live().is_some_and(|live| live.suspend));
+    let is_read = unreadable(facts.pipeline).is_none();
+    let Some(is_suspended) = facts.live().map(|live| live.suspend) else {
+        return verdict(
+            UNKNOWN,
+            "SpecUnreadable",
+            "the spec cannot be read, and there is no live document; see Ready",
+        );
+    };
     // They differ only where the spec is refused.
-    let message = if is_suspended == asked {
+    let message = if is_read && is_suspended == facts.pipeline.spec.suspend {
         format!("spec.suspend is {is_suspended}")
     } else {
         format!("suspend is {is_suspended} in the live document in effect; for the spec, see Ready")

@@ -242,6 +242,20 @@ fn while_a_refusal_keeps_the_old_live_document_its_rate_is_told_and_not_that_of_
 }
 
 #[test]
+fn of_a_spec_that_cannot_be_read_nobody_says_whether_it_is_suspended() {
+    let mut case = Case::new();
+    // As a watch marks it.
+    case.pipeline.annotations_mut().insert("sluice.dev/unreadable".into(), "spec.sink: a number".into());
+    assert!(unreadable(&case.pipeline).is_some());
+    case.refusal = Some(Refusal::Invalid("this version of the operator cannot read it".into()));
+    assert_eq!(case.condition("Suspended"), is("Unknown", "SpecUnreadable"));
+    case.kept = Some(LiveDocument { uid: "u".into(), revision: 4, live: Live::of_rate(500) });
+    assert_eq!(case.condition("Suspended"), is("False", "Running"));
+    let message = case.status().conditions.swap_remove(4).message;
+    assert_eq!(message, "suspend is false in the live document in effect; for the spec, see Ready");
+}
+
+#[test]
 fn children_that_cannot_be_written_are_told() {
     let mut case = Case::new();
     case.outcome.error = Some(ApplyError::Taken { child: "Service traces-consumer".into() });
