@@ -54,7 +54,8 @@ pub struct PodTemplate {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "texts_schema")]
     pub annotations: BTreeMap<String, String>,
-    /// Labels of the pods besides the operator's own, which win. Default: none.
+    /// Labels of the pods and of every object of the pipeline, besides the operator's own, which win. Objects other
+    /// than pods get those that Kubernetes takes as labels. Default: none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "texts_schema")]
     pub labels: BTreeMap<String, String>,

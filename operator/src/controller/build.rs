@@ -123,9 +123,10 @@ fn selector(valid: &Valid) -> LabelSelector {
     LabelSelector { match_labels: Some(selector_labels(&valid.owner.name)), ..Default::default() }
 }
 
-/// Labels of every child.
+/// Labels of every child: the pipeline's, and the operator's own, which win.
 pub fn labels(owner: &Owner, options: &Options) -> BTreeMap<String, String> {
-    let mut labels = selector_labels(&owner.name);
+    let mut labels = owner.labels.clone();
+    labels.extend(selector_labels(&owner.name));
     for (key, value) in [
         ("app.kubernetes.io/name", "sluice"),
         ("app.kubernetes.io/component", "consumer"),
@@ -187,6 +188,59 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::controller::example;
+    use crate::controller::validate::validate;
+
+    #[test]
+    fn every_child_has_the_labels_of_the_template_that_are_labels_and_nothing_selects_by_them() {
+        let mut pipeline = example::pipeline();
+        let own = ["app.kubernetes.io/name", names::LABEL_PIPELINE, names::LABEL_SETTINGS];
+        let theirs = [("example.com/cost-centre", "4711"), ("team", "")];
+        let long = "x".repeat(64);
+        let none = [
+            ("two words", "a"),
+            ("a", "two words"),
+            ("b", &long),
+            ("-c", "a"),
+            ("d..e/f", "a"),
+            ("D/g", "a"),
+            ("/h", "a"),
+            ("i/", "a"),
+            ("j/k/l", "a"),
+        ];
+        let all = own.map(|key| (key, "mine")).into_iter().chain(theirs).chain(none);
+        pipeline.spec.template.consumer.labels = all.map(|(key, value)| (key.into(), value.into())).collect();
+        let options = example::options();
+        let valid = validate(&pipeline, &Default::default(), &options).expect("it is valid");
+        let built = build(&valid, &options, 1, true).expect("children");
+        let before = build(&example::valid(), &options, 1, true).expect("children");
+        assert_eq!(built.deployment.spec.selector, before.deployment.spec.selector);
+        assert_eq!(built.service.spec, before.service.spec);
+        assert_eq!(built.disruption_budget.spec, before.disruption_budget.spec);
+        let monitor = |children: &Children| children.pod_monitor.as_ref().map(|monitor| monitor.data.clone());
+        assert_eq!(monitor(&built), monitor(&before));
+        let labels = |children: Children| {
+            let account = children.service_account.expect("its own");
+            let monitor = children.pod_monitor.expect("its kind is installed");
+            [
+                children.settings.metadata,
+                account.metadata,
+                children.role.metadata,
+                children.role_binding.metadata,
+                children.service.metadata,
+                children.disruption_budget.metadata,
+                children.network_policy.metadata,
+                children.deployment.metadata,
+                monitor.metadata,
+            ]
+            .map(|metadata| metadata.labels.expect("labels"))
+        };
+        let with_theirs = |mut labels: BTreeMap<String, String>| {
+            labels.extend(theirs.map(|(key, value)| (key.to_owned(), value.to_owned())));
+            labels
+        };
+        assert_eq!(labels(built), labels(before).map(with_theirs));
+    }
 
     #[test]
     fn defaults_of_the_server_are_no_drift_and_every_other_difference_is() {

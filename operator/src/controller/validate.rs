@@ -3,6 +3,7 @@
 //! The API server has applied the same rules already, unless its schema is older than this program or was
 //! edited: they are checked again here, because what is built runs with the operator's rights.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -16,6 +17,9 @@ use super::dereference::Found;
 use crate::options::Options;
 use crate::watch::unreadable;
 
+/// Domain of the labels by which children are found.
+const OWN_DOMAIN: &str = "sluice.dev";
+
 /// A pipeline as the owner of its children.
 #[derive(Clone, Debug)]
 pub struct Owner {
@@ -27,6 +31,8 @@ pub struct Owner {
     pub uid: String,
     /// Makes children go with the pipeline, and a foreground deletion wait for them.
     pub reference: OwnerReference,
+    /// What people have their objects labelled with. What is no label keeps pods away, and must not hold up live edits as well.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Owner {
@@ -34,13 +40,35 @@ impl Owner {
     pub fn of(pipeline: &TracePipeline) -> Option<Self> {
         let reference = pipeline.controller_owner_ref(&())?;
         let reference = OwnerReference { block_owner_deletion: Some(true), ..reference };
+        let labels =
+            pipeline.spec.template.consumer.labels.iter().filter(|(key, value)| is_label(key, value));
         Some(Self {
             namespace: pipeline.namespace().unwrap_or_default(),
             name: pipeline.name_any(),
             uid: reference.uid.clone(),
             reference,
+            labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
         })
     }
+}
+
+/// Whether Kubernetes takes it as a label; not one of our own, by which we find things.
+fn is_label(key: &str, value: &str) -> bool {
+    let is_end = |end: Option<u8>| end.is_some_and(|end| end.is_ascii_alphanumeric());
+    let is_word = |text: &str| {
+        let bytes = || text.bytes();
+        let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        text.len() <= 63 && is_end(bytes().next()) && is_end(bytes().next_back()) && bytes().all(is_inner)
+    };
+    let is_part = |text: &str| {
+        let is_legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        is_word(text) && text.bytes().all(is_legal)
+    };
+    let is_domain = |text: &str| text.len() <= 253 && text.split('.').all(is_part);
+    let (domain, name) = key.split_once('/').map_or((None, key), |(domain, name)| (Some(domain), name));
+    domain.is_none_or(|domain| domain != OWN_DOMAIN && is_domain(domain))
+        && is_word(name)
+        && (value.is_empty() || is_word(value))
 }
 
 impl fmt::Display for Owner {

@@ -21,7 +21,10 @@ pub const CHILDREN: [&str; 7] = [
 #[ignore = "needs a Kubernetes"]
 async fn a_pipeline_becomes_its_children_which_go_with_it() {
     let bed = Bed::start("children").await;
-    let uid = bed.create(&pipeline()).await;
+    let mut wanted = pipeline();
+    let labels = json!({ "example.com/team": "a", "sluice.dev/pipeline": "mine" });
+    wanted["spec"]["template"]["consumer"]["labels"] = labels;
+    let uid = bed.create(&wanted).await;
     let mut all: Vec<String> = CHILDREN.map(str::to_owned).into();
     let deployment = bed.until("deployment/traces-consumer", |deployment| !deployment.is_null()).await;
     let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
@@ -32,6 +35,7 @@ async fn a_pipeline_becomes_its_children_which_go_with_it() {
         assert_eq!(child["metadata"]["ownerReferences"][0]["uid"], json!(uid));
         assert_eq!(child["metadata"]["ownerReferences"][0]["blockOwnerDeletion"], true);
         assert_eq!(child["metadata"]["labels"]["sluice.dev/pipeline"], "traces");
+        assert_eq!(child["metadata"]["labels"]["example.com/team"], "a");
     }
     assert_eq!(deployment["spec"]["replicas"], 2);
     assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0);
