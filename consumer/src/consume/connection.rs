@@ -3,7 +3,8 @@
 //! Guarantee: credentials that are replaced while brokers refuse the old ones are used without a restart of the process.
 //! librdkafka takes credentials only where a client is made, so another one is made, which joins the group anew. Until
 //! brokers refuse it, a client is left alone: connections that stand stay good, and new credentials may come first. How much
-//! it prefetches of a partition is fixed as well, so that one that its topics have outgrown is replaced in the same way.
+//! it prefetches of a partition is fixed as well, so that one that its topics have outgrown is replaced in the same way. So is
+//! one that has forgotten all brokers, as it never asks one again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,12 +72,15 @@ impl Connection {
     }
 
     /// Waits until another client is needed, and says why: brokers have refused this one and other credentials are there,
-    /// or there are far more partitions than its prefetch was divided for.
+    /// or there are far more partitions than its prefetch was divided for, or it knows no broker any more.
     pub async fn outdated(&self, kafka: &KafkaSpec, secrets: &Secrets) -> &'static str {
         loop {
             tokio::time::sleep(SECRETS_PAUSE).await;
             if self.source.is_refused() && has_others(&self.made_with, kafka, secrets) {
                 return "brokers refuse the credentials of the Kafka client, and others are there";
+            }
+            if self.source.is_forsaken() {
+                return "the Kafka client knows no broker any more, as a lone one that shuts down tells of none";
             }
             if self.source.outgrown_by().is_some() {
                 return "there have come to be far more partitions than the prefetch was divided for";

@@ -14,6 +14,7 @@ mod client_errors;
 pub mod config;
 mod context;
 mod ends;
+mod forsaken;
 mod group;
 mod headers;
 pub mod limits;
@@ -28,7 +29,7 @@ mod topics;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rdkafka::ClientConfig;
@@ -142,6 +143,11 @@ impl KafkaSource {
     /// How many partitions there have come to be, where these are so many that the prefetch, which was divided when the
     /// client was made, takes far more memory than all of them may have.
     pub fn outgrown_by(&self) -> Option<usize> {
+    /// Whether the client knows no broker any more and asks nobody: it does so for as long as it lives.
+    pub fn is_forsaken(&self) -> bool {
+        self.group.forsaken.is_for_good(Instant::now())
+    }
+
         Some(self.group.outgrown_by.load(Relaxed)).filter(|partitions| *partitions > 0)
     }
 

@@ -20,6 +20,7 @@ use super::GroupConsumer;
 use super::client_errors::{Answering, ClientErrors, may_be_credentials};
 use super::context::{GroupContext, TopicId};
 use super::ends::Ends;
+use super::forsaken::Forsaken;
 use super::opening::Opening;
 use super::prefetch::Prefetch;
 use super::remedy;
@@ -40,6 +41,8 @@ pub struct Group {
     pub refused: AtomicBool,
     /// How many partitions there are, where these are far more than the prefetch was divided for; 0 where they are not.
     pub outgrown_by: AtomicUsize,
+    /// Whether the client has forgotten all brokers.
+    pub forsaken: Forsaken,
     /// Whether the client is being stopped: what it says then concerns nobody.
     silent: AtomicBool,
     state: Mutex<State>,
@@ -83,6 +86,7 @@ impl Group {
             commits: AtomicU64::new(0),
             refused: AtomicBool::new(false),
             outgrown_by: AtomicUsize::new(0),
+            forsaken: Forsaken::default(),
             silent: AtomicBool::new(false),
             state: Mutex::new(state),
             client_errors: Mutex::default(),
@@ -301,6 +305,7 @@ impl Group {
 
     /// What the client tells of itself once a second.
     pub fn observe(&self, statistics: &Statistics) {
+        self.forsaken.observe(statistics.knows_a_broker(), Instant::now());
         self.client_errors(|errors| {
             let (answering, now) = (statistics.answering(), Instant::now());
             errors.observe(answering, now);

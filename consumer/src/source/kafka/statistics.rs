@@ -32,7 +32,7 @@ struct ConsumerGroup {
 
 #[derive(Deserialize)]
 struct Broker {
-    /// `internal` for one that is none.
+    /// `internal` for one that is none, `logical` for one that only stands for another, such as the group's coordinator.
     #[serde(default)]
     source: String,
     #[serde(default)]
@@ -128,6 +128,12 @@ impl Statistics {
         if connected.all(silent) { Answering::Silent } else { Answering::Yes }
     }
 
+    /// Whether the client knows of a broker that it could ask. Where it knows of none it asks nobody, not even those that it
+    /// began with.
+    pub fn knows_a_broker(&self) -> bool {
+        self.brokers.values().any(|broker| !matches!(broker.source.as_str(), "internal" | "logical"))
+    }
+
     /// Whether the group's coordinator is there: one of the brokers, and the client never tells that it has none.
     pub fn is_coordinated(&self) -> bool {
         self.cgrp.as_ref().is_none_or(|group| group.state == "up")
@@ -145,10 +151,14 @@ impl Statistics {
 mod tests {
     use super::*;
 
-    fn answering(brokers: &str) -> Answering {
+    fn statistics(brokers: &str) -> Statistics {
         let text =
             format!(r#"{{ "name": "sluice#consumer-1", "brokers": {{ {brokers} }}, "topics": {{}} }}"#);
-        serde_json::from_str::<Statistics>(&text).unwrap().answering()
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn answering(brokers: &str) -> Answering {
+        statistics(brokers).answering()
     }
 
     fn broker(name: &str, source: &str, state: &str, waiting: u32, idle: i64) -> String {
@@ -183,6 +193,22 @@ mod tests {
     #[test]
     fn the_librarys_own_broker_proves_nothing() {
         assert_eq!(answering(&broker(":0/internal", "internal", "UP", 0, -1)), Answering::No);
+    }
+
+    #[test]
+    fn a_client_that_is_left_with_its_own_brokers_knows_none() {
+        let own = format!(
+            "{}, {}",
+            broker("GroupCoordinator", "logical", "DOWN", 0, -1),
+            broker(":0/internal", "internal", "UP", 0, -1)
+        );
+        assert!(!statistics(&own).knows_a_broker() && !statistics("").knows_a_broker());
+        for known in [
+            broker("a:1/bootstrap", "configured", "DOWN", 0, -1),
+            broker("a:1/1", "learned", "TRY_CONNECT", 0, -1),
+        ] {
+            assert!(statistics(&format!("{own}, {known}")).knows_a_broker(), "{known}");
+        }
     }
 
     #[test]
