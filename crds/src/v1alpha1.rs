@@ -29,7 +29,7 @@ pub use control::{Guard, MAX_WINDOWS, ScheduleWindow, TARGET_LATENCY, WINDOW_LEN
 pub use dead_letter::DeadLetter;
 pub use encryption::{Encryption, EncryptionKey, MAX_ENCRYPTION_KEYS};
 pub use kafka::{KafkaSasl, KafkaSource, KafkaTls, MAX_KAFKA_NAME, SaslMechanism, Source, StartFrom};
-pub use properties::{KAFKA_PROPERTIES, KafkaProperty, PropertyValue};
+pub use properties::{JAVA_NAMES, KAFKA_PROPERTIES, KafkaProperty, PropertyValue};
 pub use secret::{SecretKeyRef, SecretSource};
 pub use sink::{Batch, Sink, SqlServer, Sqlite};
 pub use status::{RateStatus, TracePipelineStatus};

@@ -17,9 +17,9 @@ use crate::live::Live;
 use crate::problem::{Problem, without_credentials};
 use crate::settings::Settings;
 use crate::v1alpha1::{
-    Batch, DeadLetter, Encryption, JsonPaths, KAFKA_PROPERTIES, KafkaSource, KafkaTls, MAX_ENCRYPTION_KEYS,
-    MAX_KAFKA_NAME, MAX_RATE_LIMIT_QPS, MAX_TIME, SecretKeyRef, SecretSource, Sink, Source, SqlServer,
-    StartFrom, TracePipelineSpec,
+    Batch, DeadLetter, Encryption, JAVA_NAMES, JsonPaths, KAFKA_PROPERTIES, KafkaSource, KafkaTls,
+    MAX_ENCRYPTION_KEYS, MAX_KAFKA_NAME, MAX_RATE_LIMIT_QPS, MAX_TIME, SecretKeyRef, SecretSource, Sink,
+    Source, SqlServer, StartFrom, TracePipelineSpec,
 };
 
 /// Longest wait of a batch's first row.
@@ -28,6 +28,8 @@ pub const MAX_BATCH_DELAY: Duration = Duration::from_millis(10_000);
 pub const MIN_RETENTION: Duration = Duration::from_millis(60_000);
 /// Longest name of a pipeline: it becomes the value of a label.
 pub const MAX_PIPELINE_NAME: usize = 63;
+/// What a consumer's `session.timeout.ms` is where the pipeline sets none.
+pub const DEFAULT_SESSION_MS: u32 = 10_000;
 /// Most rows of a transaction.
 pub const MAX_BATCH_ROWS: u32 = 10_000;
 
@@ -172,7 +174,13 @@ impl Check {
             self.report(path.into(), "exactly one of topic and topicPattern is needed");
         }
         if let Some(topic) = &kafka.topic {
-            self.topic(&format!("{path}.topic"), topic);
+            let path = format!("{path}.topic");
+            match pattern_of(topic) {
+                Some(pattern) => {
+                    self.report(path, format!("expected one topic; several are topicPattern: '{pattern}'"));
+                }
+                None => self.topic(&path, topic),
+            }
         }
         self.pattern(format!("{path}.topicPattern"), kafka.topic_pattern.as_deref());
         self.pattern(format!("{path}.excludePattern"), kafka.exclude_pattern.as_deref());
@@ -198,9 +206,8 @@ impl Check {
     }
 
     fn topic(&mut self, path: &str, topic: &str) {
-        let legal = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
         let expected = "a topic name (letters, digits, '.', '_', '-')";
-        self.text(path.into(), topic, MAX_KAFKA_NAME, legal, expected);
+        self.text(path.into(), topic, MAX_KAFKA_NAME, is_of_topic, expected);
         self.expect(!matches!(topic, "." | ".."), path.into(), expected, Quoted(topic));
     }
 
@@ -251,7 +258,7 @@ impl Check {
         for (name, value) in &kafka.properties {
             let path = format!("{path}[{name}]");
             let Some(property) = KAFKA_PROPERTIES.iter().find(|property| property.name == name) else {
-                self.report(path, "not allowed: it would break a guarantee, or has a field of its own");
+                self.report(path, not_allowed(name));
                 continue;
             };
             let length = value.chars().count();
@@ -261,18 +268,22 @@ impl Check {
                 self.expect(false, path, &expected, Quoted(value));
             }
         }
-        // What the library refuses only when a client is made.
-        for (small, large, otherwise) in [
-            ("session.timeout.ms", "max.poll.interval.ms", 300_000),
-            ("reconnect.backoff.ms", "reconnect.backoff.max.ms", u32::MAX),
+        self.order_of_times(path, kafka);
+    }
+
+    /// What the library refuses only when a client is made; and what it takes, though the group puts a consumer out whose
+    /// heartbeats are further apart than its session lasts.
+    fn order_of_times(&mut self, path: &str, kafka: &KafkaSource) {
+        for (small, large, otherwise, word) in [
+            ("heartbeat.interval.ms", "session.timeout.ms", DEFAULT_SESSION_MS, "less than"),
+            ("session.timeout.ms", "max.poll.interval.ms", 300_000, "at most"),
+            ("reconnect.backoff.ms", "reconnect.backoff.max.ms", u32::MAX, "at most"),
         ] {
             let number = |name| kafka.properties.get(name).and_then(|text: &String| text.parse::<u32>().ok());
             let (Some(least), most) = (number(small), number(large).unwrap_or(otherwise)) else { continue };
-            if least > most {
-                self.report(
-                    format!("{path}[{small}]"),
-                    format!("expected at most {large}, {most}, found {least}"),
-                );
+            if least > most || least == most && word == "less than" {
+                let message = format!("expected {word} {large}, {most}, found {least}");
+                self.report(format!("{path}[{small}]"), message);
             }
         }
     }
@@ -390,6 +401,30 @@ impl Check {
         let expected = format!("at most {MAX_BATCH_DELAY}");
         let delay = batch.max_delay;
         self.expect(delay <= MAX_BATCH_DELAY, format!("{path}.maxDelay"), &expected, delay);
+    }
+}
+
+/// Whether a letter may be part of a topic's name.
+fn is_of_topic(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-')
+}
+
+/// The pattern of several topics that are separated by commas; none where it is no such list.
+fn pattern_of(topics: &str) -> Option<String> {
+    let names: Vec<_> = topics.split(',').map(str::trim).collect();
+    let is_list = names.len() > 1
+        && topics.len() <= MAX_KAFKA_NAME
+        && names.iter().all(|name| !name.is_empty() && name.chars().all(is_of_topic));
+    is_list.then(|| names.join("|").replace('.', "\\."))
+}
+
+/// Why a setting of Kafka is refused.
+fn not_allowed(name: &str) -> String {
+    match JAVA_NAMES.iter().find(|(java, _)| *java == name) {
+        Some((_, ours)) => {
+            format!("that is its name in Kafka's Java client; librdkafka's, which is used here, is {ours}")
+        }
+        None => "not allowed: it would break a guarantee, or has a field of its own".into(),
     }
 }
 

@@ -56,8 +56,8 @@ use topic_retention::TopicRetention;
 
 /// How long a question to the broker may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
-/// librdkafka's `heartbeat.interval.ms`, where the pipeline sets none.
-const HEARTBEAT: Duration = Duration::from_secs(3);
+/// Between two heartbeats, where the client's settings say nothing of it.
+const HEARTBEAT: Duration = Duration::from_millis(limits::HEARTBEAT_MS as u64);
 /// What an answer to a heartbeat may take besides.
 const HEARTBEAT_ANSWER: Duration = Duration::from_millis(500);
 /// How long the client may take to end.

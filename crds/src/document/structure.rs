@@ -197,6 +197,9 @@ fn describe_type(value: &Value) -> &'static str {
 fn unknown(schema: &Value, name: &str) -> String {
     let fields: Vec<_> =
         schema["properties"].as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect();
+    if name == "topics" && fields.contains(&"topicPattern") {
+        return "unknown field; several topics are a pattern, such as topicPattern: 'a|b'".into();
+    }
     match fields.iter().map(|field| (distance(field, name), field)).min() {
         Some((0..=2, field)) => format!("unknown field; did you mean {field}?"),
         _ => format!("unknown field; expected {}", fields.join(", ")),

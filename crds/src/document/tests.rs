@@ -63,6 +63,17 @@ spec:
 }
 
 #[test]
+fn several_topics_lead_to_a_pattern() {
+    let found = problems(&GOOD.replace("topic: spans", "topic: 'spans.eu, other'"));
+    assert_eq!(
+        found,
+        [r"spec.source.kafka.topic: expected one topic; several are topicPattern: 'spans\.eu|other'"]
+    );
+    let found = problems(&GOOD.replace("topic: spans", "topics: [spans, other]"));
+    assert!(found.iter().any(|problem| problem.contains("topicPattern: 'a|b'")), "{found:?}");
+}
+
+#[test]
 fn a_missing_part_is_reported_once_not_with_all_that_it_would_hold() {
     let found = problems(
         "apiVersion: sluice.dev/v1alpha1\nkind: TracePipeline\nmetadata: { name: demo }\nspec: {}\n",

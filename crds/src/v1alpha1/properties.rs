@@ -68,7 +68,8 @@ pub const KAFKA_PROPERTIES: &[KafkaProperty] = &[
     integer("fetch.max.bytes", 1_000_000, 64 * MIB),
     integer("fetch.message.max.bytes", 1, 64 * MIB),
     integer("fetch.min.bytes", 1, MIB),
-    integer("fetch.wait.max.ms", 0, 60_000),
+    // A question of the client to the same broker waits behind a fetch, and is given up after 10 s.
+    integer("fetch.wait.max.ms", 0, 5_000),
     integer("heartbeat.interval.ms", 100, HOUR_MS),
     one_of("isolation.level", &["read_committed", "read_uncommitted"]),
     integer("max.poll.interval.ms", 10_000, 24 * HOUR_MS),
@@ -82,6 +83,15 @@ pub const KAFKA_PROPERTIES: &[KafkaProperty] = &[
     integer("socket.receive.buffer.bytes", 0, 100_000_000),
     integer("socket.send.buffer.bytes", 0, 100_000_000),
     integer("socket.timeout.ms", 1_000, 300_000),
+];
+
+/// What Kafka's Java client calls some of them, with librdkafka's names.
+pub const JAVA_NAMES: &[(&str, &str)] = &[
+    ("fetch.max.wait.ms", "fetch.wait.max.ms"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+    ("receive.buffer.bytes", "socket.receive.buffer.bytes"),
+    ("request.timeout.ms", "socket.timeout.ms"),
+    ("send.buffer.bytes", "socket.send.buffer.bytes"),
 ];
 
 const fn integer(name: &'static str, low: u32, high: u32) -> KafkaProperty {

@@ -10,7 +10,7 @@ use bad_values::bad_values;
 use serde_json::{Value, json};
 use sluice_crds::document;
 use sluice_crds::problem::Problem;
-use sluice_crds::v1alpha1::TracePipeline;
+use sluice_crds::v1alpha1::{JAVA_NAMES, KAFKA_PROPERTIES, TracePipeline};
 use sluice_crds::validate::validate;
 
 fn examples() -> Vec<(String, String)> {
@@ -217,6 +217,12 @@ fn values_of_properties_are_checked_by_the_code() {
         ("isolation.level", "serializable"),
         ("check.crcs", "yes"),
         ("client.id", "a\u{7}"),
+        // The session is 10 s by default.
+        ("heartbeat.interval.ms", "12000"),
+        ("heartbeat.interval.ms", "10000"),
+        ("session.timeout.ms", "400000"),
+        // What waits behind such a fetch is given up.
+        ("fetch.wait.max.ms", "30000"),
     ] {
         let document = changed(&base(), "/spec/source/kafka/properties", &json!({ name: value }));
         let refused = code_refuses(&document);
@@ -225,6 +231,23 @@ fn values_of_properties_are_checked_by_the_code() {
             [format!("spec.source.kafka.properties[{name}]")],
             "{value}"
         );
+    }
+}
+
+#[test]
+fn a_heartbeat_may_be_longer_where_the_session_is() {
+    let times = json!({ "heartbeat.interval.ms": "12000", "session.timeout.ms": "45000" });
+    assert_eq!(code_refuses(&changed(&base(), "/spec/source/kafka/properties", &times)), []);
+}
+
+#[test]
+fn names_of_kafkas_java_client_lead_to_librdkafkas() {
+    for (java, ours) in JAVA_NAMES {
+        assert!(KAFKA_PROPERTIES.iter().any(|property| property.name == *ours), "{ours}");
+        let document = changed(&base(), "/spec/source/kafka/properties", &json!({ *java: "1" }));
+        let problems = code_refuses(&document);
+        let [refused] = &problems[..] else { panic!("{problems:?}") };
+        assert!(refused.message.ends_with(ours), "{refused:?}");
     }
 }
 

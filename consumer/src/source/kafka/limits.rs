@@ -39,6 +39,9 @@ const FIXED: [(&str, &str); 3] = [
     ("log.connection.close", "false"),
 ];
 
+/// librdkafka's `heartbeat.interval.ms`.
+pub const HEARTBEAT_MS: u32 = 3_000;
+
 /// What all partitions together may hold: as much as sixteen hold by default.
 const BUDGET: usize = 32 << 20;
 /// Messages that all partitions together may hold before fetching pauses.
@@ -79,6 +82,18 @@ pub fn apply(config: &mut ClientConfig) {
     for (name, value) in FIXED {
         config.set(name, value);
     }
+    keep_heartbeats_within_the_session(config);
+}
+
+/// librdkafka sends one every 3 s, whatever the session: from one that is shorter the group would put the consumer out
+/// again and again.
+fn keep_heartbeats_within_the_session(config: &mut ClientConfig) {
+    let session = config.get("session.timeout.ms").and_then(|text| text.parse::<u32>().ok());
+    if let (None, Some(session)) = (config.get("heartbeat.interval.ms"), session)
+        && session / 3 < HEARTBEAT_MS
+    {
+        config.set("heartbeat.interval.ms", (session / 3).to_string());
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +116,26 @@ mod tests {
             assert!(held <= BUDGET && response <= BUDGET, "{partitions}: {held} and {response}");
             config.create_native_config().unwrap();
         }
+    }
+
+    #[test]
+    fn heartbeats_come_more_often_than_a_short_session_ends_and_as_ever_in_others() {
+        for (session, heartbeat) in [(None, None), (Some("30000"), None), (Some("3000"), Some("1000"))] {
+            let mut config = ClientConfig::new();
+            if let Some(session) = session {
+                config.set("session.timeout.ms", session);
+            }
+            apply(&mut config);
+            assert_eq!(config.get("heartbeat.interval.ms"), heartbeat, "{session:?}");
+        }
+    }
+
+    #[test]
+    fn the_session_is_what_the_rules_of_a_pipeline_take_it_for() {
+        let mut config = ClientConfig::new();
+        apply(&mut config);
+        let session = sluice_crds::validate::DEFAULT_SESSION_MS.to_string();
+        assert_eq!(config.get("session.timeout.ms"), Some(&*session));
     }
 
     #[test]
