@@ -8,6 +8,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::groups::{GroupInfo, GroupList};
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -18,10 +19,12 @@ use crate::config::{Config, Topics};
 use crate::lock::lock;
 use crate::secrets::Secrets;
 use crate::source::kafka::config::client_config;
-use crate::source::kafka::remedy;
+use crate::source::kafka::{ASSIGNMENT, remedy};
 
 /// Time limit of each step.
 const LIMIT: Duration = Duration::from_secs(10);
+/// How long topics are tried, of many.
+const READS: Duration = Duration::from_secs(20);
 /// How long brokers that are all unreachable are tried.
 const UNREACHABLE: Duration = Duration::from_secs(3);
 /// One try within it; between two, errors are collected.
@@ -64,14 +67,17 @@ fn check_source(config: &Config, secrets: &Secrets) -> Vec<Finding> {
     let first = metadata.brokers().first().map(|broker| format!("{}:{}", broker.host(), broker.port()));
     let mut findings =
         vec![Finding::ok(BROKERS, format!("{brokers}, such as {}", first.unwrap_or_default()))];
-    let (found, one) = match &config.topics {
-        Topics::Named(name) => check_named(topics, name, consumer.fetch_metadata(Some(name), LIMIT)),
+    let (found, tried) = match &config.topics {
+        Topics::Named(name) => {
+            let (found, one) = check_named(topics, name, consumer.fetch_metadata(Some(name), LIMIT));
+            (found, Vec::from_iter(one))
+        }
         Topics::Matching { .. } => check_pattern(topics, &config.topics, &metadata),
     };
     findings.push(found);
-    if let Some((topic, partition)) = one {
-        findings.push(check_read(topics, &consumer, &topic, partition));
-        findings.push(check_group(&consumer, &config.kafka.consumer_group, &topic, partition));
+    if let Some((topic, partition)) = tried.first() {
+        findings.extend(check_reads(topics, &consumer, &tried));
+        findings.push(check_group(&consumer, &config.kafka.consumer_group, topic, *partition));
     } else {
         findings.push(Finding::skipped(GROUP, "needs a topic"));
     }
@@ -139,6 +145,8 @@ fn connect(config: &Config, secrets: &Secrets) -> Result<(Probe, Metadata), Find
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "error")
         .set("enable.partition.eof", "true")
+        // The end of a partition is told only after that; many may be tried.
+        .set("fetch.wait.max.ms", "10")
         .set("allow.auto.create.topics", "false")
         .set_log_level(RDKafkaLogLevel::Info);
     let complaints = Complaints::default();
@@ -226,21 +234,21 @@ fn check_named(
     (finding, None)
 }
 
-/// Which topics match, and one partition to try.
-fn check_pattern(path: &str, topics: &Topics, metadata: &Metadata) -> (Finding, Option<(String, i32)>) {
+/// Which topics match, and one partition of each to try.
+fn check_pattern(path: &str, topics: &Topics, metadata: &Metadata) -> (Finding, Vec<(String, i32)>) {
     const SHOWN: usize = 5;
     let is_read = |topic: &&MetadataTopic| topics.contains(topic.name());
     let found: Vec<_> = metadata.topics().iter().filter(is_read).collect();
     if found.is_empty() {
         let detail = "no topic matches yet; those that are created later are found within 10 s";
-        return (Finding::ok(path, detail), None);
+        return (Finding::ok(path, detail), Vec::new());
     }
     let partitions: usize = found.iter().map(|topic| topic.partitions().len()).sum();
     let names: Vec<_> = found.iter().take(SHOWN).map(|topic| topic.name()).collect();
     let more = if found.len() > SHOWN { ", …" } else { "" };
     let (topics, partitions) = (counted(found.len(), "topic"), counted(partitions, "partition"));
     let detail = format!("{topics} with {partitions}: {}{more}", names.join(", "));
-    (Finding::ok(path, detail), found.into_iter().find_map(partition_of))
+    (Finding::ok(path, detail), found.into_iter().filter_map(partition_of).collect())
 }
 
 fn counted(number: usize, noun: &str) -> String {
@@ -253,35 +261,69 @@ fn partition_of(topic: &MetadataTopic) -> Option<(String, i32)> {
     Some((topic.name().to_owned(), led.id()))
 }
 
-/// Fetches at the end of a partition: nothing is read, but the right to read is needed.
-fn check_read(path: &str, consumer: &Probe, topic: &str, partition: i32) -> Finding {
-    let denied = |detail: String| {
-        Finding::failed(path, format!("cannot read {topic}: {detail}"))
-            .remedy("allow this user to read it (kafka-acls --operation Read --topic)")
-    };
-    let mut assignment = TopicPartitionList::new();
-    let assigned = assignment
-        .add_partition_offset(topic, partition, Offset::End)
-        .and_then(|()| consumer.assign(&assignment));
-    if let Err(error) = assigned {
-        return denied(error.to_string());
+/// Tries to read each topic, as rights may be of one topic each, and for no longer than a few of them may take.
+fn check_reads(path: &str, consumer: &Probe, tried: &[(String, i32)]) -> Vec<Finding> {
+    let begin = Instant::now();
+    let (mut read, mut failed, mut left) = (Vec::new(), Vec::new(), 0);
+    for (topic, partition) in tried {
+        if begin.elapsed() > READS {
+            left += 1;
+            continue;
+        }
+        match try_read(consumer, topic, *partition) {
+            Ok(()) => read.push(topic.as_str()),
+            Err(error) => failed.push(cannot_read(path, topic, error.as_ref())),
+        }
     }
+    let mut findings = Vec::new();
+    match read[..] {
+        [] => {}
+        [topic] => findings.push(Finding::ok(path, format!("{topic} can be read"))),
+        _ => findings.push(Finding::ok(path, format!("{} can be read", counted(read.len(), "topic")))),
+    }
+    findings.extend(failed);
+    if left > 0 {
+        findings
+            .push(Finding::skipped(path, format!("{} more: not tried, for time", counted(left, "topic"))));
+    }
+    findings
+}
+
+/// What an error, or no answer, says of the right to read a topic.
+fn cannot_read(path: &str, topic: &str, error: Option<&KafkaError>) -> Finding {
+    let why = error.map_or_else(|| format!("no answer within {} s", LIMIT.as_secs()), ToString::to_string);
+    let finding = Finding::failed(path, format!("cannot read {topic}: {why}"));
+    match error.and_then(KafkaError::rdkafka_error_code) {
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+            finding.remedy("allow this user to read it (kafka-acls --operation Read --topic)")
+        }
+        _ => finding
+            .remedy("look at the brokers: that which leads this partition does not answer as it should"),
+    }
+}
+
+/// Fetches at the end of a partition: nothing is read, but the right to read is needed.
+///
+/// # Errors
+/// Why it cannot be read; none where nothing came.
+fn try_read(consumer: &Probe, topic: &str, partition: i32) -> Result<(), Option<KafkaError>> {
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(topic, partition, Offset::End)?;
+    consumer.assign(&assignment)?;
     let begin = Instant::now();
     while begin.elapsed() < LIMIT {
         match consumer.poll(STEP) {
             // A message that came this moment proves the right, too.
-            Some(Err(KafkaError::PartitionEOF(_)) | Ok(_)) => {
-                return Finding::ok(path, format!("{topic} can be read"));
-            }
+            Some(Err(KafkaError::PartitionEOF(_)) | Ok(_)) => return Ok(()),
             Some(Err(error))
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) =>
             {
-                return denied(error.to_string());
+                return Err(Some(error));
             }
             _ => {}
         }
     }
-    denied(format!("no answer within {} s", LIMIT.as_secs()))
+    Err(None)
 }
 
 /// Only what was tried: brokers tell about a group whoever may describe it, and let join whoever may read it.
@@ -293,10 +335,6 @@ fn group_found(group: &str, members: usize) -> String {
 }
 
 fn check_group(consumer: &Probe, group: &str, topic: &str, partition: i32) -> Finding {
-    let denied = |detail: String| {
-        Finding::failed(GROUP, format!("cannot describe the group {group}: {detail}"))
-            .remedy("allow this user to read the group (kafka-acls --operation Read --group)")
-    };
     // Who may not know of the group gets no answer: the library asks for the group's broker again and again, and tells
     // of the refusal among its events.
     let is_refused = || {
@@ -311,26 +349,54 @@ fn check_group(consumer: &Probe, group: &str, topic: &str, partition: i32) -> Fi
         false => consumer.committed_offsets(one, LIMIT),
     });
     if let Err(error) = asked {
-        let refused = is_refused().then(|| RDKafkaErrorCode::GroupAuthorizationFailed.to_string());
-        return denied(refused.unwrap_or_else(|| error.to_string()));
+        return match is_refused() {
+            true => group_denied(group, &RDKafkaErrorCode::GroupAuthorizationFailed.to_string()),
+            false => group_failed(group, &error),
+        };
     }
     let begin = Instant::now();
     loop {
         match consumer.fetch_group_list(Some(group), LIMIT) {
-            Ok(groups) => {
-                let members: usize = groups.groups().iter().map(|group| group.members().len()).sum();
-                return Finding::ok(GROUP, group_found(group, members));
-            }
-            Err(error) if !is_between_coordinators(&error) => return denied(error.to_string()),
-            Err(error) if begin.elapsed() > LIMIT => {
-                return Finding::failed(GROUP, format!("cannot describe the group {group}: {error}")).remedy(
-                    "the broker that coordinates it is not ready: try again, or look at the brokers",
-                );
+            Ok(groups) => return judge_group(group, &groups),
+            Err(error) if !is_between_coordinators(&error) || begin.elapsed() > LIMIT => {
+                return group_failed(group, &error);
             }
             // The client's events are served meanwhile.
             Err(_) => drop(consumer.poll(STEP)),
         }
     }
+}
+
+/// Members that divide partitions in another way let no consumer in.
+fn judge_group(group: &str, found: &GroupList) -> Finding {
+    let members: usize = found.groups().iter().map(|group| group.members().len()).sum();
+    // Empty while they agree on one.
+    let other = found.groups().iter().map(GroupInfo::protocol).find(|protocol| is_other_protocol(protocol));
+    match other {
+        Some(protocol) if members > 0 => {
+            let detail = format!("{} of {group} divide partitions by {protocol}", counted(members, "member"));
+            Finding::failed(GROUP, detail).remedy(remedy::OTHER_PROTOCOL)
+        }
+        _ => Finding::ok(GROUP, group_found(group, members)),
+    }
+}
+
+fn is_other_protocol(protocol: &str) -> bool {
+    !protocol.is_empty() && protocol != ASSIGNMENT
+}
+
+fn group_denied(group: &str, why: &str) -> Finding {
+    Finding::failed(GROUP, format!("cannot describe the group {group}: {why}"))
+        .remedy("allow this user to read the group (kafka-acls --operation Read --group)")
+}
+
+/// By what is wrong: a right that is missing, or a broker that does not answer.
+fn group_failed(group: &str, error: &KafkaError) -> Finding {
+    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed) {
+        return group_denied(group, &error.to_string());
+    }
+    Finding::failed(GROUP, format!("cannot describe the group {group}: {error}"))
+        .remedy("the broker that coordinates it is not ready: try again, or look at the brokers")
 }
 
 /// Whether the group is about to have a coordinator: the first of a cluster, or another than before.
@@ -367,6 +433,27 @@ mod tests {
             found.contains("2 members") && found.contains("Joining") && found.contains("not tried"),
             "{found}"
         );
+    }
+
+    #[test]
+    fn only_a_right_that_is_missing_has_the_remedy_of_rights() {
+        let of = KafkaError::MessageConsumption;
+        let denied = of(RDKafkaErrorCode::TopicAuthorizationFailed);
+        for (error, expected) in
+            [(Some(denied), true), (None, false), (Some(of(RDKafkaErrorCode::OperationTimedOut)), false)]
+        {
+            let finding = cannot_read("spec.source.kafka.topic", "spans", error.as_ref());
+            assert_eq!(finding.remedy.contains("kafka-acls"), expected, "{finding:?}");
+        }
+        let failed = |code| group_failed("g", &of(code)).remedy;
+        assert!(failed(RDKafkaErrorCode::GroupAuthorizationFailed).contains("kafka-acls"));
+        assert!(failed(RDKafkaErrorCode::OperationTimedOut).contains("look at the brokers"));
+    }
+
+    #[test]
+    fn a_group_that_divides_by_another_protocol_is_told_from_one_that_agrees() {
+        assert!(is_other_protocol("range"));
+        assert!(!is_other_protocol("") && !is_other_protocol(ASSIGNMENT));
     }
 
     #[test]

@@ -63,6 +63,9 @@ const HEARTBEAT_ANSWER: Duration = Duration::from_millis(500);
 /// How long the client may take to end.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
+/// How members of a group divide partitions.
+pub const ASSIGNMENT: &str = "cooperative-sticky";
+
 type GroupConsumer = BaseConsumer<GroupContext>;
 
 /// A client of Kafka; a member of its consumer group once it has joined.
@@ -104,7 +107,7 @@ impl KafkaSource {
         let heartbeat = config.get("heartbeat.interval.ms").and_then(|text| text.parse().ok());
         config
             .set("group.id", consumer_group)
-            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("partition.assignment.strategy", ASSIGNMENT)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             // Never silently begin elsewhere: an offset that is gone is counted, see `ReadEnd::Reopen`.
@@ -140,14 +143,14 @@ impl KafkaSource {
         self.group.refused.load(Relaxed)
     }
 
-    /// How many partitions there have come to be, where these are so many that the prefetch, which was divided when the
-    /// client was made, takes far more memory than all of them may have.
-    pub fn outgrown_by(&self) -> Option<usize> {
     /// Whether the client knows no broker any more and asks nobody: it does so for as long as it lives.
     pub fn is_forsaken(&self) -> bool {
         self.group.forsaken.is_for_good(Instant::now())
     }
 
+    /// How many partitions there have come to be, where these are so many that the prefetch, which was divided when the
+    /// client was made, takes far more memory than all of them may have.
+    pub fn outgrown_by(&self) -> Option<usize> {
         Some(self.group.outgrown_by.load(Relaxed)).filter(|partitions| *partitions > 0)
     }
 

@@ -2,6 +2,9 @@
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+/// What to do about members of the group that divide partitions in another way.
+pub const OTHER_PROTOCOL: &str = "another program uses this group: stop it first, or choose another consumerGroup (the stored positions belong to it)";
+
 /// An error of the client, with what to do about it where that is known.
 pub fn told(code: Option<Code>, message: &str) -> String {
     let remedy = match code {
@@ -11,6 +14,11 @@ pub fn told(code: Option<Code>, message: &str) -> String {
         Some(Code::GroupAuthorizationFailed) => {
             Some("let this user read it (kafka-acls --operation Read --group)")
         }
+        Some(Code::InconsistentGroupProtocol) => Some(OTHER_PROTOCOL),
+        Some(Code::InvalidSessionTimeout) => Some(
+            "let session.timeout.ms lie within what the brokers allow (their group.min.session.timeout.ms and \
+             group.max.session.timeout.ms: 6 s to 30 min by default)",
+        ),
         _ => of_credentials(message),
     };
     remedy.map_or_else(|| message.to_owned(), |remedy| format!("{message}: {remedy}"))
@@ -102,6 +110,16 @@ mod tests {
         ] {
             assert_eq!(told(Some(Code::BrokerTransportFailure), said), said);
         }
+    }
+
+    #[test]
+    fn a_group_that_lets_nobody_join_has_a_remedy() {
+        let other = told(Some(Code::InconsistentGroupProtocol), "JoinGroup failed");
+        let session = told(Some(Code::InvalidSessionTimeout), "JoinGroup failed");
+        assert!(
+            other.contains("stop it") && session.contains("group.min.session.timeout.ms"),
+            "{other}, {session}"
+        );
     }
 
     #[test]
