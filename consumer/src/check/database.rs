@@ -104,7 +104,11 @@ async fn inspect(
 /// A SQLite file that does not exist yet needs a folder in which it can be created.
 fn check_folder(path: &str, file: &Path) -> Finding {
     let existing =
-        file.ancestors().find(|folder| folder.is_dir()).map_or_else(|| PathBuf::from("."), Path::to_owned);
+        file.ancestors().find(|folder| folder.exists()).map_or_else(|| PathBuf::from("."), Path::to_owned);
+    if !existing.is_dir() {
+        return Finding::failed(path, format!("{} is no folder", existing.display()))
+            .remedy("move it away, or give another --data-dir");
+    }
     match can_write(&existing) {
         Ok(()) => Finding::ok(path, format!("{} will be created at the first start", file.display())),
         Err(error) => Finding::failed(path, format!("cannot write in {}: {error}", existing.display()))
@@ -254,6 +258,16 @@ mod tests {
         ] {
             assert!(connection_remedy(detail).contains(remedy), "{detail}");
         }
+    }
+
+    #[test]
+    fn a_file_where_the_folder_of_a_database_belongs_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let checked =
+            |data_dir: &str| check_folder("path", &folder.path().join(data_dir).join("a/sluice.db"));
+        assert_eq!(checked("new").state, State::Ok);
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        assert_eq!(checked("file").state, State::Failed);
     }
 
     #[test]
