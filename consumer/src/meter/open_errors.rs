@@ -100,13 +100,13 @@ impl OpenErrors {
             place.holds_batch = false;
             place.store.take()
         });
-        ended.is_some_and(|spell| spell.shown) && self.store().is_none()
+        // A lease that is not renewed yet is told of, too: its renewal ends that.
+        ended.is_some_and(|spell| spell.shown) && self.store().is_none() && self.lease.is_none()
     }
 
     /// The lease was renewed: old errors of a store that works are forgotten; true where nothing is left to tell.
     pub(super) fn renewed(&mut self) -> bool {
-        self.lease = None;
-        let was_shown = self.store().is_some();
+        let was_shown = self.lease.take().is_some() || self.store().is_some();
         let places = self.partitions.values_mut().chain([&mut self.process]);
         for place in places.filter(|place| !place.holds_batch) {
             place.store.take_if(|spell| spell.last.elapsed() >= CALM);
@@ -215,6 +215,19 @@ mod tests {
         tokio::time::advance(CALM / 2).await;
         assert!(errors.renewed());
         assert!(errors.store().is_none());
+    }
+
+    #[test]
+    fn an_outage_that_only_the_lease_has_met_ends_with_its_renewal_and_is_told_once() {
+        let mut errors = two_partitions();
+        assert!(!errors.renewed(), "nothing was told");
+        errors.lease = Some(LastError::from(&error(ErrorKind::Unavailable)));
+        assert!(errors.renewed());
+        assert!(!errors.renewed());
+        errors.lease = Some(LastError::from(&error(ErrorKind::Unavailable)));
+        errors.store_failed(Some(&at(0)), &error(ErrorKind::Unavailable));
+        assert!(!errors.store_works(Some(&at(0))), "the lease is not renewed yet");
+        assert!(errors.renewed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -72,6 +72,8 @@ impl Meters {
             && open_errors.source().is_none()
             && open_errors.store().is_none();
         let lag = lag.filter(|_| !partitions.is_empty() || is_member);
+        // Not 0: a backlog that waits for the database would look like one of a pipeline that is stopped.
+        let expected = if lapsed { ALMOST_NOTHING } else { rate.effective };
         StatusDocument {
             pipeline: identity.pipeline.clone(),
             pipeline_uid: identity.uid.clone(),
@@ -86,7 +88,7 @@ impl Meters {
             leased_fraction: (rate.fraction * 1e3).round() / 1e3,
             bottleneck,
             retention_seconds: self.retention_of(&partitions).map(|kept| kept.as_secs()),
-            drain_seconds: lag.and_then(|lag| self.drain_seconds(lag, rate.effective, is_held)),
+            drain_seconds: lag.and_then(|lag| self.drain_seconds(lag, expected, is_held)),
             partitions,
             stored: self.stored.load(Relaxed),
             dead_letters: self.all_dead_letters(),
@@ -343,9 +345,13 @@ mod tests {
         meters.tick();
         tokio::time::advance(Duration::from_secs(5)).await;
         meters.tick();
-        assert_eq!(meters.status(&Identity::default()).bottleneck, Bottleneck::Store);
+        meters.add_partition(&at());
+        meters.set_partition(&at(), PartitionMeter { position: 0, end: Some(10) });
+        let status = meters.status(&Identity::default());
+        assert_eq!((status.bottleneck, status.drain_seconds), (Bottleneck::Store, Some(600)));
         meters.set_rate(0, 0.0, 0.0, false);
-        assert_eq!(meters.status(&Identity::default()).bottleneck, Bottleneck::Limiter);
+        let status = meters.status(&Identity::default());
+        assert_eq!((status.bottleneck, status.drain_seconds), (Bottleneck::Limiter, None));
         meters.set_rate(100, 100.0, 1.0, false);
         meters.lease_renewed();
         assert_eq!(meters.status(&Identity::default()).bottleneck, Bottleneck::Limiter);
