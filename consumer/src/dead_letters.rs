@@ -147,13 +147,26 @@ struct Purged {
 /// # Errors
 /// What a person must know; printed with its causes.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    match args.command {
+    let done = match args.command {
         Command::List(list) => list.run().await,
         Command::Show(show) => show.run().await,
         Command::Redrive(redrive) => redrive.run().await,
         Command::Purge(purge) => purge.run().await,
+    };
+    match done {
+        Err(error) if error.is::<Mistake>() => {
+            out::note(format_args!("error: {error}"));
+            // As for every other mistake on the command line.
+            Ok(ExitCode::from(2))
+        }
+        done => done,
     }
 }
+
+/// A mistake on the command line that its parser does not see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Mistake(&'static str);
 
 impl Filters {
     fn filter(&self) -> LetterFilter {
@@ -236,13 +249,12 @@ impl Chosen {
         let filter = filters.filter();
         let is_open = filter == LetterFilter::default();
         if ids.is_empty() {
-            ensure!(
-                !is_open || all,
-                "expected ids, filters or --all: see what there is with `sluice dead-letters list`"
-            );
+            const NOTHING: &str =
+                "expected ids, filters or --all: see what there is with `sluice dead-letters list`";
+            ensure!(!is_open || all, Mistake(NOTHING));
             return Ok(Self { ids: Vec::new(), filter: Some(filter), after: 0, end: None, missing: 0 });
         }
-        ensure!(is_open && !all, "expected ids or filters, found both");
+        ensure!(is_open && !all, Mistake("expected ids or filters, found both"));
         let mut ids = ids.to_owned();
         ids.sort_unstable();
         ids.dedup();
@@ -282,7 +294,8 @@ impl Chosen {
 impl Purge {
     async fn run(self) -> anyhow::Result<ExitCode> {
         let mut chosen = Chosen::new(&self.ids, &self.filters, self.all)?;
-        ensure!(self.dry_run || self.yes, "removing is for good: say --yes, or look first with --dry-run");
+        const FOR_GOOD: &str = "removing is for good: say --yes, or look first with --dry-run";
+        ensure!(self.dry_run || self.yes, Mistake(FOR_GOOD));
         let store = self.place.open()?.store;
         let bar = spinner("removing dead letters");
         let mut removed = 0;

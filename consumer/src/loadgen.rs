@@ -49,13 +49,13 @@ pub struct Args {
     #[arg(long, value_name = "TOPIC")]
     pub topic: Option<String>,
     /// Brokers to ask first, host:port, separated by commas.
-    #[arg(long, value_name = "BROKERS", default_value = "localhost:9092")]
+    #[arg(long, value_name = "BROKERS", default_value = "localhost:9092", conflicts_with = "http")]
     pub bootstrap_servers: String,
     /// Send everything to this partition instead of spreading by trace id.
-    #[arg(long, value_name = "N", requires = "topic")]
+    #[arg(long, value_name = "N", requires = "topic", conflicts_with = "http")]
     pub partition: Option<i32>,
     /// A librdkafka setting; may be repeated.
-    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = property)]
+    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = property, conflicts_with = "http")]
     pub properties: Vec<(String, String)>,
     /// How messages are encoded.
     #[arg(long, value_name = "FORMAT", default_value = "ZipkinJson", value_parser = format)]

@@ -151,6 +151,12 @@ fn mistakes_on_the_command_line_say_what_was_expected() {
         (&["keys", "status"], "<--file <FILE>|--local <DIR>>"),
         (&replay, "--from lies behind --to"),
         (&["consume", "-f", "pipeline.yaml", "--admin", "localhost:1"], "expected IP:PORT, such as"),
+        (&["dead-letters", "purge", "-f", "pipeline.yaml", "--yes"], "expected ids, filters or --all"),
+        (&["dead-letters", "purge", "-f", "pipeline.yaml", "--all"], "say --yes"),
+        (&["dead-letters", "redrive", "-f", "pipeline.yaml"], "expected ids, filters or --all"),
+        (&["loadgen", "--http", "http://127.0.0.1:1", "--partition", "0"], "cannot be used with"),
+        (&["loadgen", "--http", "http://127.0.0.1:1", "--property", "a=b"], "cannot be used with"),
+        (&["loadgen", "--http", "http://127.0.0.1:1", "--bootstrap-servers", "k:1"], "cannot be used with"),
     ] {
         let output = sluice(folder.path(), arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));

@@ -70,6 +70,12 @@ fn endpoint(format: Format) -> Result<(&'static str, &'static str), TargetError>
     }
 }
 
+/// Where spans are posted. A URL may be given with its path, as exporters are configured.
+fn endpoint_url(url: &str, path: &str) -> String {
+    let url = url.trim_end_matches('/');
+    format!("{}{path}", url.strip_suffix(path).unwrap_or(url))
+}
+
 /// Sends the stream; returns when everything is answered. The stream may be gone on with.
 ///
 /// # Errors
@@ -83,7 +89,7 @@ pub async fn run(
     stop: &CancellationToken,
 ) -> Result<(), TargetError> {
     let (path, content_type) = endpoint(format)?;
-    let url = format!("{}{path}", target.url.trim_end_matches('/'));
+    let url = endpoint_url(&target.url, path);
     let uri: Uri =
         url.parse().map_err(|error| TargetError::Configuration(format!("{url:?} is no URL: {error}")))?;
     if uri.scheme_str() != Some("http") {
@@ -179,7 +185,12 @@ impl Sender {
             let error = match answer {
                 Ok(Ok((status, _))) if status.is_success() => return Ok(()),
                 Ok(Ok((status, body))) => {
-                    let error = format!("{status}: {}", body.trim());
+                    let error = match status {
+                        StatusCode::NOT_FOUND => {
+                            format!("{status}: nothing takes spans at {}", self.uri.path())
+                        }
+                        _ => format!("{status}: {}", body.trim()),
+                    };
                     if status != StatusCode::SERVICE_UNAVAILABLE && status != StatusCode::TOO_MANY_REQUESTS {
                         return Err(error);
                     }
@@ -213,5 +224,18 @@ impl Sender {
         let status = response.status();
         let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_may_be_given_with_its_path_or_without() {
+        for url in ["http://h:1", "http://h:1/", "http://h:1/v1/traces", "http://h:1/v1/traces/"] {
+            assert_eq!(endpoint_url(url, "/v1/traces"), "http://h:1/v1/traces");
+        }
+        assert_eq!(endpoint_url("http://h:1/otlp", "/v1/traces"), "http://h:1/otlp/v1/traces");
     }
 }
