@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::from_fn;
 use axum::routing::{get, post};
 use sluice_crds::v1alpha1::{Format, StartFrom};
@@ -58,7 +59,8 @@ const REQUESTS_WITHIN: Duration = Duration::from_secs(5);
 /// Run everything in one process: queue, pipeline, SQLite database, HTTP.
 ///
 /// Takes spans at POST /api/v2/spans (Zipkin) and POST /v1/traces (OTLP), gives traces at GET
-/// /api/v2/trace/{traceId} and GET /api/v1/traces/{traceId}. Saving the pipeline file changes the rate.
+/// /api/v2/trace/{traceId} and GET /api/v1/traces/{traceId}. GET /health answers while it serves. Saving the pipeline file changes
+/// the rate.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   sluice local --demo
@@ -275,10 +277,8 @@ fn router(ingest: Arc<Ingest>, traces: Traces) -> Router {
         .route("/api/v1/traces/{traceId}", get(query::trace))
         .route("/api/v2/trace/{traceId}", get(query::zipkin))
         .with_state(traces);
-    write
-        .merge(read)
-        .route("/health", get(|| async { "{\"status\":\"UP\"}\n" }))
-        .layer(from_fn(body::discard_refused))
+    let health = || async { ([(CONTENT_TYPE, "application/json")], "{\"status\":\"UP\"}\n") };
+    write.merge(read).route("/health", get(health)).layer(from_fn(body::discard_refused))
 }
 
 /// Binds and serves until `stop`; then requests under way are finished.

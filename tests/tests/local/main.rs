@@ -93,6 +93,9 @@ async fn a_fresh_folder_stores_a_trace_and_gives_it_back_in_both_forms() -> anyh
     let began = Instant::now();
     let mut sluice = place.start("first", &[]).await?;
     let (client, trace) = (client(), "463ac35c9f6413ad48485a3953bb6124");
+    let health = place.get(&client, "/health").await?;
+    assert_eq!(health.headers["content-type"], "application/json");
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&health.body)?["status"], "UP");
     let posted = place.post(&client, "/api/v2/spans", JSON, spans(trace, 2)).await?;
     assert_eq!(posted.status, 202, "{}", posted.text());
     let zipkin = eventually("the trace to be stored", SOON, async || {
