@@ -14,12 +14,12 @@ use super::world::{PARTITIONS, START, World, secret, statuses};
 const EDITS: usize = 50;
 /// Of a hundred edits one may be late: what is promised is their 99th percentile.
 const LATE: usize = EDITS.div_ceil(100);
-/// Between two edits: long enough to see that one takes effect late.
-const BETWEEN: Duration = Duration::from_millis(2_600);
+/// Between two edits: long enough to see that one takes effect late, which is a second and the second after it.
+const BETWEEN: Duration = Duration::from_millis(2_100);
 /// How long a saved edit may take, in milliseconds.
 const SOON: i64 = 1_000;
 const RATES: [u32; 5] = [500, 2_000, 1_000, 3_000, 800];
-const MESSAGES: u64 = 26_000;
+const MESSAGES: u64 = 22_000;
 
 /// Milliseconds from an edit to the first second that uses 90 % of the new rate.
 fn used_after(releases: &Releases, edit: i64, until: i64, rate: f64) -> Option<i64> {
