@@ -26,10 +26,11 @@ failed_tests() {
 tests_run() { awk '/^test result:/ { sub(/.*\. /, ""); ran += $1 + $3 } END { print ran + 0 }'; }
 
 ran=0
-# Takes down what failed and how many ran, from a file with what `cargo test` printed.
+# Takes down what failed and how many ran, from a file with what `cargo test` printed: account_for FILE STATUS.
 account_for() {
   local names
   names="$(failed_tests <"$1")"
+  if [ -z "$names" ] && [ "$2" -ne 0 ]; then names="  cargo test, which ended with $2 and names no test"; fi
   if [ -n "$names" ]; then failures+="$names"$'\n'; fi
   ran=$((ran + $(tests_run <"$1")))
 }
@@ -39,7 +40,7 @@ run_tests() {
   local status=0 said
   said="$(mktemp)"
   cargo test --workspace --locked --no-fail-fast "$@" 2>&1 | tee "$said" || status=$?
-  account_for "$said"
+  account_for "$said" "$status"
   rm -f "$said"
   return "$status"
 }
@@ -89,15 +90,15 @@ begin_lanes() {
 
 # Waits for both, and prints what each has said.
 end_lanes() {
-  local status=0
-  wait "$lane_of_others" || status=1
+  local others=0 kubernetes=0
+  wait "$lane_of_others" || others=$?
   cat "$lanes/others"
-  account_for "$lanes/others"
-  wait "$lane_on_kubernetes" || status=1
+  account_for "$lanes/others" "$others"
+  wait "$lane_on_kubernetes" || kubernetes=$?
   cat "$lanes/kubernetes"
-  account_for "$lanes/kubernetes"
+  account_for "$lanes/kubernetes" "$kubernetes"
   rm -r "$lanes"
-  return "$status"
+  return "$((others | kubernetes))"
 }
 
 # --- the fault suite ---
