@@ -82,7 +82,7 @@ async fn a_slow_commit_of_redriven_letters_is_waited_for_like_that_of_a_batch() 
     let first = batch(&claim, 1, &[], &letters);
     store.write(&first).await.unwrap();
     execute(&bed, SLOW_COMMIT_POSTGRES).await;
-    let (claim, rows) = (Claim { position: first.to, ..claim.clone() }, [row(2)]);
+    let (claim, rows) = (Claim { position: first.to, ..claim }, [row(2)]);
     let write = batch(&claim, 0, &rows, &[]);
     store.redrive(&RedriveBatch { write, settled: &[1], histories: &[] }).await.unwrap();
     assert_eq!((bed.ids().await.unwrap(), bed.dead_letters().await.unwrap().len()), (vec![2], 0));
