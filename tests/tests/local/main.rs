@@ -1,14 +1,13 @@
 //! `sluice local` from outside: the built binary, its HTTP, its files, its death. Needs nothing but cargo.
 
 mod demo;
+mod end;
 mod place;
 mod slow;
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::Write;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -17,10 +16,7 @@ use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use http_body_util::Full;
 use hyper::Request;
-use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
 use sluice_consumer::loadgen::encode::message;
 use sluice_consumer::loadgen::shop::Shop;
 use sluice_crds::v1alpha1::Format;
@@ -144,46 +140,6 @@ async fn a_trace_of_any_size_is_answered_with_as_much_as_memory_bears() -> anyho
     assert_eq!((&rows["truncated"], rows["spans"].as_array().map(Vec::len)), (&true.into(), Some(6)));
     let zipkin = place.get(&client, &format!("/api/v2/trace/{trace}")).await?;
     assert_eq!(zipkin.status, 200);
-    sluice.stop(SOON).await
-}
-
-#[tokio::test]
-async fn a_log_that_nobody_reads_keeps_the_process_neither_from_work_nor_from_its_end() -> anyhow::Result<()>
-{
-    let place = Place::new()?;
-    let log = place.dir.path().join("pipe");
-    mkfifo(&log, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    let mut pipe =
-        File::options().read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&log)?;
-    // The next one who writes waits.
-    while pipe.write(&[b'\n'; 4096]).is_ok() {}
-    let (script, binary) = (format!("exec \"$0\" \"$@\" 2>'{}'", log.display()), binary()?);
-    let before = ["-c", &script, binary.to_str().context("a path that is no text")?];
-    let mut sluice = place.launch_as("unread", "/bin/sh".into(), &before, &[])?;
-    place.ready(&mut sluice).await?;
-    let posted = place.post(&client(), "/api/v2/spans", JSON, spans("463ac35c9f6413ad", 3)).await?;
-    assert_eq!(posted.status, 202, "{}", posted.text());
-    eventually("all to be stored", SOON, async || Ok((place.count().await? == 3).then_some(()))).await?;
-    sluice.stop(SOON).await
-}
-
-#[tokio::test]
-async fn a_terminal_that_is_closed_stops_it_in_order_but_not_under_nohup() -> anyhow::Result<()> {
-    let place = Place::new()?;
-    let binary = binary()?;
-    let binary = binary.to_str().context("a path that is no text")?;
-    // As it is on a terminal, also where whoever runs the tests ignores the signal.
-    let mut sluice = place.launch_as("terminal", "env".into(), &["--default-signal=HUP", binary], &[])?;
-    place.ready(&mut sluice).await?;
-    sluice.signal(Signal::SIGHUP)?;
-    assert_eq!(sluice.ended(SOON).await?, 0);
-    assert!(sluice.log_tail(5).contains("stopped"), "{}", sluice.log_tail(5));
-
-    let mut sluice = place.launch_as("nohup", "nohup".into(), &[binary], &[])?;
-    place.ready(&mut sluice).await?;
-    sluice.signal(Signal::SIGHUP)?;
-    let posted = place.post(&client(), "/api/v2/spans", JSON, spans("463ac35c9f6413ad", 3)).await?;
-    assert_eq!(posted.status, 202, "{}", posted.text());
     sluice.stop(SOON).await
 }
 
