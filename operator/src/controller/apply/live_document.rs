@@ -7,7 +7,7 @@ use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use sluice_crds::live::LiveDocument;
 use sluice_crds::{names, wire};
 
-use super::{ApplyError, FIELD_MANAGER, json, own};
+use super::{ApplyError, FIELD_MANAGER, content, hash, json, own};
 use crate::controller::Context;
 use crate::controller::build::{self, contains, live_name};
 use crate::controller::live::Plan;
@@ -39,8 +39,10 @@ pub async fn live(
         Plan::Keep(document) => {
             let desired = live_map(context, owner, document)?;
             // The content is right; labels and owner may not be.
-            let drifted = actual.is_none_or(|actual| !contains(&json(actual), &json(&desired)));
-            if !drifted {
+            let is_right = |actual: &ConfigMap| {
+                content(actual) == content(&desired) && contains(&json(actual), &json(&desired))
+            };
+            if actual.is_some_and(is_right) {
                 return Ok(());
             }
             (document, false)
@@ -78,9 +80,11 @@ pub async fn live(
 
 fn live_map(context: &Context, owner: &Owner, document: &LiveDocument) -> Result<ConfigMap, ApplyError> {
     let text = wire::write(document).map_err(build::BuildError::from)?;
-    Ok(ConfigMap {
-        metadata: build::metadata(owner, &context.options, live_name(&owner.name)),
-        data: Some([(names::LIVE_KEY.to_owned(), text)].into()),
-        ..Default::default()
-    })
+    let mut metadata = build::metadata(owner, &context.options, live_name(&owner.name));
+    if !owner.labels.is_empty() {
+        // So that one that is not wanted any more shows: others may have added theirs.
+        let hash = hash(&json(&owner.labels));
+        metadata.annotations = Some([(names::ANNOTATION_APPLIED_HASH.to_owned(), hash)].into());
+    }
+    Ok(ConfigMap { metadata, data: Some([(names::LIVE_KEY.to_owned(), text)].into()), ..Default::default() })
 }

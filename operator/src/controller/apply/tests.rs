@@ -1,7 +1,9 @@
 use kube::core::ObjectMeta;
 use serde_json::json;
+use sluice_crds::live::{Live, LiveDocument};
 
 use super::*;
+use crate::controller::live::Plan;
 use crate::controller::{build, example};
 use crate::options::Options;
 
@@ -101,6 +103,31 @@ async fn pods_of_a_former_service_account_keep_the_right_to_their_live_document(
     let subjects = binding["subjects"].as_array().expect("a list").iter();
     let subjects: Vec<_> = subjects.map(|one| (one["namespace"].as_str(), one["name"].as_str())).collect();
     assert_eq!(subjects, ["traces-consumer", "former"].map(|name| (Some("shop"), Some(name))));
+}
+
+#[tokio::test]
+async fn the_live_document_loses_a_label_that_the_template_has_lost() {
+    let server = example::Server::default();
+    let context = server.context();
+    let mut pipeline = example::pipeline();
+    pipeline.spec.template.consumer.labels = [("team".to_owned(), "a".to_owned())].into();
+    let labelled = Owner::of(&pipeline).expect("an owner");
+    let document = LiveDocument { uid: "u".into(), revision: 4, live: Live::of_rate(500) };
+    let plan = Plan::Keep(document);
+    let write = async |owner: &Owner, actual: Option<&ConfigMap>| {
+        live(&context, owner, actual, &plan).await.expect("it is taken");
+        let there = server.bodies().last().expect("it is written").clone();
+        (server.writes().len(), serde_json::from_value::<ConfigMap>(there).expect("a ConfigMap"))
+    };
+    let (_, with_label) = write(&labelled, None).await;
+    assert_eq!(with_label.labels()["team"], "a");
+    assert_eq!(write(&labelled, Some(&with_label)).await.0, 1);
+    let plain = example::valid().owner;
+    let (writes, without) = write(&plain, Some(&with_label)).await;
+    assert_eq!((writes, without.labels().get("team")), (2, None));
+    let mut theirs = without;
+    theirs.labels_mut().insert("other".into(), "a".into());
+    assert_eq!(write(&plain, Some(&theirs)).await.0, 2, "somebody else's stays");
 }
 
 #[tokio::test]
