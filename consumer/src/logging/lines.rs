@@ -4,18 +4,18 @@
 //! can be; memory is bounded. Lines that find no room are lost and counted.
 
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::lock::lock;
+
 /// Lines that may wait: a burst of them, and no more than memory bears.
 pub(super) const MAX_LINES: usize = 4_096;
-/// Between two looks at what still waits.
-const LOOK: Duration = Duration::from_millis(2);
 
 /// Where lines are put. Clones share it.
 #[derive(Clone)]
@@ -27,9 +27,23 @@ pub(super) struct Lines {
 #[derive(Default)]
 struct Counts {
     /// Lines that are not written yet.
-    waiting: AtomicUsize,
+    waiting: Mutex<usize>,
+    /// Told when there are none.
+    all_written: Condvar,
     /// Lines that found no room, since the last time that this was told.
     lost: AtomicU64,
+}
+
+impl Counts {
+    /// A line waits no more; returns how many do.
+    fn is_done(&self) -> usize {
+        let mut waiting = lock(&self.waiting);
+        *waiting -= 1;
+        if *waiting == 0 {
+            self.all_written.notify_all();
+        }
+        *waiting
+    }
 }
 
 impl Lines {
@@ -47,23 +61,18 @@ impl Lines {
 
     fn put(&self, line: &[u8]) {
         // Before the thread can have written it.
-        self.counts.waiting.fetch_add(1, Relaxed);
+        *lock(&self.counts.waiting) += 1;
         if self.sender.try_send(line.to_vec()).is_err() {
-            self.counts.waiting.fetch_sub(1, Relaxed);
+            self.counts.is_done();
             self.counts.lost.fetch_add(1, Relaxed);
         }
     }
 
     /// Waits until all lines are written; false where they are not after `within`.
     pub(super) fn flush(&self, within: Duration) -> bool {
-        let began = Instant::now();
-        while self.counts.waiting.load(Relaxed) > 0 {
-            if began.elapsed() >= within {
-                return false;
-            }
-            thread::sleep(LOOK);
-        }
-        true
+        let waiting = lock(&self.counts.waiting);
+        let waited = self.counts.all_written.wait_timeout_while(waiting, within, |waiting| *waiting > 0);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
     }
 }
 
@@ -74,7 +83,7 @@ where
     for line in receiver {
         // A line that cannot be written is lost, too.
         let _ = writer.make_writer().write_all(&line);
-        let left = counts.waiting.fetch_sub(1, Relaxed) - 1;
+        let left = counts.is_done();
         // What is told is a line as well.
         if left < MAX_LINES / 2 {
             match counts.lost.swap(0, Relaxed) {
