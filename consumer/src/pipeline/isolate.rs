@@ -5,7 +5,8 @@
 //! of the same sizes, or of the smallest size where the row was too large. A rule of the table (CHECK, foreign
 //! key, trigger) may refuse the twin as well; there a row that was accepted is tried in the place of the refused
 //! one, or where there is none, the refused one without its body, and a row that was stored before. Where nothing is
-//! accepted the table is broken, and the batch waits.
+//! accepted the table is broken, and the batch waits. The last word is the refused row's own, once more: the table may
+//! have been mended between.
 //!
 //! A row that is tried costs the database what a stored one does: every try is released by the gate.
 
@@ -67,7 +68,7 @@ pub async fn find_refused(
             undecided = Some(row);
         }
         let detail = sluice_crds::problem::chain(&error);
-        refusals.push(RefusedSpan { span: span_of_row(range.start), reason, detail });
+        refusals.push((row, RefusedSpan { span: span_of_row(range.start), reason, detail }));
     }
     match (undecided, accepted) {
         // With the refused row's id and now: it may be these that have no place in the table.
@@ -77,7 +78,25 @@ pub async fn find_refused(
         (Some(row), None) => accepts_another(store, gate, time, row, witness).await.map_err(as_held)?,
         (None, _) => {}
     }
-    Ok(refusals)
+    still_refused(store, gate, time, refusals).await
+}
+
+/// Those that are refused once more: a table that was mended after it refused a row accepts its twin as well.
+async fn still_refused(
+    store: &dyn Store,
+    gate: &Gate,
+    time: &LaneMeter,
+    refusals: Vec<(&Row<'_>, RefusedSpan)>,
+) -> Result<Vec<RefusedSpan>, StoreError> {
+    let mut still = Vec::new();
+    for (row, refusal) in refusals {
+        match accepts(store, gate, time, *row).await {
+            Ok(()) => {}
+            Err(error) if is_refusal(error.kind) => still.push(refusal),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(still)
 }
 
 /// Whether a rule of the table, whose word on harmless rows says nothing, is against a refused row or its twin.

@@ -90,6 +90,20 @@ async fn a_refused_body_that_comes_alone_is_held_against_its_row_without_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_row_is_no_dead_letter_of_a_table_that_is_mended_while_it_is_tried() {
+    let (store, gate, time) = (store(), crate::gate::Gate::new(), LaneMeter::new(Arc::default()));
+    gate.set_rate(100.0, Instant::now() + Duration::from_secs(3_600));
+    let is_broken = std::sync::atomic::AtomicBool::new(true);
+    store.on_row(move |_| {
+        is_broken.swap(false, std::sync::atomic::Ordering::Relaxed).then_some(ErrorKind::Refused)
+    });
+    let rows = [Row { id: 1, trace_id: "t7", kind: "SERVER", body: "1" }];
+    let found =
+        isolate::find_refused(&*store, &gate, &time, &rows, &Witness::default(), |row| row).await.unwrap();
+    assert!(found.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rule_that_every_row_breaks_holds_the_batch() {
     let (source, store) = (queue(1, 20), store());
     store.on_row(|_| Some(ErrorKind::Constraint));
