@@ -33,6 +33,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(1);
 
 /// Reads the command line and does what it says. An error is told on one line, with its causes.
 pub fn main() -> ExitCode {
+    // Without OpenSSL's clean-up at the process's end, under which a thread of a Kafka client that is still closing its
+    // connections would crash. What it would free the process's end frees.
+    openssl_sys::init();
     // Not by the standard library, which would print a backtrace where the environment asks for one: a mistake in a
     // file is none of this program.
     let outcome = start();
