@@ -66,7 +66,7 @@ async fn waits_out_outages(mut server: Server, sink: Sink) -> anyhow::Result<()>
     let memory_before = sluice.component.memory("VmHWM")?;
 
     // Killed in mid-batch, away for long.
-    server.inner()?.kill().await?;
+    case.kill_database(server.inner()?).await?;
     passes(OUTAGE).await?;
     let status = sluice.status().await?;
     ensure!(status["lastError"].is_string(), "an outage that nobody is told of: {status}");

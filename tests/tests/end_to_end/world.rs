@@ -11,6 +11,7 @@ use sluice_tests::oracle::database::Database;
 use sluice_tests::oracle::{FoundDeadLetter, PositionWatch, Positions, report};
 use sluice_tests::postgres::Postgres;
 use sluice_tests::proxy::Proxy;
+use sluice_tests::server::Server;
 use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice};
 use sluice_tests::{eventually, now_ms};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -153,6 +154,12 @@ impl Case {
         let positions = self.database().await?.positions().await?;
         watch.observe(&positions);
         Ok(positions.iter().map(|position| position.next_offset as u64).sum())
+    }
+
+    /// Kills the server of the database. What [`Self::settled`] has seen is durable by then.
+    pub async fn kill_database(&self, server: &mut Server) -> anyhow::Result<()> {
+        self.database().await?.make_durable().await?;
+        server.kill().await
     }
 
     /// No position has gone back since the case began, and Kafka knows of nothing that is not settled.

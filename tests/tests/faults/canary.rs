@@ -66,7 +66,7 @@ async fn forced_errors() -> anyhow::Result<()> {
         let stood = case.settled().await?;
         case.wait_settled(stood + 5, WAIT).await?;
     }
-    mariadb.server()?.kill().await?;
+    case.kill_database(mariadb.server()?).await?;
     sluice.status_where("a database that is away", WAIT, is_degraded).await?;
     mariadb.restart().await?;
     case.wait_settled(messages, WAIT).await?;
