@@ -25,6 +25,14 @@ fn every_target_handles_its_corpus() {
 }
 
 #[test]
+fn the_script_names_every_target_in_this_order() {
+    let script = include_str!("../../../tests/fuzz");
+    let (_, names) = script.split_once("\nall=(").unwrap();
+    let (names, _) = names.split_once(')').unwrap();
+    assert_eq!(names.split_whitespace().collect::<Vec<_>>(), TARGETS.map(|(name, _)| name));
+}
+
+#[test]
 fn what_producers_send_is_handled_by_every_decoder() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
     let folders = ["opentelemetry-collector", "zipkin-sender-kafka"];
