@@ -36,6 +36,7 @@ struct Inner {
     /// The key's text; none where the object does not exist, `Some(None)` where it lacks the key.
     object: Option<Option<String>>,
     watchers: Vec<mpsc::UnboundedSender<Result<String, std::io::Error>>>,
+    watches: u32,
     lists: u32,
 }
 
@@ -74,7 +75,8 @@ pub fn timing() -> Timing {
 impl Fake {
     /// A server on a free port, without the object.
     pub async fn start() -> Self {
-        let inner = Inner { mood: Mood::Good, version: 1, object: None, watchers: Vec::new(), lists: 0 };
+        let inner =
+            Inner { mood: Mood::Good, version: 1, object: None, watchers: Vec::new(), watches: 0, lists: 0 };
         let inner = Arc::new(Mutex::new(inner));
         let router =
             Router::new().route("/api/v1/namespaces/shop/configmaps", get(answer)).with_state(inner.clone());
@@ -145,12 +147,17 @@ impl Fake {
 
     /// Waits until somebody watches.
     pub async fn watched(&self) {
+        self.watched_times(0).await;
+    }
+
+    /// Waits until somebody watches, after at least so many watches in all.
+    pub async fn watched_times(&self, watches: u32) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         loop {
             {
                 let mut inner = self.inner.lock().unwrap();
                 inner.watchers.retain(|watcher| !watcher.is_closed());
-                if !inner.watchers.is_empty() {
+                if !inner.watchers.is_empty() && inner.watches >= watches {
                     return;
                 }
             }
@@ -219,6 +226,7 @@ fn watch(inner: &Mutex<Inner>, mood: Mood, since: u64, limit: Duration) -> Respo
                 let _ = sender.send(Ok(event));
             }
             inner.watchers.push(sender);
+            inner.watches += 1;
             limit
         }
     };

@@ -99,9 +99,7 @@ async fn a_watch_that_the_server_ends_in_time_is_taken_up_again_without_a_word()
     api.put(Some("first"));
     let mut finds = Finds::of(&api);
     finds.text("first").await;
-    // Longer than two watches.
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
-    api.watched().await;
+    api.watched_times(3).await;
     api.put(Some("second"));
     let found = finds.until(|_| true).await;
     assert_eq!(found, Found::Text("second".into()));

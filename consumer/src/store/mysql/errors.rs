@@ -82,11 +82,12 @@ mod tests {
 
     #[test]
     fn every_named_number_has_its_meaning() {
-        let meanings: [(ErrorKind, &[u16]); 6] = [
+        let meanings: [(ErrorKind, &[u16]); 7] = [
             (ErrorKind::Conflict, &[1205, 1213, 3572, 1020, 8002, 8005, 8022, 8028, 9007]),
             (ErrorKind::DuplicateId, &[1022, 1062, 1169, 1586]),
             (ErrorKind::TooLarge, &[1153, 1301, 8025]),
-            (ErrorKind::Refused, &[1048, 1264, 1292, 1366, 1406, 1526, 1690]),
+            (ErrorKind::Refused, &[1048, 1118, 1264, 1265, 1292, 1300, 1364, 1366, 1406, 1411]),
+            (ErrorKind::Refused, &[1526, 1690, 3140, 3854, 3988]),
             (ErrorKind::Constraint, &[1216, 1452, 1644, 3819, 4025]),
             (ErrorKind::Unavailable, &[1040, 1045, 1053, 1054, 1114, 1142, 1146, 1290, 1317, 3024]),
         ];
