@@ -1,6 +1,6 @@
 //! Documents of the neighbouring versions, in `crds/golden/`: `*-1.json` is what the first version writes, and this
-//! one where nothing newer is used; `live-2.json` has what came since; `*-next.json` what a later one adds without a change of meaning, `*-too-new.json` what only later ones
-//! understand.
+//! one where nothing newer is used; `live-2.json` has what came since; `*-next.json` what a later one adds without a
+//! change of meaning, `*-too-new.json` what only later ones understand.
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use sluice_crds::document;

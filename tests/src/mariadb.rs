@@ -186,6 +186,15 @@ impl MariaDb {
         Ok(mariadb)
     }
 
+    /// As [`Self::database`], in the place of the one with this name.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub async fn new_database(&self, name: &str) -> anyhow::Result<String> {
+        self.execute(&format!("DROP DATABASE IF EXISTS `{name}`")).await?;
+        self.database(name).await
+    }
+
     /// Creates a database and returns its URL.
     ///
     /// # Errors

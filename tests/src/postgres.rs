@@ -122,6 +122,16 @@ impl Postgres {
         Ok(postgres)
     }
 
+    /// As [`Self::database`], in the place of the one with this name.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub async fn new_database(&self, name: &str) -> anyhow::Result<String> {
+        // The server may not have noticed yet that those who used it are gone.
+        self.execute(&format!("DROP DATABASE IF EXISTS \"{name}\" WITH (FORCE)")).await?;
+        self.database(name).await
+    }
+
     /// Creates a database and returns its URL.
     ///
     /// # Errors

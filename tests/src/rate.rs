@@ -1,7 +1,8 @@
 //! Measures releases: how many spans the pipeline let through in every sliding second.
 //!
 //! The id of a row or a dead letter carries the database's time at which its batch was built, in milliseconds
-//! (`consumer/src/store/id.rs`), which is when it was released; so the bound can be checked afterwards, exactly, over all replicas.
+//! (`consumer/src/store/id.rs`), which is when it was released; so the bound can be checked afterwards, exactly, over all
+//! replicas.
 
 use std::time::Duration;
 

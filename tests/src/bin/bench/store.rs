@@ -31,6 +31,8 @@ pub const PARTITIONS: i32 = 6;
 const CONNECTIONS: [usize; 3] = [1, 2, 4];
 /// The topic that goes into databases.
 const ROWS: &str = "rows";
+/// The database of every turn: those of former ones would fill the disk.
+const TURN: &str = "turn";
 /// With the rest of a span, bodies of about 520 bytes.
 pub const PADDING: usize = 260;
 /// A turn into nothing has so many times the spans of one into a database, which takes that much longer: what happens
@@ -184,15 +186,15 @@ impl Bench {
         let mut raw_rates = vec![Vec::new(); CONNECTIONS.len()];
         let mut server_cpu = ServerCpu::of(server.server()?.component().pid());
         let mut runs = Vec::new();
-        for round in 0..rounds {
+        for _ in 0..rounds {
             for (index, connections) in self.held_against(&CONNECTIONS) {
-                let url = server.database(&format!("raw_{round}_{connections}")).await?;
+                let url = server.new_database(TURN).await?;
                 mysql_store(&url, self.lanes)?.prepare().await?;
                 server_cpu.begin()?;
                 raw_rates[index].push(raw::mysql(&url, &self.rows, connections).await?);
                 server_cpu.raw_ended(self.rows.len())?;
             }
-            let url = server.database(&format!("pipeline_{round}")).await?;
+            let url = server.new_database(TURN).await?;
             server_cpu.begin()?;
             runs.push(
                 drain(&self.kafka, ROWS, Format::Json, self.spans, mysql_store(&url, self.lanes)?).await?,
@@ -219,9 +221,9 @@ impl Bench {
         let mut raw_rates = vec![Vec::new(); arms.len()];
         let mut server_cpu = ServerCpu::of(server.server()?.component().pid());
         let mut runs = Vec::new();
-        for round in 0..rounds {
+        for _ in 0..rounds {
             for (index, (way, connections)) in self.held_against(&arms) {
-                let url = server.database(&format!("raw_{round}_{index}")).await?;
+                let url = server.new_database(TURN).await?;
                 postgres_store(&url, self.lanes)?.prepare().await?;
                 server_cpu.begin()?;
                 raw_rates[index].push(raw::postgres(&url, &self.rows, connections, way).await?);
@@ -229,7 +231,7 @@ impl Bench {
                     server_cpu.raw_ended(self.rows.len())?;
                 }
             }
-            let url = server.database(&format!("pipeline_{round}")).await?;
+            let url = server.new_database(TURN).await?;
             server_cpu.begin()?;
             runs.push(
                 drain(&self.kafka, ROWS, Format::Json, self.spans, postgres_store(&url, self.lanes)?).await?,
