@@ -2,12 +2,14 @@
 //!
 //! [`bucket`] is the arithmetic of one replica on a virtual clock, [`lease`] that of dividing the rate between
 //! replicas, [`clock`] tells the database's time, [`control`] brings them together with the live document. [`guard`] and
-//! [`ramp`] lower the rate while the database suffers and after it was away. [`Gate`] is what lanes wait at: they
-//! take turns, first come first served, so that a lane with a skewed partition gets what the others leave.
+//! [`ramp`] lower the rate while the database suffers and after it was away. [`Gate`] is what lanes wait at. Of the
+//! partitions that wait, the one goes first that has taken least ([`flow`]): one with large messages, or with a large
+//! backlog, gets what the others leave.
 
 pub mod bucket;
 pub mod clock;
 pub mod control;
+pub mod flow;
 pub mod guard;
 pub mod lease;
 pub mod ramp;
@@ -20,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::lock::lock;
 use bucket::{Answer, Bucket, Offer};
+use flow::{Flow, Queue, Ticket};
 use guard::{Guard, Outcome};
 use ramp::Ramp;
 
@@ -31,9 +34,8 @@ const HUNGRY_AFTER: Duration = Duration::from_millis(100);
 pub struct Gate {
     origin: Instant,
     state: Mutex<State>,
-    /// Held by the lane whose turn it is; tokio's mutex is fair.
-    turn: tokio::sync::Mutex<()>,
-    rate_changed: Notify,
+    /// The rate, or who goes first.
+    changed: Notify,
     hungry: Notify,
     health: Mutex<Health>,
     recovered: Notify,
@@ -52,10 +54,7 @@ struct State {
     /// Since the last [`Gate::take_usage`].
     released: u64,
     saturated: bool,
-    /// Spans that waiting lanes have.
-    waiting: usize,
-    /// Waiting lanes with more behind what they offer.
-    waiting_with_more: usize,
+    queue: Queue,
 }
 
 /// What went through the gate since the last look.
@@ -78,14 +77,12 @@ impl Gate {
             bucket: Bucket::new(Duration::ZERO),
             released: 0,
             saturated: false,
-            waiting: 0,
-            waiting_with_more: 0,
+            queue: Queue::default(),
         };
         Self {
             origin: Instant::now(),
             state: Mutex::new(state),
-            turn: tokio::sync::Mutex::new(()),
-            rate_changed: Notify::new(),
+            changed: Notify::new(),
             hungry: Notify::new(),
             health: Mutex::default(),
             recovered: Notify::new(),
@@ -104,7 +101,7 @@ impl Gate {
             state.bucket.set_end(now, end.saturating_duration_since(self.origin));
             state.bucket.set_rate(now, rate);
         }
-        self.rate_changed.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     /// Forgets what was saved; see [`Bucket::forget_credit`].
@@ -113,19 +110,24 @@ impl Gate {
         state.bucket.forget_credit(now);
     }
 
-    /// Waits until spans may be released. `cut` is called with the most spans that fit; it returns how many
+    /// Waits until spans of a partition may be released. `cut` is called with the most spans that fit; it returns how many
     /// it takes (whole messages, at least the first). Returns what it took and when it was released: the
     /// moment that the guarantee counts. Safe to cancel: nothing is taken then.
-    pub async fn release<T>(&self, offer: Offer, cut: impl FnOnce(usize) -> (usize, T)) -> (T, Instant) {
-        let _waiting = Waiting::new(self, offer);
-        let _turn = self.turn.lock().await;
+    pub async fn release<T>(
+        &self,
+        flow: &Flow,
+        offer: Offer,
+        cut: impl FnOnce(usize) -> (usize, T),
+    ) -> (T, Instant) {
+        let waiting = Waiting::new(self, flow, offer);
         loop {
             // Registered before the question, so that a change between question and wait is not missed.
-            let changed = self.rate_changed.notified();
+            let changed = self.changed.notified();
             let answer = {
                 let (mut state, now) = self.lock_now();
-                let answer = state.bucket.ask(now, offer);
-                if let Answer::Release(most) = answer {
+                // Somebody else may come first while this one waits for its time.
+                let answer = state.queue.is_first(waiting.ticket).then(|| state.bucket.ask(now, offer));
+                if let Some(Answer::Release(most)) = answer {
                     let (spans, taken) = cut(most);
                     #[cfg(feature = "planted")]
                     let spans = if crate::planted::is(crate::planted::Bug::DoubleRelease) {
@@ -134,6 +136,7 @@ impl Gate {
                         spans
                     };
                     state.bucket.released(now, spans, offer.first);
+                    state.queue.released(waiting.ticket, flow, spans);
                     state.released += spans as u64;
                     state.saturated |= offer.more && spans < offer.available.min(offer.most);
                     return (taken, self.origin + now);
@@ -142,7 +145,7 @@ impl Gate {
                 answer
             };
             match answer {
-                Answer::Wait(until) => {
+                Some(Answer::Wait(until)) => {
                     if until > self.now() + HUNGRY_AFTER {
                         self.hungry.notify_one();
                     }
@@ -151,20 +154,27 @@ impl Gate {
                         () = changed => {}
                     }
                 }
-                _ => {
+                Some(_) => {
                     self.hungry.notify_one();
                     changed.await;
                 }
+                None => changed.await,
             }
         }
+    }
+
+    /// Which of two partitions goes first: the one with less. See [`Queue::start_of`].
+    pub fn start_of(&self, flow: &Flow) -> u64 {
+        self.lock().queue.start_of(flow)
     }
 
     /// What went through since the last call.
     pub fn take_usage(&self) -> Usage {
         let (mut state, now) = self.lock_now();
-        let saturated = std::mem::take(&mut state.saturated) || state.waiting_with_more > 0;
+        let saturated = std::mem::take(&mut state.saturated) || state.queue.offers().any(|offer| offer.more);
         let released = std::mem::take(&mut state.released);
-        Usage { released, waiting: state.waiting, owed: state.bucket.owed(now) as usize, saturated }
+        let waiting = state.queue.offers().map(|offer| offer.available).sum();
+        Usage { released, waiting, owed: state.bucket.owed(now) as usize, saturated }
     }
 
     /// Begins to watch a transaction of the database. Dropped without an outcome it tells nothing.
@@ -259,97 +269,27 @@ impl Drop for WatchedWrite<'_> {
     }
 }
 
-/// Counts what waits, however [`Gate::release`] ends.
+/// A place in the queue, however [`Gate::release`] ends.
 struct Waiting<'a> {
     gate: &'a Gate,
-    offer: Offer,
+    ticket: Ticket,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(gate: &'a Gate, offer: Offer) -> Self {
-        let mut state = gate.lock();
-        state.waiting += offer.available;
-        state.waiting_with_more += usize::from(offer.more);
-        drop(state);
-        Self { gate, offer }
+    fn new(gate: &'a Gate, flow: &Flow, offer: Offer) -> Self {
+        let ticket = gate.lock().queue.enter(flow, offer);
+        // It may come before one that waits for its time.
+        gate.changed.notify_waiters();
+        Self { gate, ticket }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut state = self.gate.lock();
-        state.waiting -= self.offer.available;
-        state.waiting_with_more -= usize::from(self.offer.more);
+        self.gate.lock().queue.leave(self.ticket);
+        self.gate.changed.notify_waiters();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-
-    fn later() -> Instant {
-        Instant::now() + Duration::from_secs(3_600)
-    }
-
-    const OFFER: Offer = Offer { first: 1, available: 100, most: 1000, more: true };
-
-    #[tokio::test(start_paused = true)]
-    async fn a_waiting_lane_notices_a_change_of_the_rate_at_once() {
-        let gate = Arc::new(Gate::new());
-        let lane = tokio::spawn({
-            let gate = gate.clone();
-            async move { gate.release(OFFER, |most| (most, most)).await }
-        });
-        tokio::task::yield_now().await;
-        gate.set_rate(1_000.0, later());
-        let begin = Instant::now();
-        assert_eq!(lane.await.unwrap().0, 20);
-        assert!(begin.elapsed() < Duration::from_millis(30), "{:?}", begin.elapsed());
-    }
-
-    /// The bucket itself checks, in a debug build, that no time goes back.
-    #[test]
-    fn threads_that_meet_at_the_gate_bring_it_times_in_their_order() {
-        let gate = Gate::new();
-        std::thread::scope(|scope| {
-            for thread in 0..4 {
-                let gate = &gate;
-                scope.spawn(move || {
-                    for turn in 0..10_000 {
-                        gate.set_rate(f64::from(1_000 + thread + turn % 2), later());
-                        gate.forget_credit();
-                    }
-                });
-            }
-        });
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_cancelled_wait_takes_nothing() {
-        let gate = Gate::new();
-        gate.set_rate(10.0, later());
-        let waited =
-            tokio::time::timeout(Duration::from_millis(1), gate.release(OFFER, |most| (most, ()))).await;
-        assert!(waited.is_err());
-        assert_eq!(gate.take_usage().released, 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_waits_is_counted_and_wakes_the_lease() {
-        let gate = Arc::new(Gate::new());
-        gate.set_rate(1.0, later());
-        gate.release(OFFER, |most| (most, ())).await;
-        let lane = tokio::spawn({
-            let gate = gate.clone();
-            async move { gate.release(OFFER, |_| (1, ())).await }
-        });
-        tokio::task::yield_now().await;
-        assert_eq!(gate.take_usage(), Usage { released: 1, waiting: 100, owed: 0, saturated: true });
-        tokio::time::timeout(Duration::from_millis(1), gate.hungry()).await.unwrap();
-        lane.await.unwrap();
-        assert_eq!(gate.take_usage(), Usage { released: 1, waiting: 0, owed: 0, saturated: true });
-        assert!(!gate.take_usage().saturated);
-    }
-}
+mod tests;

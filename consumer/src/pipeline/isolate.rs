@@ -16,6 +16,7 @@ use std::sync::Mutex;
 use super::batch::RefusedSpan;
 use crate::gate::Gate;
 use crate::gate::bucket::Offer;
+use crate::gate::flow::Flow;
 use crate::lock::lock;
 use crate::meter::{Activity, LaneMeter};
 use crate::store::{ErrorKind, Reason, Row, Store, StoreError};
@@ -148,7 +149,7 @@ pub fn is_refusal(kind: ErrorKind) -> bool {
 async fn release(gate: &Gate, time: &LaneMeter, rows: usize) -> usize {
     let offer = Offer { first: 1, available: rows, most: rows, more: true };
     time.enter(Activity::Gate);
-    let released = gate.release(offer, |most| (most, most)).await.0;
+    let released = gate.release(&Flow::default(), offer, |most| (most, most)).await.0;
     time.enter(Activity::Store);
     released
 }

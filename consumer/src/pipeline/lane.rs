@@ -213,14 +213,17 @@ impl Lane {
         Ok(())
     }
 
-    /// The next partition with a batch worth writing, taking turns.
+    /// Of the partitions with a batch worth writing the one that would go first at the gate; taking turns where that is
+    /// the same.
     fn choose(&self, served: &[Served], turn: usize) -> Option<usize> {
         let count = served.len();
-        (0..count).map(|step| (turn + step) % count).find(|index| {
+        let worth_writing = |index: &usize| {
             let one = &served[*index];
             !one.segment.is_empty()
                 && (one.segment.is_full(self.max_rows) || one.segment.age() >= self.max_delay)
-        })
+        };
+        let in_turn = (0..count).map(|step| (turn + step) % count);
+        in_turn.filter(worth_writing).min_by_key(|index| self.gate.start_of(&served[*index].flow))
     }
 
     /// Releases and writes one batch of `current`, as often as it takes; gives it back unless it was lost or
@@ -278,7 +281,7 @@ impl Lane {
             Offer { first: segment.first_weight(), available: segment.pending(), most: self.max_rows, more };
         loop {
             tokio::select! {
-                (messages, at) = self.gate.release(offer, |most| segment.cut(most)) => {
+                (messages, at) = self.gate.release(&current.flow, offer, |most| segment.cut(most)) => {
                     return Some(Released { messages, at });
                 }
                 () = inbox.stop.cancelled() => return None,

@@ -3,6 +3,7 @@
 mod reading;
 mod redrive;
 mod refusals;
+mod sharing;
 mod topics;
 
 use std::collections::BTreeSet;

@@ -8,6 +8,7 @@ use sluice_consumer::gate::Gate;
 use sluice_consumer::gate::bucket::{Offer, QUANTUM};
 use sluice_consumer::gate::clock::DatabaseClock;
 use sluice_consumer::gate::control::RateControl;
+use sluice_consumer::gate::flow::Flow;
 use sluice_consumer::gate::guard::Outcome;
 use sluice_consumer::live::{Applied, Origin};
 use sluice_consumer::meter::Meters;
@@ -263,7 +264,7 @@ struct Lane {
 impl Lane {
     async fn run(self, stop: CancellationToken) {
         let message = self.message;
-        let (started, mut taken) = (Instant::now(), 0);
+        let (started, mut taken, flow) = (Instant::now(), 0, Flow::default());
         let mut backoff = BACKOFF.0;
         loop {
             let available = match self.backlog {
@@ -290,7 +291,7 @@ impl Lane {
             let whole = |most: usize| ((most / message).max(1) * message).min(available);
             tokio::select! {
                 () = stop.cancelled() => return,
-                (spans, at) = self.gate.release(offer, |most| (whole(most), whole(most))) => {
+                (spans, at) = self.gate.release(&flow, offer, |most| (whole(most), whole(most))) => {
                     self.releases.lock().unwrap().push((at - self.began, spans));
                     self.totals.lock().unwrap()[self.replica] += spans;
                     taken += spans;

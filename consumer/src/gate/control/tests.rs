@@ -1,5 +1,6 @@
 use super::*;
 use crate::gate::bucket::{CATCH_UP, Offer};
+use crate::gate::flow::Flow;
 use crate::store::memory::MemoryStore;
 
 fn request(holder: &str) -> LeaseRequest {
@@ -19,7 +20,7 @@ async fn ahead_of_the_rate() -> RateControl {
     control.gate.set_rate(10_000.0, later);
     tokio::time::advance(WINDOW).await;
     let offer = Offer { first: 1, available: 100_000, most: 100_000, more: true };
-    let (spans, _) = control.gate.release(offer, |most| (most, most)).await;
+    let (spans, _) = control.gate.release(&Flow::default(), offer, |most| (most, most)).await;
     assert!(spans as f64 >= 10_000.0 * CATCH_UP.as_secs_f64() && control.gate.is_ahead());
     {
         let mut inputs = control.lock();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::select_all;
 use tokio::time::Instant;
 
+use crate::gate::flow::Flow;
 use crate::pipeline::segment::Segment;
 use crate::pipeline::stream::OpenStream;
 
@@ -12,6 +13,8 @@ use crate::pipeline::stream::OpenStream;
 pub struct Served {
     pub stream: OpenStream,
     pub segment: Segment,
+    /// What it has had at the gate.
+    pub flow: Flow,
     /// Nothing more was there when it was last read.
     pub drained: bool,
     /// Reading is not tried before.
@@ -23,7 +26,14 @@ pub struct Served {
 impl Served {
     /// Nothing of it was read yet.
     pub fn new(stream: OpenStream) -> Self {
-        Self { stream, segment: Segment::default(), drained: false, read_after: None, failing: false }
+        Self {
+            stream,
+            segment: Segment::default(),
+            flow: Flow::default(),
+            drained: false,
+            read_after: None,
+            failing: false,
+        }
     }
 }
 
