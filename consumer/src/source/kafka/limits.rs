@@ -6,29 +6,32 @@
 //! replica that is left alone gets all of them.
 
 use rdkafka::ClientConfig;
+use sluice_crds::validate::DEFAULT_SESSION_MS;
 
-/// Settings that a pipeline may override by `spec.source.kafka.properties`.
-const DEFAULTS: [(&str, &str); 8] = [
-    // Prefetch of a partition; with six partitions 12 MiB.
-    ("queued.max.messages.kbytes", "2048"),
-    // Tiny messages cost more in bookkeeping than in bytes.
-    ("queued.min.messages", "5000"),
-    // With a small prefetch the default of 1 s stalls fetching.
-    ("fetch.queue.backoff.ms", "10"),
-    // Of one partition in one response; a larger message still arrives.
-    ("fetch.message.max.bytes", "1048576"),
-    // Of one response, over all partitions.
-    ("fetch.max.bytes", "8388608"),
-    // How long a broker gathers: latency of a slow topic.
-    ("fetch.wait.max.ms", "100"),
-    // New partitions are found within 10 s.
-    ("topic.metadata.refresh.interval.ms", "5000"),
-    // A killed replica's partitions move after this.
-    ("session.timeout.ms", "10000"),
-];
+/// Set unless [`share`] or the pipeline's properties have set them.
+fn defaults() -> [(&'static str, String); 6] {
+    [
+        // Prefetch of a partition; with six partitions 12 MiB.
+        ("queued.max.messages.kbytes", (PREFETCH_BYTES >> 10).to_string()),
+        // Tiny messages cost more in bookkeeping than in bytes.
+        ("queued.min.messages", PREFETCH_MESSAGES.to_string()),
+        // Of one partition in one response; a larger message still arrives.
+        ("fetch.message.max.bytes", RESPONSE_BYTES.to_string()),
+        // Of one response, over all partitions.
+        ("fetch.max.bytes", (8 << 20).to_string()),
+        // How long a broker gathers: latency of a slow topic.
+        ("fetch.wait.max.ms", "100".to_owned()),
+        // A killed replica's partitions move after this.
+        ("session.timeout.ms", DEFAULT_SESSION_MS.to_string()),
+    ]
+}
 
 /// Settings that no pipeline overrides.
-const FIXED: [(&str, &str); 3] = [
+const FIXED: [(&str, &str); 5] = [
+    // With a small prefetch the default of 1 s stalls fetching.
+    ("fetch.queue.backoff.ms", "10"),
+    // New partitions are found within 10 s.
+    ("topic.metadata.refresh.interval.ms", "5000"),
     // Also the most that a compressed batch may inflate to. Past the default of 100 MB its partition would stand still
     // for ever over a batch that the broker took, as no consumer can step over it; more than this would not fit into
     // the memory of a pod.
@@ -42,6 +45,13 @@ const FIXED: [(&str, &str); 3] = [
 /// librdkafka's `heartbeat.interval.ms`.
 pub const HEARTBEAT_MS: u32 = 3_000;
 
+/// What a partition holds at most.
+const PREFETCH_BYTES: usize = 2 << 20;
+/// Messages of a partition that are held before fetching pauses.
+const PREFETCH_MESSAGES: usize = 5_000;
+/// What a response has of a partition at most, but for a larger message.
+const RESPONSE_BYTES: usize = 1 << 20;
+
 /// What all partitions together may hold: as much as sixteen hold by default.
 const BUDGET: usize = 32 << 20;
 /// Messages that all partitions together may hold before fetching pauses.
@@ -54,12 +64,12 @@ const UNKNOWN: usize = 64;
 /// Divides the prefetch among `partitions`; none where their number is not known. Comes before [`apply`].
 pub fn share(config: &mut ClientConfig, partitions: Option<usize>) {
     let partitions = partitions.unwrap_or(UNKNOWN).max(1);
-    let bytes = (BUDGET / partitions).clamp(LEAST, 2 << 20);
+    let bytes = (BUDGET / partitions).clamp(LEAST, PREFETCH_BYTES);
     config
         .set("queued.max.messages.kbytes", (bytes >> 10).to_string())
-        .set("queued.min.messages", (MESSAGES / partitions).clamp(100, 5_000).to_string());
+        .set("queued.min.messages", (MESSAGES / partitions).clamp(100, PREFETCH_MESSAGES).to_string());
     if config.get("fetch.message.max.bytes").is_none() {
-        config.set("fetch.message.max.bytes", bytes.min(1 << 20).to_string());
+        config.set("fetch.message.max.bytes", bytes.min(RESPONSE_BYTES).to_string());
     }
 }
 
@@ -74,7 +84,7 @@ pub fn most_partitions(config: &ClientConfig) -> usize {
 
 /// Adds the limits to a client's settings; those given already stay.
 pub fn apply(config: &mut ClientConfig) {
-    for (name, value) in DEFAULTS {
+    for (name, value) in defaults() {
         if config.get(name).is_none() {
             config.set(name, value);
         }
@@ -128,14 +138,6 @@ mod tests {
             apply(&mut config);
             assert_eq!(config.get("heartbeat.interval.ms"), heartbeat, "{session:?}");
         }
-    }
-
-    #[test]
-    fn the_session_is_what_the_rules_of_a_pipeline_take_it_for() {
-        let mut config = ClientConfig::new();
-        apply(&mut config);
-        let session = sluice_crds::validate::DEFAULT_SESSION_MS.to_string();
-        assert_eq!(config.get("session.timeout.ms"), Some(&*session));
     }
 
     #[test]
