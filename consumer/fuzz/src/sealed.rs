@@ -109,7 +109,7 @@ fn letter(key: &[u8]) -> StoredLetter {
         detail: String::new(),
         pending: false,
         attempts: 0,
-        history: String::new(),
+        history: Vec::new(),
     };
     let (headers, bytes) = (Vec::new(), Vec::new());
     StoredLetter {

@@ -110,8 +110,9 @@ impl DeadLetterTopic for KafkaDeadLetterTopic {
 }
 
 async fn send(producer: &Producer, topic: &str, letter: &StoredLetter) -> Result<(), NotSent> {
+    let of_message = LetterHeaders::of(letter).map_err(|error| NotSent::Refused(chain(&error)))?;
     let mut headers = OwnedHeaders::new();
-    for (name, value) in &LetterHeaders::read(&letter.headers).0 {
+    for (name, value) in &of_message.0 {
         headers = headers.insert(Header { key: name, value: value.as_deref() });
     }
     for (name, value) in own_headers(letter) {

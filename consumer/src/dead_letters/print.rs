@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::store::id;
-use crate::store::letter::{LetterSummary, StoredLetter};
+use crate::store::letter::{Failure, LetterSummary, StoredLetter};
 
 /// Characters of a reason in words that a table shows.
 const DETAIL_CHARS: usize = 80;
@@ -66,7 +66,6 @@ pub fn table(letters: &[LetterSummary]) -> String {
 }
 
 fn summary_json(letter: &LetterSummary) -> Value {
-    let history: Value = serde_json::from_str(&letter.history).unwrap_or_default();
     json!({
         // A string: JavaScript's numbers have 53 bits.
         "id": letter.id.to_string(),
@@ -80,7 +79,7 @@ fn summary_json(letter: &LetterSummary) -> Value {
         "detail": letter.detail,
         "pending": letter.pending,
         "attempts": letter.attempts,
-        "history": history,
+        "history": letter.history,
     })
 }
 
@@ -92,6 +91,7 @@ pub fn list_json(letters: &[LetterSummary], more: bool) -> Value {
 /// Everything of a letter, its bytes in base64.
 pub fn letter_json(letter: &StoredLetter) -> Value {
     let mut json = summary_json(&letter.summary);
+    // Null where they are damaged: the rest is shown all the same.
     let headers: Value = serde_json::from_slice(&letter.headers).unwrap_or_default();
     json["traceId"] = json!(letter.trace_id);
     json["kind"] = json!(letter.kind);
@@ -119,17 +119,8 @@ pub fn letter(letter: &StoredLetter) -> String {
     if summary.pending {
         line("redrive", "waits for its consumer".to_owned());
     }
-    let earlier: Vec<Value> = serde_json::from_str(&summary.history).unwrap_or_default();
-    for failure in earlier {
-        let id = failure["id"].as_i64().unwrap_or_default();
-        let (reason, detail) = (failure["reason"].as_str(), failure["detail"].as_str());
-        let text = format!(
-            "{} {}: {}",
-            stored_at(id),
-            reason.unwrap_or_default(),
-            one_line(detail.unwrap_or_default())
-        );
-        line("before", text);
+    for Failure { id, reason, detail } in &summary.history {
+        line("before", format!("{} {reason}: {}", stored_at(*id), one_line(detail)));
     }
     if let Some(trace_id) = &letter.trace_id {
         line("trace id", readable(trace_id.as_bytes()));

@@ -249,9 +249,8 @@ pub(super) fn search_after(first: Option<i64>, now_ms: i64) -> i64 {
 }
 
 /// The ids that a letter had before it was redriven.
-fn earlier_ids(letter: &LetterSummary) -> Vec<i64> {
-    let history: Vec<serde_json::Value> = serde_json::from_str(&letter.history).unwrap_or_default();
-    history.iter().filter_map(|failure| failure["id"].as_i64()).collect()
+fn earlier_ids(letter: &LetterSummary) -> impl Iterator<Item = i64> {
+    letter.history.iter().map(|failure| failure.id)
 }
 
 /// The ids of all letters of the table that wait to be redriven.

@@ -398,7 +398,7 @@ async fn dead_letters_are_sealed_part_by_part() {
                 detail: String::new(),
                 pending: false,
                 attempts: 0,
-                history: String::new(),
+                history: Vec::new(),
             },
             trace_id: None,
             kind: None,

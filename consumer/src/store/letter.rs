@@ -10,7 +10,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use super::{Reason, StoreError, WriteBatch};
+use super::{ErrorKind, Reason, StoreError, WriteBatch};
+use crate::source::Headers;
 use crate::store::id::first_at;
 
 /// Which dead letters are meant: everything that is given must fit.
@@ -61,8 +62,8 @@ pub struct LetterSummary {
     pub pending: bool,
     /// How often it was redriven and failed again.
     pub attempts: u32,
-    /// JSON list of [`Failure`].
-    pub history: String,
+    /// Those before this one, oldest first.
+    pub history: Vec<Failure>,
 }
 
 /// A dead letter with everything needed to try again.
@@ -76,7 +77,7 @@ pub struct StoredLetter {
     pub kind: Option<String>,
     /// The message's key.
     pub key: Option<Vec<u8>>,
-    /// The message's headers: a JSON list of `{"name": …, "value": base64 or null}`.
+    /// The message's headers, as [`headers_json`] writes them.
     pub headers: Vec<u8>,
     /// The original bytes: the message's value, or the span's body.
     pub bytes: Vec<u8>,
@@ -88,17 +89,50 @@ pub struct StoredLetter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LetterHeaders(pub Vec<(String, Option<Vec<u8>>)>);
 
+/// A header as [`headers_json`] writes it.
+#[derive(Deserialize)]
+struct StoredHeader {
+    name: String,
+    /// In base64.
+    value: Option<String>,
+}
+
 impl LetterHeaders {
-    /// From [`StoredLetter::headers`].
-    pub fn read(json: &[u8]) -> Self {
-        let list: Vec<serde_json::Value> = serde_json::from_slice(json).unwrap_or_default();
-        let header = |one: &serde_json::Value| {
-            let name = one["name"].as_str()?.to_owned();
-            let value = one["value"].as_str().and_then(|text| BASE64.decode(text).ok());
-            Some((name, value))
+    /// Those of an opened letter.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Schema`] where somebody has stored what [`headers_json`] never writes.
+    pub fn of(letter: &StoredLetter) -> Result<Self, StoreError> {
+        let damaged = |error: Box<dyn std::error::Error + Send + Sync>| StoreError {
+            kind: ErrorKind::Schema,
+            context: format!("dead letter {} has headers that cannot be read", letter.summary.id),
+            source: Some(error),
         };
-        Self(list.iter().filter_map(header).collect())
+        let stored: Vec<StoredHeader> =
+            serde_json::from_slice(&letter.headers).map_err(|error| damaged(error.into()))?;
+        let header = |StoredHeader { name, value }| {
+            let value = value.map(|text: String| BASE64.decode(text)).transpose();
+            Ok((name, value.map_err(|error| damaged(error.into()))?))
+        };
+        stored.into_iter().map(header).collect::<Result<_, _>>().map(Self)
     }
+}
+
+impl Headers for LetterHeaders {
+    fn visit(&self, each: &mut dyn FnMut(&str, Option<&[u8]>)) {
+        for (name, value) in &self.0 {
+            each(name, value.as_deref());
+        }
+    }
+}
+
+/// Headers as a letter has them: a JSON list of `{"name": …, "value": base64 or null}`.
+pub fn headers_json(headers: &dyn Headers) -> Vec<u8> {
+    let mut list = Vec::new();
+    headers.visit(&mut |name, value| {
+        list.push(serde_json::json!({ "name": name, "value": value.map(|bytes| BASE64.encode(bytes)) }));
+    });
+    serde_json::Value::Array(list).to_string().into_bytes()
 }
 
 /// An earlier failure of a letter that was redriven.
@@ -125,18 +159,12 @@ pub struct RedriveBatch<'a> {
 }
 
 /// What a letter that failed again inherits from the one that was redriven.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
     /// Of the new letter.
     pub attempts: u32,
-    /// JSON list of [`Failure`], oldest first.
-    pub failures: String,
-}
-
-impl Default for History {
-    fn default() -> Self {
-        Self { attempts: 0, failures: "[]".to_owned() }
-    }
+    /// Oldest first.
+    pub failures: Vec<Failure>,
 }
 
 /// The dead letters of one trace table.
@@ -187,4 +215,49 @@ pub trait LetterStore: Send + Sync {
     /// # Errors
     /// As [`super::Store::write`]; [`super::ErrorKind::Conflict`] where a letter was purged meanwhile.
     async fn redrive(&self, batch: &RedriveBatch<'_>) -> Result<(), StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(headers: &[u8]) -> StoredLetter {
+        let summary = LetterSummary {
+            id: 7,
+            topic: "spans".to_owned(),
+            partition: 0,
+            offset: 0,
+            span_index: None,
+            timestamp: None,
+            reason: Reason::Undecodable.as_str().to_owned(),
+            detail: String::new(),
+            pending: true,
+            attempts: 0,
+            history: Vec::new(),
+        };
+        StoredLetter {
+            summary,
+            trace_id: None,
+            kind: None,
+            key: None,
+            headers: headers.to_owned(),
+            bytes: Vec::new(),
+            sealed: false,
+        }
+    }
+
+    #[test]
+    fn headers_are_read_as_they_were_written() {
+        let headers = LetterHeaders(vec![("a".into(), Some(vec![0, 255])), ("b".into(), None)]);
+        assert_eq!(LetterHeaders::of(&letter(&headers_json(&headers))).unwrap(), headers);
+    }
+
+    #[test]
+    fn damaged_headers_are_not_taken_for_none() {
+        for damaged in ["", "{}", "[{}]", r#"[{"name":"a","value":"?"}]"#] {
+            let error = LetterHeaders::of(&letter(damaged.as_bytes())).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Schema, "{damaged}");
+            assert!(error.context.contains("dead letter 7"), "{}", error.context);
+        }
+    }
 }

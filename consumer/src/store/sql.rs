@@ -22,7 +22,7 @@ pub(super) use denied::missing_rights;
 pub use denied::{is_denied, is_of_server};
 pub(super) use dialect::Dialect;
 pub(super) use driver::{Told, driver_error};
-pub(super) use letters::{SummaryRow, assembled, detail_of, parts_of, summary_of};
+pub(super) use letters::{SummaryRow, assembled, detail_of, history_json, parts_of, summary_of};
 pub use sessions::ConnectWith;
 pub(super) use sessions::{Purpose, Session, Sessions, Widths, within};
 pub(super) use sizes::FixedSizes;

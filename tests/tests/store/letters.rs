@@ -1,6 +1,6 @@
 //! What every store must do with dead letters that people look at, redrive and purge.
 
-use sluice_consumer::store::letter::{History, LetterFilter, RedriveBatch};
+use sluice_consumer::store::letter::{Failure, History, LetterFilter, RedriveBatch};
 use sluice_consumer::store::{ErrorKind, Position, Reason, Store, StreamKey, WriteBatch};
 
 use crate::adoption::execute;
@@ -96,8 +96,8 @@ pub async fn a_redriven_letter_is_rows_or_a_letter_with_its_history(bed: Bed) {
     let again = [dead_letter(11, b"not json")];
     let write =
         WriteBatch { from: at, to: Position { last_id: 11, ..at }, ..batch(&claim, 3, &rows, &again) };
-    let histories =
-        [History { attempts: 1, failures: r#"[{"id":2,"reason":"Refused","detail":"x"}]"#.into() }];
+    let before = Failure { id: 2, reason: "Refused".into(), detail: "x".into() };
+    let histories = [History { attempts: 1, failures: vec![before] }];
     let redrive = RedriveBatch { write, settled: &[1, 2], histories: &histories };
     store.redrive(&redrive).await.unwrap();
 

@@ -7,9 +7,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::RefusedSpan;
-use crate::pipeline::segment::context::{COPIED_BYTES, headers_json};
+use crate::pipeline::segment::context::COPIED_BYTES;
 use crate::pipeline::segment::{Entry, Segment};
 use crate::source::TopicPartition;
+use crate::store::letter::headers_json;
 use crate::store::{DeadLetter, LetterSpan, Reason};
 
 /// What stands before the reason of a letter that has neither.

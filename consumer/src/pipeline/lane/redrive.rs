@@ -14,7 +14,7 @@ use crate::pipeline::batch::{Batch, RefusedSpan};
 use crate::pipeline::isolate;
 use crate::pipeline::segment::{Entry, SEGMENT_BYTES, Segment, letter_message};
 use crate::pipeline::stream::Reclaim;
-use crate::source::{Headers, TopicPartition};
+use crate::source::TopicPartition;
 use crate::store::letter::{Failure, History, LetterFilter, LetterHeaders, RedriveBatch, StoredLetter};
 use crate::store::{ErrorKind, Position, StoreError};
 
@@ -108,7 +108,7 @@ impl Lane {
         let mut damaged: Option<(i64, StoreError, usize)> = None;
         for summary in &page {
             match self.opened(summary.id).await? {
-                Ok(Some(letter)) => self.append_marked(&mut marked, letter),
+                Ok(Some((letter, headers))) => self.append_marked(&mut marked, letter, &headers),
                 // It was purged just now.
                 Ok(None) => {}
                 // It stays marked, and does not hold up the others.
@@ -132,25 +132,30 @@ impl Lane {
         Ok(marked)
     }
 
-    /// The letter, or what is wrong with this one alone.
-    async fn opened(&self, id: i64) -> Result<Result<Option<StoredLetter>, StoreError>, StoreError> {
+    /// The letter and its headers, or what is wrong with this one alone.
+    async fn opened(
+        &self,
+        id: i64,
+    ) -> Result<Result<Option<(StoredLetter, LetterHeaders)>, StoreError>, StoreError> {
         let letter = match self.store.letter(id).await {
             Ok(Some(letter)) => letter,
-            Err(error) if error.kind != ErrorKind::Schema => return Err(error),
-            none_or_damaged => return Ok(none_or_damaged),
+            Ok(None) => return Ok(Ok(None)),
+            Err(error) if error.kind == ErrorKind::Schema => return Ok(Err(error)),
+            Err(error) => return Err(error),
         };
-        match self.sealing.open_letter(&*self.store, letter).await {
-            Err(error) if error.is_unavailable() => Err(error.into()),
-            opened => Ok(opened.map(Some).map_err(StoreError::from)),
-        }
+        let letter = match self.sealing.open_letter(&*self.store, letter).await {
+            Ok(letter) => letter,
+            Err(error) if error.is_unavailable() => return Err(error.into()),
+            Err(error) => return Ok(Err(error.into())),
+        };
+        Ok(LetterHeaders::of(&letter).map(|headers| Some((letter, headers))))
     }
 
-    fn append_marked(&self, marked: &mut Marked, letter: StoredLetter) {
-        let headers = LetterHeaders::read(&letter.headers);
+    fn append_marked(&self, marked: &mut Marked, letter: StoredLetter, headers: &LetterHeaders) {
         if letter.summary.span_index.is_some() {
-            marked.segment.append_span(&self.decoder, &letter, &headers);
+            marked.segment.append_span(&self.decoder, &letter, headers);
         } else {
-            marked.segment.append(&self.decoder, &letter_message(&letter, &headers));
+            marked.segment.append(&self.decoder, &letter_message(&letter, headers));
         }
         marked.letters.push(letter);
     }
@@ -230,21 +235,10 @@ impl Lane {
 /// What a letter that fails again inherits.
 fn inherited(source: &StoredLetter) -> History {
     let summary = &source.summary;
-    let mut failures: Vec<Failure> = serde_json::from_str(&summary.history).unwrap_or_default();
+    let mut failures = summary.history.clone();
     if failures.len() >= HISTORY {
         failures.remove(1);
     }
     failures.push(Failure { id: summary.id, reason: summary.reason.clone(), detail: summary.detail.clone() });
-    History {
-        attempts: summary.attempts + 1,
-        failures: serde_json::to_string(&failures).unwrap_or_else(|_| "[]".to_owned()),
-    }
-}
-
-impl Headers for LetterHeaders {
-    fn visit(&self, each: &mut dyn FnMut(&str, Option<&[u8]>)) {
-        for (name, value) in &self.0 {
-            each(name, value.as_deref());
-        }
-    }
+    History { attempts: summary.attempts + 1, failures }
 }

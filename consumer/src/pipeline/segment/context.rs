@@ -5,10 +5,8 @@
 
 use std::ops::Range;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
-
 use crate::source::{Headers, Message};
+use crate::store::letter::headers_json;
 
 /// Bytes that key and headers may take in the dead letters of one message, all but the first. They are held several
 /// times on their way into the database, by each lane. 8,192 spans (the OpenTelemetry Collector's default) with 1 kB each
@@ -83,15 +81,6 @@ impl Headers for Kept<'_> {
 /// Bytes that key and headers take in a dead letter.
 pub fn letter_bytes(message: &Message<'_>) -> usize {
     message.key.map_or(0, <[u8]>::len) + headers_json(message.headers).len()
-}
-
-/// A JSON list of `{"name": …, "value": base64 or null}`.
-pub fn headers_json(headers: &dyn Headers) -> Vec<u8> {
-    let mut list = Vec::new();
-    headers.visit(&mut |name, value| {
-        list.push(serde_json::json!({ "name": name, "value": value.map(|bytes| BASE64.encode(bytes)) }));
-    });
-    serde_json::Value::Array(list).to_string().into_bytes()
 }
 
 fn put(context: &mut Vec<u8>, bytes: &[u8]) {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::*;
 use crate::seal::tests::Safe;
-use crate::store::letter::{Failure, LetterFilter, LetterStore};
+use crate::store::letter::{LetterFilter, LetterStore};
 
 /// Three messages that no decoder of another format understands, as dead letters.
 async fn letters_of_a_wrong_format(source: &MemorySource, store: &Arc<MemoryStore>) -> Vec<i64> {
@@ -48,8 +48,7 @@ async fn a_letter_that_fails_again_keeps_its_history_and_is_not_tried_again() {
     assert_eq!(letters.len(), 3);
     let failed = letters.last().unwrap();
     assert_eq!((failed.attempts, failed.pending, failed.offset), (1, false, 0));
-    let history: Vec<Failure> = serde_json::from_str(&failed.history).unwrap();
-    assert_eq!(history.iter().map(|failure| failure.id).collect::<Vec<_>>(), ids[..1]);
+    assert_eq!(failed.history.iter().map(|failure| failure.id).collect::<Vec<_>>(), ids[..1]);
     let letter = store.letter(failed.id).await.unwrap().unwrap();
     assert_eq!(letter.bytes, span(0), "the original bytes");
     replica.stop().await;

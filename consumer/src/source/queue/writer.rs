@@ -141,7 +141,7 @@ impl Writer {
                 at_ms,
                 key: record.key.take(),
                 payload: std::mem::take(&mut record.payload),
-                headers: serde_json::to_string(&record.headers).unwrap_or_default(),
+                headers: serde_json::json!(record.headers).to_string(),
             };
             row.next_offset += 1;
             row.bytes += record.bytes() as u64 + RECORD_OVERHEAD;

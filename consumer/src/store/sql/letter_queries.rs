@@ -34,7 +34,7 @@ macro_rules! letter_store {
 
         use crate::store::letter::{LetterFilter, LetterStore, LetterSummary, RedriveBatch, StoredLetter};
         use crate::store::sql::{
-            Purpose, SHORT_ANSWER, SummaryRow, WRITE_ANSWER, assembled, fenced, summary_of, within,
+            Purpose, SHORT_ANSWER, SummaryRow, WRITE_ANSWER, assembled, fenced, history_json, summary_of, within,
         };
         use crate::store::{ErrorKind, StoreError, WriteBatch};
 
@@ -79,7 +79,7 @@ macro_rules! letter_store {
                 let rows = within(SHORT_ANSWER, builder.build_query_as::<SummaryRow>().fetch_all(conn))
                     .await
                     .map_err(store_error("cannot list dead letters"))?;
-                Ok(rows.into_iter().map(summary_of).collect())
+                rows.into_iter().map(summary_of).collect()
             }
 
             pub(super) fn select_letters(&self, filter: &LetterFilter, after: i64, limit: u32) -> Builder {
@@ -336,7 +336,7 @@ macro_rules! letter_store {
                     values.push_bind(letter.partition);
                     values.push_bind(0i32);
                     values.push_bind(i32::try_from(history.attempts).unwrap_or(i32::MAX));
-                    values.push_bind(history.failures.clone());
+                    values.push_bind(history_json(&history.failures));
                     builder.push(")");
                     within(WRITE_ANSWER, builder.build().execute(&mut *conn))
                         .await

@@ -1,8 +1,8 @@
 //! Dead letters as rows: one row that says what and why, and the bytes in chunk rows, so that a giant fits
 //! under a server's limit for one statement.
 
-use crate::store::DeadLetter;
-use crate::store::letter::{LetterSummary, StoredLetter};
+use crate::store::letter::{Failure, LetterSummary, StoredLetter};
+use crate::store::{DeadLetter, ErrorKind, StoreError};
 
 /// Most bytes of a chunk row: well below the smallest `max_allowed_packet` that is met in practice (1 MiB).
 pub const LETTER_CHUNK_BYTES: usize = 256 * 1024;
@@ -59,22 +59,48 @@ fn cut<'a>(part: &'static str, bytes: &'a [u8], parts: &mut Vec<LetterPart<'a>>)
 pub type SummaryRow = (i64, String, i64, i64, Option<i64>, Option<i64>, String, String, i64, i64, String);
 
 /// The letter that a row tells of.
-pub fn summary_of(row: SummaryRow) -> LetterSummary {
+///
+/// # Errors
+/// Somebody has stored a number that Sluice never stores.
+pub fn summary_of(row: SummaryRow) -> Result<LetterSummary, StoreError> {
     let (id, topic, partition, offset, span_index, timestamp, reason, detail, pending, attempts, history) =
         row;
-    LetterSummary {
+    Ok(LetterSummary {
         id,
         topic,
-        partition: partition as i32,
-        offset: offset.cast_unsigned(),
-        span_index: span_index.and_then(|index| u32::try_from(index).ok()),
+        partition: number(id, partition, "partition")?,
+        offset: number(id, offset, "offset")?,
+        span_index: span_index.map(|index| number(id, index, "span_index")).transpose()?,
         timestamp,
         reason,
         detail,
         pending: pending == 1,
-        attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
-        history,
-    }
+        attempts: number(id, attempts, "attempts")?,
+        history: failures(id, &history),
+    })
+}
+
+fn number<T: TryFrom<i64>>(id: i64, stored: i64, column: &str) -> Result<T, StoreError> {
+    T::try_from(stored).map_err(|_| {
+        StoreError::new(
+            ErrorKind::Schema,
+            format!("dead letter {id} has the {column} {stored}, out of its range"),
+        )
+    })
+}
+
+/// A history as it is stored: a JSON list of [`Failure`].
+pub fn history_json(failures: &[Failure]) -> String {
+    serde_json::json!(failures).to_string()
+}
+
+/// From [`history_json`]. Text that somebody has damaged is told of and left out: it only informs, and the letter is to be
+/// listed, redriven and purged as ever.
+fn failures(id: i64, history: &str) -> Vec<Failure> {
+    serde_json::from_str(history).unwrap_or_else(|error| {
+        tracing::warn!(id, %error, "the history of a dead letter in sluice_redrive cannot be read");
+        Vec::new()
+    })
 }
 
 /// Joins the chunks (part and bytes, in order) of a letter. `None` where its value is not among them: every letter has
@@ -159,5 +185,27 @@ mod tests {
     fn no_key_differs_from_an_empty_one() {
         let keys = |key| parts_of(&letter(key, b"v")).iter().filter(|part| part.part == "key").count();
         assert_eq!((keys(None), keys(Some(b""))), (0, 1));
+    }
+
+    fn stored(offset: i64, span_index: Option<i64>, history: &str) -> SummaryRow {
+        let (reason, detail) = ("InvalidSpan".to_owned(), String::new());
+        (7, "t".to_owned(), 0, offset, span_index, None, reason, detail, 0, 1, history.to_owned())
+    }
+
+    #[test]
+    fn a_span_with_an_impossible_index_is_not_taken_for_a_whole_message() {
+        for damaged in [stored(-1, None, "[]"), stored(0, Some(-1), "[]")] {
+            let error = summary_of(damaged).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Schema);
+            assert!(error.context.contains("dead letter 7"), "{}", error.context);
+        }
+        assert_eq!(summary_of(stored(0, Some(3), "[]")).unwrap().span_index, Some(3));
+    }
+
+    #[test]
+    fn a_history_is_read_as_it_was_written_and_a_damaged_one_hides_no_letter() {
+        let before = vec![Failure { id: 2, reason: "Refused".to_owned(), detail: "x".to_owned() }];
+        assert_eq!(summary_of(stored(0, None, &history_json(&before))).unwrap().history, before);
+        assert_eq!(summary_of(stored(0, None, "damaged")).unwrap().history, []);
     }
 }
