@@ -241,11 +241,10 @@ async fn failed_again(store: &dyn Store, ids: &BTreeSet<i64>) -> anyhow::Result<
     Ok(failed.len())
 }
 
-/// Behind which id letters are that failed again: new ones have higher ids than those that they come from, or at least ids of
-/// today, where the database's clock had been ahead.
+/// Behind which id letters are that failed again: new ones have higher ids than those that they come from, or where the
+/// database's clock had been ahead, at least ids of as long ago as a clock may be wrong.
 pub(super) fn search_after(first: Option<i64>, now_ms: i64) -> i64 {
-    const DAY_MS: i64 = 24 * 3_600_000;
-    first.map_or(0, |first| first.min(id::first_at(now_ms - DAY_MS)))
+    first.map_or(0, |first| first.min(id::first_at(now_ms - id::MOST_AHEAD_MS)))
 }
 
 /// The ids that a letter had before it was redriven.

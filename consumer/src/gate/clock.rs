@@ -19,6 +19,11 @@ use tokio::time::Instant;
 /// slewed by (500 parts in a million, `adjtimex(2)`).
 const DRIFT: f64 = 500e-6;
 
+/// This process's own clock, in milliseconds since 1970.
+pub fn own_time_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct DatabaseClock {

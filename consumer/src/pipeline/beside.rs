@@ -8,10 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::dead_letter_topic::{DeadLetterSender, Pass};
 use super::marks::Marks;
 use super::retention::RowRemover;
-use super::stream::own_time_ms;
 use super::turn::Turn;
 use super::{Parts, PipelineError};
-use crate::gate::clock::DatabaseClock;
+use crate::gate::clock::{DatabaseClock, own_time_ms};
 
 /// Tasks that end after the lanes: a release must not outlive the lease of its rate.
 #[derive(Default)]

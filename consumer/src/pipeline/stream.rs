@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::segment::fingerprint;
 use crate::backoff::Backoff;
-use crate::gate::clock::DatabaseClock;
+use crate::gate::clock::{DatabaseClock, own_time_ms};
 use crate::last_error::LastError;
 use crate::meter::{Meters, PartitionMeter};
 use crate::source::{Message, PartitionReader, Source, SourceError, TopicPartition};
@@ -146,20 +146,12 @@ pub enum OpenError {
 
 /// A partition that ends before the position for this long was created again. Longer than a change of leader.
 const SHRUNK_FOR: Duration = Duration::from_secs(10);
-/// So far may ids be ahead of the clocks. A clock that was set back further was wrong before: ids that went on from there
-/// would keep their rows from retention until that time has come.
-const AHEAD_MS: i64 = 24 * 3_600_000;
 /// Pause before a stream is claimed again whose ids existed already: claiming alone may not change that.
 const DUPLICATE_PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks at an end that seems to have gone back.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Between two tries of opening.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-
-/// This process's own clock, in milliseconds since 1970.
-pub(super) fn own_time_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
-}
 
 /// How far the last id is ahead of both clocks. Where it is ahead of the database's alone, that one is behind: new rows with
 /// ids of its time would be old as soon as it is set right.
@@ -240,7 +232,7 @@ impl Opener {
             self.store.supersede(&key, &claim, bounds.low).await?;
             self.meters.recreated.fetch_add(1, Relaxed);
             claim = self.claim(&key).await?;
-        } else if ahead_ms > AHEAD_MS {
+        } else if ahead_ms > id::MOST_AHEAD_MS {
             tracing::warn!(partition = %at, ahead_ms,
                 "the database's clock was ahead when the last ids were given out: a new stream goes on with ids of today");
             self.store.supersede(&key, &claim, next_offset).await?;

@@ -15,6 +15,10 @@
 /// 2024-01-01T00:00:00Z, in milliseconds since 1970.
 pub const EPOCH_MS: i64 = 1_704_067_200_000;
 
+/// How far the ids of a stream may be ahead of the clocks. A clock that was set back further was wrong before: ids that went
+/// on from there would keep their rows from retention until that time has come.
+pub const MOST_AHEAD_MS: i64 = 24 * 3_600_000;
+
 /// How many bits tell the stream.
 pub const STREAM_BITS: u32 = 14;
 const SEQUENCE_BITS: u32 = 8;
