@@ -58,7 +58,7 @@ pub struct Meters {
     /// What was sealed; set where a pipeline runs.
     pub sealing: OnceLock<Arc<seal::Counters>>,
     dead_letters: [AtomicU64; Reason::ALL.len()],
-    errors: [AtomicU64; ERROR_KINDS.len()],
+    errors: [AtomicU64; ErrorKind::ALL.len()],
     /// By how many offsets positions have moved with settled messages: those of no message between them count as well.
     settled_offsets: AtomicU64,
     /// Spans that went out before their time and are not paid for yet.
@@ -82,18 +82,6 @@ pub struct Meters {
     /// For `/readyz`.
     pub preflight: Preflight,
 }
-
-/// Kinds of errors as metric labels.
-pub const ERROR_KINDS: [(ErrorKind, &str); 8] = [
-    (ErrorKind::Unavailable, "unavailable"),
-    (ErrorKind::Conflict, "conflict"),
-    (ErrorKind::Refused, "refused"),
-    (ErrorKind::Constraint, "constraint"),
-    (ErrorKind::TooLarge, "too_large"),
-    (ErrorKind::Fenced, "fenced"),
-    (ErrorKind::DuplicateId, "duplicate_id"),
-    (ErrorKind::Schema, "schema"),
-];
 
 #[derive(Debug, Default)]
 struct Rate {
@@ -308,8 +296,8 @@ impl Meters {
         Reason::ALL.iter().map(|reason| self.dead_letters(*reason)).sum()
     }
 
-    /// Errors of a kind since the start, in the order of [`ERROR_KINDS`].
-    pub fn errors(&self) -> [u64; ERROR_KINDS.len()] {
+    /// Errors of a kind since the start, in the order of [`ErrorKind::ALL`].
+    pub fn errors(&self) -> [u64; ErrorKind::ALL.len()] {
         std::array::from_fn(|index| self.errors[index].load(Relaxed))
     }
 

@@ -118,7 +118,7 @@ impl Reason {
         }
     }
 
-    /// Every reason, for metrics that start at zero.
+    /// Every reason, in the order of the variants.
     pub const ALL: [Self; 5] =
         [Self::Undecodable, Self::Tombstone, Self::InvalidSpan, Self::Refused, Self::TooLarge];
 }
@@ -224,6 +224,39 @@ pub enum ErrorKind {
     Schema,
 }
 
+impl ErrorKind {
+    /// Every kind, in the order of the variants.
+    pub const ALL: [Self; 8] = [
+        Self::Unavailable,
+        Self::Conflict,
+        Self::Refused,
+        Self::Constraint,
+        Self::TooLarge,
+        Self::Fenced,
+        Self::DuplicateId,
+        Self::Schema,
+    ];
+
+    /// The name under which it is counted.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Conflict => "conflict",
+            Self::Refused => "refused",
+            Self::Constraint => "constraint",
+            Self::TooLarge => "too_large",
+            Self::Fenced => "fenced",
+            Self::DuplicateId => "duplicate_id",
+            Self::Schema => "schema",
+        }
+    }
+
+    /// Whether it is the rows that are to blame.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Self::Refused | Self::Constraint | Self::TooLarge)
+    }
+}
+
 /// An error of a store.
 #[derive(Debug, thiserror::Error)]
 #[error("{context}")]
@@ -323,4 +356,15 @@ pub trait Store: LetterStore + KeyStore {
 
     /// Closes the connections.
     async fn close(&self);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_that_are_kept_by_variant_are_shown_by_its_name() {
+        assert_eq!(Reason::ALL.map(|reason| reason as usize), std::array::from_fn(|index| index));
+        assert_eq!(ErrorKind::ALL.map(|kind| kind as usize), std::array::from_fn(|index| index));
+    }
 }

@@ -10,8 +10,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Admin;
-use crate::meter::{ACTIVITIES, ERROR_KINDS, Meters};
-use crate::store::Reason;
+use crate::meter::{ACTIVITIES, Meters};
+use crate::store::{ErrorKind, Reason};
 
 /// Everything, as a scraper gets it.
 pub fn encode(admin: &Admin) -> Result<String, fmt::Error> {
@@ -68,8 +68,7 @@ impl Snapshot {
         let letters = Reason::ALL.map(|reason| (reason.as_str(), meters.dead_letters(reason)));
         labelled(encoder, "dead_letters", "Dead letters stored, by reason", "reason", &letters)?;
         let counts = meters.errors();
-        let errors: Vec<_> =
-            ERROR_KINDS.iter().zip(counts).map(|((_, name), count)| (*name, count)).collect();
+        let errors: Vec<_> = ErrorKind::ALL.into_iter().map(ErrorKind::as_str).zip(counts).collect();
         labelled(encoder, "store_errors", "Errors of the database, by what they mean", "kind", &errors)?;
         self.lane_time(encoder)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{ERROR_KINDS, Meters};
+use super::Meters;
 use crate::last_error::LastError;
 use crate::lock::lock;
 use crate::source::TopicPartition;
@@ -36,9 +36,7 @@ impl Meters {
     /// Counts an error of the store, of whatever kind. Alone, for one that holds up nothing, such as a row that becomes a
     /// dead letter.
     pub fn count_store_error(&self, error: &StoreError) {
-        if let Some(index) = ERROR_KINDS.iter().position(|(known, _)| *known == error.kind) {
-            self.errors[index].fetch_add(1, Relaxed);
-        }
+        self.errors[error.kind as usize].fetch_add(1, Relaxed);
     }
 
     /// Counts a failed renewal of the lease; the first of a spell is logged.
