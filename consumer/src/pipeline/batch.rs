@@ -23,6 +23,17 @@ pub struct RefusedSpan {
     pub detail: String,
 }
 
+/// What of a segment a batch is made of.
+#[derive(Clone, Copy)]
+pub struct Cut<'a> {
+    /// Whose messages.
+    pub segment: &'a Segment,
+    /// How many of those that wait, from the first.
+    pub messages: usize,
+    /// Less these, ascending.
+    pub refusals: &'a [RefusedSpan],
+}
+
 /// What one transaction writes, borrowed from its segment.
 pub struct Batch<'a> {
     claim: &'a Claim,
@@ -35,15 +46,13 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// The batch of the first `messages` messages that wait in `segment`, less `refusals` (ascending).
+    /// The batch of a cut, from where its stream stands.
     pub fn build(
         at: &'a TopicPartition,
         claim: &'a Claim,
         from: Position,
         database_time_ms: i64,
-        segment: &'a Segment,
-        messages: usize,
-        refusals: &'a [RefusedSpan],
+        Cut { segment, messages, refusals }: Cut<'a>,
     ) -> Self {
         let mut ids = IdSequence::after(claim.stream, from.last_id, database_time_ms);
         let mut last_id = from.last_id;

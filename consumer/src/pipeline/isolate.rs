@@ -21,144 +21,143 @@ use crate::lock::lock;
 use crate::meter::{Activity, LaneMeter};
 use crate::store::{ErrorKind, Reason, Row, Store, StoreError};
 
-/// The refused ones among `rows`; `span_of_row` translates to the segment's numbering. Waits at the
-/// gate before each try, and tries no more than it lets through.
-///
-/// # Errors
-/// Anything but a refusal; or, as [`ErrorKind::Unavailable`], a table that refuses twins too.
-pub async fn find_refused(
-    store: &dyn Store,
-    gate: &Gate,
-    time: &LaneMeter,
-    rows: &[Row<'_>],
-    witness: &Witness,
-    span_of_row: impl Fn(usize) -> usize,
-) -> Result<Vec<RefusedSpan>, StoreError> {
-    let mut refusals = Vec::new();
-    let mut undecided = None;
-    let mut accepted = None;
-    // All of them together were refused already.
-    let (left, right) = halves(0..rows.len());
-    let mut open = Vec::from([right, left]);
-    while let Some(range) = open.pop() {
-        if range.is_empty() {
-            continue;
+/// Tries rows in the table, at the gate's rate.
+#[derive(Clone, Copy)]
+pub struct Probe<'a> {
+    /// The table.
+    pub store: &'a dyn Store,
+    /// Lets each try through.
+    pub gate: &'a Gate,
+    /// Whose rows they are.
+    pub flow: &'a Flow,
+    /// Learns what the lane waits for.
+    pub time: &'a LaneMeter,
+}
+
+impl Probe<'_> {
+    /// The refused ones among `rows`; `span_of_row` translates to the segment's numbering.
+    ///
+    /// # Errors
+    /// Anything but a refusal; or, as [`ErrorKind::Unavailable`], a table that refuses twins too.
+    pub async fn find_refused(
+        &self,
+        rows: &[Row<'_>],
+        witness: &Witness,
+        span_of_row: impl Fn(usize) -> usize,
+    ) -> Result<Vec<RefusedSpan>, StoreError> {
+        let mut refusals = Vec::new();
+        let mut undecided = None;
+        let mut accepted = None;
+        // All of them together were refused already.
+        let (left, right) = halves(0..rows.len());
+        let mut open = Vec::from([right, left]);
+        while let Some(range) = open.pop() {
+            if range.is_empty() {
+                continue;
+            }
+            let released = range.start + self.release(range.len()).await;
+            open.push(released..range.end);
+            let range = range.start..released;
+            let Err(error) = self.store.probe(&rows[range.clone()]).await else {
+                accepted = Some(range.start);
+                continue;
+            };
+            if !error.kind.is_refusal() {
+                return Err(error);
+            }
+            if range.len() > 1 {
+                let (left, right) = halves(range);
+                open.extend([right, left]);
+                continue;
+            }
+            let row = &rows[range.start];
+            let reason = match error.kind {
+                ErrorKind::TooLarge => Reason::TooLarge,
+                _ => Reason::Refused,
+            };
+            // Whether some row is accepted is known at the end.
+            if self.breaks_a_rule(row, error.kind).await? {
+                undecided = Some(row);
+            }
+            let detail = sluice_crds::problem::chain(&error);
+            refusals.push((row, RefusedSpan { span: span_of_row(range.start), reason, detail }));
         }
-        let released = range.start + release(gate, time, range.len()).await;
-        open.push(released..range.end);
-        let range = range.start..released;
-        let Err(error) = store.probe(&rows[range.clone()]).await else {
-            accepted = Some(range.start);
-            continue;
+        match (undecided, accepted) {
+            // With the refused row's id and now: it may be these that have no place in the table.
+            (Some(row), Some(index)) => {
+                self.accepts(Row { id: row.id, ..rows[index] }).await.map_err(as_held)?;
+            }
+            (Some(row), None) => self.accepts_another(row, witness).await.map_err(as_held)?,
+            (None, _) => {}
+        }
+        self.still_refused(refusals).await
+    }
+
+    /// Those that are refused once more: a table that was mended after it refused a row accepts its twin as well.
+    async fn still_refused(
+        &self,
+        refusals: Vec<(&Row<'_>, RefusedSpan)>,
+    ) -> Result<Vec<RefusedSpan>, StoreError> {
+        let mut still = Vec::new();
+        for (row, refusal) in refusals {
+            match self.accepts(*row).await {
+                Ok(()) => {}
+                Err(error) if error.kind.is_refusal() => still.push(refusal),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(still)
+    }
+
+    /// Whether a rule of the table, whose word on harmless rows says nothing, is against a refused row or its twin.
+    async fn breaks_a_rule(&self, row: &Row<'_>, kind: ErrorKind) -> Result<bool, StoreError> {
+        let twin = match kind {
+            ErrorKind::Constraint => return Ok(true),
+            ErrorKind::TooLarge => smallest_twin(row),
+            _ => twin(row),
         };
-        if !is_refusal(error.kind) {
-            return Err(error);
-        }
-        if range.len() > 1 {
-            let (left, right) = halves(range);
-            open.extend([right, left]);
-            continue;
-        }
-        let row = &rows[range.start];
-        let reason = match error.kind {
-            ErrorKind::TooLarge => Reason::TooLarge,
-            _ => Reason::Refused,
-        };
-        // Whether some row is accepted is known at the end.
-        if breaks_a_rule(store, gate, time, row, error.kind).await? {
-            undecided = Some(row);
-        }
-        let detail = sluice_crds::problem::chain(&error);
-        refusals.push((row, RefusedSpan { span: span_of_row(range.start), reason, detail }));
-    }
-    match (undecided, accepted) {
-        // With the refused row's id and now: it may be these that have no place in the table.
-        (Some(row), Some(index)) => {
-            accepts(store, gate, time, Row { id: row.id, ..rows[index] }).await.map_err(as_held)?;
-        }
-        (Some(row), None) => accepts_another(store, gate, time, row, witness).await.map_err(as_held)?,
-        (None, _) => {}
-    }
-    still_refused(store, gate, time, refusals).await
-}
-
-/// Those that are refused once more: a table that was mended after it refused a row accepts its twin as well.
-async fn still_refused(
-    store: &dyn Store,
-    gate: &Gate,
-    time: &LaneMeter,
-    refusals: Vec<(&Row<'_>, RefusedSpan)>,
-) -> Result<Vec<RefusedSpan>, StoreError> {
-    let mut still = Vec::new();
-    for (row, refusal) in refusals {
-        match accepts(store, gate, time, *row).await {
-            Ok(()) => {}
-            Err(error) if is_refusal(error.kind) => still.push(refusal),
-            Err(error) => return Err(error),
+        match self.accepts(twin.row(row.id)).await {
+            Ok(()) => Ok(false),
+            Err(error) if error.kind == ErrorKind::Constraint => Ok(true),
+            Err(error) => Err(as_held(error)),
         }
     }
-    Ok(still)
-}
 
-/// Whether a rule of the table, whose word on harmless rows says nothing, is against a refused row or its twin.
-async fn breaks_a_rule(
-    store: &dyn Store,
-    gate: &Gate,
-    time: &LaneMeter,
-    row: &Row<'_>,
-    kind: ErrorKind,
-) -> Result<bool, StoreError> {
-    let twin = match kind {
-        ErrorKind::Constraint => return Ok(true),
-        ErrorKind::TooLarge => smallest_twin(row),
-        _ => twin(row),
-    };
-    match accepts(store, gate, time, twin.row(row.id)).await {
-        Ok(()) => Ok(false),
-        Err(error) if error.kind == ErrorKind::Constraint => Ok(true),
-        Err(error) => Err(as_held(error)),
+    /// Where no row was accepted: a rule that knows trace ids or kinds may let the row's own pass, without its body; and
+    /// what was stored before has passed. The error is the twin's.
+    async fn accepts_another(&self, row: &Row<'_>, witness: &Witness) -> Result<(), StoreError> {
+        let mut refused = None;
+        let own = Texts { body: EMPTY.to_owned(), ..Texts::of(row) };
+        for texts in [Some(twin(row)), Some(own), witness.last()].into_iter().flatten() {
+            match self.accepts(texts.row(row.id)).await {
+                Err(error) if error.kind.is_refusal() => refused = refused.or(Some(error)),
+                done => return done,
+            }
+        }
+        refused.map_or(Ok(()), Err)
     }
-}
 
-/// Where no row was accepted: a rule that knows trace ids or kinds may let the row's own pass, without its body; and
-/// what was stored before has passed. The error is the twin's.
-async fn accepts_another(
-    store: &dyn Store,
-    gate: &Gate,
-    time: &LaneMeter,
-    row: &Row<'_>,
-    witness: &Witness,
-) -> Result<(), StoreError> {
-    let mut refused = None;
-    let own = Texts { body: EMPTY.to_owned(), ..Texts::of(row) };
-    for texts in [Some(twin(row)), Some(own), witness.last()].into_iter().flatten() {
-        match accepts(store, gate, time, texts.row(row.id)).await {
-            Err(error) if is_refusal(error.kind) => refused = refused.or(Some(error)),
-            done => return done,
+    /// How many of the rows, at least one, may be tried now.
+    async fn release(&self, rows: usize) -> usize {
+        let offer = Offer { first: 1, available: rows, most: rows, more: true };
+        self.time.enter(Activity::Gate);
+        let released = self.gate.release(self.flow, offer, |most| (most, most)).await.0;
+        self.time.enter(Activity::Store);
+        released
+    }
+
+    /// Waits until all of the rows have been let through.
+    pub async fn release_all(&self, rows: usize) {
+        let mut left = rows;
+        while left > 0 {
+            left -= self.release(left).await.min(left);
         }
     }
-    refused.map_or(Ok(()), Err)
-}
 
-/// Whether it is the rows that are to blame.
-pub fn is_refusal(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Refused | ErrorKind::Constraint | ErrorKind::TooLarge)
-}
-
-/// How many of the rows, at least one, may be tried now.
-async fn release(gate: &Gate, time: &LaneMeter, rows: usize) -> usize {
-    let offer = Offer { first: 1, available: rows, most: rows, more: true };
-    time.enter(Activity::Gate);
-    let released = gate.release(&Flow::default(), offer, |most| (most, most)).await.0;
-    time.enter(Activity::Store);
-    released
-}
-
-/// Waits until all of the rows have been let through.
-pub async fn release_all(gate: &Gate, time: &LaneMeter, rows: usize) {
-    let mut left = rows;
-    while left > 0 {
-        left -= release(gate, time, left).await.min(left);
+    /// Asks the table whether it takes a row.
+    async fn accepts(&self, row: Row<'_>) -> Result<(), StoreError> {
+        self.release(1).await;
+        self.store.probe(&[row]).await
     }
 }
 
@@ -220,15 +219,9 @@ fn smallest_twin(row: &Row<'_>) -> Texts {
     Texts { body: EMPTY.to_owned(), ..twin(row) }
 }
 
-/// Asks the table whether it takes a row.
-async fn accepts(store: &dyn Store, gate: &Gate, time: &LaneMeter, row: Row<'_>) -> Result<(), StoreError> {
-    release(gate, time, 1).await;
-    store.probe(&[row]).await
-}
-
 /// What it means that the table refuses a row that nothing but the table itself can speak against.
 fn as_held(error: StoreError) -> StoreError {
-    if !is_refusal(error.kind) {
+    if !error.kind.is_refusal() {
         return error;
     }
     StoreError::with_source(

@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use super::{Inbox, Lane, Released, Served};
 use crate::meter::{Activity, Settled};
 use crate::pipeline::batch::{Batch, RefusedSpan};
-use crate::pipeline::isolate;
 use crate::pipeline::segment::{Entry, SEGMENT_BYTES, Segment, letter_message};
 use crate::pipeline::stream::Reclaim;
 use crate::source::TopicPartition;
@@ -171,6 +170,7 @@ impl Lane {
     ) -> Result<Option<Position>, StoreError> {
         let spans = marked.segment.front_spans(released.messages).len();
         let mut isolated: Vec<RefusedSpan> = Vec::new();
+        let probe = self.probe(current);
         loop {
             match self.try_marked(current, marked, released, &isolated, stop).await? {
                 Tried::Committed(position) => return Ok(Some(position)),
@@ -179,7 +179,7 @@ impl Lane {
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(None),
-                () = isolate::release_all(&self.gate, &self.time, spans) => {}
+                () = probe.release_all(spans) => {}
             }
         }
     }
@@ -222,10 +222,10 @@ impl Lane {
                     "dead letters redriven");
                 Ok(Tried::Committed(to))
             }
-            Err(error) if isolate::is_refusal(error.kind) => tokio::select! {
+            Err(error) if error.kind.is_refusal() => tokio::select! {
                 // Nothing of this stays, and at a low rate it takes long.
                 () = stop.cancelled() => Ok(Tried::Stopped),
-                isolated = self.isolate(&batch, &rows, error) => isolated.map(Tried::Isolated),
+                isolated = self.isolate(self.probe(current), &batch, &rows, error) => isolated.map(Tried::Isolated),
             },
             Err(error) => Err(error),
         }

@@ -9,8 +9,8 @@ use super::planted;
 use super::{Inbox, Lane, Released, Served};
 use crate::gate::guard::Outcome;
 use crate::meter::{Activity, PartitionMeter, Settled};
-use crate::pipeline::batch::{Batch, RefusedSpan};
-use crate::pipeline::isolate;
+use crate::pipeline::batch::{Batch, Cut, RefusedSpan};
+use crate::pipeline::isolate::Probe;
 use crate::pipeline::segment::Segment;
 use crate::pipeline::stream::Reclaim;
 use crate::store::{ErrorKind, Position, Reason, Row, StoreError};
@@ -88,10 +88,10 @@ impl Lane {
                 self.meters.advance_partition(&stream.at, PartitionMeter { position, end });
                 Ok(Written::Committed(batch.to()))
             }
-            Err(error) if isolate::is_refusal(error.kind) => tokio::select! {
+            Err(error) if error.kind.is_refusal() => tokio::select! {
                 // Nothing of this stays, and at a low rate it takes long.
                 () = stop.cancelled() => Ok(Written::Stopped),
-                isolated = self.isolate(&batch, &rows, error) => isolated.map(Written::Isolated),
+                isolated = self.isolate(self.probe(current), &batch, &rows, error) => isolated.map(Written::Isolated),
             },
             Err(error) => Err(error),
         }
@@ -110,15 +110,8 @@ impl Lane {
         let database_time_ms = self.clock.at(released.at).unwrap_or(stream.claim.database_time.ms);
         #[cfg(feature = "planted")]
         let database_time_ms = planted::time_of_ids(database_time_ms);
-        Batch::build(
-            &stream.at,
-            &stream.claim,
-            stream.position,
-            database_time_ms,
-            segment,
-            released.messages,
-            refusals,
-        )
+        let cut = Cut { segment, messages: released.messages, refusals };
+        Batch::build(&stream.at, &stream.claim, stream.position, database_time_ms, cut)
     }
 
     /// A transaction whose time and outcome the gate learns.
@@ -146,17 +139,20 @@ impl Lane {
         written
     }
 
+    pub(super) fn probe<'a>(&'a self, current: &'a Served) -> Probe<'a> {
+        Probe { store: &*self.store, gate: &self.gate, flow: &current.flow, time: &self.time }
+    }
+
     /// The rows that made the database refuse a batch; `rows` as they were written.
     pub(super) async fn isolate(
         &self,
+        probe: Probe<'_>,
         batch: &Batch<'_>,
         rows: &[Row<'_>],
         error: StoreError,
     ) -> Result<Vec<RefusedSpan>, StoreError> {
         let span_of_row = |row| batch.span_of_row(row);
-        let found =
-            isolate::find_refused(&*self.store, &self.gate, &self.time, rows, &self.witness, span_of_row)
-                .await?;
+        let found = probe.find_refused(rows, &self.witness, span_of_row).await?;
         if found.is_empty() {
             // Every row is accepted alone: the transaction failed for another reason. Wait.
             return Err(StoreError { kind: ErrorKind::Unavailable, ..error });

@@ -1,7 +1,8 @@
 //! Rows that the database refuses, and tables that refuse everything.
 
-use super::super::isolate::{self, Witness};
+use super::super::isolate::{Probe, Witness};
 use super::*;
+use crate::gate::flow::Flow;
 
 #[tokio::test(start_paused = true)]
 async fn refused_rows_are_isolated_and_their_neighbours_stored() {
@@ -84,8 +85,9 @@ async fn a_refused_body_that_comes_alone_is_held_against_its_row_without_it() {
     gate.set_rate(100.0, Instant::now() + Duration::from_secs(3_600));
     store.on_row(refused_beside_a_rule);
     let rows = [Row { id: 1, trace_id: "t7", kind: "SERVER", body: "1" }];
-    let found =
-        isolate::find_refused(&*store, &gate, &time, &rows, &Witness::default(), |row| row).await.unwrap();
+    let flow = Flow::default();
+    let probe = Probe { store: &*store, gate: &gate, flow: &flow, time: &time };
+    let found = probe.find_refused(&rows, &Witness::default(), |row| row).await.unwrap();
     assert_eq!((found.len(), found[0].reason), (1, Reason::Refused));
 }
 
@@ -98,8 +100,9 @@ async fn a_row_is_no_dead_letter_of_a_table_that_is_mended_while_it_is_tried() {
         is_broken.swap(false, std::sync::atomic::Ordering::Relaxed).then_some(ErrorKind::Refused)
     });
     let rows = [Row { id: 1, trace_id: "t7", kind: "SERVER", body: "1" }];
-    let found =
-        isolate::find_refused(&*store, &gate, &time, &rows, &Witness::default(), |row| row).await.unwrap();
+    let flow = Flow::default();
+    let probe = Probe { store: &*store, gate: &gate, flow: &flow, time: &time };
+    let found = probe.find_refused(&rows, &Witness::default(), |row| row).await.unwrap();
     assert!(found.is_empty());
 }
 
@@ -144,8 +147,9 @@ async fn the_search_for_refused_rows_keeps_to_the_rate() {
     let rows: Vec<Row<'_>> =
         ids.iter().zip(1..).map(|(trace_id, id)| Row { id, trace_id, kind: "SERVER", body: "{}" }).collect();
     let time = LaneMeter::new(Arc::default());
-    let found =
-        isolate::find_refused(&*store, &gate, &time, &rows, &Witness::default(), |row| row).await.unwrap();
+    let flow = Flow::default();
+    let probe = Probe { store: &*store, gate: &gate, flow: &flow, time: &time };
+    let found = probe.find_refused(&rows, &Witness::default(), |row| row).await.unwrap();
     assert_eq!(found.iter().map(|refusal| refusal.span).collect::<Vec<_>>(), [37]);
     let tries = tries.lock().unwrap();
     let most = tries
