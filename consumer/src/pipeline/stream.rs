@@ -36,6 +36,17 @@ pub enum Reclaim {
     },
 }
 
+impl Reclaim {
+    /// Whether an error of a write means that the stream is to be claimed again.
+    pub fn after(error: ErrorKind) -> Option<Self> {
+        match error {
+            ErrorKind::Fenced => Some(Self::Fenced),
+            ErrorKind::DuplicateId => Some(Self::DuplicateId),
+            _ => None,
+        }
+    }
+}
+
 /// A claimed stream with a reader at its position.
 pub struct OpenStream {
     /// Which partition.

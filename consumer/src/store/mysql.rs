@@ -34,12 +34,6 @@ use super::{Store, StoreError, TableName};
 
 /// Statement overhead that a row's body must leave room for: the other columns and the packet's own parts.
 const ROW_OVERHEAD_BYTES: usize = 4096;
-/// Connections for claims, for upkeep (the removal of old rows, and the notes on dead letters that were sent), for leases
-/// (of the rate, and of the turns to do either: none waits for another one), and for look-ups.
-const CONTROL: usize = 2;
-const UPKEEP: usize = 2;
-const LEASE: usize = 3;
-const READERS: usize = 4;
 
 /// What a [`MySqlStore`] is made of.
 #[derive(Clone)]
@@ -72,8 +66,7 @@ pub struct MySqlStore {
 impl MySqlStore {
     /// Connects to nothing yet; see [`Store::prepare`].
     pub fn new(options: MySqlOptions) -> Self {
-        let write = options.lanes.max(1);
-        let widths = Widths { write, control: CONTROL, upkeep: UPKEEP, lease: LEASE, read: READERS };
+        let widths = Widths::of_server(options.lanes);
         let sessions = Sessions::new(MySqlConnectOptions::new(), options.connect.clone(), widths);
         Self {
             sessions,

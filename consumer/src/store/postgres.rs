@@ -36,12 +36,6 @@ use super::{Store, StoreError, TableName};
 
 /// A field has at most 1 GiB; what a row needs besides, and what is made of it on the way, stays below that.
 const MAX_BODY_BYTES: usize = 900_000_000;
-/// Connections for claims, for upkeep (the removal of old rows, and the notes on dead letters that were sent), for leases
-/// (of the rate, and of the turns to do either: none waits for another one), and for look-ups.
-const CONTROL: usize = 2;
-const UPKEEP: usize = 2;
-const LEASE: usize = 3;
-const READERS: usize = 4;
 
 /// What a [`PostgresStore`] is made of.
 #[derive(Clone)]
@@ -68,8 +62,7 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// Connects to nothing yet; see [`Store::prepare`].
     pub fn new(options: PostgresOptions) -> Self {
-        let write = options.lanes.max(1);
-        let widths = Widths { write, control: CONTROL, upkeep: UPKEEP, lease: LEASE, read: READERS };
+        let widths = Widths::of_server(options.lanes);
         let sessions = Sessions::new(PgConnectOptions::new_without_pgpass(), options.connect.clone(), widths);
         let statements = write::Statements::new(&options.table);
         Self { sessions, statements, tells_zone: OnceLock::new(), options }

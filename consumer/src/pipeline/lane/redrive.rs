@@ -82,14 +82,11 @@ impl Lane {
                 error.kind
             }
         };
-        match trouble {
-            ErrorKind::Fenced => self.hand_back(&current.stream, Reclaim::Fenced),
-            ErrorKind::DuplicateId => self.hand_back(&current.stream, Reclaim::DuplicateId),
-            _ => {
-                self.marks.settle(&at);
-                return Some(current);
-            }
-        }
+        let Some(because) = Reclaim::after(trouble) else {
+            self.marks.settle(&at);
+            return Some(current);
+        };
+        self.hand_back(&current.stream, because);
         None
     }
 

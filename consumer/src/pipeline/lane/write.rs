@@ -43,12 +43,11 @@ impl Lane {
         };
         outcome.unwrap_or_else(|error| {
             self.meters.store_failed(Some(&current.stream.at), &error);
-            match error.kind {
-                ErrorKind::Fenced => Written::Lost(Reclaim::Fenced),
-                ErrorKind::DuplicateId => Written::Lost(Reclaim::DuplicateId),
-                kind => {
+            match Reclaim::after(error.kind) {
+                Some(because) => Written::Lost(because),
+                None => {
                     self.meters.batch_held(&current.stream.at);
-                    Written::Held(kind)
+                    Written::Held(error.kind)
                 }
             }
         })

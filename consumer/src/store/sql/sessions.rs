@@ -67,6 +67,15 @@ pub struct Widths {
     pub read: usize,
 }
 
+impl Widths {
+    /// With a server, which takes many connections: for claims, for upkeep (the removal of old rows, and the notes on dead
+    /// letters that were sent), for leases (of the rate, and of the turns to do either: none waits for another one), and
+    /// for look-ups.
+    pub fn of_server(lanes: usize) -> Self {
+        Self { write: lanes.max(1), control: 2, upkeep: 2, lease: 3, read: 4 }
+    }
+}
+
 struct Kept<DB: Database> {
     /// Taken out by `close` and `drop` only.
     conn: Option<PoolConnection<DB>>,
