@@ -35,6 +35,14 @@ const LEAST_GAP: Duration = Duration::from_millis(100);
 const SMOOTHED_OVER: Duration = Duration::from_secs(5);
 /// A replica that released nothing for this long, and neither wants nor owes anything, is idle.
 const IDLE_AFTER: Duration = Duration::from_secs(5);
+/// A share that is smaller than the fair one by more than this is asked for again soon.
+const STARVED_BY: u32 = WHOLE / 100;
+/// A replica that is ahead of its rate keeps its share where it would give up more than one part of it in so many.
+const KEPT_PARTS: u32 = 50;
+/// Between two looks, at the end, whether what went out ahead of the rate is made up for.
+const AHEAD_LOOKED_AT_EVERY: Duration = Duration::from_millis(50);
+/// The rate is looked at again after this, whatever is known to change it.
+const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
 
 /// Keeps the rate of one replica's gate.
 pub struct RateControl {
@@ -180,7 +188,7 @@ impl RateControl {
         // Nothing is released any more; what went out ahead of the rate is not handed over, see `renew_once`.
         let begin = Instant::now();
         while self.gate.is_ahead() && begin.elapsed() < WINDOW {
-            tokio::time::sleep(lease::RENEW_STARVED / 4).await;
+            tokio::time::sleep(AHEAD_LOOKED_AT_EVERY).await;
         }
         self.lower(0);
         if let Err(error) = lease::give_back(store, &pipeline, &holder).await {
@@ -214,7 +222,7 @@ impl RateControl {
                 // What went out ahead of the rate is not handed over: whoever got it would use it once more. What others
                 // hold by now cannot be kept.
                 let keepable = present.min(lease::left_free(others));
-                kept = share + share / 50 < keepable && self.gate.is_ahead();
+                kept = share + share / KEPT_PARTS < keepable && self.gate.is_ahead();
                 if kept {
                     share = keepable;
                 }
@@ -236,7 +244,7 @@ impl RateControl {
         self.changed.notify_one();
         self.apply();
         self.meters.lease_renewed();
-        Ok(kept || grant.share + WHOLE / 100 < fair)
+        Ok(kept || grant.share + STARVED_BY < fair)
     }
 
     fn lower(&self, share: u32) {
@@ -285,7 +293,7 @@ impl RateControl {
         let lease_end = leased.then_some(inputs.lease_end);
         let next_look = next_look.map(|at| self.gate.instant(at));
         let next_step = step.until.map(|until| at_database_time(until, now, time));
-        let far = now + Duration::from_secs(3_600);
+        let far = now + LONGEST_WAIT;
         [lease_end, next_look, next_step].into_iter().flatten().fold(far, Instant::min)
     }
 
@@ -323,7 +331,7 @@ fn plant(gate: &Gate, rate: f64, whole: u32, lease_end: Instant) {
     use crate::planted::{Bug, is};
     let leased = Instant::now() < lease_end;
     if !leased && is(Bug::UnlimitedLease) {
-        gate.set_rate(1e9, Instant::now() + Duration::from_secs(3_600));
+        gate.set_rate(1e9, Instant::now() + LONGEST_WAIT);
     } else if leased && is(Bug::KeepShare) {
         gate.set_rate(f64::from(whole), lease_end);
     } else {
@@ -331,11 +339,11 @@ fn plant(gate: &Gate, rate: f64, whole: u32, lease_end: Instant) {
     }
 }
 
-/// Our instant of a later time of the database; an hour from now at most. A millisecond late rather than early: what
+/// Our instant of a later time of the database; [`LONGEST_WAIT`] from now at most. A millisecond late rather than early: what
 /// ends then must be over.
 fn at_database_time(later: Timestamp, now: Instant, database_time: Timestamp) -> Instant {
     let left = later.as_millisecond().saturating_sub(database_time.as_millisecond());
-    now + Duration::from_millis(left.clamp(0, 3_600_000) as u64 + 1)
+    now + Duration::from_millis(left.clamp(0, LONGEST_WAIT.as_millis() as i64) as u64 + 1)
 }
 
 /// What the replica could use, in millionths of the whole rate.

@@ -23,7 +23,7 @@ use crate::live::Applied;
 use crate::meter::Meters;
 use crate::store::retention::Sweep;
 use crate::store::{Store, StoreError, id};
-use pace::{Moved, Pace};
+use pace::{Moved, Pace, TOLERATED_PARTS};
 
 /// How often it begins again at the smallest id: for rows of an adopted table that were too young when it passed them.
 const AGAIN: Duration = Duration::from_secs(3_600);
@@ -128,7 +128,7 @@ impl RowRemover {
             course.last = None;
             course.pace.caught_up(swept.took);
             self.meters.retention.set_behind(Duration::ZERO);
-            return Ok((kept / 20).clamp(Duration::from_secs(1), ROUND));
+            return Ok((kept / TOLERATED_PARTS).clamp(Duration::from_secs(1), ROUND));
         };
         course.after = reached.id;
         let now = Instant::now();

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 /// How long a step should take: what a lane, or another writer of the disk, waits for it at most.
 pub const STEP: Duration = Duration::from_millis(20);
-/// Rows of the first step, and the fewest and the most. Fewer than these would cost more in commits than in rows.
-const ROWS: (u32, u32, u32) = (500, 500, 10_000);
+/// Fewest rows of a step, and those of the first one: fewer would cost more in commits than in rows.
+const FEWEST_ROWS: u32 = 500;
+/// Most rows of a step.
+const MOST_ROWS: u32 = 10_000;
 /// The part of the time that removing takes: where the database's processor is what limits, writers lose as much, and again
 /// what it does afterwards with the rows that are gone.
 const GENTLE: f64 = 0.05;
@@ -18,6 +20,14 @@ const MOST: f64 = 0.5;
 const MEASURED_OVER: Duration = Duration::from_secs(20);
 /// Shortest backlog, in time of rows, that is worth more than the gentle part.
 const TOLERATED: Duration = Duration::from_secs(60);
+/// Rows may outlive their retention by one part of it in so many.
+pub const TOLERATED_PARTS: u32 = 20;
+/// A backlog whose rows are removed more slowly than this times as fast as time passes does not shrink.
+const STANDS_STILL: f64 = 1.1;
+/// A backlog whose rows are removed faster than this times as fast as time passes shrinks with less as well.
+const SHRINKS: f64 = 2.0;
+/// How much larger, or smaller, the part becomes in one go.
+const CHANGE: f64 = 1.5;
 
 /// See the module.
 #[derive(Debug)]
@@ -36,7 +46,7 @@ pub struct Moved {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { rows: ROWS.0, part: GENTLE, window: Moved::default() }
+        Self { rows: FEWEST_ROWS, part: GENTLE, window: Moved::default() }
     }
 }
 
@@ -63,10 +73,10 @@ impl Pace {
         if self.window.within >= MEASURED_OVER {
             let speed = self.window.over.as_secs_f64() / self.window.within.as_secs_f64();
             self.window = Moved::default();
-            if behind > TOLERATED.max(kept / 20) && speed < 1.1 {
-                self.part = (self.part * 1.5).min(MOST);
-            } else if speed > 2.0 {
-                self.part = (self.part / 1.5).max(GENTLE);
+            if behind > TOLERATED.max(kept / TOLERATED_PARTS) && speed < STANDS_STILL {
+                self.part = (self.part * CHANGE).min(MOST);
+            } else if speed > SHRINKS {
+                self.part = (self.part / CHANGE).max(GENTLE);
             }
         }
         took.mul_f64(1.0 / self.part - 1.0)
@@ -85,7 +95,7 @@ impl Pace {
     fn fit(&mut self, took: Duration) {
         let factor = STEP.as_secs_f64() / took.as_secs_f64().max(1e-6);
         let rows = f64::from(self.rows) * factor.clamp(0.5, 2.0);
-        self.rows = (rows as u32).clamp(ROWS.1, ROWS.2);
+        self.rows = (rows as u32).clamp(FEWEST_ROWS, MOST_ROWS);
     }
 }
 
@@ -152,7 +162,7 @@ mod tests {
             pace.stepped(took, Duration::ZERO, KEPT, None);
         }
         assert!((900..=1_100).contains(&pace.rows()), "{}", pace.rows());
-        for (took, rows) in [(Duration::from_secs(1), ROWS.1), (Duration::ZERO, ROWS.2)] {
+        for (took, rows) in [(Duration::from_secs(1), FEWEST_ROWS), (Duration::ZERO, MOST_ROWS)] {
             for _ in 0..50 {
                 pace.stepped(took, Duration::ZERO, KEPT, None);
             }
