@@ -59,8 +59,8 @@ const REQUESTS_WITHIN: Duration = Duration::from_secs(5);
 /// Run everything in one process: queue, pipeline, SQLite database, HTTP.
 ///
 /// Takes spans at POST /api/v2/spans (Zipkin) and POST /v1/traces (OTLP), gives traces at GET
-/// /api/v2/trace/{traceId} and GET /api/v1/traces/{traceId}. GET /health answers while it serves. Saving the pipeline file changes
-/// the rate.
+/// /api/v2/trace/{traceId} and GET /api/v1/traces/{traceId}. GET /health answers while it serves. Saving the pipeline
+/// file changes the rate.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   sluice local --demo

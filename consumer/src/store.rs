@@ -341,6 +341,9 @@ pub trait Store: LetterStore + KeyStore {
     /// [`TRACE_BYTES`].
     async fn trace(&self, trace_id: &str, limit: u32) -> Result<Vec<StoredSpan>, StoreError>;
 
+    /// Rows of the trace table as they are stored, in the order of their ids, those after `after`, at most `limit`.
+    async fn rows_after(&self, after: i64, limit: u32) -> Result<Vec<StoredSpan>, StoreError>;
+
     /// Where each stream of this cluster and group stands: the first offset that is not settled, of the newest
     /// generation. Takes nothing over.
     async fn positions(&self, cluster_id: &str, group: &str) -> Result<Vec<(StreamKey, u64)>, StoreError>;

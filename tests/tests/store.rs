@@ -89,6 +89,7 @@ on_every_store! {
     a_duplicate_id_is_reported_and_stores_nothing,
     a_probe_stores_nothing,
     a_trace_is_read_oldest_first_up_to_the_limit,
+    a_trace_of_large_bodies_is_read_up_to_one_behind_the_bound,
     shares_never_exceed_the_whole_while_many_renew,
     a_lease_ends_by_itself,
     a_lease_that_ends_later_than_any_can_is_shortened,

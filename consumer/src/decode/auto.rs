@@ -21,8 +21,8 @@
 //! - Zipkin: each field 1 of the root has ids of 16 or 8 and 8 bytes in fields 1 and 3, and a time in field 6,
 //!   if any, that is a *fixed64*. Where it has nothing beyond ids these are no resource and schema of OTLP's.
 //!
-//! Jaeger's and Zipkin's definitions are frozen and checked to the last field. What fits nothing is [`Unknown`](super::DecodeError::Unknown), never a guess: Zipkin
-//! thrift, Jaeger JSON and Avro, for example.
+//! Jaeger's and Zipkin's definitions are frozen and checked to the last field. What fits nothing is
+//! [`Unknown`](super::DecodeError::Unknown), never a guess: Zipkin thrift, Jaeger JSON and Avro, for example.
 
 use super::BYTE_ORDER_MARK;
 use super::json::{self, Message, Paths, path};

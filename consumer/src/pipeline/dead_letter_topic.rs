@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 /// How often those that wait are counted.
 const COUNT: Duration = Duration::from_secs(10);
-/// After this a pass over all that wait stops to be told of: where new ones come all the time it has no end.
+/// A pass is cut here so that its outcome is reported: while letters keep coming it would never end.
 const TELL: Duration = Duration::from_secs(5);
 
 /// Where copies go.

@@ -146,6 +146,7 @@ impl RowRemover {
     /// somebody has set wrong, removes nothing.
     fn before_ms(&self, kept: Duration) -> i64 {
         let own = (self.own_time_ms)();
+        // Before the first reading: 1970, so nothing is old.
         let database = self.clock.at(Instant::now()).unwrap_or_default();
         let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
         own.min(database).saturating_sub(kept)

@@ -5,7 +5,7 @@
 
 use async_trait::async_trait;
 
-use super::{StoreError, StoredSpan};
+use super::StoreError;
 
 /// A data key, wrapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,4 @@ pub trait KeyStore: Send + Sync {
 
     /// Stores a new dictionary; false where its number is taken. It is committed when this returns.
     async fn add_dictionary(&self, dictionary: &SealedDictionary) -> Result<bool, StoreError>;
-
-    /// Rows of the trace table as they are stored, in the order of their ids, those after `after`, at most `limit`.
-    async fn rows_after(&self, after: i64, limit: u32) -> Result<Vec<StoredSpan>, StoreError>;
 }

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::retention::{Reached, Sweep, Swept};
-use super::{Claim, ErrorKind, Row, Store, StoreError, StoredSpan, StreamKey, WriteBatch};
+use super::{Claim, ErrorKind, Row, Store, StoreError, StoredSpan, StreamKey, TRACE_BYTES, WriteBatch};
 use crate::gate::clock::DatabaseTime;
 use crate::gate::lease::{Decide, LeaseGrant, LeaseRequest};
 use crate::lock::lock;
@@ -280,8 +280,23 @@ impl Store for MemoryStore {
     async fn trace(&self, trace_id: &str, limit: u32) -> Result<Vec<StoredSpan>, StoreError> {
         self.ask(Call::Trace)?;
         let state = self.state();
-        let found = state.rows.values().filter(|row| row.trace_id == trace_id);
-        Ok(found.take(usize::try_from(limit).unwrap_or(usize::MAX)).cloned().collect())
+        let mut rows = state.rows.values().filter(|row| row.trace_id == trace_id).take(limit as usize);
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while bytes <= TRACE_BYTES
+            && let Some(row) = rows.next()
+        {
+            bytes += row.body.len();
+            found.push(row.clone());
+        }
+        // Another one tells that these are not all.
+        found.extend(rows.next().cloned());
+        Ok(found)
+    }
+
+    async fn rows_after(&self, after: i64, limit: u32) -> Result<Vec<StoredSpan>, StoreError> {
+        let state = self.state();
+        let later = state.rows.range(after.saturating_add(1)..).map(|(_, row)| row.clone());
+        Ok(later.take(limit as usize).collect())
     }
 
     async fn positions(&self, cluster_id: &str, group: &str) -> Result<Vec<(StreamKey, u64)>, StoreError> {

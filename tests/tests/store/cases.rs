@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sluice_consumer::store::{ErrorKind, MAX_STREAMS, Position, Row, StreamKey, WriteBatch};
+use sluice_consumer::store::{ErrorKind, MAX_STREAMS, Position, Row, StreamKey, TRACE_BYTES, WriteBatch};
 
 use crate::bed::{Bed, batch, claims, dead_letter, key, kind, row};
 
@@ -284,6 +284,16 @@ pub async fn a_trace_is_read_oldest_first_up_to_the_limit(bed: Bed) {
     let now = store.claim(&key(0), "replica").await.unwrap().database_time.ms;
     assert!(found.iter().all(|span| (now - 60_000..=now + 1_000).contains(&span.created_at_ms)), "{found:?}");
     assert_eq!(store.trace("nobody's", 3).await.unwrap(), []);
+}
+
+pub async fn a_trace_of_large_bodies_is_read_up_to_one_behind_the_bound(bed: Bed) {
+    let store = bed.store().await.unwrap();
+    let claim = claims(&*store, 1).await.unwrap().remove(0);
+    let body = format!("\"{}\"", "x".repeat(3 << 20));
+    let rows: Vec<_> = (1..=9).map(|id| Row { id, trace_id: "t", kind: "", body: &body }).collect();
+    store.write(&batch(&claim, 9, &rows, &[])).await.unwrap();
+    let first_beyond = TRACE_BYTES / body.len() + 1;
+    assert_eq!(store.trace("t", 100).await.unwrap().len(), first_beyond + 1);
 }
 
 pub async fn a_write_that_is_dropped_half_way_is_stored_once_or_not_at_all(bed: Bed) {

@@ -126,8 +126,8 @@ impl ClientErrors {
         }
     }
 
-    /// Whether the group's coordinator is there, or none of the brokers is. Without it partitions are neither given nor kept for longer
-    /// than the group's session, and the client says nothing of it.
+    /// Whether the group's coordinator is there, or none of the brokers is. Without it partitions are neither given nor
+    /// kept for longer than the group's session, and the client says nothing of it.
     pub fn observe_coordinator(&mut self, is_there: bool, now: Instant) {
         if is_there {
             (self.uncoordinated, self.coordinator) = (None, None);

@@ -5,8 +5,8 @@ use std::collections::btree_map::Entry;
 use async_trait::async_trait;
 
 use super::{Call, MemoryStore};
+use crate::store::StoreError;
 use crate::store::key::{KeyStore, SealedDictionary, WrappedKey};
-use crate::store::{StoreError, StoredSpan};
 
 #[async_trait]
 impl KeyStore for MemoryStore {
@@ -64,11 +64,5 @@ impl KeyStore for MemoryStore {
                 Ok(true)
             }
         }
-    }
-
-    async fn rows_after(&self, after: i64, limit: u32) -> Result<Vec<StoredSpan>, StoreError> {
-        let state = self.state();
-        let later = state.rows.range(after.saturating_add(1)..).map(|(_, row)| row.clone());
-        Ok(later.take(limit as usize).collect())
     }
 }

@@ -203,7 +203,7 @@ impl PostgresStore {
 
     /// What [`MOVE`] compares and sets.
     fn move_arguments(&self, batch: &WriteBatch<'_>) -> Result<PgArguments, StoreError> {
-        // u64 to i64 as in `streams`; a position beyond 63 bits was never stored, so it matches nothing.
+        // `to` is checked by `signed`; `from` may be any bits: what was never stored matches nothing.
         let next_offset = signed(batch.to.next_offset)?;
         let mut arguments = PgArguments::default();
         let mut add_all = || {

@@ -18,8 +18,8 @@ pub fn dictionary_of((id, sealed, permille, created_at_ms): DictionaryRow) -> Se
     SealedDictionary { id: u16::try_from(id).unwrap_or(0), sealed, permille, created_at_ms }
 }
 
-/// Implements [`crate::store::key::KeyStore`] for a backend, which has the methods `table_name` and
-/// `read_rows_after` and the functions `store_error`, `begin_reading` (of a transaction whose reads a proxy sends to the
+/// Implements [`crate::store::key::KeyStore`] for a backend, which has the method `table_name` and the
+/// functions `store_error`, `begin_reading` (of a transaction whose reads a proxy sends to the
 /// primary) and `commit`.
 macro_rules! key_store {
     (store: $store:ty, database: $database:ty, dialect: $dialect:expr) => {
@@ -28,7 +28,7 @@ macro_rules! key_store {
         use crate::store::key::{KeyStore, SealedDictionary, WrappedKey};
         use crate::store::sql::key_queries::{DictionaryRow, KeyRow, dictionary_of, key_of};
         use crate::store::sql::{Purpose, SHORT_ANSWER, WRITE_ANSWER, within};
-        use crate::store::{ErrorKind, StoreError, StoredSpan};
+        use crate::store::{ErrorKind, StoreError};
 
         type Conn = <$database as sqlx::Database>::Connection;
         type Builder = QueryBuilder<$database>;
@@ -190,12 +190,6 @@ macro_rules! key_store {
                 insert.push(")");
                 let mut session = self.session(Purpose::Control).await?;
                 let done = self.insert_new(&mut session, insert).await;
-                self.settle(session, done).await
-            }
-
-            async fn rows_after(&self, after: i64, limit: u32) -> Result<Vec<StoredSpan>, StoreError> {
-                let mut session = self.session(Purpose::Read).await?;
-                let done = self.read_rows_after(&mut session, after, limit).await;
                 self.settle(session, done).await
             }
         }

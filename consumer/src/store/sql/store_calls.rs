@@ -97,6 +97,12 @@ macro_rules! sql_store {
                 self.settle(session, done).await
             }
 
+            async fn rows_after(&self, after: i64, limit: u32) -> Result<Vec<StoredSpan>, StoreError> {
+                let mut session = self.session(Purpose::Read).await?;
+                let done = self.read_rows_after(&mut session, after, limit).await;
+                self.settle(session, done).await
+            }
+
             async fn positions(
                 &self,
                 cluster_id: &str,

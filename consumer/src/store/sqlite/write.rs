@@ -103,7 +103,7 @@ impl SqliteStore {
         conn: &mut SqliteConnection,
         batch: &WriteBatch<'_>,
     ) -> Result<(), StoreError> {
-        // u64 to i64 as in `streams`; a position beyond 63 bits was never stored, so it matches nothing.
+        // `to` is checked by `signed`; `from` may be any bits: what was never stored matches nothing.
         let query = sqlx::query(MOVE)
             .bind(signed(batch.to.next_offset)?)
             .bind(batch.to.last_id)
