@@ -23,7 +23,7 @@ use crate::store::letter::{LetterFilter, LetterSummary};
 use crate::store::{Reason, Store};
 
 /// Letters that are read, marked or removed in one transaction: short ones, beside the consumers'.
-const PAGE: u32 = 500;
+const LETTERS_PER_PAGE: u32 = 500;
 
 /// List, show, redrive or purge what could not be stored.
 #[derive(Debug, clap::Args)]
@@ -189,7 +189,7 @@ impl List {
         let mut after = self.after;
         // One more tells whether there are more.
         while letters.len() <= self.limit as usize {
-            let page = store.letters(&filter, after, PAGE).await.map_err(cannot_read(LETTERS))?;
+            let page = store.letters(&filter, after, LETTERS_PER_PAGE).await.map_err(cannot_read(LETTERS))?;
             let Some(last) = page.last() else { break };
             after = last.id;
             letters.extend(page);
@@ -268,13 +268,14 @@ impl Chosen {
                 Some(end) => end,
                 None => *self.end.insert(store.last_letter().await.map_err(cannot_read(LETTERS))?),
             };
-            let mut page = store.letters(filter, self.after, PAGE).await.map_err(cannot_read(LETTERS))?;
+            let mut page =
+                store.letters(filter, self.after, LETTERS_PER_PAGE).await.map_err(cannot_read(LETTERS))?;
             page.retain(|letter| letter.id <= end);
             self.after = page.last().map_or(self.after, |last| last.id);
             return Ok(page);
         }
         let mut page = Vec::new();
-        while page.len() < PAGE as usize
+        while page.len() < LETTERS_PER_PAGE as usize
             && let Some(id) = self.ids.iter().copied().find(|id| *id > self.after)
         {
             self.after = id;

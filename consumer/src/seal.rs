@@ -51,7 +51,7 @@ const ID_TRIES: u32 = 16;
 const QUIET: Duration = Duration::from_secs(5);
 /// However busy it is, key and dictionary are looked up this often: somebody may have put their tables back from a backup,
 /// which no commit notices. What is sealed meanwhile with a key that is gone, nobody can open.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const KEYS_LOOKED_UP_EVERY: Duration = Duration::from_secs(60);
 /// Data keys that are remembered for opening.
 const REMEMBERED_KEYS: usize = 4_096;
 
@@ -169,7 +169,7 @@ impl Sealing {
         let doubts = self.doubts.load(Relaxed);
         let is_sure = self.settled.load(Relaxed) == doubts
             && lock(&self.sure_at).elapsed() < QUIET
-            && lock(&self.looked_at).elapsed() < LOOK_AGAIN;
+            && lock(&self.looked_at).elapsed() < KEYS_LOOKED_UP_EVERY;
         (!is_sure).then_some(doubts)
     }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Chosen, Filters, LETTERS, PAGE, spinner};
+use super::{Chosen, Filters, LETTERS, LETTERS_PER_PAGE, spinner};
 use crate::out::{self, Output};
 use crate::place::{Place, cannot_read};
 use crate::stop;
@@ -18,7 +18,7 @@ use crate::store::letter::{LetterFilter, LetterSummary};
 use crate::store::{Store, id};
 
 /// Between two looks at what still waits.
-const LOOK: Duration = Duration::from_secs(1);
+const WAITING_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 /// Without any change for this long, nobody seems to store letters.
 const STANDSTILL: Duration = Duration::from_secs(10);
 
@@ -128,7 +128,11 @@ impl Redrive {
             redriven.left_alone += failed_often.len();
             redriven.waited_already += try_again.len() - fresh.len();
             // A page at a time where there is no limit, else a second's worth.
-            let piece = if self.rate == 0 { PAGE as usize } else { (self.rate as usize).min(PAGE as usize) };
+            let piece = if self.rate == 0 {
+                LETTERS_PER_PAGE as usize
+            } else {
+                (self.rate as usize).min(LETTERS_PER_PAGE as usize)
+            };
             for ids in fresh.chunks(piece) {
                 let marked = if self.dry_run {
                     ids.len()
@@ -219,7 +223,7 @@ pub(super) async fn wait_for_none(store: &dyn Store, stop: &CancellationToken) -
             });
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(WAITING_LOOKED_AT_EVERY) => {}
             () = stop.cancelled() => break,
         }
     }
@@ -232,8 +236,10 @@ async fn failed_again(store: &dyn Store, ids: &BTreeSet<i64>) -> anyhow::Result<
     let mut failed = BTreeSet::new();
     let mut after = search_after(ids.first().copied(), Timestamp::now().as_millisecond());
     loop {
-        let page =
-            store.letters(&LetterFilter::default(), after, PAGE).await.map_err(cannot_read(LETTERS))?;
+        let page = store
+            .letters(&LetterFilter::default(), after, LETTERS_PER_PAGE)
+            .await
+            .map_err(cannot_read(LETTERS))?;
         let Some(last) = page.last() else { break };
         after = last.id;
         failed.extend(page.iter().flat_map(earlier_ids).filter(|id| ids.contains(id)));
@@ -258,7 +264,7 @@ async fn waiting(store: &dyn Store) -> anyhow::Result<Vec<i64>> {
     let mut ids: Vec<i64> = Vec::new();
     loop {
         let after = ids.last().copied().unwrap_or_default();
-        let page = store.letters(&pending, after, PAGE).await.map_err(cannot_read(LETTERS))?;
+        let page = store.letters(&pending, after, LETTERS_PER_PAGE).await.map_err(cannot_read(LETTERS))?;
         if page.is_empty() {
             return Ok(ids);
         }

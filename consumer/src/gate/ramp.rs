@@ -14,7 +14,7 @@ const FIRST: f64 = 0.1;
 /// How soon it is twice as much.
 const DOUBLES_IN: Duration = Duration::from_secs(1);
 /// How often it rises.
-const STEP: Duration = Duration::from_millis(250);
+const RISES_EVERY: Duration = Duration::from_millis(250);
 /// For how long writes must have failed, from the first to the last, with none that succeeded between: anything
 /// shorter is a hiccup. How long the next try waits at the gate does not matter.
 pub const OUTAGE: Duration = Duration::from_secs(1);
@@ -52,8 +52,8 @@ impl Ramp {
     /// The part of the rate that may be used: 1 unless a stop has just ended.
     pub fn part(&mut self, now: Duration) -> f64 {
         let Some(began) = self.began else { return 1.0 };
-        let steps = now.saturating_sub(began).as_millis() / STEP.as_millis();
-        let doublings = steps as f64 * STEP.as_secs_f64() / DOUBLES_IN.as_secs_f64();
+        let steps = now.saturating_sub(began).as_millis() / RISES_EVERY.as_millis();
+        let doublings = steps as f64 * RISES_EVERY.as_secs_f64() / DOUBLES_IN.as_secs_f64();
         let part = FIRST * doublings.exp2();
         if part >= 1.0 {
             self.began = None;
@@ -65,8 +65,8 @@ impl Ramp {
     /// When [`Self::part`] says something else.
     pub fn next_step(&self, now: Duration) -> Option<Duration> {
         let began = self.began?;
-        let steps = now.saturating_sub(began).as_millis() / STEP.as_millis() + 1;
-        Some(began + STEP * u32::try_from(steps).unwrap_or(u32::MAX))
+        let steps = now.saturating_sub(began).as_millis() / RISES_EVERY.as_millis() + 1;
+        Some(began + RISES_EVERY * u32::try_from(steps).unwrap_or(u32::MAX))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::store::StoredSpan;
 use crate::store::id::{first_at, time_ms};
 
 /// Rows that are read in one go: their bodies are in memory at once, as they are stored and opened.
-const PAGE: u32 = 100;
+const ROWS_PER_PAGE: u32 = 100;
 /// Problems that are told one by one.
 const TOLD: usize = 100;
 
@@ -89,7 +89,7 @@ impl Verify {
         let bar = progress(self.rows, "rows");
         let mut left = self.rows;
         while left > 0 {
-            let limit = left.min(u64::from(PAGE)) as u32;
+            let limit = left.min(u64::from(ROWS_PER_PAGE)) as u32;
             let seen = self.verify_page(keys, sealing, after, limit, found).await;
             let seen = seen.with_context(|| {
                 let reached = Timestamp::from_millisecond(time_ms(after.max(0))).unwrap_or_default();

@@ -22,11 +22,11 @@ use crate::store::letter::StoredLetter;
 use crate::store::{ErrorKind, Store, StoreError};
 
 /// Letters that are looked for in one go.
-const PAGE: u32 = 100;
+const LETTERS_PER_PAGE: u32 = 100;
 /// Bytes that are sent before anything is noted as sent; one letter more at most.
 const SEND_BYTES: usize = 4 << 20;
 /// Pause where nothing waits.
-const LOOK: Duration = Duration::from_secs(1);
+const UNSENT_LOOKED_FOR_EVERY: Duration = Duration::from_secs(1);
 /// First and longest pause after an error.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 /// How often those that wait are counted.
@@ -148,7 +148,7 @@ impl DeadLetterSender {
             return backoff.pause();
         }
         backoff.reset();
-        if self.meters.dead_letter_topic.is_ours() { LOOK } else { turn::RENEW }
+        if self.meters.dead_letter_topic.is_ours() { UNSENT_LOOKED_FOR_EVERY } else { turn::RENEW }
     }
 
     fn failed(&self, message: String) {
@@ -165,7 +165,8 @@ impl DeadLetterSender {
                 self.pass = Pass::default();
                 return Ok(true);
             }
-            let ids = self.store.unsent(&self.cluster_id, &self.group, self.pass.after, PAGE).await?;
+            let ids =
+                self.store.unsent(&self.cluster_id, &self.group, self.pass.after, LETTERS_PER_PAGE).await?;
             let Some(last) = ids.last() else { return Ok(true) };
             let mut rest = ids.as_slice();
             while !rest.is_empty() {

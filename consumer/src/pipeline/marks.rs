@@ -1,6 +1,6 @@
 //! Which partitions have dead letters that somebody wants to be stored after all.
 //!
-//! Marks lie in the database. One look every [`LOOK`] serves the whole replica; lanes fetch the letters
+//! Marks lie in the database. One look every [`MARKS_LOOKED_FOR_EVERY`] serves the whole replica; lanes fetch the letters
 //! themselves, of the partitions that they own.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use crate::source::TopicPartition;
 use crate::store::Store;
 
 /// Between two looks: the longest that a mark waits for its lane, and one small query a replica.
-pub const LOOK: Duration = Duration::from_secs(5);
+pub const MARKS_LOOKED_FOR_EVERY: Duration = Duration::from_secs(5);
 /// How long letters that cannot be opened are passed over before they are tried again.
 const PASS_OVER: Duration = Duration::from_secs(60);
 
@@ -59,7 +59,7 @@ impl Marks {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(MARKS_LOOKED_FOR_EVERY) => {}
                 () = stop.cancelled() => return,
             }
         }

@@ -4,7 +4,7 @@
 //! [`crate::store::retention`]); errors are waited out and never stop the pipeline; of several replicas one removes,
 //! as its turn is leased like a share of the rate, and if for a moment two do, they remove the same rows.
 //!
-//! How it yields: steps are short transactions of their own, as many rows as take [`pace::STEP`], and after each it
+//! How it yields: steps are short transactions of their own, as many rows as take [`pace::STEP_TAKES`], and after each it
 //! pauses in proportion to the step's own time ([`pace`]). Inserts append at the other end of the table.
 
 mod pace;

@@ -160,7 +160,7 @@ const SHRUNK_FOR: Duration = Duration::from_secs(10);
 /// Pause before a stream is claimed again whose ids existed already: claiming alone may not change that.
 const DUPLICATE_PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks at an end that seems to have gone back.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const END_LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
 /// Between two tries of opening.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
@@ -230,7 +230,7 @@ impl Opener {
         // A new leader may not know yet how far consumers were allowed to read: ask again before believing it.
         let shrunk_at = Instant::now();
         while claim.position.next_offset > bounds.high && shrunk_at.elapsed() < SHRUNK_FOR {
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(END_LOOKED_AT_EVERY).await;
             bounds = self.source.bounds(at).await?;
         }
         let recreated = because == Some(Reclaim::Recreated { stream: claim.stream });

@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer.
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 /// The same after a stop.
 const ANSWER_STOPPED: Duration = Duration::from_secs(3);
 
@@ -180,7 +180,7 @@ impl Sender {
             };
             let answer = tokio::select! {
                 () = stopped => return Err("stopped before there was an answer".to_owned()),
-                answer = tokio::time::timeout(ANSWER, self.post(payload.clone())) => answer,
+                answer = tokio::time::timeout(ANSWERED_WITHIN, self.post(payload.clone())) => answer,
             };
             let error = match answer {
                 Ok(Ok((status, _))) if status.is_success() => return Ok(()),
@@ -197,7 +197,7 @@ impl Sender {
                     error
                 }
                 Ok(Err(error)) => error,
-                Err(_) => format!("no answer within {ANSWER:?}"),
+                Err(_) => format!("no answer within {ANSWERED_WITHIN:?}"),
             };
             if !self.answered.load(Relaxed) && self.began.elapsed() >= FIRST_ANSWER {
                 self.give_up.cancel();

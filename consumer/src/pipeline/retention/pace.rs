@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// How long a step should take: what a lane, or another writer of the disk, waits for it at most.
-pub const STEP: Duration = Duration::from_millis(20);
+pub const STEP_TAKES: Duration = Duration::from_millis(20);
 /// Fewest rows of a step, and those of the first one: fewer would cost more in commits than in rows.
 const FEWEST_ROWS: u32 = 500;
 /// Most rows of a step.
@@ -85,15 +85,15 @@ impl Pace {
     /// After a step that left nothing old.
     pub fn caught_up(&mut self, took: Duration) {
         // It may have looked at fewer rows than it was allowed: too slow counts, too fast does not.
-        if took > STEP {
+        if took > STEP_TAKES {
             self.fit(took);
         }
         (self.part, self.window) = (GENTLE, Moved::default());
     }
 
-    /// Moves the number of rows towards what takes [`STEP`], at most by half or twice.
+    /// Moves the number of rows towards what takes [`STEP_TAKES`], at most by half or twice.
     fn fit(&mut self, took: Duration) {
-        let factor = STEP.as_secs_f64() / took.as_secs_f64().max(1e-6);
+        let factor = STEP_TAKES.as_secs_f64() / took.as_secs_f64().max(1e-6);
         let rows = f64::from(self.rows) * factor.clamp(0.5, 2.0);
         self.rows = (rows as u32).clamp(FEWEST_ROWS, MOST_ROWS);
     }

@@ -17,7 +17,7 @@ use super::statistics::{Isolation, Partition};
 use crate::source::TopicPartition;
 
 /// How long brokers may take to answer. A stop may have to wait for it.
-const ANSWER: Duration = Duration::from_secs(3);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 
 /// What is known of the ends.
 pub struct Ends {
@@ -95,7 +95,7 @@ pub fn ask(
         // The protocol's name of the end among times: KIP-79.
         list.add_partition_offset(&at.topic, at.partition, Offset::End)?;
     }
-    let answers = consumer.offsets_for_times(list, ANSWER)?;
+    let answers = consumer.offsets_for_times(list, ANSWERED_WITHIN)?;
     Ok(answers
         .elements()
         .iter()

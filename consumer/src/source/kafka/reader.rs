@@ -20,7 +20,7 @@ use crate::last_error::LastError;
 use crate::source::{Headers, Message, NoHeaders, PartitionReader, ReadEnd, SourceError, TopicPartition};
 
 /// A wake-up may be lost where messages arrived before the callback was set: look again after this.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const POLLED_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Adds the partition to the client's assignment at `offset`, if anybody still waits for it.
 pub fn open(
@@ -125,7 +125,7 @@ impl PartitionReader for KafkaReader {
 
     async fn ready(&mut self) {
         // Only a guard against a lost wake-up; a time-out is as good as an arrival.
-        if tokio::time::timeout(LOOK_AGAIN, self.opening.arrived.notified()).await.is_err() {
+        if tokio::time::timeout(POLLED_AGAIN_AFTER, self.opening.arrived.notified()).await.is_err() {
             tracing::trace!("nothing arrived");
         }
     }

@@ -22,7 +22,7 @@ const REMEMBER: Duration = Duration::from_secs(300);
 /// Pause after a question that was not answered.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// How long the broker may take to answer.
-const ANSWER: Duration = Duration::from_secs(3);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 
 /// What is known of the topics' retention.
 pub struct TopicRetention {
@@ -79,7 +79,7 @@ impl TopicRetention {
     fn describe(&self) -> Result<Vec<ConfigResourceResult>, KafkaError> {
         let admin: AdminClient<Silent> = self.client.create_with_context(Silent)?;
         let topics: Vec<_> = self.asked.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let options = AdminOptions::new().request_timeout(Some(ANSWERED_WITHIN));
         self.runtime.block_on(admin.describe_configs(&topics, &options))
     }
 

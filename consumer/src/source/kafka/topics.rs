@@ -25,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(4);
 /// How long a start waits to learn how many partitions there are.
 const COUNT_WITHIN: Duration = Duration::from_secs(5);
 /// How often a stop is noticed while waiting.
-const STEP: Duration = Duration::from_millis(100);
+const STOP_NOTICED_WITHIN: Duration = Duration::from_millis(100);
 
 /// Every partition of the topics that exist now. Kafka's internal topics (`__…`) never match a pattern.
 ///
@@ -106,7 +106,7 @@ pub fn follow(
         }
         let begin = std::time::Instant::now();
         while begin.elapsed() < LOOK_EVERY && !stop.is_cancelled() {
-            std::thread::park_timeout(STEP);
+            std::thread::park_timeout(STOP_NOTICED_WITHIN);
         }
     }
 }
