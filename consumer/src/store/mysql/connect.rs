@@ -16,22 +16,24 @@ use crate::store::{ErrorKind, StoreError};
 /// A client that stops in the middle of a statement is not waited for. Texts are UTF-8 whatever the URL says:
 /// another character set would not hold them all. Reads are whole, transactions may write, and a commit ends no
 /// session: a server that may not be written to says so by other means (read_only).
-const SESSION: &str = "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_ALL_TABLES,STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,\
-     NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
-     SESSION transaction_isolation = 'READ-COMMITTED', SESSION autocommit = 1, \
-     SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5, \
-     SESSION net_read_timeout = 10, SESSION net_write_timeout = 10, \
-     SESSION sql_select_limit = 18446744073709551615, SESSION completion_type = 0, \
-     SESSION transaction_read_only = 0";
-
-/// As above; MariaDB before 11.1 knows the isolation level and the access mode by other names.
-const SESSION_MARIADB: &str = "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_ALL_TABLES,STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,\
-     NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
-     SESSION tx_isolation = 'READ-COMMITTED', SESSION autocommit = 1, \
-     SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5, \
-     SESSION net_read_timeout = 10, SESSION net_write_timeout = 10, \
-     SESSION sql_select_limit = 18446744073709551615, SESSION completion_type = 0, \
-     SESSION tx_read_only = 0, SESSION idle_transaction_timeout = 5";
+macro_rules! session {
+    (isolation: $isolation:literal, access: $access:literal $(, also: $also:literal)?) => {
+        concat!(
+            "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_ALL_TABLES,STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,\
+             NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
+             SESSION ", $isolation, " = 'READ-COMMITTED', SESSION autocommit = 1, \
+             SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5, \
+             SESSION net_read_timeout = 10, SESSION net_write_timeout = 10, \
+             SESSION sql_select_limit = 18446744073709551615, SESSION completion_type = 0, \
+             SESSION ", $access, " = 0"
+            $(, ", SESSION ", $also)?
+        )
+    };
+}
+const SESSION: &str = session!(isolation: "transaction_isolation", access: "transaction_read_only");
+/// MariaDB before 11.1 knows the isolation level and the access mode by other names.
+const SESSION_MARIADB: &str =
+    session!(isolation: "tx_isolation", access: "tx_read_only", also: "idle_transaction_timeout = 5");
 
 /// MySQL has no limit for a transaction without activity, only for a session: a frozen owner is cut off by
 /// this one, and connections are renewed before it strikes.
