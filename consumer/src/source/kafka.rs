@@ -18,6 +18,7 @@ mod forsaken;
 mod group;
 mod headers;
 pub mod limits;
+mod offsets;
 mod opening;
 mod poll;
 mod prefetch;
@@ -26,6 +27,7 @@ pub mod remedy;
 mod statistics;
 mod topic_retention;
 mod topics;
+mod trouble;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -36,7 +38,6 @@ use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sluice_crds::error_reason::ErrorReason;
 use sluice_crds::v1alpha1::StartFrom;
 use tokio::sync::mpsc;
@@ -140,12 +141,12 @@ impl KafkaSource {
     /// Whether brokers have refused a connection since the client was made, maybe because its credentials are old ones:
     /// it goes on with them for as long as it lives.
     pub fn is_refused(&self) -> bool {
-        self.group.refused.load(Relaxed)
+        self.group.trouble.refused.load(Relaxed)
     }
 
     /// Whether the client knows no broker any more and asks nobody: it does so for as long as it lives.
     pub fn is_forsaken(&self) -> bool {
-        self.group.forsaken.is_for_good(Instant::now())
+        self.group.trouble.forsaken.is_for_good(Instant::now())
     }
 
     /// How many partitions there have come to be, where these are so many that the prefetch, which was divided when the
@@ -209,7 +210,7 @@ impl Source for KafkaSource {
             .ask("cannot reach the brokers", |consumer| Ok(consumer.client().fetch_cluster_id(QUERY_TIMEOUT)))
             .await?;
         let context = "cannot reach the brokers";
-        id.ok_or_else(|| match self.group.explanation() {
+        id.ok_or_else(|| match self.group.trouble.explanation() {
             Some(LastError { reason: ErrorReason::SourceDenied, message }) => {
                 SourceError::Denied { context, message }
             }
@@ -244,7 +245,7 @@ impl Source for KafkaSource {
             .ask("cannot read the topics' metadata", move |consumer| topics::partitions(&topics, consumer))
             .await;
         if found.is_ok() {
-            self.group.client_errors(client_errors::ClientErrors::topics_found);
+            self.group.trouble.change(client_errors::ClientErrors::topics_found);
         }
         match (found, &*self.topics) {
             (Err(SourceError::UnknownTopic(_)), Topics::Named(name)) => {
@@ -258,63 +259,15 @@ impl Source for KafkaSource {
     }
 
     async fn resolve_start(&self, at: &TopicPartition, start_from: &StartFrom) -> Result<u64, SourceError> {
-        let bounds = self.bounds(at).await?;
-        let asked = at.clone();
-        let list = move |offset| {
-            let mut list = TopicPartitionList::new();
-            list.add_partition_offset(&asked.topic, asked.partition, offset)?;
-            Ok::<_, KafkaError>(list)
-        };
-        let found = match start_from {
-            StartFrom::Earliest => return Ok(bounds.low),
-            StartFrom::Latest => return Ok(bounds.high),
-            StartFrom::Committed => {
-                self.ask("cannot read the group's committed offset", move |consumer| {
-                    consumer.committed_offsets(list(Offset::Invalid)?, QUERY_TIMEOUT)
-                })
-                .await?
-            }
-            StartFrom::Timestamp(time) => {
-                let milliseconds = time.as_millisecond();
-                let answer = self
-                    .ask("cannot find the offset of a time", move |consumer| {
-                        consumer.offsets_for_times(list(Offset::Offset(milliseconds))?, QUERY_TIMEOUT)
-                    })
-                    .await?;
-                // No message that late yet: begin with the next one.
-                return Ok(only_offset(&answer, "cannot find the offset of a time")?.unwrap_or(bounds.high));
-            }
-        };
-        Ok(only_offset(&found, "cannot read the group's committed offset")?.unwrap_or(bounds.low))
+        offsets::of_start(self, at, start_from).await
     }
 
     async fn bounds(&self, at: &TopicPartition) -> Result<Bounds, SourceError> {
-        let asked = at.clone();
-        let (low, high) = self
-            .ask("cannot read a partition's bounds", move |consumer| {
-                consumer.fetch_watermarks(&asked.topic, asked.partition, QUERY_TIMEOUT)
-            })
-            .await
-            .map_err(|error| error.of(at))?;
-        let bounds = Bounds { low: low.max(0) as u64, high: high.max(0) as u64 };
-        self.group.set_ends([(at.clone(), bounds.high)]);
-        Ok(bounds)
+        offsets::bounds(self, at).await
     }
 
-    /// Of a client for this question, which happens hardly ever: the answer depends on the client's isolation level.
     async fn written_end(&self, at: &TopicPartition) -> Result<u64, SourceError> {
-        const CONTEXT: &str = "cannot read a partition's end";
-        let (mut client, asked) = (self.client.clone(), at.clone());
-        client.set("isolation.level", "read_uncommitted").set("allow.auto.create.topics", "false");
-        let asking = tokio::task::spawn_blocking(move || {
-            let consumer: BaseConsumer<topics::Silent> = client.create_with_context(topics::Silent)?;
-            consumer.fetch_watermarks(&asked.topic, asked.partition, QUERY_TIMEOUT)
-        });
-        match asking.await {
-            Ok(Ok((_, high))) => Ok(high.max(0) as u64),
-            Ok(Err(error)) => Err(unavailable(CONTEXT, &error)),
-            Err(error) => Err(SourceError::Unavailable { context: CONTEXT, message: error.to_string() }),
-        }
+        offsets::written_end(&self.client, at).await
     }
 
     async fn open(&self, at: &TopicPartition, offset: u64) -> Result<Box<dyn PartitionReader>, SourceError> {
@@ -361,7 +314,7 @@ impl Source for KafkaSource {
 
     async fn shutdown(&self) {
         self.stop.cancel();
-        self.group.fall_silent();
+        self.group.trouble.fall_silent();
         let threads = std::mem::take(&mut *lock(&self.threads));
         let consumer = lock(&self.consumer).take();
         let (ended, end) = tokio::sync::oneshot::channel();
@@ -386,16 +339,6 @@ impl Source for KafkaSource {
             );
         }
     }
-}
-
-fn only_offset(list: &TopicPartitionList, context: &'static str) -> Result<Option<u64>, SourceError> {
-    for element in list.elements() {
-        element.error().map_err(|error| unavailable(context, &error))?;
-        if let Offset::Offset(offset) = element.offset() {
-            return Ok(u64::try_from(offset).ok());
-        }
-    }
-    Ok(None)
 }
 
 fn unavailable(context: &'static str, error: &KafkaError) -> SourceError {

@@ -82,7 +82,7 @@ impl ClientContext for GroupContext {
             return;
         }
         tracing::debug!(%error, reason, "the client has an error");
-        self.group.failed(&error, reason);
+        self.group.trouble.failed(&error, reason);
     }
 }
 

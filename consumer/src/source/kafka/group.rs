@@ -3,28 +3,26 @@
 //! Rebalances are answered inside librdkafka's callback, at once: an assignment with nothing, a revocation with what
 //! is open of it. So no rebalance ever waits for a database, and other members never wait for us.
 //!
-//! Order of locks: `state`, an [`Opening`], `client_errors`. A reader holds its opening while librdkafka calls back
+//! Order of locks: `state`, an [`Opening`], those of [`Trouble`]. A reader holds its opening while librdkafka calls back
 //! with an error.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use tokio::sync::mpsc;
 
 use super::GroupConsumer;
-use super::client_errors::{Answering, ClientErrors, may_be_credentials};
+use super::client_errors::{Answering, ClientErrors};
 use super::context::{GroupContext, TopicId};
 use super::ends::Ends;
-use super::forsaken::Forsaken;
 use super::opening::Opening;
 use super::prefetch::Prefetch;
-use super::remedy;
 use super::statistics::Statistics;
+use super::trouble::Trouble;
 use crate::config::Topics;
 use crate::last_error::LastError;
 use crate::lock::lock;
@@ -37,21 +35,13 @@ pub struct Group {
     pub polls: AtomicU64,
     /// Commits that were begun and not answered.
     pub commits: AtomicU64,
-    /// Whether brokers have refused a connection, maybe for its credentials.
-    pub refused: AtomicBool,
     /// How many partitions there are, where these are far more than the prefetch was divided for; 0 where they are not.
     pub outgrown_by: AtomicUsize,
-    /// Whether the client has forgotten all brokers.
-    pub forsaken: Forsaken,
-    /// Whether the client is being stopped: what it says then concerns nobody.
-    silent: AtomicBool,
+    /// What is wrong with the client.
+    pub trouble: Trouble,
     state: Mutex<State>,
-    client_errors: Mutex<ClientErrors>,
-    /// Whether trouble was told, so that its end is told once.
-    told: AtomicBool,
     events: mpsc::UnboundedSender<SourceEvent>,
     meters: Arc<Meters>,
-    topics: Arc<Topics>,
 }
 
 struct State {
@@ -84,16 +74,11 @@ impl Group {
         Self {
             polls: AtomicU64::new(0),
             commits: AtomicU64::new(0),
-            refused: AtomicBool::new(false),
             outgrown_by: AtomicUsize::new(0),
-            forsaken: Forsaken::default(),
-            silent: AtomicBool::new(false),
+            trouble: Trouble::new(meters.clone(), topics),
             state: Mutex::new(state),
-            client_errors: Mutex::default(),
-            told: AtomicBool::new(false),
             events,
             meters,
-            topics,
         }
     }
 
@@ -148,70 +133,6 @@ impl Group {
         told.into_iter().filter(|(at, _)| owned.contains(at)).for_each(|(at, end)| ends.set(&at, end));
     }
 
-    /// What may explain that an answer did not come.
-    pub fn explanation(&self) -> Option<LastError> {
-        lock(&self.client_errors).explanation().cloned()
-    }
-
-    /// An error of the client; `message` says more than it.
-    pub fn failed(&self, error: &KafkaError, message: &str) {
-        let code = match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::SSL)
-                if remedy::refuses_certificate(message) =>
-            {
-                Some(RDKafkaErrorCode::Authentication)
-            }
-            code => code,
-        };
-        if may_be_credentials(code) {
-            self.refused.store(true, Relaxed);
-        }
-        let message = match (code, &*self.topics) {
-            (
-                Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic),
-                Topics::Named(name),
-            ) => format!("the topic {name} does not exist"),
-            (Some(RDKafkaErrorCode::TopicAuthorizationFailed), Topics::Named(name)) => {
-                remedy::told(code, &format!("the topic {name}: {message}"))
-            }
-            _ => remedy::told(code, message),
-        };
-        lock(&self.client_errors).failed(code, message, Instant::now());
-        self.tell();
-    }
-
-    /// Changes what is known of trouble, and tells it.
-    pub fn client_errors<T>(&self, change: impl FnOnce(&mut ClientErrors) -> T) -> T {
-        let changed = change(&mut lock(&self.client_errors));
-        self.tell();
-        changed
-    }
-
-    /// Shows what is wrong, again and again: whoever else has reached a broker ends what it shows, and cannot
-    /// know whether other trouble goes on.
-    pub fn tell(&self) {
-        if self.silent.load(Relaxed) {
-            return;
-        }
-        let current = lock(&self.client_errors).current().cloned();
-        match current {
-            Some(error) => {
-                self.told.store(true, Relaxed);
-                self.meters.source_failed(error);
-            }
-            None => {
-                if self.told.swap(false, Relaxed) {
-                    self.meters.source_works();
-                }
-            }
-        }
-    }
-
-    /// Tells nothing any more.
-    pub fn fall_silent(&self) {
-        self.silent.store(true, Relaxed);
-    }
-
     /// Topics of the partitions that are ours.
     pub fn topics(&self) -> BTreeSet<String> {
         self.lock().owned.iter().map(|at| at.topic.to_string()).collect()
@@ -244,17 +165,17 @@ impl Group {
                 tracing::warn!(partition = %at, %error, "a partition was not closed");
             }
         }
-        self.client_errors(|errors| errors.partition_over(at));
+        self.trouble.change(|errors| errors.partition_over(at));
     }
 
     /// An opening cannot be read; nothing is told of one that has ended.
     pub fn partition_failed(&self, at: &TopicPartition, opening: &Arc<Opening>, error: LastError) {
         let state = self.lock();
         if state.open.get(at).is_some_and(|open| Arc::ptr_eq(open, opening)) {
-            lock(&self.client_errors).partition_failed(at, error);
+            self.trouble.lock().partition_failed(at, error);
         }
         drop(state);
-        self.tell();
+        self.trouble.tell();
     }
 
     pub fn assigned(&self, consumer: &BaseConsumer<GroupContext>, partitions: Vec<TopicPartition>) {
@@ -263,7 +184,7 @@ impl Group {
             tracing::warn!(%error, "an assignment was not accepted by the client");
         }
         self.lock().owned.extend(partitions.iter().cloned());
-        self.client_errors(ClientErrors::assigned);
+        self.trouble.change(ClientErrors::assigned);
         self.send(SourceEvent::Assigned(partitions));
     }
 
@@ -284,7 +205,7 @@ impl Group {
                 tracing::warn!(%error, "a revocation was not accepted by the client");
             }
         }
-        self.client_errors(|errors| partitions.iter().for_each(|at| errors.partition_over(at)));
+        self.trouble.change(|errors| partitions.iter().for_each(|at| errors.partition_over(at)));
         self.send(SourceEvent::Revoked(partitions));
     }
 
@@ -305,8 +226,8 @@ impl Group {
 
     /// What the client tells of itself once a second.
     pub fn observe(&self, statistics: &Statistics) {
-        self.forsaken.observe(statistics.knows_a_broker(), Instant::now());
-        self.client_errors(|errors| {
+        self.trouble.forsaken.observe(statistics.knows_a_broker(), Instant::now());
+        self.trouble.change(|errors| {
             let (answering, now) = (statistics.answering(), Instant::now());
             errors.observe(answering, now);
             let others_answer = answering == Answering::Yes;
@@ -315,7 +236,7 @@ impl Group {
         let mut state = self.lock();
         let State { owned, open, ends, prefetch, .. } = &mut *state;
         let (mut held, mut readable) = (0, Vec::new());
-        let mut client_errors = lock(&self.client_errors);
+        let mut client_errors = self.trouble.lock();
         for (topic, number, partition) in statistics.partitions() {
             let at = TopicPartition { topic: topic.into(), partition: number };
             if !owned.contains(&at) {
@@ -334,7 +255,7 @@ impl Group {
         drop((client_errors, state));
         // Whoever reads the partition learns nothing of it without a message.
         readable.iter().for_each(|at| self.meters.partition_works(at));
-        self.tell();
+        self.trouble.tell();
         self.meters.prefetched_bytes.store(held, Relaxed);
     }
 
@@ -360,8 +281,6 @@ pub fn list<'a>(partitions: impl IntoIterator<Item = &'a TopicPartition>) -> Top
 
 #[cfg(test)]
 mod tests {
-    use sluice_crds::error_reason::ErrorReason;
-
     use super::super::statistics::Isolation;
     use super::*;
 
@@ -387,25 +306,5 @@ mod tests {
         assert!(!changed.is_doubtful() && !kept.is_doubtful());
         learn("[thrd:main]: Topic spans changed id from tBTfIf-gS9m0Ub1yXlvJdQ to Zg3kXlvJdQtBTfIf-gS9m0");
         assert!(changed.is_doubtful() && !kept.is_doubtful());
-    }
-
-    #[test]
-    fn a_certificate_that_brokers_refuse_is_no_broker_that_is_away() {
-        let group = group();
-        let error = KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure);
-        group.failed(&error, "ssl://k:9092/1: Connect to ipv4#127.0.0.1:1 failed: Connection refused");
-        assert_eq!(group.explanation().unwrap().reason, ErrorReason::SourceUnreachable);
-        assert!(!group.refused.load(Relaxed));
-        group.failed(&error, "ssl://k:9092/1: Receive failed: error:0A000412: sslv3 alert bad certificate");
-        assert_eq!(group.explanation().unwrap().reason, ErrorReason::SourceDenied);
-        assert!(group.refused.load(Relaxed));
-    }
-
-    #[test]
-    fn a_missing_topic_is_named() {
-        let group = group();
-        let error = KafkaError::Global(RDKafkaErrorCode::UnknownTopicOrPartition);
-        group.failed(&error, "Subscribed topic not available");
-        assert_eq!(group.explanation().unwrap().message, "the topic spans does not exist");
     }
 }

@@ -51,7 +51,7 @@ fn serve_once(consumer: &GroupConsumer, group: &Group) {
     if let Some(Err(error)) = consumer.poll(POLL) {
         tracing::trace!(%error, "a poll ended with an error");
     }
-    group.tell();
+    group.trouble.tell();
     group.polls.fetch_add(1, Relaxed);
 }
 

@@ -60,7 +60,7 @@ pub fn open(
         let (at, group) = (at.clone(), group.clone());
         Ok(KafkaReader { queue, opening, at, group, failed: false })
     })?;
-    group.client_errors(|errors| errors.partition_over(at));
+    group.trouble.change(|errors| errors.partition_over(at));
     Ok(Box::new(reader))
 }
 
@@ -114,7 +114,7 @@ impl PartitionReader for KafkaReader {
             drop(message);
             self.opening.read_to.store(offset + 1, Relaxed);
             if std::mem::take(&mut self.failed) {
-                self.group.client_errors(|errors| errors.partition_over(&self.at));
+                self.group.trouble.change(|errors| errors.partition_over(&self.at));
             }
             if !wants_more {
                 return Ok(ReadEnd::Limit);

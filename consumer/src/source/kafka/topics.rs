@@ -79,16 +79,16 @@ pub fn follow(
     while !stop.is_cancelled() {
         let named = matches!(topics, Topics::Named(_));
         // The client tells once that a topic is not there, and never that it has come.
-        if !named || group.client_errors(|errors| errors.topics_missing()) {
+        if !named || group.trouble.change(|errors| errors.topics_missing()) {
             match partitions(topics, consumer) {
-                Ok(_) if named => group.client_errors(ClientErrors::topics_found),
+                Ok(_) if named => group.trouble.change(ClientErrors::topics_found),
                 Ok(partitions) => {
                     group.counted(partitions.len(), most_partitions);
                     let found = partitions.into_iter().map(|at| at.topic.to_string()).collect();
                     look(consumer, group, &found, &subscribed);
                     subscribed = found;
                 }
-                Err(error) => group.failed(&error, &error.to_string()),
+                Err(error) => group.trouble.failed(&error, &error.to_string()),
             }
         }
         // A topic that is named may be widened, too.
@@ -115,9 +115,9 @@ pub fn follow(
 fn look(consumer: &GroupConsumer, group: &Group, found: &BTreeSet<String>, subscribed: &BTreeSet<String>) {
     if found.is_empty() {
         let none = LastError::new(ErrorReason::TopicUnknown, "no topic matches the pattern yet");
-        return group.client_errors(|errors| errors.topics_failed(none));
+        return group.trouble.change(|errors| errors.topics_failed(none));
     }
-    group.client_errors(ClientErrors::topics_found);
+    group.trouble.change(ClientErrors::topics_found);
     if found != subscribed {
         tracing::info!(topics = ?found, "the pattern matches");
         subscribe(consumer, group, found);
@@ -127,7 +127,7 @@ fn look(consumer: &GroupConsumer, group: &Group, found: &BTreeSet<String>, subsc
 fn subscribe(consumer: &GroupConsumer, group: &Group, topics: &BTreeSet<String>) {
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
     if let Err(error) = consumer.subscribe(&names) {
-        group.failed(&error, &error.to_string());
+        group.trouble.failed(&error, &error.to_string());
     }
 }
 
