@@ -388,4 +388,6 @@ pub fn is_sealed(body: &str) -> bool {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+pub(crate) mod example;
+#[cfg(test)]
+mod tests;

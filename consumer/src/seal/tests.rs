@@ -1,84 +1,16 @@
+//! Sealing and opening, against a store in memory.
+
+mod dictionaries;
+
 use std::collections::HashSet;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use sluice_crds::v1alpha1::{Encryption, EncryptionKey, SecretKeyRef};
 
+use super::example::{Safe, TABLE, body, memory, opened, row, stored, train};
 use super::*;
-use crate::secrets::Secrets;
 use crate::store::memory::MemoryStore;
 use crate::store::{DeadLetter, ErrorKind, Reason, Row, StoreError, StoredSpan};
-
-const TABLE: &str = "connectivity_trace";
-
-/// Secrets in a folder, and rings that name them.
-pub(crate) struct Safe(tempfile::TempDir);
-
-impl Safe {
-    pub(crate) fn with(names: &[&str]) -> Self {
-        let safe = Self(tempfile::tempdir().unwrap());
-        names.iter().for_each(|name| safe.put(name, &BASE64.encode(*cipher::random_key().unwrap())));
-        safe
-    }
-
-    fn put(&self, name: &str, value: &str) {
-        let dir = self.0.path().join("keys");
-        std::fs::create_dir_all(&dir).unwrap();
-        std::fs::write(dir.join(name), format!("{value}\n")).unwrap();
-    }
-
-    fn ring(&self, names: &[&str], primary: &str) -> KeyRing {
-        let key = |name: &&str| EncryptionKey {
-            name: (*name).to_owned(),
-            secret_key_ref: SecretKeyRef { name: "keys".to_owned(), key: (*name).to_owned() },
-        };
-        let encryption =
-            Encryption { keys: names.iter().map(key).collect(), primary_key: primary.to_owned() };
-        KeyRing::new(&encryption, Secrets::new(Some(self.0.path().to_owned())))
-    }
-
-    pub(crate) fn sealing(&self, names: &[&str], primary: &str) -> Arc<Sealing> {
-        Arc::new(Sealing::new(TABLE, Some(self.ring(names, primary))))
-    }
-}
-
-fn memory() -> Arc<dyn Store> {
-    Arc::new(MemoryStore::new(1, usize::MAX))
-}
-
-fn body(number: usize) -> String {
-    format!(
-        r#"{{"traceId":"{number:032x}","name":"GET /cart","kind":"SERVER","tags":{{"user":"{}"}}}}"#,
-        number * 7919
-    )
-}
-
-fn row(id: i64, body: &str) -> Row<'_> {
-    Row { id, trace_id: "abc", kind: "SERVER", body }
-}
-
-/// The rows as a reader would find them.
-async fn stored(sealing: &Arc<Sealing>, store: &Arc<dyn Store>, rows: &[Row<'_>]) -> Vec<StoredSpan> {
-    let sealed = sealing.rows(store, rows).await.unwrap();
-    let as_stored = |row: &Row<'_>| StoredSpan {
-        id: row.id,
-        trace_id: row.trace_id.to_owned(),
-        kind: row.kind.to_owned(),
-        body: row.body.to_owned(),
-        created_at_ms: 0,
-    };
-    sealed.rows(rows).iter().map(as_stored).collect()
-}
-
-async fn opened(
-    sealing: &Sealing,
-    store: &Arc<dyn Store>,
-    spans: Vec<StoredSpan>,
-) -> Vec<Result<String, String>> {
-    let opened = sealing.open_spans(&**store, spans, usize::MAX).await.unwrap();
-    let outcome = |one: OpenedSpan| one.error.map_or(Ok(one.span.body), |error| Err(chain(&error)));
-    opened.into_iter().map(outcome).collect()
-}
 
 #[tokio::test]
 async fn short_sealed_bodies_are_opened_to_no_more_than_is_asked_for() {
@@ -282,20 +214,6 @@ async fn a_busy_pipeline_looks_key_and_dictionary_up_every_minute() {
     assert_eq!(opened(&safe.sealing(&["k1"], "k1"), &after, spans).await, [Ok(body)]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn samples_for_the_next_dictionary_survive_a_look_at_the_one_in_use() {
-    let (safe, store) = (Safe::with(&["k1"]), memory());
-    let sealing = safe.sealing(&["k1"], "k1");
-    train(&sealing, &store).await;
-    *lock(&sealing.training) = Training::new();
-    let body = body(1);
-    stored(&sealing, &store, &[row(1, &body)]).await;
-    let collected = lock(&sealing.training).collected();
-    sealing.doubt();
-    stored(&sealing, &store, &[row(2, &body)]).await;
-    assert_eq!((collected, lock(&sealing.training).collected()), (1, 2));
-}
-
 #[tokio::test]
 async fn a_doubt_that_arises_while_another_is_settled_is_settled_too() {
     let (safe, before, after) = (Safe::with(&["k1"]), memory(), memory());
@@ -308,59 +226,6 @@ async fn a_doubt_that_arises_while_another_is_settled_is_settled_too() {
     sealing.settled.store(doubts, Relaxed);
     let spans = stored(&sealing, &after, &[row(2, &body)]).await;
     assert_eq!(opened(&safe.sealing(&["k1"], "k1"), &after, spans).await, [Ok(body)]);
-}
-
-/// Seals until there is a dictionary; returns the bodies.
-async fn train(sealing: &Arc<Sealing>, store: &Arc<dyn Store>) -> Vec<String> {
-    let bodies: Vec<String> = (0..1_000).map(body).collect();
-    let rows: Vec<Row<'_>> = bodies.iter().zip(0..).map(|(body, id)| row(id, body)).collect();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while sealing.dictionary_id().is_none() {
-        assert!(tokio::time::Instant::now() < deadline, "no dictionary");
-        stored(sealing, store, &rows).await;
-        tokio::task::yield_now().await;
-    }
-    bodies
-}
-
-#[tokio::test]
-async fn a_trained_dictionary_is_stored_sealed_and_used_by_the_next_process_too() {
-    let (safe, store) = (Safe::with(&["k1"]), memory());
-    let sealing = safe.sealing(&["k1"], "k1");
-    let bodies = train(&sealing, &store).await;
-    let rows: Vec<Row<'_>> = bodies.iter().zip(0..).map(|(body, id)| row(id, body)).collect();
-    let dictionary = store.dictionary(1).await.unwrap().unwrap();
-    let shared = b"GET /cart";
-    assert!(!dictionary.sealed.windows(shared.len()).any(|window| window == shared), "it is sealed");
-    let next = safe.sealing(&["k1"], "k1");
-    next.prepare(&*store).await.unwrap();
-    assert_eq!(next.dictionary_id(), Some(1));
-    let spans = stored(&next, &store, &rows).await;
-    let (plain, sealed): (usize, usize) =
-        (bodies.iter().map(String::len).sum(), spans.iter().map(|span| span.body.len()).sum());
-    assert!(sealed < plain, "{sealed} bytes of {plain}");
-    let expected: Vec<_> = bodies.into_iter().map(Ok).collect();
-    assert_eq!(opened(&safe.sealing(&["k1"], "k1"), &store, spans).await, expected);
-}
-
-#[tokio::test]
-async fn a_dictionary_that_cannot_be_opened_is_passed_over() {
-    let broken = |id| SealedDictionary { id, sealed: vec![0; 64], permille: 300, created_at_ms: 0 };
-    let (safe, store) = (Safe::with(&["k1"]), memory());
-    let sealing = safe.sealing(&["k1"], "k1");
-    train(&sealing, &store).await;
-    store.add_dictionary(&broken(2)).await.unwrap();
-    sealing.doubt();
-    stored(&sealing, &store, &[row(1, &body(1))]).await;
-    assert_eq!(sealing.dictionary_id(), Some(1), "the one in use is still there");
-
-    let store = memory();
-    store.add_dictionary(&broken(1)).await.unwrap();
-    let sealing = safe.sealing(&["k1"], "k1");
-    sealing.prepare(&*store).await.unwrap();
-    assert_eq!(sealing.dictionary_id(), None);
-    train(&sealing, &store).await;
-    assert_eq!(sealing.dictionary_id(), Some(2), "its number is taken");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::meter::Identity;
-use crate::seal::tests::Safe;
+use crate::seal::example::Safe;
 use crate::store::letter::LetterStore as _;
 use crate::store::memory::{Call, MemoryStore};
 use crate::store::{DeadLetter, ErrorKind, Position, Reason, StreamKey, WriteBatch};

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::*;
-use crate::seal::tests::Safe;
+use crate::seal::example::Safe;
 use crate::store::letter::{LetterFilter, LetterStore};
 
 /// Three messages that no decoder of another format understands, as dead letters.
