@@ -4,22 +4,27 @@
 //! reported at once, each with its path. No I/O besides reading that one file: whether broker, database and
 //! credentials exist shows later (`sluice check --connect` tries them).
 
+mod topics;
+
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use regex::bytes::Regex;
 use sluice_crds::document;
 use sluice_crds::live::Live;
 use sluice_crds::problem::{Problem, Problems};
 use sluice_crds::settings::Settings;
 use sluice_crds::v1alpha1::{Encryption, Format, JsonPaths, KafkaSource, SqlServer, TracePipeline};
-use sluice_crds::validate::{topic_regex, validate_settings};
+use sluice_crds::validate::validate_settings;
 use sluice_crds::wire::{self, DocumentError};
 
 use crate::meter::Identity;
 use crate::seal::{KeyRing, Sealing};
 use crate::secrets::Secrets;
+
+use topics::topics;
+
+pub use topics::Topics;
 
 /// Larger files are refused unread: an API server takes no object of that size either.
 const MOST_BYTES: u64 = 1024 * 1024;
@@ -92,39 +97,6 @@ impl Config {
             pipeline: self.pipeline.clone(),
             uid: self.settings.uid.clone(),
             settings_hash: self.settings_hash.clone(),
-        }
-    }
-}
-
-/// Which topics a source reads.
-#[derive(Clone, Debug)]
-pub enum Topics {
-    /// This one.
-    Named(String),
-    /// All whose whole names match the one and not the other.
-    Matching {
-        /// `topicPattern`.
-        include: Regex,
-        /// `excludePattern`.
-        exclude: Option<Regex>,
-        /// `deadLetter.topic`: what is sent there must not come back.
-        dead_letters: Option<String>,
-    },
-}
-
-impl Topics {
-    /// Whether a topic is read.
-    pub fn contains(&self, topic: &str) -> bool {
-        match self {
-            Self::Named(name) => name == topic,
-            Self::Matching { include, exclude, dead_letters } => {
-                let is_match = |pattern: &Regex| pattern.is_match(topic.as_bytes());
-                // Kafka's own topics never match.
-                !topic.starts_with("__")
-                    && is_match(include)
-                    && !exclude.as_ref().is_some_and(is_match)
-                    && dead_letters.as_deref() != Some(topic)
-            }
         }
     }
 }
@@ -275,129 +247,5 @@ fn assemble(settings: Settings, settings_hash: String, live: Live) -> Result<Con
     })
 }
 
-fn topics(kafka: &KafkaSource, dead_letters: Option<&String>) -> Result<Topics, Problems> {
-    const PATH: &str = "spec.source.kafka";
-    let compile = |field: &str, pattern: &String| {
-        topic_regex(pattern).map_err(|message| Problem::new(format!("{PATH}.{field}"), message))
-    };
-    match (&kafka.topic, &kafka.topic_pattern) {
-        (Some(topic), None) => Ok(Topics::Named(topic.clone())),
-        (None, Some(include)) => Ok(Topics::Matching {
-            include: compile("topicPattern", include)?,
-            exclude: kafka
-                .exclude_pattern
-                .as_ref()
-                .map(|exclude| compile("excludePattern", exclude))
-                .transpose()?,
-            dead_letters: dead_letters.cloned(),
-        }),
-        _ => Err(Problem::new(PATH, "exactly one of topic and topicPattern is needed").into()),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PATTERN: &str = "
-apiVersion: sluice.dev/v1alpha1
-kind: TracePipeline
-metadata: { name: demo, namespace: shop }
-spec:
-  source:
-    kafka: { bootstrapServers: 'kafka:9092', topicPattern: '(?i)PROFILE-.*', excludePattern: '.*-test', consumerGroup: g }
-  rateLimitQPS: 7
-  replicas: 1
-  sink: { sqlite: { claimName: traces }, batch: { maxDelay: 1s500ms } }
-";
-
-    #[test]
-    fn patterns_match_whole_topic_names_and_exclude() {
-        let config = parse(PATTERN).unwrap();
-        for (topic, read) in
-            [("profile-a", true), ("profile-a-test", false), ("my-profile-a", false), ("profile", false)]
-        {
-            assert_eq!(config.topics.contains(topic), read, "{topic}");
-        }
-    }
-
-    #[test]
-    fn a_pattern_does_not_match_the_topics_of_kafka_itself() {
-        let everything = parse(&PATTERN.replace("(?i)PROFILE-.*", ".*")).unwrap();
-        assert!(everything.topics.contains("_spans"));
-        assert!(!everything.topics.contains("__consumer_offsets"));
-        assert!(Topics::Named("__mine".to_owned()).contains("__mine"));
-    }
-
-    #[test]
-    fn a_pattern_does_not_match_the_topic_of_dead_letters() {
-        let text = format!("{PATTERN}  deadLetter: {{ topic: profile-dead }}\n");
-        let config = parse(&text).unwrap();
-        assert_eq!(config.dead_letter_topic.as_deref(), Some("profile-dead"));
-        assert!(!config.topics.contains("profile-dead"));
-        assert!(config.topics.contains("profile-dead-too"));
-        let none = parse(&format!("{PATTERN}  deadLetter: {{ topic: '' }}\n")).unwrap();
-        assert_eq!((none.dead_letter_topic, none.settings), (None, parse(PATTERN).unwrap().settings));
-    }
-
-    #[test]
-    fn the_plain_values_are_what_the_file_says() {
-        let config = parse(PATTERN).unwrap();
-        assert_eq!(config.pipeline, "shop/demo");
-        assert_eq!(config.live.rate_limit_qps, 7);
-        assert_eq!(config.sink.max_delay, Duration::from_millis(1500));
-        assert_eq!(config.sink.max_rows, 1000);
-        assert!(matches!(config.sink.database, Database::Sqlite { claim_name } if claim_name == "traces"));
-    }
-
-    #[test]
-    fn the_hash_tells_settings_apart_and_ignores_live_fields() {
-        let hash = |text: &str| parse(text).unwrap().settings_hash;
-        assert_eq!(hash(PATTERN), hash(&PATTERN.replace("QPS: 7", "QPS: 8\n  suspend: true")));
-        let keeps = PATTERN.replace("batch:", "retention: 720h, batch:");
-        assert_eq!(hash(PATTERN), hash(&keeps));
-        assert_eq!(parse(&keeps).unwrap().live.retention, Some("720h".parse().unwrap()));
-        assert_ne!(hash(PATTERN), hash(&PATTERN.replace("1s500ms", "1s")));
-    }
-
-    #[test]
-    fn settings_are_the_pipeline_that_was_written_as_a_file() {
-        let file = parse(PATTERN).unwrap();
-        let written = wire::write(&file.settings.clone().with_uid("u1")).unwrap();
-        let config = parse_settings(&written).unwrap();
-        assert_eq!(config.settings, file.settings.clone().with_uid("u1"));
-        assert_eq!(config.settings_hash, config.settings.hash().unwrap());
-        assert_eq!((config.pipeline.as_str(), &config.live), ("shop/demo", &Live::closed()));
-        assert_eq!(config.identity().uid.as_deref(), Some("u1"));
-        assert!(config.topics.contains("profile-a"));
-    }
-
-    #[test]
-    fn everything_wrong_with_settings_is_said() {
-        let settings = parse(PATTERN).unwrap().settings;
-        let wrong = |text: &str| parse_settings(text).unwrap_err().to_string();
-        let without_uid = wire::write(&settings).unwrap();
-        assert_eq!(wrong(&without_uid), "uid: expected the pipeline's metadata.uid, found nothing");
-        let text =
-            wrong(&without_uid.replace("connectivity_trace", "a;b").replace("(?i)PROFILE", "(PROFILE"));
-        for path in ["source.kafka.topicPattern", "sink.table", "uid"] {
-            assert!(text.contains(path), "{text}");
-        }
-        let too_new = without_uid.replace("\"minReader\":1", "\"minReader\":4");
-        assert!(wrong(&too_new).contains("upgrade the consumers"));
-        assert!(wrong("{").contains("cannot read the settings document"));
-    }
-
-    #[test]
-    fn a_file_that_is_absent_or_broken_names_itself() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pipeline.yaml");
-        assert!(load(&path).unwrap_err().to_string().contains("pipeline.yaml"));
-        std::fs::write(&path, PATTERN.replace("consumerGroup: g", "consumerGroup: ''")).unwrap();
-        let error = load(&path).unwrap_err().to_string();
-        assert!(
-            error.contains("pipeline.yaml") && error.contains("spec.source.kafka.consumerGroup"),
-            "{error}"
-        );
-    }
-}
+mod tests;
