@@ -46,7 +46,7 @@ use crate::{live, out, stop};
 pub use args::Args;
 use plan::{Point, Range, Wanted};
 use range::{Ends, RangeSource};
-use show::Progress;
+use show::{Progress, State};
 
 /// Where the pipeline stands, by topic and partition.
 type Positions = BTreeMap<(String, i32), u64>;
@@ -248,10 +248,40 @@ impl Replay {
         let kafka =
             KafkaSource::start(client, &self.kafka_group(), self.config.topics.clone(), meters.clone())?;
         let ended = CancellationToken::new();
-        let parts = Parts {
+        let source = RangeSource::new(Arc::new(kafka), ends.clone());
+        let parts = self.parts(source, meters.clone(), ended.clone())?;
+        let mut running = tokio::spawn(pipeline::run(parts, ended.clone()));
+        let mut progress = Progress::new(self.args.output, left);
+        let outcome = tokio::select! {
+            outcome = self.follow(&ends, &meters, &mut progress) => outcome.map(|()| State::Finished),
+            () = stop.cancelled() => Ok(State::Stopped),
+            early = &mut running => {
+                early??;
+                bail!("the replay ended before everything was read");
+            }
+        };
+        ended.cancel();
+        running.await??;
+        let state = outcome?;
+        progress.end(state, &meters.status(&Identity::default()));
+        if state == State::Finished {
+            return Ok(ExitCode::SUCCESS);
+        }
+        out::note("run the same command again to go on");
+        Ok(ExitCode::FAILURE)
+    }
+
+    /// The pipeline over the ranges of `source`, until `ended`.
+    fn parts(
+        &self,
+        source: RangeSource,
+        meters: Arc<Meters>,
+        ended: CancellationToken,
+    ) -> anyhow::Result<Parts> {
+        Ok(Parts {
             group: self.group(),
             table: self.table.clone(),
-            source: Arc::new(RangeSource::new(Arc::new(kafka), ends.clone())),
+            source: Arc::new(source),
             store: self.target.clone(),
             sealing: self.sealing.clone(),
             // Letters of messages that are read again are in the topic already, or wait for it.
@@ -262,34 +292,15 @@ impl Replay {
             // All streams exist.
             start_from: StartFrom::Earliest,
             by_pattern: true,
-            live: live::file::watch(self.args.file.clone(), &self.config, ended.clone()),
-            meters: meters.clone(),
+            live: live::file::watch(self.args.file.clone(), &self.config, ended),
+            meters,
             side: Some(Side {
                 group: self.config.kafka.consumer_group.clone(),
                 table: self.config.sink.table.clone(),
                 limit: self.args.rate,
             }),
             patient: false,
-        };
-        let mut running = tokio::spawn(pipeline::run(parts, ended.clone()));
-        let mut progress = Progress::new(self.args.output, left);
-        let outcome = tokio::select! {
-            outcome = self.follow(&ends, &meters, &mut progress) => outcome.map(|()| "finished"),
-            () = stop.cancelled() => Ok("stopped"),
-            early = &mut running => {
-                early??;
-                bail!("the replay ended before everything was read");
-            }
-        };
-        ended.cancel();
-        running.await??;
-        let state = outcome?;
-        progress.end(state, &meters.status(&Identity::default()));
-        if state == "finished" {
-            return Ok(ExitCode::SUCCESS);
-        }
-        out::note("run the same command again to go on");
-        Ok(ExitCode::FAILURE)
+        })
     }
 
     /// Ends when everything is read, by this process or by others of the same name.

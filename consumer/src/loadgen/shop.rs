@@ -262,8 +262,27 @@ impl Visit<'_> {
             tags: Vec::new(),
             exception: None,
         });
+        let outcome = self.reach(operation, caller, id, start_us);
+        let tags = tags::of_client(operation, outcome.failed, self.random);
+        let at_us = outcome.end_us.saturating_sub(10);
+        let exception = outcome.failed.then(|| tags::exception(operation, None, at_us, self.random));
+        let span = &mut self.spans[place];
+        span.duration_us = outcome.end_us - start_us;
+        span.tags = tags;
+        span.exception = exception;
+        outcome
+    }
+
+    /// What lies behind the caller's span `id`, and when it is over for the caller.
+    fn reach(
+        &mut self,
+        operation: &'static Operation,
+        caller: &'static str,
+        id: u64,
+        start_us: u64,
+    ) -> Outcome {
         let network = self.duration(180, 0.6);
-        let outcome = match operation.via {
+        match operation.via {
             Via::Database | Via::ThirdParty => {
                 let failed = self.random.f64() < operation.failure_rate;
                 let time = self.duration(operation.median_us, 0.8);
@@ -292,15 +311,7 @@ impl Visit<'_> {
                 );
                 Outcome { end_us: inner.end_us + network, failed: inner.failed }
             }
-        };
-        let tags = tags::of_client(operation, outcome.failed, self.random);
-        let at_us = outcome.end_us.saturating_sub(10);
-        let exception = outcome.failed.then(|| tags::exception(operation, None, at_us, self.random));
-        let span = &mut self.spans[place];
-        span.duration_us = outcome.end_us - start_us;
-        span.tags = tags;
-        span.exception = exception;
-        outcome
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use serde::Serialize;
 use sluice_crds::bottleneck::Bottleneck;
 
 use super::history::SUSTAINED_OVER;
-use super::{DeadLetterTopicStatus, Meters, RetentionStatus};
+use super::open_errors::OpenErrors;
+use super::{DeadLetterTopicStatus, Meters, Rate, RetentionStatus};
 use crate::last_error::LastError;
 use crate::live::Origin;
 use crate::lock::lock;
@@ -34,16 +35,7 @@ impl Meters {
     /// The body of `/status`.
     pub fn status(&self, identity: &Identity) -> StatusDocument {
         let (achieved, bottleneck) = lock(&self.history).recent();
-        let partitions: Vec<PartitionStatus> = self
-            .partitions()
-            .into_iter()
-            .map(|(at, meter)| PartitionStatus {
-                topic: at.topic.to_string(),
-                partition: at.partition,
-                position: meter.map(|meter| meter.position),
-                lag: meter.and_then(|meter| Some(meter.end?.saturating_sub(meter.position))),
-            })
-            .collect();
+        let partitions = self.partition_statuses();
         let open_errors = lock(&self.open_errors);
         let rate = lock(&self.rate);
         // Without leases nothing is released: lanes wait at the gate for the database.
@@ -55,23 +47,8 @@ impl Meters {
         };
         // Else lanes may wait for a message that is worth more than a minute of the rate.
         let is_held = bottleneck == Bottleneck::Store || open_errors.store().is_some();
-        // What stops rows comes first; a live document that was refused stops nothing.
-        let errors: Vec<_> =
-            [open_errors.store(), open_errors.source(), rate.refused.as_ref(), open_errors.lease.as_ref()]
-                .into_iter()
-                .flatten()
-                .cloned()
-                .map(as_status)
-                .collect();
-        let beside = [self.retention.error(), self.dead_letter_topic.error()];
-        let errors: Vec<_> = errors.into_iter().chain(beside.into_iter().flatten().map(as_status)).collect();
-        let lag = partitions.iter().try_fold(0, |sum, partition| Some(sum + partition.lag?));
-        // Who has no partitions because others have them all knows that nothing waits for it; who has not joined yet, or was
-        // put out of the group, knows nothing.
-        let is_member = self.preflight.group_joined.load(Relaxed)
-            && open_errors.source().is_none()
-            && open_errors.store().is_none();
-        let lag = lag.filter(|_| !partitions.is_empty() || is_member);
+        let errors = self.errors_of(&open_errors, &rate);
+        let lag = self.lag_of(&partitions, &open_errors);
         // Not 0: a backlog that waits for the database would look like one of a pipeline that is stopped.
         let expected = if lapsed { ALMOST_NOTHING } else { rate.effective };
         StatusDocument {
@@ -100,6 +77,36 @@ impl Meters {
             dead_letter_topic: self.dead_letter_topic.status(),
             settings_hash: identity.settings_hash.clone(),
         }
+    }
+
+    fn partition_statuses(&self) -> Vec<PartitionStatus> {
+        self.partitions()
+            .into_iter()
+            .map(|(at, meter)| PartitionStatus {
+                topic: at.topic.to_string(),
+                partition: at.partition,
+                position: meter.map(|meter| meter.position),
+                lag: meter.and_then(|meter| Some(meter.end?.saturating_sub(meter.position))),
+            })
+            .collect()
+    }
+
+    /// What stops rows comes first; a live document that was refused stops nothing.
+    fn errors_of(&self, open: &OpenErrors, rate: &Rate) -> Vec<ErrorStatus> {
+        let in_the_way = [open.store(), open.source(), rate.refused.as_ref(), open.lease.as_ref()];
+        let beside = [self.retention.error(), self.dead_letter_topic.error()];
+        let in_the_way = in_the_way.into_iter().flatten().cloned();
+        in_the_way.chain(beside.into_iter().flatten()).map(as_status).collect()
+    }
+
+    /// What waits in all partitions; none where that is not known of one.
+    fn lag_of(&self, partitions: &[PartitionStatus], open: &OpenErrors) -> Option<u64> {
+        let lag = partitions.iter().try_fold(0, |sum, partition| Some(sum + partition.lag?));
+        // Who has no partitions because others have them all knows that nothing waits for it; who has not joined yet, or was
+        // put out of the group, knows nothing.
+        let is_member =
+            self.preflight.group_joined.load(Relaxed) && open.source().is_none() && open.store().is_none();
+        lag.filter(|_| !partitions.is_empty() || is_member)
     }
 
     /// Lag counts offsets, the rate counts spans: those of the last minute convert one into the other. What is owed comes

@@ -14,6 +14,27 @@ use crate::out::{self, Output};
 /// Between two lines where there is no bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
+/// What has become of a replay, for people and programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It goes on.
+    Running,
+    /// Everything is read.
+    Finished,
+    /// It was told to stop before that.
+    Stopped,
+}
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Finished => "finished",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// How far a replay is.
 pub struct Progress {
     output: Output,
@@ -54,18 +75,19 @@ impl Progress {
                     HumanCount(self.total)
                 ));
             }
-            Output::Json => out::line(self.json("running", status)),
+            Output::Json => out::line(self.json(State::Running, status)),
         }
     }
 
     /// The replay has ended.
-    pub fn end(&self, state: &'static str, status: &StatusDocument) {
+    pub fn end(&self, state: State, status: &StatusDocument) {
         self.bar.finish_and_clear();
         if self.output == Output::Json {
             return out::line(self.json(state, status));
         }
         out::line(format_args!(
-            "{state}: {} of {} messages are settled; this run stored {} rows and {} dead letters",
+            "{}: {} of {} messages are settled; this run stored {} rows and {} dead letters",
+            state.as_str(),
             HumanCount(self.done),
             HumanCount(self.total),
             HumanCount(status.stored),
@@ -79,9 +101,9 @@ impl Progress {
         }
     }
 
-    fn json(&self, state: &str, status: &StatusDocument) -> String {
+    fn json(&self, state: State, status: &StatusDocument) -> String {
         json!({
-            "state": state,
+            "state": state.as_str(),
             "messages": self.total,
             "settled": self.done,
             "stored": status.stored,
