@@ -21,6 +21,7 @@ use sluice_crds::wire::{self, DocumentError};
 use crate::meter::Identity;
 use crate::seal::{KeyRing, Sealing};
 use crate::secrets::Secrets;
+use crate::store::TableName;
 
 use topics::topics;
 
@@ -88,7 +89,7 @@ impl Config {
     /// What seals and opens the bodies of its table.
     pub fn sealing(&self, secrets: &Secrets) -> Sealing {
         let ring = self.encryption.as_ref().map(|encryption| KeyRing::new(encryption, secrets.clone()));
-        Sealing::new(&self.sink.table, ring)
+        Sealing::new(self.sink.table.as_str(), ring)
     }
 
     /// What `/status` calls it.
@@ -106,8 +107,8 @@ impl Config {
 pub struct SinkConfig {
     /// Which database.
     pub database: Database,
-    /// The trace table; an identifier that needs no quoting.
-    pub table: String,
+    /// The trace table.
+    pub table: TableName,
     /// Most rows in a transaction, 1 to 10,000.
     pub max_rows: usize,
     /// Longest wait of a batch's first row.
@@ -214,17 +215,22 @@ pub fn parse_settings(text: &str) -> Result<Config, Problems> {
     assemble(settings, settings_hash, Live::closed())
 }
 
+/// A value that the checks of both documents refuse with its path, so that it never comes this far.
+fn unchecked(field: &str) -> Problem {
+    Problem::new(field, "expected what the checks let pass: please report this as a bug")
+}
+
 /// From checked settings to what runs.
 fn assemble(settings: Settings, settings_hash: String, live: Live) -> Result<Config, Problems> {
     let Settings { pipeline, source, format, json, sink, encryption, dead_letter, .. } = settings.clone();
     let dead_letter_topic = dead_letter.map(|letters| letters.topic).filter(|topic| !topic.is_empty());
-    let no_source = || Problem::new("spec.source", "exactly one kind of source is needed: kafka");
-    let kafka = source.kafka.ok_or_else(no_source)?;
+    let kafka = source.kafka.ok_or_else(|| unchecked("source"))?;
+    let table = TableName::new(&sink.table).map_err(|_| unchecked("sink.table"))?;
     let database = match (sink.mysql, sink.postgres, sink.sqlite) {
         (Some(server), None, None) => Database::Mysql(server),
         (None, Some(server), None) => Database::Postgres(server),
         (None, None, Some(sqlite)) => Database::Sqlite { claim_name: sqlite.claim_name },
-        _ => return Err(Problem::new("spec.sink", "exactly one kind of sink is needed").into()),
+        _ => return Err(unchecked("sink").into()),
     };
     Ok(Config {
         pipeline,
@@ -237,7 +243,7 @@ fn assemble(settings: Settings, settings_hash: String, live: Live) -> Result<Con
         json,
         sink: SinkConfig {
             database,
-            table: sink.table,
+            table,
             max_rows: sink.batch.max_rows as usize,
             max_delay: sink.batch.max_delay.into(),
             manage_schema: sink.manage_schema,

@@ -156,7 +156,7 @@ impl Consumer<'_> {
         let config = self.config;
         Ok(Parts {
             group: config.kafka.consumer_group.clone(),
-            table: config.sink.table.clone(),
+            table: config.sink.table.to_string(),
             source: connection.source.clone(),
             store: self.store.clone(),
             sealing: self.sealing.clone(),

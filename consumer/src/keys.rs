@@ -21,8 +21,8 @@ use crate::out::{self, Output, bar};
 use crate::place::{Opened, Place, cannot_read};
 use crate::seal::KeyRing;
 use crate::secrets::Secrets;
-use crate::store::Store;
 use crate::store::key::WrappedKey;
+use crate::store::{Store, TableName};
 
 /// Look after the keys of sealed bodies.
 #[derive(Debug, clap::Args)]
@@ -111,7 +111,7 @@ impl Keys {
             "spec.encryption is not set: this pipeline seals nothing (keys that sealed older rows belong there, too)",
         )?;
         let ring = KeyRing::new(encryption, Secrets::new(place.folders.secrets_dir.clone()));
-        let own = config.sink.table.clone();
+        let own = config.sink.table.to_string();
         let keys = Self { place: place.clone(), config, ring, store, table: own };
         match table {
             Some(table) => keys.of(table),
@@ -122,7 +122,7 @@ impl Keys {
     /// The same for another table of the database.
     fn of(&self, table: &str) -> anyhow::Result<Self> {
         let mut config = self.config.clone();
-        table.clone_into(&mut config.sink.table);
+        config.sink.table = TableName::new(table)?;
         let (place, store) = (self.place.clone(), self.place.open_store(&config)?);
         Ok(Self { place, config, ring: self.ring.clone(), store, table: table.to_owned() })
     }

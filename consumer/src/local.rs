@@ -43,8 +43,8 @@ use crate::seal::Sealing;
 use crate::secrets::Secrets;
 use crate::source::queue::{DEFAULT_MAX_BYTES, DEFAULT_PARTITIONS, Queue, QueueOptions};
 use crate::stop;
+use crate::store::Store;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{Store, TableName};
 
 /// What is written where no pipeline file is.
 const FIRST_PIPELINE: &str = include_str!("local/pipeline.yaml");
@@ -235,7 +235,7 @@ async fn open_queue(data_dir: &Path, config: &Config) -> anyhow::Result<Queue> {
 }
 
 pub(crate) fn open_store(config: &Config, path: &Path) -> anyhow::Result<Arc<dyn Store>> {
-    let table = TableName::new(&config.sink.table)?;
+    let table = config.sink.table.clone();
     // The file is the data folder's own: its tables are always made.
     Ok(Arc::new(SqliteStore::new(SqliteOptions { path: path.to_owned(), table, manage_schema: true })))
 }
@@ -250,7 +250,7 @@ fn parts(
 ) -> anyhow::Result<Parts> {
     Ok(Parts {
         group: config.kafka.consumer_group.clone(),
-        table: config.sink.table.clone(),
+        table: config.sink.table.to_string(),
         source: Arc::new(queue),
         store,
         sealing,

@@ -14,7 +14,7 @@ use crate::secrets::{self, Secrets};
 use crate::store::mysql::{MySqlOptions, MySqlStore};
 use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{Store, StoreError, TableName, is_missing_table};
+use crate::store::{Store, StoreError, is_missing_table};
 
 /// Folder for SQLite databases where none is given.
 const DATA_DIR: &str = "sluice-data";
@@ -135,7 +135,7 @@ pub(crate) fn open_store(
     secrets: &Secrets,
     data_dir: &Path,
 ) -> anyhow::Result<Arc<dyn Store>> {
-    let (table, manage_schema) = (TableName::new(&config.sink.table)?, config.sink.manage_schema);
+    let (table, manage_schema) = (config.sink.table.clone(), config.sink.manage_schema);
     Ok(match &config.sink.database {
         Database::Mysql(server) => Arc::new(MySqlStore::new(MySqlOptions {
             connect: secrets::mysql(server, secrets),

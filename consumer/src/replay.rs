@@ -41,7 +41,7 @@ use crate::secrets::Secrets;
 use crate::source::kafka::KafkaSource;
 use crate::source::kafka::config::client_config;
 use crate::source::{Source, TopicPartition};
-use crate::store::{Store, StreamKey};
+use crate::store::{Store, StreamKey, TableName};
 use crate::{live, out, stop};
 pub use args::Args;
 use plan::{Point, Range, Wanted};
@@ -86,14 +86,17 @@ struct Replay {
     /// Takes the rows.
     target: Arc<dyn Store>,
     sealing: Arc<Sealing>,
-    table: String,
+    table: TableName,
 }
 
 impl Replay {
     async fn open(args: Args) -> anyhow::Result<Self> {
         let config = config::load(&args.file)?;
         let secrets = Secrets::new(args.folders.secrets_dir.clone());
-        let table = args.table.clone().unwrap_or_else(|| config.sink.table.clone());
+        let table = match &args.table {
+            Some(other) => TableName::new(other)?,
+            None => config.sink.table.clone(),
+        };
         let home = existing_store(&config, &secrets, &args.folders.data_dir)?;
         let mut other = config.clone();
         other.sink.table.clone_from(&table);
@@ -127,7 +130,7 @@ impl Replay {
 
     async fn run(&self) -> anyhow::Result<ExitCode> {
         if self.args.dry_run {
-            out::line(show::plan(self.args.output, &self.plan().await?, &self.table));
+            out::line(show::plan(self.args.output, &self.plan().await?, self.table.as_str()));
             return Ok(ExitCode::SUCCESS);
         }
         ensure!(
@@ -146,7 +149,7 @@ impl Replay {
         if ends.is_empty() {
             let ranges: Vec<_> =
                 self.plan().await?.into_iter().filter(|range| range.messages() > 0).collect();
-            out::line(show::plan(self.args.output, &ranges, &self.table));
+            out::line(show::plan(self.args.output, &ranges, self.table.as_str()));
             if ranges.is_empty() {
                 out::note("nothing lies in this range");
                 return Ok(ExitCode::SUCCESS);
@@ -280,7 +283,7 @@ impl Replay {
     ) -> anyhow::Result<Parts> {
         Ok(Parts {
             group: self.group(),
-            table: self.table.clone(),
+            table: self.table.to_string(),
             source: Arc::new(source),
             store: self.target.clone(),
             sealing: self.sealing.clone(),
@@ -296,7 +299,7 @@ impl Replay {
             meters,
             side: Some(Side {
                 group: self.config.kafka.consumer_group.clone(),
-                table: self.config.sink.table.clone(),
+                table: self.config.sink.table.to_string(),
                 limit: self.args.rate,
             }),
             patient: false,

@@ -19,7 +19,7 @@ use crate::store::inspect::{Inspection, TableState};
 use crate::store::mysql::{MySqlOptions, MySqlStore};
 use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{self, Store, StoreError, TableName};
+use crate::store::{self, Store, StoreError};
 
 /// Time limit of the whole look.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -37,17 +37,13 @@ pub async fn check(config: &Config, secrets: &Secrets, data_dir: &Path) -> Vec<F
         Database::Postgres(_) => "spec.sink.postgres",
         Database::Sqlite { .. } => "spec.sink.sqlite",
     };
-    let table = match TableName::new(&config.sink.table) {
-        Ok(table) => table,
-        Err(error) => return vec![Finding::failed(TABLE, error.to_string()).remedy("choose another name")],
-    };
     if let Database::Sqlite { claim_name } = &config.sink.database {
         let file = sqlite_file(data_dir, claim_name);
         if !file.exists() {
             return vec![check_folder(path, &file)];
         }
     }
-    match tokio::time::timeout(LIMIT, inspect(config, secrets, data_dir, table)).await {
+    match tokio::time::timeout(LIMIT, inspect(config, secrets, data_dir)).await {
         Ok(Ok(inspection)) => judge(path, &inspection, config.sink.manage_schema),
         Ok(Err(error)) => {
             let detail = chain(&error);
@@ -67,12 +63,8 @@ pub async fn check(config: &Config, secrets: &Secrets, data_dir: &Path) -> Vec<F
     }
 }
 
-async fn inspect(
-    config: &Config,
-    secrets: &Secrets,
-    data_dir: &Path,
-    table: TableName,
-) -> Result<Inspection, StoreError> {
+async fn inspect(config: &Config, secrets: &Secrets, data_dir: &Path) -> Result<Inspection, StoreError> {
+    let table = config.sink.table.clone();
     // Never used: nothing is created here.
     let manage_schema = false;
     let has_retention = config.live.retention.is_some();

@@ -1,3 +1,5 @@
+use sluice_crds::validate::is_table_name;
+
 use super::*;
 
 /// A pipeline that reads topics by pattern.
@@ -68,4 +70,24 @@ fn a_file_that_is_absent_or_broken_names_itself() {
     std::fs::write(&path, PATTERN.replace("consumerGroup: g", "consumerGroup: ''")).unwrap();
     let error = load(&path).unwrap_err().to_string();
     assert!(error.contains("pipeline.yaml") && error.contains("spec.source.kafka.consumerGroup"), "{error}");
+}
+
+#[test]
+fn what_the_checks_take_for_the_name_of_a_table_is_one() {
+    let (longest, too_long) = ("a".repeat(63), "a".repeat(64));
+    for name in [
+        "connectivity_trace",
+        "_t",
+        "Order",
+        "",
+        "1a",
+        "a;b",
+        "\u{e4}",
+        "sluice_x",
+        "SQLITE_y",
+        &longest,
+        &too_long,
+    ] {
+        assert_eq!(is_table_name(name), TableName::new(name).is_ok(), "{name}");
+    }
 }

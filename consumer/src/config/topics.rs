@@ -1,9 +1,11 @@
 //! Which topics a pipeline reads.
 
 use regex::bytes::Regex;
-use sluice_crds::problem::{Problem, Problems};
+use sluice_crds::problem::Problems;
 use sluice_crds::v1alpha1::KafkaSource;
 use sluice_crds::validate::topic_regex;
+
+use super::unchecked;
 
 /// Which topics a source reads.
 #[derive(Clone, Debug)]
@@ -40,22 +42,15 @@ impl Topics {
 
 /// The topics that a checked source names.
 pub(super) fn topics(kafka: &KafkaSource, dead_letters: Option<&String>) -> Result<Topics, Problems> {
-    const PATH: &str = "spec.source.kafka";
-    let compile = |field: &str, pattern: &String| {
-        topic_regex(pattern).map_err(|message| Problem::new(format!("{PATH}.{field}"), message))
-    };
+    let compile = |pattern: &String| topic_regex(pattern).map_err(|_| unchecked("source.kafka"));
     match (&kafka.topic, &kafka.topic_pattern) {
         (Some(topic), None) => Ok(Topics::Named(topic.clone())),
         (None, Some(include)) => Ok(Topics::Matching {
-            include: compile("topicPattern", include)?,
-            exclude: kafka
-                .exclude_pattern
-                .as_ref()
-                .map(|exclude| compile("excludePattern", exclude))
-                .transpose()?,
+            include: compile(include)?,
+            exclude: kafka.exclude_pattern.as_ref().map(compile).transpose()?,
             dead_letters: dead_letters.cloned(),
         }),
-        _ => Err(Problem::new(PATH, "exactly one of topic and topicPattern is needed").into()),
+        _ => Err(unchecked("source.kafka").into()),
     }
 }
 
