@@ -32,9 +32,7 @@ const LIMITS: Limits =
 
 /// What the endpoints read.
 pub struct Admin {
-    /// Which pipeline.
     pub identity: Identity,
-    /// Counters.
     pub meters: Arc<Meters>,
     /// Tells where partitions end.
     pub source: CurrentSource,

@@ -3,35 +3,36 @@
 // Panics where nobody reads any more: see `out`.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
-pub mod admin;
-pub mod backoff;
-pub mod check;
+// Public is what tests, benchmarks and fuzz targets use; the rest is the program's own.
+mod admin;
+mod backoff;
+mod check;
 pub mod cli;
 pub mod config;
-pub mod consume;
-pub mod dead_letters;
+mod consume;
+mod dead_letters;
 pub mod decode;
 pub mod gate;
-pub mod http;
-pub mod keys;
+mod http;
+mod keys;
 pub mod last_error;
 pub mod live;
 pub mod loadgen;
 pub mod local;
 mod lock;
-pub mod logging;
+mod logging;
 pub mod meter;
-pub mod moment;
-pub mod out;
+mod moment;
+mod out;
 pub mod pipeline;
-pub mod place;
+mod place;
 #[cfg(feature = "planted")]
 mod planted;
 pub mod read;
-pub mod replay;
+mod replay;
 pub mod seal;
 pub mod secrets;
 pub mod source;
 pub mod span;
-pub mod stop;
+mod stop;
 pub mod store;

@@ -58,7 +58,6 @@ pub struct DeadLetterSender {
     pub sealing: Arc<Sealing>,
     /// Where copies go.
     pub topic: Arc<dyn DeadLetterTopic>,
-    /// Counters.
     pub meters: Arc<Meters>,
     /// Whose streams' letters: the queue's identity.
     pub cluster_id: String,

@@ -59,11 +59,9 @@ pub enum Command {
 /// What a lane tells the driver: this partition must be claimed again.
 #[derive(Debug)]
 pub struct HandedBack {
-    /// Which.
     pub at: TopicPartition,
     /// [`OpenStream::serial`].
     pub serial: u64,
-    /// Why.
     pub because: Reclaim,
 }
 

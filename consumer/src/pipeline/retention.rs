@@ -38,7 +38,6 @@ pub struct RowRemover {
     pub store: Arc<dyn Store>,
     /// Its time.
     pub clock: Arc<DatabaseClock>,
-    /// Counters.
     pub meters: Arc<Meters>,
     /// The pipeline's name for its rate.
     pub pipeline: String,

@@ -127,7 +127,6 @@ pub struct Opener {
     pub store: Arc<dyn Store>,
     /// Learns the database's time from claims.
     pub clock: Arc<DatabaseClock>,
-    /// Counters.
     pub meters: Arc<Meters>,
     /// The queue's identity.
     pub cluster_id: String,
