@@ -13,9 +13,10 @@ use crate::v1alpha1::crd;
 
 /// The schema of a whole resource: the CRD's, with what the API server adds to it.
 pub(super) static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
-    let properties =
-        crd().spec.versions.into_iter().next().and_then(|version| version.schema?.open_api_v3_schema);
-    let mut schema = serde_json::to_value(properties).unwrap_or_default();
+    let version = crd().spec.versions.into_iter().next();
+    let properties = version.and_then(|version| version.schema?.open_api_v3_schema);
+    let properties = properties.expect("the CRD has one version, with a schema");
+    let mut schema = serde_json::to_value(properties).expect("a schema has a JSON form");
     schema["properties"]["apiVersion"] = json!({ "type": "string", "enum": ["sluice.dev/v1alpha1"] });
     schema["properties"]["kind"] = json!({ "type": "string", "enum": ["TracePipeline"] });
     schema["properties"]["metadata"] = metadata_schema();

@@ -356,8 +356,7 @@ fn content(stamped: &impl ResourceExt) -> &str {
 }
 
 fn json(object: &impl Serialize) -> Value {
-    // Kubernetes' types always have a JSON form.
-    serde_json::to_value(object).unwrap_or_default()
+    serde_json::to_value(object).expect("Kubernetes' types always have a JSON form")
 }
 
 fn hash(value: &Value) -> String {

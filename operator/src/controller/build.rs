@@ -94,6 +94,18 @@ pub enum BuildError {
         /// Its path.
         member: String,
     },
+    /// A part that is hashed or searched has no JSON form.
+    #[error("{what} has no JSON form")]
+    Json {
+        /// Which part.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// More replicas than Kubernetes can count.
+    #[error("expected at most {most} replicas, found {0}", most = i32::MAX)]
+    Replicas(u32),
 }
 
 /// The name of everything that there is once.

@@ -70,8 +70,7 @@ where
         object.managed_fields_mut().clear();
         Self {
             name: object.name_any().into(),
-            // Kubernetes' types always have a JSON form.
-            json: serde_json::to_string(&object).unwrap_or_default().into(),
+            json: serde_json::to_string(&object).expect("Kubernetes' types always have a JSON form").into(),
             kind: PhantomData,
         }
     }

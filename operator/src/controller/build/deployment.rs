@@ -46,21 +46,21 @@ const DEFAULT_CPU_REQUEST: &str = "100m";
 /// Builds the Deployment.
 ///
 /// # Errors
-/// A part of the template does not fit Kubernetes' type.
+/// A part of the template does not fit Kubernetes' type, or something has no JSON form.
 pub fn deployment(valid: &Valid, options: &Options, replicas: u32) -> Result<Deployment, BuildError> {
     let template = pod_template(valid, options)?;
     #[cfg(feature = "planted")]
     let template = planted(template, valid);
     let mut metadata = metadata(&valid.owner, options, consumer_name(valid));
-    metadata.annotations = Some(
-        [(names::ANNOTATION_TEMPLATE_HASH, hash(&template)), (names::ANNOTATION_SPEC_HASH, spec_hash(valid))]
-            .map(|(key, value)| (key.to_owned(), value))
-            .into(),
-    );
+    let hashes = [
+        (names::ANNOTATION_TEMPLATE_HASH, hash("the pod template", &template)?),
+        (names::ANNOTATION_SPEC_HASH, spec_hash(valid)?),
+    ];
+    metadata.annotations = Some(hashes.map(|(key, value)| (key.to_owned(), value)).into());
     Ok(Deployment {
         metadata,
         spec: DeploymentSpec {
-            replicas: i32::try_from(replicas).ok(),
+            replicas: Some(i32::try_from(replicas).map_err(|_| BuildError::Replicas(replicas))?),
             selector: selector(valid),
             strategy: Some(strategy(valid)),
             revision_history_limit: Some(KEPT_REVISIONS),
@@ -86,15 +86,14 @@ fn planted(mut template: PodTemplateSpec, valid: &Valid) -> PodTemplateSpec {
 
 /// What of the spec shapes pods. Where only the template differs, the operator is what has changed. How a spec is
 /// written down belongs to the version: hashes of two versions cannot be compared.
-fn spec_hash(valid: &Valid) -> String {
-    let hash = hash(&(&valid.settings, &valid.spec.template, &valid.spec.image));
-    format!("{}:{hash}", env!("CARGO_PKG_VERSION"))
+fn spec_hash(valid: &Valid) -> Result<String, BuildError> {
+    let hash = hash("the spec", &(&valid.settings, &valid.spec.template, &valid.spec.image))?;
+    Ok(format!("{}:{hash}", env!("CARGO_PKG_VERSION")))
 }
 
-fn hash(content: &impl Serialize) -> String {
-    // Maps of strings and structs of them: they always have a JSON form.
-    let text = serde_json::to_string(content).unwrap_or_default();
-    names::hash(text)
+fn hash(what: &'static str, content: &impl Serialize) -> Result<String, BuildError> {
+    let text = serde_json::to_string(content).map_err(|source| BuildError::Json { what, source })?;
+    Ok(names::hash(text))
 }
 
 /// A SQLite file has one writer: the old pod goes first. Else a new pod comes first.
@@ -129,7 +128,7 @@ fn pod_template(valid: &Valid, options: &Options) -> Result<PodTemplateSpec, Bui
             ..Default::default()
         }),
         containers: vec![container(valid, options)],
-        volumes: Some(volumes(valid)),
+        volumes: Some(volumes(valid)?),
         node_selector: some_map(&wanted.node_selector),
         affinity: wanted.affinity.as_ref().map(|value| typed("affinity", value)).transpose()?,
         tolerations: typed_list("tolerations", &wanted.tolerations)?,
@@ -220,7 +219,7 @@ fn resources(wanted: Option<&Resources>) -> ResourceRequirements {
     }
 }
 
-fn volumes(valid: &Valid) -> Vec<Volume> {
+fn volumes(valid: &Valid) -> Result<Vec<Volume>, BuildError> {
     let config_map = |volume: &str, name: String, optional: bool| Volume {
         name: volume.into(),
         config_map: Some(ConfigMapVolumeSource { name, optional: Some(optional), ..Default::default() }),
@@ -232,7 +231,7 @@ fn volumes(valid: &Valid) -> Vec<Volume> {
         config_map("live", live_name(&valid.owner.name), true),
         Volume {
             name: "secrets".into(),
-            projected: Some(ProjectedVolumeSource { sources: Some(secrets(valid)), ..Default::default() }),
+            projected: Some(ProjectedVolumeSource { sources: Some(secrets(valid)?), ..Default::default() }),
             ..Default::default()
         },
     ];
@@ -251,7 +250,7 @@ fn volumes(valid: &Valid) -> Vec<Volume> {
             ..Default::default()
         },
     });
-    volumes
+    Ok(volumes)
 }
 
 fn mounts(valid: &Valid) -> Vec<VolumeMount> {
@@ -274,9 +273,10 @@ fn mounts(valid: &Valid) -> Vec<VolumeMount> {
 }
 
 /// Every key that the settings refer to, as the file NAME/KEY. Optional: the consumer says which one is missing.
-fn secrets(valid: &Valid) -> Vec<VolumeProjection> {
+fn secrets(valid: &Valid) -> Result<Vec<VolumeProjection>, BuildError> {
     let mut keys: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let settings = serde_json::to_value(&valid.settings).unwrap_or_default();
+    let settings = serde_json::to_value(&valid.settings)
+        .map_err(|source| BuildError::Json { what: "the settings", source })?;
     collect_secrets(&settings, &mut keys);
     let projection = |(name, keys): (String, BTreeSet<String>)| VolumeProjection {
         secret: Some(SecretProjection {
@@ -290,7 +290,7 @@ fn secrets(valid: &Valid) -> Vec<VolumeProjection> {
         }),
         ..Default::default()
     };
-    keys.into_iter().map(projection).collect()
+    Ok(keys.into_iter().map(projection).collect())
 }
 
 /// Wherever a field refers to a Secret: a new field cannot be forgotten here.
@@ -331,9 +331,9 @@ fn spread(valid: &Valid) -> Result<Vec<TopologySpreadConstraint>, BuildError> {
 /// Kubernetes' types drop members that they do not know: a misspelt one would be lost without a word.
 fn typed<T: Serialize + DeserializeOwned>(field: &str, value: &Value) -> Result<T, BuildError> {
     let field = || format!("spec.template.consumer.{field}");
-    let typed: T = serde_json::from_value(value.clone())
-        .map_err(|source| BuildError::Template { field: field(), source })?;
-    let kept = serde_json::to_value(&typed).unwrap_or_default();
+    let no_fit = |source| BuildError::Template { field: field(), source };
+    let typed: T = serde_json::from_value(value.clone()).map_err(no_fit)?;
+    let kept = serde_json::to_value(&typed).map_err(no_fit)?;
     match lost(value, &kept) {
         Some(member) => Err(BuildError::Unknown { member: field() + &member }),
         None => Ok(typed),

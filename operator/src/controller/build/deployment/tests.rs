@@ -28,6 +28,12 @@ fn a_template_with_nulls_and_empty_lists_is_taken() {
     typed::<Affinity>("affinity", &affinity).expect("it is right");
 }
 
+#[test]
+fn more_replicas_than_kubernetes_counts_are_refused_and_not_left_to_its_default() {
+    let refused = deployment(&example::valid(), &example::options(), u32::MAX).expect_err("too many");
+    assert!(matches!(refused, BuildError::Replicas(u32::MAX)), "{refused}");
+}
+
 fn into_sqlite(replicas: u32) -> TracePipeline {
     let mut pipeline = example::pipeline();
     pipeline.spec.sink =
