@@ -2,16 +2,16 @@
 //!
 //! It reads no Secret, and talks to no queue and no database: what they do shows in the consumers' reports.
 
-pub mod admin;
-pub mod controller;
-pub mod events;
-pub mod lead;
+mod admin;
+mod controller;
+mod events;
+mod lead;
 mod lock;
-pub mod metrics;
+mod metrics;
 pub mod options;
 #[cfg(feature = "planted")]
 mod planted;
 pub mod problem;
 pub mod run;
 mod tasks;
-pub mod watch;
+mod watch;
