@@ -9,6 +9,7 @@ pub mod document;
 pub mod duration;
 pub mod error_reason;
 pub mod live;
+pub mod manifest;
 pub mod names;
 pub mod problem;
 pub mod reference;

@@ -48,14 +48,3 @@ fn without_mark(text: &str) -> &str {
 pub fn to_string<T: Serialize>(value: &T) -> Result<String, String> {
     serde_yaml::to_string(value).map_err(|error| error.to_string())
 }
-
-/// The generated `crds/tracepipelines.yaml`.
-///
-/// # Errors
-/// As [`to_string`].
-pub fn crd() -> Result<String, String> {
-    Ok(format!(
-        "# Generated from crds/src/v1alpha1.rs: cargo run --bin crdgen > crds/tracepipelines.yaml\n{}",
-        to_string(&crate::v1alpha1::crd())?
-    ))
-}

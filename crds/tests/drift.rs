@@ -2,14 +2,14 @@
 
 fn compare(path: &str, generated: Result<String, String>, command: &str) {
     let file = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
-    let committed = std::fs::read_to_string(file).unwrap_or_default();
-    assert!(committed == generated.unwrap_or_default(), "{path} is out of date: {command}");
+    let committed = std::fs::read_to_string(file).expect("it is committed");
+    assert!(committed == generated.expect("it can be generated"), "{path} is out of date: {command}");
 }
 
 #[test]
 fn the_generated_crd_is_up_to_date() {
     let command = "cargo run --bin crdgen > crds/tracepipelines.yaml";
-    compare("tracepipelines.yaml", sluice_crds::yaml::crd(), command);
+    compare("tracepipelines.yaml", sluice_crds::manifest::manifest(), command);
 }
 
 #[test]

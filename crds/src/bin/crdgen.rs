@@ -7,7 +7,7 @@
 
 fn main() -> Result<(), String> {
     let page = match std::env::args().nth(1).as_deref() {
-        None => sluice_crds::yaml::crd()?,
+        None => sluice_crds::manifest::manifest()?,
         Some("reference") => sluice_crds::reference::markdown()?,
         Some(other) => return Err(format!("expected nothing or `reference`, found {other:?}")),
     };
