@@ -77,7 +77,6 @@ pub struct Context {
     pub world: World,
     /// Consumers' reports.
     pub prober: Arc<Prober>,
-    /// Counters.
     pub metrics: Arc<Metrics>,
     /// Events about pipelines.
     pub recorder: Recorder,

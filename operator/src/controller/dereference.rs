@@ -39,19 +39,12 @@ pub struct Found {
     pub live: Option<Arc<ConfigMap>>,
     /// Every settings ConfigMap, old ones too.
     pub settings: Vec<Arc<ConfigMap>>,
-    /// See `build`.
     pub deployment: Option<Arc<Deployment>>,
-    /// See `build`.
     pub service: Option<Arc<Service>>,
-    /// See `build`.
     pub service_account: Option<Arc<ServiceAccount>>,
-    /// See `build`.
     pub role: Option<Arc<Role>>,
-    /// See `build`.
     pub role_binding: Option<Arc<RoleBinding>>,
-    /// See `build`.
     pub disruption_budget: Option<Arc<PodDisruptionBudget>>,
-    /// See `build`.
     pub network_policy: Option<Arc<NetworkPolicy>>,
     /// Hashes of the settings that a ReplicaSet names, or the Deployment, whose ReplicaSet may not be there yet.
     pub settings_in_use: BTreeSet<String>,

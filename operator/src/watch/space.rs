@@ -62,17 +62,11 @@ pub struct Space {
     pub replica_sets: Arc<Shelf<KeptReplicaSet>>,
     /// Where to ask.
     pub pods: Arc<Shelf<KeptPod>>,
-    /// See `build`.
     pub services: Arc<Shelf<Text<Service>>>,
-    /// See `build`.
     pub service_accounts: Arc<Shelf<Text<ServiceAccount>>>,
-    /// See `build`.
     pub roles: Arc<Shelf<Text<Role>>>,
-    /// See `build`.
     pub role_bindings: Arc<Shelf<Text<RoleBinding>>>,
-    /// See `build`.
     pub disruption_budgets: Arc<Shelf<Text<PodDisruptionBudget>>>,
-    /// See `build`.
     pub network_policies: Arc<Shelf<Text<NetworkPolicy>>>,
     unlisted: Unlisted,
 }
