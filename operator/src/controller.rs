@@ -131,16 +131,34 @@ impl Context {
 
     /// Drops what is remembered of a pipeline that is gone.
     pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
-        self.prober.forget(pipeline);
-        self.autoscaler.forget(pipeline);
-        self.backoffs.forget(pipeline);
-        self.dead_letters.forget(pipeline);
-        self.conflicts.forget(pipeline);
-        self.unseen.forget(pipeline);
-        self.pod_monitors.forget(pipeline);
-        self.stubborn.forget(pipeline);
-        self.repairs.forget(pipeline);
-        self.metrics.forget(pipeline);
+        // Every field by its name, so that the compiler asks of a new one whether it remembers pipelines.
+        let Self {
+            client: _,
+            options: _,
+            world: _,
+            recorder: _,
+            rollouts: _,
+            prober,
+            metrics,
+            autoscaler,
+            backoffs,
+            dead_letters,
+            conflicts,
+            unseen,
+            pod_monitors,
+            stubborn,
+            repairs,
+        } = self;
+        prober.forget(pipeline);
+        metrics.forget(pipeline);
+        autoscaler.forget(pipeline);
+        backoffs.forget(pipeline);
+        dead_letters.forget(pipeline);
+        conflicts.forget(pipeline);
+        unseen.forget(pipeline);
+        pod_monitors.forget(pipeline);
+        stubborn.forget(pipeline);
+        repairs.forget(pipeline);
     }
 }
 
