@@ -19,7 +19,7 @@ use crate::yaml;
 /// Reads and checks one resource.
 ///
 /// # Errors
-/// Everything that is wrong with it, in the order of the document's fields.
+/// Everything that is wrong with it: first what the structure refuses, then what the rules refuse.
 pub fn read(text: &str) -> Result<TracePipeline, Problems> {
     let mut value = yaml::to_json(text).map_err(|message| Problem::new("", message))?;
     if value.is_null() {

@@ -48,7 +48,7 @@ impl Document for Settings {
 }
 
 impl Settings {
-    /// The static part of a spec, of a pipeline that is a file; see [`Self::with_uid`].
+    /// Those of a spec, of a pipeline that is a file; see [`Self::with_uid`].
     pub fn of(pipeline: &str, spec: &TracePipelineSpec) -> Self {
         Self {
             pipeline: pipeline.to_owned(),

@@ -53,8 +53,8 @@ const RESYNC: Duration = Duration::from_secs(600);
 const RETRY_SOON: Duration = Duration::from_secs(10);
 /// How soon after somebody else's write, at first.
 const RETRY_CONFLICT: Duration = Duration::from_millis(50);
-/// How long after an override or a window begins or ends, or a pod should have gone, it is looked at: the time of day and the timer are two clocks, and
-/// a look that comes too early finds nothing new.
+/// How long after an override or a window begins or ends, or a pod should have gone, it is looked at: the time of day and
+/// the timer are two clocks, and a look that comes too early finds nothing new.
 const AFTER_A_CHANGE: Duration = Duration::from_millis(50);
 /// How soon after any other failure, at first.
 const RETRY_FAILURE: Duration = Duration::from_millis(500);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -114,14 +114,14 @@ pub struct Metrics {
     child_writes: Counter,
     status_writes: Counter,
     number_writes: Counter,
-    pipelines: Gauge<i64, AtomicI64>,
-    conditions: Family<Verdict, Gauge<i64, AtomicI64>>,
-    conditions_since: Family<ByStatus, Gauge<i64, AtomicI64>>,
+    pipelines: Gauge,
+    conditions: Family<Verdict, Gauge>,
+    conditions_since: Family<ByStatus, Gauge>,
     judged: Mutex<Judged>,
-    namespace_listed: Family<ByNamespace, Gauge<i64, AtomicI64>>,
-    leader: Gauge<i64, AtomicI64>,
+    namespace_listed: Family<ByNamespace, Gauge>,
+    leader: Gauge,
     ready: AtomicBool,
-    watch_errors: Counter<u64, AtomicU64>,
+    watch_errors: Counter,
 }
 
 impl Default for Metrics {

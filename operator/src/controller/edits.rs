@@ -1,5 +1,5 @@
-//! An edit's way to the live document: that of the reconcile, and beside it that of edits that hurry, and of those of
-//! refused and of deleted pipelines.
+//! How an edit of the spec reaches the live ConfigMap: in a reconcile, ahead of it ([`hurry`]), and for pipelines that are
+//! refused or being deleted.
 
 use std::sync::Arc;
 

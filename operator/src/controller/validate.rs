@@ -84,7 +84,7 @@ pub struct Valid {
     pub owner: Owner,
     /// The spec.
     pub spec: TracePipelineSpec,
-    /// The static document.
+    /// The settings document.
     pub settings: Settings,
     /// Its hash.
     pub settings_hash: String,

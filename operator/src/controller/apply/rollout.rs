@@ -6,8 +6,8 @@
 //! readiness back, but a new one is not ready before it has reached topic and database. The mark stays, unless a
 //! rollout has failed for a reason that consumers of an older template tell of, too (that those are in trouble for a
 //! moment explains no new one that ends, or says nothing), or for want of room: where no new pod has had a node, none has
-//! shown anything of the upgrade. What else refuses pods, such as an admission policy, may mean their template. One whose rollout has ended takes no turn any more, whatever
-//! becomes of its pods.
+//! shown anything of the upgrade. What else refuses pods, such as an admission policy, may mean their template. One whose
+//! rollout has ended takes no turn any more, whatever becomes of its pods.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
