@@ -10,7 +10,7 @@ use sluice_crds::v1alpha1::{TracePipeline, TracePipelineStatus};
 
 use crate::controller::Context;
 use crate::controller::status::{
-    self, CONFLICT, DEAD_LETTERS_GROWING, DEGRADED, RATE_CONFIRMED, READY, SUSPENDED,
+    self, CONFLICT, DEAD_LETTERS_GROWING, DEGRADED, FALSE, RATE_CONFIRMED, READY, SUSPENDED, TRUE,
 };
 
 /// Longest note that the API takes.
@@ -73,15 +73,15 @@ fn changes(old: &TracePipelineStatus, new: &TracePipelineStatus) -> Vec<Event> {
         }
         let known = before.is_some();
         match (condition.type_.as_str(), condition.status.as_str()) {
-            (DEGRADED, "True") => events.push(event(EventType::Warning, condition, DEGRADED)),
-            (DEGRADED, "False") if known => events.push(event(EventType::Normal, condition, "Recovered")),
-            (CONFLICT, "True") => events.push(event(EventType::Warning, condition, CONFLICT)),
-            (DEAD_LETTERS_GROWING, "True") => {
+            (DEGRADED, TRUE) => events.push(event(EventType::Warning, condition, DEGRADED)),
+            (DEGRADED, FALSE) if known => events.push(event(EventType::Normal, condition, "Recovered")),
+            (CONFLICT, TRUE) => events.push(event(EventType::Warning, condition, CONFLICT)),
+            (DEAD_LETTERS_GROWING, TRUE) => {
                 events.push(event(EventType::Warning, condition, "DeadLetter"));
             }
-            (READY, "True") => events.push(event(EventType::Normal, condition, READY)),
+            (READY, TRUE) => events.push(event(EventType::Normal, condition, READY)),
             (SUSPENDED, _) if known => events.push(event(EventType::Normal, condition, SUSPENDED)),
-            (RATE_CONFIRMED, "True") if is_another_rate => {
+            (RATE_CONFIRMED, TRUE) if is_another_rate => {
                 events.push(event(EventType::Normal, condition, "RateApplied"));
             }
             _ => {}

@@ -8,7 +8,7 @@ use kube::runtime::reflector::ObjectRef;
 use sluice_crds::v1alpha1::{TracePipeline, TracePipelineStatus};
 
 use super::probe::PodReport;
-use super::status::{DEAD_LETTERS_GROWING, condition};
+use super::status::{DEAD_LETTERS_GROWING, TRUE, condition};
 use crate::lock::lock;
 
 /// For how long a new dead letter counts; whole minutes.
@@ -40,7 +40,7 @@ impl DeadLetters {
         let is_first = !all.contains_key(pipeline);
         let seen = all.entry(pipeline.clone()).or_default();
         let last = condition(status, DEAD_LETTERS_GROWING);
-        let mut grows = is_first && last.is_some_and(|last| last.status == "True");
+        let mut grows = is_first && last.is_some_and(|last| last.status == TRUE);
         seen.by_pod.retain(|pod, _| reports.iter().any(|report| report.pod == *pod));
         for report in reports {
             let before = seen.by_pod.entry(report.pod.clone()).or_insert((!is_first).then_some(0));

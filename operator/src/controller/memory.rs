@@ -227,7 +227,7 @@ impl PodMonitors {
         let (answer, counts) = match client.list_api_group_resources(&kind.api_version).await {
             Ok(list) => (list.resources.iter().any(|resource| resource.kind == kind.kind), REMEMBER),
             // No kind of its group is.
-            Err(kube::Error::Api(status)) if status.code == 404 => (false, REMEMBER),
+            Err(kube::Error::Api(status)) if status.is_not_found() => (false, REMEMBER),
             Err(error) => {
                 tracing::warn!(error = %crate::problem::chain(&error), "cannot ask whether PodMonitors are installed");
                 (last.is_some_and(|(answer, _)| answer), ASK_AGAIN)

@@ -22,9 +22,10 @@ use super::probe::{PodReport, Report, answers_of};
 use super::validate::Refusal;
 use crate::watch::unreadable;
 pub use conditions::{
-    CONFLICT, DEAD_LETTERS_GROWING, DEGRADED, EXPIRING, RATE_CONFIRMED, READY, SUSPENDED, conflict,
+    CONFLICT, DEAD_LETTERS_GROWING, DEGRADED, EXPIRING, FALSE, RATE_CONFIRMED, READY, SUSPENDED, TRUE,
+    conflict,
 };
-use conditions::{Conditions, THROTTLED};
+use conditions::{CONSUMERS_NOT_READY, Conditions, STARTING, THROTTLED, UNKNOWN};
 pub use last::{condition, is_said_by};
 use numbers::Numbers;
 pub use told::Told;
@@ -129,8 +130,7 @@ impl Pods {
             })
         };
         let refused = conditions().find(|condition| {
-            condition.type_.as_deref() == Some("ReplicaFailure")
-                && condition.status.as_deref() == Some("True")
+            condition.type_.as_deref() == Some("ReplicaFailure") && condition.status.as_deref() == Some(TRUE)
         });
         let observed = status.observed_generation >= deployment.metadata.generation;
         let (all, updated) = (status.replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0));
@@ -237,7 +237,7 @@ fn awaited(status: &TracePipelineStatus) -> TracePipelineStatus {
     for condition in &mut awaited.conditions {
         condition.message.clear();
         // Pods are on their way: not ready, and nobody has answered, for one reason after the other.
-        if let (RATE_CONFIRMED, "Unknown", _) | (READY, "False", "Starting" | "ConsumersNotReady") =
+        if let (RATE_CONFIRMED, UNKNOWN, _) | (READY, FALSE, STARTING | CONSUMERS_NOT_READY) =
             (&*condition.type_, &*condition.status, &*condition.reason)
         {
             condition.reason.clear();

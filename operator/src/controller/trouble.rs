@@ -6,7 +6,7 @@ use sluice_crds::v1alpha1::TracePipeline;
 use super::apply::Trouble;
 use super::dereference::Found;
 use super::probe::{CONSUMER_ERROR, PodReport, Report};
-use super::status::{DEGRADED, EXPIRING, condition, is_said_by};
+use super::status::{DEGRADED, EXPIRING, TRUE, condition, is_said_by};
 
 /// Reads the consumers' answers, and for those that have given none, the last status: an operator that has just begun has
 /// asked nobody, and the one before it has told of trouble at once.
@@ -42,7 +42,7 @@ fn told_by(answer: &Report) -> Option<&str> {
 /// What the last status says so of this very pod.
 fn told_before<'a>(pipeline: &'a TracePipeline, pod: &str) -> Option<&'a str> {
     let last = condition(pipeline.status.as_ref(), DEGRADED)?;
-    let is_told = last.status == "True" && is_said_by(last, pod) && holds_up(&last.reason);
+    let is_told = last.status == TRUE && is_said_by(last, pod) && holds_up(&last.reason);
     is_told.then_some(&*last.reason)
 }
 

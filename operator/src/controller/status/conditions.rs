@@ -31,9 +31,16 @@ pub const DEAD_LETTERS_GROWING: &str = "DeadLettersGrowing";
 /// Of the one that an installation writes to another one's pipeline.
 pub const CONFLICT: &str = "Conflict";
 
-const TRUE: &str = "True";
-const FALSE: &str = "False";
-const UNKNOWN: &str = "Unknown";
+/// A condition's status: it is so.
+pub const TRUE: &str = "True";
+/// It is not.
+pub const FALSE: &str = "False";
+/// Nobody knows now.
+pub const UNKNOWN: &str = "Unknown";
+/// Reason of a pipeline whose first consumers are on their way.
+pub const STARTING: &str = "Starting";
+/// Reason of one that has fewer ready consumers than it wants.
+pub const CONSUMERS_NOT_READY: &str = "ConsumersNotReady";
 /// Reason of a pipeline whose turn in an upgrade has not come.
 const WAITING: &str = "WaitingForTurn";
 /// Reason of a backlog that outlives its topic's retention.
@@ -120,7 +127,7 @@ fn ready(facts: &Facts<'_>, pods: &Pods) -> Verdict {
         return verdict(FALSE, "NotApplied", "the children could not be written; see Degraded");
     }
     if facts.deployment.is_none() || (!pods.observed && pods.ready == 0) {
-        return verdict(FALSE, "Starting", "the consumers are being started");
+        return verdict(FALSE, STARTING, "the consumers are being started");
     }
     if pods.stalled {
         return verdict(FALSE, "RolloutStalled", format!("{counts}, and the rollout has stopped moving"));
@@ -128,7 +135,7 @@ fn ready(facts: &Facts<'_>, pods: &Pods) -> Verdict {
     match (pods.settled(), held_up(facts).filter(|_| lacks_an_edit(facts))) {
         // Old pods work on while new ones start: nothing is broken, and the spec is not in effect everywhere yet.
         _ if !pods.observed => verdict(UNKNOWN, "RollingOut", "the new spec has not reached the pods yet"),
-        (false, _) if pods.ready < pods.wanted => verdict(FALSE, "ConsumersNotReady", counts),
+        (false, _) if pods.ready < pods.wanted => verdict(FALSE, CONSUMERS_NOT_READY, counts),
         (_, Some((reason, why))) => {
             verdict(UNKNOWN, reason, format!("{counts}, and the newest spec may have to wait: {why}"))
         }

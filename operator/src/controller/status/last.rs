@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use sluice_crds::v1alpha1::TracePipelineStatus;
 
 use super::Facts;
-use super::conditions::DEGRADED;
+use super::conditions::{DEGRADED, TRUE};
 
 /// A status's condition of a type.
 pub fn condition<'a>(status: Option<&'a TracePipelineStatus>, type_: &str) -> Option<&'a Condition> {
@@ -41,7 +41,7 @@ pub fn while_silent<'a>(facts: &Facts<'a>, type_: &str) -> Option<&'a Condition>
 
 /// What makes the pipeline degraded by the last word of a consumer that is silent now, or between two tries.
 pub fn trouble<'a>(facts: &Facts<'a>) -> Option<&'a Condition> {
-    let last = condition(facts.pipeline.status.as_ref(), DEGRADED).filter(|last| last.status == "True")?;
+    let last = condition(facts.pipeline.status.as_ref(), DEGRADED).filter(|last| last.status == TRUE)?;
     let silent = facts.reports.iter().filter(|report| report.answer.is_err()).map(|report| &report.pod);
     silent.chain(facts.idle).any(|pod| is_said_by(last, pod)).then_some(last)
 }
