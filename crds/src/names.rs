@@ -13,13 +13,19 @@ const SHORT_HASH: usize = 8;
 pub const SETTINGS_KEY: &str = "settings.json";
 /// Key of the live document in its ConfigMap.
 pub const LIVE_KEY: &str = "live.json";
+/// The operator: its command, its pods' `app.kubernetes.io/name`, and who manages what it writes.
+pub const OPERATOR: &str = "sluice-operator";
+/// Value of [`LABEL_ROLE`] of the pods that store spans.
+pub const ROLE_CONSUMER: &str = "consumer";
+/// The container of those pods that stores them.
+pub const CONSUMER_CONTAINER: &str = "consumer";
 /// Port of `/metrics`, `/livez`, `/readyz` and `/status` in a pod.
 pub const ADMIN_PORT: u16 = 9464;
 
 /// Label: the name of the pipeline that an object belongs to; names are at most
 /// [`crate::validate::MAX_PIPELINE_NAME`] long so that they fit.
 pub const LABEL_PIPELINE: &str = "sluice.dev/pipeline";
-/// Label: what a pod does, such as `consumer`.
+/// Label: what a pod does, such as [`ROLE_CONSUMER`].
 pub const LABEL_ROLE: &str = "sluice.dev/role";
 /// Label: the installation of the operator that an object belongs to.
 pub const LABEL_INSTALLATION: &str = "sluice.dev/installation";
@@ -44,6 +50,11 @@ pub fn child(pipeline: &str, suffix: &str) -> String {
     let kept = MAX_NAME.saturating_sub(suffix.len() + SHORT_HASH + 2).min(pipeline.len());
     let readable = pipeline[..kept].replace('.', "-");
     format!("{}-{}-{suffix}", readable.trim_end_matches('-'), short_hash(pipeline))
+}
+
+/// The name of everything that a pipeline has once, its Deployment above all.
+pub fn consumer_name(pipeline: &str) -> String {
+    child(pipeline, ROLE_CONSUMER)
 }
 
 /// Tells one text from another in a label or an annotation: the first 16 hexadecimal digits of its SHA-256.

@@ -7,7 +7,7 @@ use sluice_crds::names;
 /// Turns TracePipelines into running consumers and carries live edits to them.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(
-    name = "sluice-operator",
+    name = names::OPERATOR,
     version,
     // The chart's `operator.extraArgs` come last, and may repeat what the chart has said; lists grow.
     args_override_self = true,
@@ -55,7 +55,7 @@ fn host_name() -> String {
 
 fn first_name(told: [Option<String>; 2]) -> String {
     let mut names = told.into_iter().flatten().map(|name| name.trim().to_owned());
-    names.find(|name| !name.is_empty()).unwrap_or_else(|| "sluice-operator".to_owned())
+    names.find(|name| !name.is_empty()).unwrap_or_else(|| names::OPERATOR.to_owned())
 }
 
 impl Options {

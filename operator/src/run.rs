@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::Client;
 use kube::runtime::controller::{Config, applier};
 use kube::runtime::reflector::ObjectRef;
+use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
@@ -66,7 +67,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         namespaces = ?options.namespaces, "connected");
     metrics.set_ready(true);
 
-    let lease = format!("sluice-operator-{}", options.installation);
+    let lease = format!("{}-{}", names::OPERATOR, options.installation);
     let candidate = Candidate::new(client.clone(), &options.namespace, lease, options.identity.clone());
     tracing::info!("waiting for the lead");
     let lead = tokio::select! {

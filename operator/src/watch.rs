@@ -24,7 +24,7 @@ use kube::{Client, ResourceExt};
 use sluice_crds::v1alpha1::TracePipeline;
 
 use kept::Text;
-pub use kept::{Kept, KeptDeployment, KeptPod};
+pub use kept::{Kept, KeptDeployment, KeptPod, ROLLOUT};
 pub use lenient::unreadable;
 pub use space::Space;
 

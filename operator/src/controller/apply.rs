@@ -35,12 +35,11 @@ use super::validate::{Owner, Valid};
 
 pub use error::{ApplyError, may_pass};
 pub use live_document::{live, live_without_label};
-pub use over::ROLLOUT;
 use rollout::Change;
 pub use rollout::{Newest, Rollouts, Standing, Trouble, Withheld};
 
 /// Name of the operator as the owner of fields.
-pub const FIELD_MANAGER: &str = "sluice-operator";
+pub const FIELD_MANAGER: &str = names::OPERATOR;
 
 /// What became of the children.
 #[derive(Debug, Default)]

@@ -109,8 +109,8 @@ pub enum BuildError {
 }
 
 /// The name of everything that there is once.
-pub fn consumer_name(valid: &Valid) -> String {
-    names::child(&valid.owner.name, "consumer")
+fn consumer_name(valid: &Valid) -> String {
+    names::consumer_name(&valid.owner.name)
 }
 
 /// The name of the live ConfigMap.
@@ -120,7 +120,7 @@ pub fn live_name(pipeline: &str) -> String {
 
 /// Labels that choose the pods of a pipeline. They can never change: a Deployment's selector is immutable.
 pub fn selector_labels(pipeline: &str) -> BTreeMap<String, String> {
-    [(names::LABEL_PIPELINE, pipeline), (names::LABEL_ROLE, "consumer")]
+    [(names::LABEL_PIPELINE, pipeline), (names::LABEL_ROLE, names::ROLE_CONSUMER)]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into()
 }
@@ -141,9 +141,9 @@ pub fn labels(owner: &Owner, options: &Options) -> BTreeMap<String, String> {
     labels.extend(selector_labels(&owner.name));
     for (key, value) in [
         ("app.kubernetes.io/name", "sluice"),
-        ("app.kubernetes.io/component", "consumer"),
+        ("app.kubernetes.io/component", names::ROLE_CONSUMER),
         ("app.kubernetes.io/instance", &owner.name),
-        ("app.kubernetes.io/managed-by", "sluice-operator"),
+        ("app.kubernetes.io/managed-by", names::OPERATOR),
         (names::LABEL_INSTALLATION, &options.installation),
     ] {
         labels.insert(key.to_owned(), value.to_owned());

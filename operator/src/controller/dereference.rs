@@ -99,7 +99,7 @@ pub fn other_installation<'a>(object: &'a impl ResourceExt, installation: &str) 
 pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
     let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
     let Some(space) = world.space(&namespace) else { return Found::default() };
-    let consumer = names::child(&name, "consumer");
+    let consumer = names::consumer_name(&name);
     let settings = space
         .config_maps
         .of_pipeline(&namespace, &name)

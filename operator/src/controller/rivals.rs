@@ -45,7 +45,7 @@ pub fn rival(world: &World, pipeline: &TracePipeline) -> Option<String> {
 fn reads(world: &World, namespace: &str, pipeline: &str, work: Work<'_>) -> bool {
     let settings = || {
         let space = world.space(namespace)?;
-        let deployment = space.deployments.get(namespace, pipeline, &names::child(pipeline, "consumer"))?;
+        let deployment = space.deployments.get(namespace, pipeline, &names::consumer_name(pipeline))?;
         let deployment = deployment.read()?;
         let name = settings_name(pipeline, &settings_of(&deployment)?);
         let map = space.config_maps.object(namespace, pipeline, &name)?;

@@ -17,8 +17,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluice_crds::names;
 
-use crate::controller::apply::{ROLLOUT, Standing};
-use crate::controller::build::deployment::CONTAINER;
+use crate::controller::apply::Standing;
+
+/// Kept by the Deployment's controller beside the status, and on each ReplicaSet: the number of the rollout.
+pub const ROLLOUT: &str = "deployment.kubernetes.io/revision";
 
 /// What is kept of an object.
 pub trait Kept: Send + Sync + 'static {
@@ -184,7 +186,7 @@ impl Kept for KeptPod {
 /// the group misses it. Where nothing is said of containers, the pod's phase counts.
 fn consumer_runs(status: &PodStatus) -> bool {
     let mut containers = status.container_statuses.iter().flatten();
-    let Some(consumer) = containers.find(|container| container.name == CONTAINER) else {
+    let Some(consumer) = containers.find(|container| container.name == names::CONSUMER_CONTAINER) else {
         return status.phase.as_deref() == Some("Running");
     };
     consumer.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())

@@ -8,12 +8,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::watch::ROLLOUT;
+
 /// A rollout changes the status several times a second; more than so many changes between a read and a write are
 /// no rollout.
 const TRIES: usize = 5;
-
-/// Kept by the Deployment's controller beside the status, and on each ReplicaSet: the number of the rollout.
-pub const ROLLOUT: &str = "deployment.kubernetes.io/revision";
 
 /// Writes over the version that was looked at, or over a later one in which only the status is another: the watch
 /// is always a little behind it.

@@ -24,8 +24,6 @@ use super::{BuildError, consumer_name, labels, live_name, metadata, rbac, select
 use crate::controller::validate::Valid;
 use crate::options::Options;
 
-/// Name of the consumer's container.
-pub const CONTAINER: &str = "consumer";
 const SETTINGS_DIR: &str = "/etc/sluice/settings";
 const LIVE_DIR: &str = "/etc/sluice/live";
 const SECRETS_DIR: &str = "/etc/sluice/secrets";
@@ -174,7 +172,7 @@ fn container(valid: &Valid, options: &Options) -> Container {
         ..Default::default()
     };
     Container {
-        name: CONTAINER.into(),
+        name: names::CONSUMER_CONTAINER.into(),
         image: Some(valid.image.clone()),
         image_pull_policy: Some(options.image_pull_policy.clone()),
         args: Some(

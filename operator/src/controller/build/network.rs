@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::json;
-use sluice_crds::names::{ADMIN_PORT, LABEL_PIPELINE};
+use sluice_crds::names::{ADMIN_PORT, LABEL_PIPELINE, OPERATOR};
 
 use super::{consumer_name, metadata, selector, selector_labels};
 use crate::controller::validate::Valid;
@@ -67,7 +67,7 @@ pub fn network_policy(valid: &Valid, options: &Options) -> NetworkPolicy {
     let operator = NetworkPolicyPeer {
         namespace_selector: Some(in_namespace(&options.namespace)),
         pod_selector: Some(LabelSelector {
-            match_labels: Some([("app.kubernetes.io/name".to_owned(), "sluice-operator".to_owned())].into()),
+            match_labels: Some([("app.kubernetes.io/name".to_owned(), OPERATOR.to_owned())].into()),
             ..Default::default()
         }),
         ..Default::default()
