@@ -21,14 +21,13 @@ use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::{self, Limits, WhenFull};
+use crate::http::{self, Limits};
 use crate::meter::{Identity, Meters};
 use crate::source::Source;
 
 /// The operator, Prometheus, the kubelet and a person or two ask at once. Whoever does not ask keeps none of them from being
 /// answered: where `/livez` fails the process is ended.
-const LIMITS: Limits =
-    Limits { connections: 64, patience: Duration::from_secs(30), when_full: WhenFull::LongestIdle };
+const LIMITS: Limits = Limits { connections: 64, patience: Duration::from_secs(30) };
 
 /// What the endpoints read.
 pub struct Admin {

@@ -1,8 +1,7 @@
 //! Serves HTTP within bounds of connections and of patience.
 //!
-//! Guarantees: no more than [`Limits::connections`] are served at once, and whoever comes besides is told 503 or closed
-//! ([`WhenFull`] may close one that is idle instead);
-//! a client that sends the head of its request slowly, or is idle between two requests, is closed after
+//! Guarantees: no more than [`Limits::connections`] are open at once. Whoever comes besides takes the place of the one that
+//! has waited longest for its next request; where all are served it is told 503 or closed. A client that sends the head of its request slowly, or is idle between two requests, is closed after
 //! [`Limits::patience`], and so is one that takes less than [`LEAST`] of a longer answer within that time. A connection holds at most
 //! [`BUFFER`] of what was sent before it is a body. How long a body may take is its reader's matter.
 
@@ -23,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +37,8 @@ const LEAST: usize = 1 << 20;
 const TURNED_AWAY: usize = 64;
 /// How long it is tried to tell one of them.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
+/// How long one that makes room for another may still take what it was answered.
+const LAST_ANSWER: Duration = Duration::from_millis(500);
 /// Pause after an error that other connections share, such as no handle left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\nConnection: close\r\n\
@@ -50,17 +51,6 @@ pub struct Limits {
     pub connections: usize,
     /// Longest wait for the head of a request, and for a client that reads nothing.
     pub patience: Duration,
-    /// Whom it is that has to go.
-    pub when_full: WhenFull,
-}
-
-/// Who is turned away when there are more clients than [`Limits::connections`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenFull {
-    /// Who comes.
-    Newest,
-    /// The connection that has been idle for longest; who comes, where all are served.
-    LongestIdle,
 }
 
 /// An address to listen on, from the command line.
@@ -114,13 +104,14 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
                 continue;
             }
         };
-        let mut place = places.clone().try_acquire_owned().ok();
-        if place.is_none() && limits.when_full == WhenFull::LongestIdle && idle.close_longest() {
-            place = timeout(TELL_WITHIN, places.clone().acquire_owned()).await.ok().and_then(Result::ok);
-        }
-        if let Some(place) = place {
-            let (router, stop, told, idle) = (router.clone(), stop.clone(), told.clone(), idle.clone());
+        let place = places.clone().try_acquire_owned().ok();
+        if place.is_some() || idle.close_longest() {
+            let (places, router, stop) = (places.clone(), router.clone(), stop.clone());
+            let (told, idle) = (told.clone(), idle.clone());
             connections.spawn(async move {
+                let Some(place) = or_soon(place, places).await else {
+                    return refuse(stream).await;
+                };
                 if let Err(error) = connection(stream, router, limits, idle, stop).await {
                     ended_early(&error, &told);
                 }
@@ -128,8 +119,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
             });
         } else if let Ok(refusal) = refusals.clone().try_acquire_owned() {
             connections.spawn(async move {
-                // A client that has gone, or does not listen, is as good as told.
-                let _ = timeout(TELL_WITHIN, turn_away(stream)).await;
+                refuse(stream).await;
                 drop(refusal);
             });
         }
@@ -164,11 +154,26 @@ async fn connection(
     let mut served = pin!(builder.serve_connection(stream, service));
     tokio::select! {
         ended = &mut served => ended,
-        () = waits.closed() => Ok(()),
+        () = waits.closed() => {
+            served.as_mut().graceful_shutdown();
+            // Dropped, where it waits for the rest of a head.
+            timeout(LAST_ANSWER, served).await.unwrap_or(Ok(()))
+        }
         () = stop.cancelled() => {
             served.as_mut().graceful_shutdown();
             served.await
         }
+    }
+}
+
+/// The place, or one that is left soon.
+async fn or_soon(
+    place: Option<OwnedSemaphorePermit>,
+    places: Arc<Semaphore>,
+) -> Option<OwnedSemaphorePermit> {
+    match place {
+        Some(place) => Some(place),
+        None => timeout(TELL_WITHIN, places.acquire_owned()).await.ok()?.ok(),
     }
 }
 
@@ -182,6 +187,11 @@ fn ended_early(error: &hyper::Error, told: &AtomicBool) {
     } else {
         tracing::debug!(%error, "a connection ended early");
     }
+}
+
+/// A client that has gone, or does not listen, is as good as told.
+async fn refuse(stream: TcpStream) {
+    let _ = timeout(TELL_WITHIN, turn_away(stream)).await;
 }
 
 async fn turn_away(mut stream: TcpStream) -> io::Result<()> {

@@ -33,7 +33,7 @@ use self::query::Traces;
 use crate::admin::{self, Admin, CurrentSource};
 use crate::config::{self, Config, Topics};
 use crate::decode::Decoder;
-use crate::http::{self, Limits, WhenFull, cannot_listen};
+use crate::http::{self, Limits, cannot_listen};
 use crate::live;
 use crate::logging::{self, LogFormat};
 use crate::meter::Meters;
@@ -51,8 +51,7 @@ const FIRST_PIPELINE: &str = include_str!("local/pipeline.yaml");
 /// The topic of a pipeline that reads a pattern.
 const TOPIC: &str = "spans";
 /// As many as the usual limit of a process's open files allows. Their bodies have limits of their own: see [`body`].
-const LIMITS: Limits =
-    Limits { connections: 512, patience: Duration::from_secs(10), when_full: WhenFull::Newest };
+const LIMITS: Limits = Limits { connections: 512, patience: Duration::from_secs(10) };
 /// How long requests under way may take when the process stops.
 const REQUESTS_WITHIN: Duration = Duration::from_secs(5);
 

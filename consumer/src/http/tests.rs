@@ -1,12 +1,11 @@
 use std::net::SocketAddr;
 
 use axum::body::Bytes;
-use axum::routing::get;
+use axum::routing::{get, post};
 
 use super::*;
 
-const SHORT: Limits =
-    Limits { connections: 4, patience: Duration::from_millis(300), when_full: WhenFull::Newest };
+const SHORT: Limits = Limits { connections: 4, patience: Duration::from_millis(300) };
 /// Far longer than any limit here.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -16,6 +15,7 @@ async fn server(limits: Limits) -> (SocketAddr, CancellationToken, tokio::task::
     let large = Bytes::from(vec![b'x'; 32 << 20]);
     let router = Router::new()
         .route("/", get(|| async { "hello" }))
+        .route("/body", post(|_: Bytes| async { "taken" }))
         .route("/large", get(move || async move { large }));
     let stop = CancellationToken::new();
     (address, stop.clone(), tokio::spawn(serve(listener, router, limits, stop)))
@@ -69,7 +69,10 @@ async fn more_clients_than_places_are_told_so_and_served_when_others_have_left()
     let mut holders = Vec::new();
     for _ in 0..patient.connections {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        let head = b"POST /body HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        // The server waits for the body: the connection is served, and not idle.
+        stream.read_u8().await.unwrap();
         holders.push(stream);
     }
     let busy = ask(address, GET).await.unwrap();
@@ -82,6 +85,23 @@ async fn more_clients_than_places_are_told_so_and_served_when_others_have_left()
         }
     };
     timeout(SOON, served).await.unwrap();
+}
+
+/// As exporters do, which send again before anybody's patience ends.
+#[tokio::test]
+async fn connections_that_are_kept_for_later_leave_their_places_to_who_comes() {
+    let patient = Limits { patience: SOON, ..SHORT };
+    let (address, _stop, _server) = server(patient).await;
+    let mut kept = Vec::new();
+    for _ in 0..patient.connections {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        stream.read_u8().await.unwrap();
+        kept.push(stream);
+    }
+    for _ in 0..2 {
+        assert!(ask(address, GET).await.unwrap().ends_with("hello"));
+    }
 }
 
 #[tokio::test]

@@ -60,7 +60,8 @@ async fn a_thousand_slow_clients_are_cut_off_in_bounded_memory_while_others_are_
     let address = format!("127.0.0.1:{}", place.http);
     let mut slow = JoinSet::new();
     for number in 0..1_000 {
-        let head = if number % 2 == 0 { HALF_A_HEAD } else { HALF_A_BODY };
+        // More bodies than there are places: those whose head is not there yet go first.
+        let head = if number % 4 == 0 { HALF_A_HEAD } else { HALF_A_BODY };
         slow.spawn(trickle(address.clone(), head));
     }
     // Whoever comes while all places are taken is told when to come again, at once.

@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::http::{Limits, WhenFull, serve};
+use crate::http::{Limits, serve};
 
 /// Far longer than any limit here.
 const SOON: Duration = Duration::from_secs(30);
@@ -30,7 +30,7 @@ async fn server() -> SocketAddr {
         .route("/", post(take))
         .route("/unread", post(|| async { (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not read") }))
         .layer(axum::middleware::from_fn(discard_refused));
-    let limits = Limits { connections: 4, patience: SOON, when_full: WhenFull::Newest };
+    let limits = Limits { connections: 4, patience: SOON };
     tokio::spawn(serve(listener, router, limits, CancellationToken::new()));
     address
 }
