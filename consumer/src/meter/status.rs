@@ -9,6 +9,7 @@ use sluice_crds::bottleneck::Bottleneck;
 use super::history::SUSTAINED_OVER;
 use super::open_errors::OpenErrors;
 use super::{DeadLetterTopicStatus, Meters, Rate, RetentionStatus};
+use crate::gate::lease::WHOLE;
 use crate::last_error::LastError;
 use crate::live::Origin;
 use crate::lock::lock;
@@ -51,6 +52,7 @@ impl Meters {
         let lag = self.lag_of(&partitions, &open_errors);
         // Not 0: a backlog that waits for the database would look like one of a pipeline that is stopped.
         let expected = if lapsed { ALMOST_NOTHING } else { rate.effective };
+        let share_is_least = rate.fraction > 0.0 && rate.fraction * f64::from(WHOLE) < 2.0;
         StatusDocument {
             pipeline: identity.pipeline.clone(),
             pipeline_uid: identity.uid.clone(),
@@ -65,7 +67,7 @@ impl Meters {
             leased_fraction: (rate.fraction * 1e3).round() / 1e3,
             bottleneck,
             retention_seconds: self.retention_of(&partitions).map(|kept| kept.as_secs()),
-            drain_seconds: lag.and_then(|lag| self.drain_seconds(lag, expected, is_held)),
+            drain_seconds: lag.and_then(|lag| self.drain_seconds(lag, expected, is_held, share_is_least)),
             partitions,
             stored: self.stored.load(Relaxed),
             dead_letters: self.all_dead_letters(),
@@ -111,7 +113,7 @@ impl Meters {
 
     /// Lag counts offsets, the rate counts spans: those of the last minute convert one into the other. What is owed comes
     /// before all of them.
-    fn drain_seconds(&self, lag: u64, effective: f64, is_held: bool) -> Option<u64> {
+    fn drain_seconds(&self, lag: u64, effective: f64, is_held: bool, share_is_least: bool) -> Option<u64> {
         if lag == 0 {
             return Some(0);
         }
@@ -122,6 +124,8 @@ impl Meters {
         let rate = match history.sustained() {
             Some(sustained) if sustained > 0.0 => sustained.min(effective),
             Some(_) if is_held => ALMOST_NOTHING.min(effective),
+            // Whoever has joined others that use all of the rate holds the least share until they have made room.
+            _ if share_is_least => return None,
             _ => effective,
         };
         let wait = lag as f64 * history.spans_per_offset(offsets, spans) + self.owed.load(Relaxed) as f64;
@@ -262,6 +266,17 @@ mod tests {
         assert_eq!(drain(), Some(100));
         meters.set_owed(5_000);
         assert_eq!(drain(), Some(150), "nothing goes out before it is paid");
+    }
+
+    #[test]
+    fn who_has_just_joined_replicas_that_use_all_of_the_rate_knows_of_no_time() {
+        let meters = Meters::default();
+        meters.set_rate(100, 1e-4, 1e-6, false);
+        meters.add_partition(&at());
+        meters.set_partition(&at(), PartitionMeter { position: 0, end: Some(6_000) });
+        assert_eq!(meters.status(&Identity::default()).drain_seconds, None);
+        meters.set_rate(100, 50.0, 0.5, false);
+        assert_eq!(meters.status(&Identity::default()).drain_seconds, Some(120));
     }
 
     #[tokio::test(start_paused = true)]
