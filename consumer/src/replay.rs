@@ -157,9 +157,47 @@ impl Replay {
             self.begin(&ranges).await?;
             ends = self.ends().await?;
         } else {
-            out::note("going on with the replay of this name, and with the range that it began with");
+            let ranges = self.begun(&ends).await?;
+            out::note(
+                "going on with the replay of this name, and with what is left of the range that it began with",
+            );
+            out::line(show::plan(self.args.output, &ranges, self.table.as_str()));
         }
         self.replay(ends).await
+    }
+
+    fn wanted(&self) -> Wanted {
+        Wanted {
+            from: self.args.from,
+            to: self.args.to,
+            topic: self.args.topic.clone(),
+            partition: self.args.partition,
+            up_to_position: self.stores_into_own(),
+        }
+    }
+
+    /// What is left of a replay that was begun before, which this command must be one for.
+    async fn begun(&self, ends: &Ends) -> anyhow::Result<Vec<Range>> {
+        let stands = self.offsets(&self.group()).await?;
+        let ranges: Vec<_> = ends
+            .iter()
+            .map(|(at, end)| {
+                let from = stands.get(at).map_or(0, |position| *position.min(end));
+                Range { at: at.clone(), from, to: *end, gone: 0, left: 0 }
+            })
+            .collect();
+        let wanted = self.wanted();
+        if let Some(other) = ranges.iter().find(|range| !wanted.may_have_begun(range)) {
+            bail!(
+                "the replay {} was begun with another range: it reads {} from offset {} to {}. Repeat the command that \
+                 began it to go on with it, or choose another --name",
+                self.args.name.as_deref().unwrap_or_default(),
+                other.at,
+                other.from,
+                other.to
+            );
+        }
+        Ok(ranges)
     }
 
     /// What is asked for, as ranges.
@@ -174,15 +212,8 @@ impl Replay {
             "the pipeline has not stored anything from this cluster for the group {group}: there is nothing that it would \
              not store by itself"
         );
-        let wanted = Wanted {
-            from: self.args.from,
-            to: self.args.to,
-            topic: self.args.topic.clone(),
-            partition: self.args.partition,
-            up_to_position: self.stores_into_own(),
-        };
         let source = onlooker(&self.client, &self.config)?;
-        let ranges = plan::ranges(&source, &wanted, &positions).await;
+        let ranges = plan::ranges(&source, &self.wanted(), &positions).await;
         source.shutdown().await;
         let ranges = ranges?;
         if let Some(Point::Time(end)) = self.args.to {

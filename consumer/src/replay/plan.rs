@@ -78,6 +78,18 @@ pub struct Wanted {
     pub up_to_position: bool,
 }
 
+impl Wanted {
+    /// Whether a range, of which a part may be read already, can be one of these. Times say nothing: what lies at one may
+    /// be gone since.
+    pub fn may_have_begun(&self, range: &Range) -> bool {
+        let is_outside = matches!(self.from, Point::Offset(from) if range.from < from)
+            || matches!(self.to, Some(Point::Offset(to)) if range.to > to);
+        let is_other = self.topic.as_ref().is_some_and(|topic| **topic != *range.at.topic)
+            || self.partition.is_some_and(|partition| partition != range.at.partition);
+        !is_outside && !is_other
+    }
+}
+
 /// The range of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {
@@ -196,6 +208,24 @@ mod tests {
         assert_eq!(cut(0, 5, None), (5, 5, 5, 0));
         assert_eq!(cut(50, 40, None), (50, 50, 0, 0));
         assert_eq!(cut(200, 300, None), (200, 200, 0, 0));
+    }
+
+    #[test]
+    fn a_range_that_a_command_cannot_have_begun_is_told_from_one_that_it_may_have() {
+        let begun = Range { at: at(2), from: 7, to: 10, gone: 0, left: 0 };
+        let wanted = |from, to| Wanted { from, to, topic: None, partition: None, up_to_position: false };
+        let (earliest, five) = (Point::Earliest, Point::Offset(5));
+        for (from, to) in [(earliest, None), (five, Some(Point::Offset(10))), (five, Some(Point::Offset(12)))]
+        {
+            assert!(wanted(from, to).may_have_begun(&begun), "{from:?} {to:?}");
+        }
+        assert!(!wanted(Point::Offset(8), None).may_have_begun(&begun));
+        assert!(!wanted(earliest, Some(Point::Offset(9))).may_have_begun(&begun));
+        let of = |topic: &str, partition| {
+            let topic = Some(topic.to_owned());
+            Wanted { topic, partition: Some(partition), ..wanted(earliest, None) }.may_have_begun(&begun)
+        };
+        assert_eq!((of("t", 2), of("t", 1), of("u", 2)), (true, false, false));
     }
 
     #[test]
