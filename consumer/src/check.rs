@@ -58,34 +58,43 @@ pub struct Args {
 /// The result cannot be printed.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut report = Report::new(&args.file);
-    if let Some(config) = check_file(&args.file, &mut report)
-        && args.connect
-    {
-        let secrets = Secrets::new(args.folders.secrets_dir);
-        report.extend(check_credentials(&config, &secrets));
-        let broker = async {
-            if report.has_failed("spec.source") {
-                broker::skip()
-            } else {
-                broker::check(&config, &secrets).await
-            }
-        };
-        let database = async {
-            if report.has_failed("spec.sink") {
-                database::skip()
-            } else {
-                database::check(&config, &secrets, &args.folders.data_dir).await
-            }
-        };
-        let (broker, database) = tokio::join!(broker, database);
-        report.extend(broker);
-        report.extend(database);
+    let config = check_file(&args.file, &mut report);
+    if args.connect {
+        connect(config, &args.folders, &mut report).await;
     }
     match args.output {
         Output::Table => out::text(&report),
         Output::Json => out::json(&report)?,
     }
     Ok(if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Tries credentials, brokers and the database, as far as the file allows.
+async fn connect(config: Option<Config>, folders: &Folders, report: &mut Report) {
+    let Some(config) = config else {
+        report.extend(broker::skip("needs a valid file"));
+        report.extend(database::skip("needs a valid file"));
+        return;
+    };
+    let secrets = Secrets::new(folders.secrets_dir.clone());
+    report.extend(check_credentials(&config, &secrets));
+    let broker = async {
+        if report.has_failed("spec.source") {
+            broker::skip("needs the credentials")
+        } else {
+            broker::check(&config, &secrets).await
+        }
+    };
+    let database = async {
+        if report.has_failed("spec.sink") {
+            database::skip("needs the credentials")
+        } else {
+            database::check(&config, &secrets, &folders.data_dir).await
+        }
+    };
+    let (broker, database) = tokio::join!(broker, database);
+    report.extend(broker);
+    report.extend(database);
 }
 
 /// The configuration, or a line for each thing that is wrong.

@@ -25,9 +25,9 @@ use crate::store::{self, Store, StoreError};
 const LIMIT: Duration = Duration::from_secs(15);
 const TABLE: &str = "spec.sink.table";
 
-/// What is not tried without credentials.
-pub fn skip() -> Vec<Finding> {
-    vec![Finding::skipped("spec.sink", "needs the credentials")]
+/// What is not tried, and what it needs.
+pub fn skip(needs: &str) -> Vec<Finding> {
+    vec![Finding::skipped("spec.sink", needs)]
 }
 
 /// Tries everything of the sink.
@@ -118,7 +118,15 @@ fn can_write(folder: &Path) -> io::Result<()> {
 fn connection_remedy(detail: &str) -> &'static str {
     let detail = detail.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| detail.contains(word));
-    if has(&["must be a url", "not a usable url", "parameter in its url", "names no database"]) {
+    let of_the_url = [
+        "must be a url",
+        "not a usable url",
+        "parameter in its url",
+        "in its url that",
+        "behind its host",
+        "names no database",
+    ];
+    if has(&of_the_url) {
         "correct the URL in the Secret"
     } else if has(&["to database '", "permission denied for database"]) {
         "GRANT this user rights on the database, or correct its name"
@@ -247,6 +255,14 @@ mod tests {
             ("invalid peer certificate: certificate not valid for name \"db\"", "name the host"),
             ("invalid peer certificate: UnknownIssuer", "caFrom"),
             ("the connection names no database: add one to the URL", "correct the URL"),
+            (
+                "the Secret db has an @ behind its host: write / ? # and @ in a password as %2F",
+                "correct the URL",
+            ),
+            (
+                "the Secret db has a value in its URL that the parameter ssl-mode cannot have",
+                "correct the URL",
+            ),
         ] {
             assert!(connection_remedy(detail).contains(remedy), "{detail}");
         }

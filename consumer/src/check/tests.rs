@@ -48,6 +48,16 @@ fn everything_wrong_with_a_file_is_a_line_with_path_and_remedy() {
     }
 }
 
+#[tokio::test]
+async fn what_a_wrong_file_keeps_from_being_tried_is_told() {
+    let mut report = checked(&PIPELINE.replace("5000", "-1"));
+    let folders = Folders { secrets_dir: None, data_dir: "none".into() };
+    connect(None, &folders, &mut report).await;
+    let text = report.to_string();
+    assert_eq!(text.matches("SKIPPED").count(), 2, "{text}");
+    assert!(text.contains("needs a valid file"), "{text}");
+}
+
 #[test]
 fn the_json_report_names_state_path_detail_and_remedy() {
     let json = serde_json::to_value(checked("a: [")).unwrap();
