@@ -35,6 +35,10 @@ fn metadata_schema() -> Value {
 /// for the API server.
 pub(super) fn repair(schema: &Value, value: &mut Value) -> Vec<Problem> {
     let mut problems = Vec::new();
+    // What the API server has written is not for us to judge: an operator of a later version may have put more there.
+    value.as_object_mut().and_then(|members| members.remove("status"));
+    let metadata = value.get_mut("metadata").and_then(Value::as_object_mut);
+    metadata.and_then(|metadata| metadata.remove("managedFields"));
     visit(schema, value, "", &mut problems);
     problems
 }

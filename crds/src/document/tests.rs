@@ -24,6 +24,17 @@ fn a_minimal_pipeline_is_read_with_its_defaults() {
     assert_eq!(full_name(&pipeline), "default/demo");
 }
 
+/// `kubectl get -o yaml` of a cluster whose operator is newer.
+#[test]
+fn what_the_api_server_has_written_is_not_judged() {
+    let written = "
+status: { ready: yes, unforwarded: 0 }
+metadata: { name: demo, uid: 1-2, managedFields: [{ manager: x, of: tomorrow }] }
+";
+    let pipeline = read(&GOOD.replace("\nmetadata: { name: demo }\n", written)).unwrap();
+    assert_eq!(pipeline.metadata.uid.as_deref(), Some("1-2"));
+}
+
 #[test]
 fn everything_wrong_is_reported_at_once_with_its_path() {
     let found = problems(
