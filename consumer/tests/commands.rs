@@ -1,6 +1,6 @@
 //! What only shows from outside the process: how commands end, and what they leave behind.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -42,6 +42,28 @@ fn a_command_whose_reader_is_gone_ends_without_a_word() {
     drop(reader);
     let output = sluice(folder.path(), &["check", "-f", "pipeline.yaml"]).stdout(writer).output().unwrap();
     assert_eq!((output.status.code(), stderr(&output)), (Some(141), String::new()));
+}
+
+#[test]
+fn load_for_a_server_that_takes_none_of_it_ends_with_the_reason() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1 << 16]);
+            let _ =
+                stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    let output = sluice(folder.path(), &["loadgen", "--http", &url, "--rate", "100", "--duration", "60"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(began.elapsed() < Duration::from_secs(30), "{}", stderr(&output));
+    assert!(stderr(&output).contains("404 Not Found"), "{}", stderr(&output));
 }
 
 #[test]
@@ -183,6 +205,7 @@ fn a_log_for_people_that_goes_to_a_file_has_no_colours() {
     let arguments =
         ["consume", "-f", "pipeline.yaml", "--data-dir", "pipeline.yaml", "--admin", "127.0.0.1:0"];
     let arguments = [&arguments[..], &["--log-format", "human"]].concat();
-    let text = stderr(&sluice(folder.path(), &arguments).output().unwrap());
+    // Set and empty is as good as not set.
+    let text = stderr(&sluice(folder.path(), &arguments).env("RUST_LOG", "").output().unwrap());
     assert!(text.contains("INFO") && !text.contains('\u{1b}'), "{text:?}");
 }

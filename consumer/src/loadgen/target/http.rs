@@ -53,7 +53,9 @@ struct Sender {
     began: Instant,
     /// Whether there was any answer.
     answered: AtomicBool,
-    /// Cancelled where there will be none, and when the run is to stop.
+    /// Whether anything was taken.
+    taken: AtomicBool,
+    /// Cancelled where nothing will be, and when the run is to stop.
     give_up: CancellationToken,
 }
 
@@ -105,6 +107,7 @@ pub async fn run(
         tally: tally.clone(),
         began: Instant::now(),
         answered: AtomicBool::new(false),
+        taken: AtomicBool::new(false),
         give_up: stop.child_token(),
     });
     let supply = Supply { stream: stream.clone(), sent: Arc::default() };
@@ -182,8 +185,12 @@ impl Sender {
                 () = stopped => return Err("stopped before there was an answer".to_owned()),
                 answer = tokio::time::timeout(ANSWERED_WITHIN, self.post(payload.clone())) => answer,
             };
+            let is_late = |one: &AtomicBool| !one.load(Relaxed) && self.began.elapsed() >= FIRST_ANSWER;
             let error = match answer {
-                Ok(Ok((status, _))) if status.is_success() => return Ok(()),
+                Ok(Ok((status, _))) if status.is_success() => {
+                    self.taken.store(true, Relaxed);
+                    return Ok(());
+                }
                 Ok(Ok((status, body))) => {
                     let error = match status {
                         StatusCode::NOT_FOUND => {
@@ -192,6 +199,10 @@ impl Sender {
                         _ => format!("{status}: {}", body.trim()),
                     };
                     if status != StatusCode::SERVICE_UNAVAILABLE && status != StatusCode::TOO_MANY_REQUESTS {
+                        if is_late(&self.taken) {
+                            self.tally.refused(&error);
+                            self.give_up.cancel();
+                        }
                         return Err(error);
                     }
                     error
@@ -199,7 +210,7 @@ impl Sender {
                 Ok(Err(error)) => error,
                 Err(_) => format!("no answer within {ANSWERED_WITHIN:?}"),
             };
-            if !self.answered.load(Relaxed) && self.began.elapsed() >= FIRST_ANSWER {
+            if is_late(&self.answered) {
                 self.give_up.cancel();
             }
             if began.elapsed() > KEEP_TRYING {
