@@ -46,7 +46,10 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let lines = LINES.get_or_init(|| Lines::start(writer, tell_lost)).clone();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    // Set and empty it would silence everything, warnings too: it counts as not set.
+    let said = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let filter = EnvFilter::try_new(if said.trim().is_empty() { DEFAULT_FILTER } else { &said })
+        .unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     // A line that cannot be written is lost. Told on standard error, which may be what is closed, it would be a panic.
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines).log_internal_errors(false);
@@ -56,9 +59,13 @@ where
         LogFormat::Json => false,
     };
     if human {
-        // Colours are for a terminal; `NO_COLOR` (no-color.org) switches them off there, too.
+        // Colours are for a terminal that can show them; `NO_COLOR` (no-color.org) switches them off there, too.
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        builder.with_ansi(std::io::stderr().is_terminal() && !no_colour).with_target(false).init();
+        let is_plain = std::env::var_os("TERM").is_none_or(|kind| kind == "dumb");
+        builder
+            .with_ansi(std::io::stderr().is_terminal() && !no_colour && !is_plain)
+            .with_target(false)
+            .init();
     } else {
         builder.json().flatten_event(true).init();
     }

@@ -1,6 +1,6 @@
 //! What the demo shows on a terminal: a few lines that stay at the bottom, below the log.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use indicatif::{HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -65,10 +65,10 @@ impl Numbers {
 pub(super) struct Screen(MultiProgress);
 
 impl Screen {
-    /// The terminal on standard error; none where there is no terminal.
+    /// The terminal on standard error; none where there is no terminal, or one that cannot move its cursor (TERM=dumb).
     pub(super) fn on_terminal() -> Option<Self> {
         let target = ProgressDrawTarget::stderr_with_hz(DRAWS);
-        std::io::stderr().is_terminal().then(|| Self(MultiProgress::with_draw_target(target)))
+        (!target.is_hidden()).then(|| Self(MultiProgress::with_draw_target(target)))
     }
 
     /// Puts log lines above the panel.
