@@ -108,15 +108,16 @@ impl Lane {
     /// Serves streams until `stop`; a transaction under way is finished first.
     pub async fn run(self, commands: mpsc::UnboundedReceiver<Command>, stop: CancellationToken) {
         let mut inbox = Inbox::new(commands, stop);
-        let mut turn = 0usize;
+        let (mut turn, mut marked_turn) = (0usize, 0usize);
         loop {
             inbox.obey_all();
             if inbox.stop.is_cancelled() {
                 return;
             }
             self.read_ahead(&mut inbox.served, turn).await;
-            let marked = inbox.served.iter().position(|one| self.marks.contain(&one.stream.at));
+            let marked = self.choose_marked(&inbox.served, marked_turn);
             if let Some(index) = marked {
+                marked_turn = index + 1;
                 let current = inbox.served.remove(index);
                 let kept = self.redrive(current, &mut inbox).await;
                 inbox.put_back(index, kept);
@@ -128,7 +129,8 @@ impl Lane {
                 let current = inbox.served.remove(index);
                 let kept = self.advance(current, &mut inbox).await;
                 inbox.put_back(index, kept);
-            } else {
+            } else if marked.is_none() {
+                // Letters of the next page have nobody who announces them.
                 self.time.enter(Activity::Idle);
                 tokio::select! {
                     () = inbox.stop.cancelled() => return,
@@ -222,6 +224,13 @@ impl Lane {
         };
         let in_turn = (0..count).map(|step| (turn + step) % count);
         in_turn.filter(worth_writing).min_by_key(|index| self.gate.start_of(&served[*index].flow))
+    }
+
+    /// The next partition with letters to redrive, taking turns.
+    fn choose_marked(&self, served: &[Served], turn: usize) -> Option<usize> {
+        let count = served.len();
+        let mut in_turn = (0..count).map(|step| (turn + step) % count);
+        in_turn.find(|index| self.marks.contain(&served[*index].stream.at))
     }
 
     /// Releases and writes one batch of `current`, as often as it takes; gives it back unless it was lost or

@@ -35,6 +35,33 @@ async fn a_marked_letter_is_stored_once_it_can_be_decoded() {
     replica.stop().await;
 }
 
+/// Of a queue that is idle: no message wakes the lane between two pages.
+#[tokio::test(start_paused = true)]
+async fn letters_are_stored_at_the_rate_and_their_partitions_take_turns() {
+    const LETTERS: usize = 1_600;
+    let source = queue(2, LETTERS);
+    // One lane for both.
+    let store = Arc::new(MemoryStore::new(1, 1 << 20));
+    let before = Replica::start_as(Format::JaegerProto, &source, &store);
+    source.assign(&[at(0), at(1)]);
+    until("dead letters", || store.dead_letters().len() == LETTERS).await;
+    before.stop().await;
+    source.revoke(&[at(0), at(1)]);
+    let ids: Vec<i64> = store.dead_letters().iter().map(|letter| letter.id).collect();
+    store.mark(&ids).await.unwrap();
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0), at(1)]);
+    until("the first rows", || store.row_count() > 0).await;
+    let begin = Instant::now();
+    until("half of the rows", || store.row_count() >= LETTERS / 2).await;
+    let of_the_first = store.dead_letters().iter().filter(|letter| letter.partition == 0).count();
+    let of_the_other = store.dead_letters().len() - of_the_first;
+    assert!(of_the_first.abs_diff(of_the_other) <= 100, "{of_the_first} and {of_the_other} are left");
+    until("all rows", || store.row_count() == LETTERS).await;
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?} at 100,000/s", begin.elapsed());
+    replica.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_letter_that_fails_again_keeps_its_history_and_is_not_tried_again() {
     let (source, store) = (queue(1, 3), store());
@@ -169,8 +196,8 @@ async fn letters_that_cannot_be_opened_hold_up_neither_others_nor_new_messages()
         }
         None
     });
-    // Without the ring the first ones are out of reach.
-    let replica = Replica::start(&source, &store);
+    // Without the ring the first ones are out of reach. A new message waits for no other.
+    let replica = Replica::start_changed(&source, &store, |parts| parts.max_rows = 1);
     source.push(&at(0), &span(SEALED + 1));
     source.push(&at(0), &span(SEALED + 2));
     source.assign(&[at(0)]);
