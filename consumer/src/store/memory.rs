@@ -313,7 +313,7 @@ impl Store for MemoryStore {
     async fn remove_older(&self, sweep: &Sweep) -> Result<Swept, StoreError> {
         self.ask(Call::RemoveOlder)?;
         let mut state = self.state();
-        let (after, before) = (sweep.after, sweep.before_id().max(sweep.after + 1));
+        let (after, before) = (sweep.after, sweep.before_id(true).max(sweep.after + 1));
         let looked_at: Vec<(i64, i64)> = state
             .rows
             .range(after + 1..before)

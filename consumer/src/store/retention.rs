@@ -1,9 +1,10 @@
 //! What retention asks of a store: one step along the old end of the trace table.
 //!
 //! Guarantee: a row is removed only where its id *and* its `created_at` both say that it is older. Ids of Sluice carry
-//! their time, so the step is a short range of the primary key, and new rows are never in it. Rows of an adopted table
-//! may have ids of another origin: a small id says nothing, so its `created_at` decides; a large one keeps its row. A
-//! row without a `created_at` is kept.
+//! their time, so the step is a short range of the primary key, and new rows are never in it. An id is a
+//! little older than its row's `created_at`; the step ends so far before that no row of Sluice is passed by while it is
+//! too young. Rows of an adopted table may have ids of another origin: a small id says nothing, so its `created_at`
+//! decides; a large one keeps its row. A row without a `created_at` is kept.
 
 use std::time::Duration;
 
@@ -14,6 +15,10 @@ const SECOND_MS: i64 = 1_000;
 /// How far a local time lies behind UTC at most (UTC-12): where `created_at` has no zone, who wrote it may have meant
 /// his own.
 const WEST_MS: i64 = 12 * 3_600_000;
+
+/// How much later than its id a row is created at most, unless its transaction takes longer than one should. A row that is
+/// passed by while it is too young waits until the sweep begins again.
+const LATE_MS: i64 = 10_000;
 
 /// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,15 +32,16 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Only ids below this one can be old.
-    pub fn before_id(&self) -> i64 {
-        id::first_at(self.before_ms)
+    /// Only ids below this one are looked at: their rows, if they are Sluice's, are old by `created_at`, too.
+    pub(super) fn before_id(&self, tells_zone: bool) -> i64 {
+        id::first_at(self.created_before_ms(tells_zone).saturating_sub(LATE_MS))
     }
 
     /// Only rows whose `created_at` lies before this time are old, where the column tells an instant, or a local time
     /// of nobody knows where.
     pub(super) fn created_before_ms(&self, tells_zone: bool) -> i64 {
-        self.before_ms - SECOND_MS - if tells_zone { 0 } else { WEST_MS }
+        let uncertain = SECOND_MS + if tells_zone { 0 } else { WEST_MS };
+        self.before_ms.saturating_sub(uncertain)
     }
 }
 
@@ -76,10 +82,15 @@ mod tests {
         let sweep = Sweep { after: 0, before_ms: 1_795_240_800_000, rows: 1 };
         assert_eq!(sweep.created_before_ms(true), 1_795_240_799_000);
         assert_eq!(sweep.created_before_ms(false), 1_795_240_799_000 - 43_200_000);
+        for tells_zone in [true, false] {
+            let last_looked_at = id::time_ms(sweep.before_id(tells_zone) - 1);
+            let late = sweep.created_before_ms(tells_zone) - last_looked_at;
+            assert!((LATE_MS..=LATE_MS + 1).contains(&late), "{late}");
+        }
     }
 
     #[test]
     fn before_the_epoch_of_ids_no_id_is_old() {
-        assert_eq!(Sweep { after: 0, before_ms: id::EPOCH_MS - 1, rows: 1 }.before_id(), 0);
+        assert_eq!(Sweep { after: 0, before_ms: id::EPOCH_MS - 1, rows: 1 }.before_id(true), 0);
     }
 }

@@ -47,7 +47,7 @@ pub async fn rows_are_removed_step_by_step_where_they_are_old(bed: Bed) {
 pub async fn an_id_that_is_not_old_keeps_its_row_whatever_created_at_says(bed: Bed) {
     let (store, claim) = store_of(&bed).await;
     let now = claim.database_time.ms;
-    let ids = [first_at(now - HOUR_MS), first_at(now + HOUR_MS) - 1, first_at(now + HOUR_MS), i64::MAX];
+    let ids = [first_at(now - HOUR_MS), first_at(now + HOUR_MS - 12_000), first_at(now + HOUR_MS), i64::MAX];
     store.write(&batch(&claim, 1, &ids.map(row), &[])).await.unwrap();
     let sweep = Sweep { after: 0, before_ms: now + HOUR_MS, rows: 100 };
     let swept = store.remove_older(&sweep).await.unwrap();

@@ -106,6 +106,20 @@ async fn rows_go_when_id_and_created_at_are_both_old() {
     assert_eq!((status.seconds, status.removed, status.behind_seconds), (600, 3, Some(0)));
 }
 
+/// A row is created a moment after its id was given out: it is not passed by in between.
+#[tokio::test(start_paused = true)]
+async fn rows_of_a_stream_go_within_a_minute_of_their_time() {
+    let bed = Bed::new("10m");
+    bed.start();
+    // Moments that any rhythm of looking meets at some time.
+    for number in 0..60 {
+        bed.write(&[-number * 1_700]).await;
+        pass(1_700).await;
+    }
+    pass(11 * MINUTE).await;
+    assert_eq!(bed.ids(), [] as [i64; 0]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_retention_everything_stays_and_an_edit_takes_effect() {
     let bed = Bed::new("");

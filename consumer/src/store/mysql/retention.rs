@@ -20,7 +20,10 @@ impl MySqlStore {
     pub(super) async fn sweep(&self, conn: &mut MySqlConnection, sweep: &Sweep) -> Result<Swept, StoreError> {
         let asked = Instant::now();
         within(SHORT_ANSWER, conn.ping()).await.map_err(store_error("cannot reach the database"))?;
-        let (trip, began) = (asked.elapsed(), Instant::now());
+        let trip = asked.elapsed();
+        let tells_zone = self.tells_zone(conn).await?;
+        let before_id = sweep.before_id(tells_zone);
+        let began = Instant::now();
         let table = self.options.table.backticked();
         let sql = format!(
             "SELECT CAST(id AS SIGNED), CAST(UNIX_TIMESTAMP(created_at) * 1000 AS SIGNED) FROM {table} \
@@ -28,13 +31,12 @@ impl MySqlStore {
         );
         let query = sqlx::query_as::<_, (i64, Option<i64>)>(AssertSqlSafe(sql))
             .bind(sweep.after)
-            .bind(sweep.before_id())
+            .bind(before_id)
             .bind(sweep.rows.saturating_sub(1));
         let reached = within(SHORT_ANSWER, query.fetch_optional(&mut *conn))
             .await
             .map_err(store_error("cannot look for old rows"))?
             .map(|(id, created_at_ms)| Reached { id, created_at_ms });
-        let tells_zone = self.tells_zone(conn).await?;
         // `+ INTERVAL 0`: along the primary key, not along the index on created_at, whose oldest entries are those that
         // were removed and not purged yet.
         let sql = format!(
@@ -43,7 +45,7 @@ impl MySqlStore {
         );
         let query = sqlx::query(AssertSqlSafe(sql))
             .bind(sweep.after)
-            .bind(reached.map_or(sweep.before_id() - 1, |reached| reached.id))
+            .bind(reached.map_or(before_id - 1, |reached| reached.id))
             .bind(sweep.created_before_ms(tells_zone));
         let removed = within(WRITE_ANSWER, query.execute(conn))
             .await

@@ -26,6 +26,12 @@ impl SqliteStore {
         let began = Instant::now();
         begin(conn).await?;
         let table = self.table.double_quoted();
+        let query = sqlx::query_scalar::<_, i64>(TELLS_ZONE).bind(self.table.as_str());
+        let tells_zone = within(SHORT_ANSWER, query.fetch_one(&mut *conn))
+            .await
+            .map_err(store_error("cannot look at the trace table"))?
+            == 1;
+        let before_id = sweep.before_id(tells_zone);
         // NULL where a text is no time: such a row is kept. A number is one (`auto`).
         let sql = format!(
             "SELECT id, CAST(unixepoch(created_at, 'auto', 'subsec') * 1000 AS INTEGER) FROM {table} \
@@ -33,23 +39,19 @@ impl SqliteStore {
         );
         let query = sqlx::query_as::<_, (i64, Option<i64>)>(AssertSqlSafe(sql))
             .bind(sweep.after)
-            .bind(sweep.before_id())
+            .bind(before_id)
             .bind(sweep.rows.saturating_sub(1));
         let reached = within(SHORT_ANSWER, query.fetch_optional(&mut *conn))
             .await
             .map_err(store_error("cannot look for old rows"))?
             .map(|(id, created_at_ms)| Reached { id, created_at_ms });
-        let query = sqlx::query_scalar::<_, i64>(TELLS_ZONE).bind(self.table.as_str());
-        let tells_zone = within(SHORT_ANSWER, query.fetch_one(&mut *conn))
-            .await
-            .map_err(store_error("cannot look at the trace table"))?;
         let sql = format!(
             "DELETE FROM {table} WHERE id > ? AND id <= ? AND unixepoch(created_at, 'auto', 'subsec') * 1000 < ?"
         );
         let query = sqlx::query(AssertSqlSafe(sql))
             .bind(sweep.after)
-            .bind(reached.map_or(sweep.before_id() - 1, |reached| reached.id))
-            .bind(sweep.created_before_ms(tells_zone == 1));
+            .bind(reached.map_or(before_id - 1, |reached| reached.id))
+            .bind(sweep.created_before_ms(tells_zone));
         let removed = within(WRITE_ANSWER, query.execute(&mut *conn))
             .await
             .map_err(store_error("cannot remove old rows"))?
