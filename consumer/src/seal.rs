@@ -36,6 +36,7 @@ use form::{Content, HEADER_BYTES, Header, NO_DICTIONARY, NOT_COMPRESSED};
 use training::{Samples, Training};
 
 pub use error::SealError;
+pub use form::PREFIX as SEALED;
 pub use open::OpenedSpan;
 pub use ring::KeyRing;
 pub use sealed::{SealedLetters, SealedRows};

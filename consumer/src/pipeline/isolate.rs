@@ -4,8 +4,8 @@
 //! remain. A refused row is only then a refusal of its own when the database accepts a *twin*: a harmless row
 //! of the same sizes, or of the smallest size where the row was too large. A rule of the table (CHECK, foreign
 //! key, trigger) may refuse the twin as well; there a row that was accepted is tried in the place of the refused
-//! one, or where there is none, the refused one without its body, and a row that was stored before. Where nothing is
-//! accepted the table is broken, and the batch waits. The last word is the refused row's own, once more: the table may
+//! one, or where there is none, the refused one without its body, and a row that was stored before. A sealed body is only held against what begins like one: a rule that wants JSON
+//! refuses every sealed body, and no other. Where nothing is accepted the table is broken, and the batch waits. The last word is the refused row's own, once more: the table may
 //! have been mended between.
 //!
 //! A row that is tried costs the database what a stored one does: every try is released by the gate.
@@ -19,6 +19,7 @@ use crate::gate::bucket::Offer;
 use crate::gate::flow::Flow;
 use crate::lock::lock;
 use crate::meter::{Activity, LaneMeter};
+use crate::seal::{SEALED, is_sealed};
 use crate::store::{ErrorKind, Reason, Row, Store, StoreError};
 
 /// Tries rows in the table, at the gate's rate.
@@ -85,9 +86,9 @@ impl Probe<'_> {
         match (undecided, accepted) {
             // With the refused row's id and now: it may be these that have no place in the table.
             (Some(row), Some(index)) => {
-                self.accepts(Row { id: row.id, ..rows[index] }).await.map_err(as_held)?;
+                self.accepts(Row { id: row.id, ..rows[index] }).await.map_err(as_held(row))?;
             }
-            (Some(row), None) => self.accepts_another(row, witness).await.map_err(as_held)?,
+            (Some(row), None) => self.accepts_another(row, witness).await.map_err(as_held(row))?,
             (None, _) => {}
         }
         self.still_refused(refusals).await
@@ -119,7 +120,7 @@ impl Probe<'_> {
         match self.accepts(twin.row(row.id)).await {
             Ok(()) => Ok(false),
             Err(error) if error.kind == ErrorKind::Constraint => Ok(true),
-            Err(error) => Err(as_held(error)),
+            Err(error) => Err(as_held(row)(error)),
         }
     }
 
@@ -127,8 +128,9 @@ impl Probe<'_> {
     /// what was stored before has passed. The error is the twin's.
     async fn accepts_another(&self, row: &Row<'_>, witness: &Witness) -> Result<(), StoreError> {
         let mut refused = None;
-        let own = Texts { body: EMPTY.to_owned(), ..Texts::of(row) };
-        for texts in [Some(twin(row)), Some(own), witness.last()].into_iter().flatten() {
+        let own = Texts { body: smallest_body(row).to_owned(), ..Texts::of(row) };
+        let before = witness.last().filter(|before| is_sealed(&before.body) == is_sealed(row.body));
+        for texts in [Some(twin(row)), Some(own), before].into_iter().flatten() {
             match self.accepts(texts.row(row.id)).await {
                 Err(error) if error.kind.is_refusal() => refused = refused.or(Some(error)),
                 done => return done,
@@ -169,9 +171,6 @@ fn halves(range: Range<usize>) -> (Range<usize>, Range<usize>) {
 /// No larger body is remembered.
 const WITNESS_BYTES: usize = 16 * 1024;
 
-/// The smallest body.
-const EMPTY: &str = "{}";
-
 /// The last row that a lane has stored, for a batch of which every row is refused: at a low rate a batch is one row.
 #[derive(Default)]
 pub struct Witness(Mutex<Option<Texts>>);
@@ -211,23 +210,34 @@ fn twin(row: &Row<'_>) -> Texts {
     Texts {
         trace_id: "0".repeat(row.trace_id.chars().count()),
         kind: "K".repeat(row.kind.chars().count()),
-        body: format!("\"{}\"", "x".repeat(row.body.len().saturating_sub(2))),
+        body: match is_sealed(row.body) {
+            true => format!("{SEALED}{}", "x".repeat(row.body.len() - SEALED.len())),
+            false => format!("\"{}\"", "x".repeat(row.body.len().saturating_sub(2))),
+        },
     }
 }
 
 fn smallest_twin(row: &Row<'_>) -> Texts {
-    Texts { body: EMPTY.to_owned(), ..twin(row) }
+    Texts { body: smallest_body(row).to_owned(), ..twin(row) }
+}
+
+/// The smallest body of the same kind.
+fn smallest_body(row: &Row<'_>) -> &'static str {
+    if is_sealed(row.body) { SEALED } else { "{}" }
 }
 
 /// What it means that the table refuses a row that nothing but the table itself can speak against.
-fn as_held(error: StoreError) -> StoreError {
-    if !error.kind.is_refusal() {
-        return error;
+fn as_held(row: &Row<'_>) -> impl Fn(StoreError) -> StoreError {
+    let message = if is_sealed(row.body) {
+        "the table refuses even a plain row of the same size whose body begins as sealed ones do: they are no JSON; mend \
+         its columns, rules or partitions; rows are held"
+    } else {
+        "the table refuses even a plain row of the same size: mend its columns, rules or partitions; rows are held"
+    };
+    move |error| {
+        if !error.kind.is_refusal() {
+            return error;
+        }
+        StoreError::with_source(ErrorKind::Unavailable, message, error)
     }
-    StoreError::with_source(
-        ErrorKind::Unavailable,
-        "the table refuses even a plain row of the same size: mend its columns, rules or partitions; \
-         rows are held",
-        error,
-    )
 }

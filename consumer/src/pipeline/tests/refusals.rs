@@ -3,6 +3,7 @@
 use super::super::isolate::{Probe, Witness};
 use super::*;
 use crate::gate::flow::Flow;
+use crate::seal::example::Safe;
 
 #[tokio::test(start_paused = true)]
 async fn refused_rows_are_isolated_and_their_neighbours_stored() {
@@ -54,6 +55,49 @@ async fn a_rule_that_refuses_plain_rows_too_is_held_against_a_row_that_was_accep
     let offsets: Vec<u64> = store.dead_letters().iter().map(|letter| letter.offset).collect();
     assert_eq!(offsets, [0, 150]);
     replica.stop().await;
+}
+
+/// As CHECK (json_valid(body)), and as a column of a type that parses its text.
+#[tokio::test(start_paused = true)]
+async fn a_table_that_wants_json_holds_sealed_bodies() {
+    for kind in [ErrorKind::Constraint, ErrorKind::Refused] {
+        let (source, store, safe) = (queue(1, 20), store(), Safe::with(&["k1"]));
+        store.on_row(move |row| (!row.body.starts_with(['{', '"'])).then_some(kind));
+        // What was stored before sealing began is no witness.
+        let plain = Replica::start(&source, &store);
+        source.assign(&[at(0)]);
+        until("plain rows", || store.row_count() == 20).await;
+        plain.stop().await;
+        source.revoke(&[at(0)]);
+        source.push(&at(0), &span(20));
+        let sealing = Replica::start_changed(&source, &store, |parts| {
+            parts.sealing = safe.sealing(&["k1"], "k1");
+        });
+        source.assign(&[at(0)]);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(store.dead_letters().len(), 0, "{kind:?}: never emptied into the dead letters");
+        let error = sealing.meters.status(&Identity::default()).last_error.unwrap();
+        assert!(error.contains("no JSON"), "{error}");
+        store.clear_hooks();
+        until("all rows", || store.row_count() == 21).await;
+        sealing.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_body_is_not_held_against_a_plain_row_that_was_stored_before() {
+    let (store, gate, time) = (store(), crate::gate::Gate::new(), LaneMeter::new(Arc::default()));
+    gate.set_rate(100.0, Instant::now() + Duration::from_secs(3_600));
+    store.on_row(|row| (row.body != "{\"n\":1}").then_some(ErrorKind::Constraint));
+    let (witness, flow) = (Witness::default(), Flow::default());
+    witness.saw(&[Row { id: 1, trace_id: "t1", kind: "SERVER", body: "{\"n\":1}" }]);
+    let probe = Probe { store: &*store, gate: &gate, flow: &flow, time: &time };
+    let found_in = async |body| {
+        let rows = [Row { id: 2, trace_id: "t2", kind: "SERVER", body }];
+        probe.find_refused(&rows, &witness, |row| row).await.map(|found| found.len())
+    };
+    assert_eq!(found_in("{}").await.unwrap(), 1);
+    assert_eq!(found_in("s1:AAAA").await.unwrap_err().kind, ErrorKind::Unavailable);
 }
 
 /// As CHECK (kind IN ('SERVER')), in a table that cannot hold some bodies.
