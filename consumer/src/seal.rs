@@ -137,17 +137,14 @@ impl Sealing {
         lock(&self.dictionary).as_ref().map(|dictionary| dictionary.id)
     }
 
-    /// Before the first batch: the ring's primary key must open what it wrapped before, a data key is made, and the
-    /// newest dictionary that can be opened is read. Does nothing without a ring.
+    /// Before the first batch: a data key is made, and the newest dictionary that can be opened is read. Does nothing
+    /// without a ring.
     ///
     /// # Errors
     /// A Secret is missing or holds another key than before; the database cannot be asked.
     pub async fn prepare(&self, store: &dyn KeyStore) -> Result<(), SealError> {
-        let Some(ring) = &self.ring else { return Ok(()) };
-        let keys = store.data_keys().await?;
-        let newest = keys.iter().filter(|key| key.wrapped_by == ring.primary());
-        if let Some(newest) = newest.max_by_key(|key| key.created_at_ms) {
-            ring.unwrap(&self.table, newest)?;
+        if self.ring.is_none() {
+            return Ok(());
         }
         self.data_key(store).await?;
         self.adopt_newest(store).await.map(drop)
@@ -201,7 +198,8 @@ impl Sealing {
         Ok(())
     }
 
-    /// What seals now; made where there is none, or the present one is old.
+    /// What seals now; made where there is none, or the present one is old. The ring's primary key must open what it wrapped
+    /// before: a Secret that was replaced would wrap keys that what was sealed so far does not share.
     async fn data_key(&self, store: &dyn KeyStore) -> Result<Arc<DataKey>, SealError> {
         if let Some(key) = self.usable() {
             return Ok(key);
@@ -211,6 +209,7 @@ impl Sealing {
             return Ok(key);
         }
         let ring = self.ring.as_ref().ok_or(SealError::NoKeys)?;
+        ring.check_against(&self.table, ring.primary(), &store.data_keys().await?)?;
         let bytes = cipher::random_key()?;
         for _ in 0..ID_TRIES {
             let id = cipher::random_id()?;

@@ -27,6 +27,11 @@ impl Safe {
         std::fs::write(dir.join(name), format!("{value}\n")).unwrap();
     }
 
+    /// What lies there.
+    pub(super) fn bytes(&self, name: &str) -> String {
+        std::fs::read_to_string(self.0.path().join("keys").join(name)).unwrap()
+    }
+
     pub(super) fn ring(&self, names: &[&str], primary: &str) -> KeyRing {
         let key = |name: &&str| EncryptionKey {
             name: (*name).to_owned(),

@@ -44,6 +44,19 @@ impl KeyRing {
         self.key(0, name).map(drop)
     }
 
+    /// Whether the key of this name is there and opens the newest of the `table`'s data keys that are wrapped by its name:
+    /// one that holds other bytes by now is of no use, and must wrap nothing.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_against(&self, table: &str, name: &str, wrapped: &[WrappedKey]) -> Result<(), SealError> {
+        let by_this = wrapped.iter().filter(|key| key.wrapped_by == name);
+        match by_this.max_by_key(|key| key.created_at_ms) {
+            Some(newest) => self.unwrap(table, newest).map(drop),
+            None => self.check(name),
+        }
+    }
+
     /// Wraps a data key by the primary key.
     ///
     /// # Errors

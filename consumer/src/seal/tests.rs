@@ -115,6 +115,24 @@ async fn a_data_key_is_replaced_after_a_day() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_is_replaced_while_it_is_used_wraps_nothing() {
+    let (safe, store) = (Safe::with(&["k1"]), memory());
+    let sealing = safe.sealing(&["k1"], "k1");
+    sealing.prepare(&*store).await.unwrap();
+    let former = safe.bytes("k1");
+    safe.put("k1", &BASE64.encode(*cipher::random_key().unwrap()));
+    let row = [row(1, "{}")];
+    stored(&sealing, &store, &row).await;
+    tokio::time::advance(KEY_PERIOD).await;
+    let error = sealing.rows(&store, &row).await.err().expect("another key");
+    assert!(matches!(&error, SealError::WrongKey { name, .. } if name == "k1"), "{error}");
+    assert_eq!(store.data_keys().await.unwrap().len(), 1);
+    safe.put("k1", &former);
+    stored(&sealing, &store, &row).await;
+    assert_eq!(store.data_keys().await.unwrap().len(), 2);
+}
+
 #[tokio::test]
 async fn nothing_is_sealed_while_no_data_key_can_be_stored() {
     let safe = Safe::with(&["k1"]);
