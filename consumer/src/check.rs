@@ -7,6 +7,7 @@
 mod broker;
 mod database;
 mod report;
+mod wrapped;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -95,6 +96,9 @@ async fn connect(config: Option<Config>, folders: &Folders, report: &mut Report)
     let (broker, database) = tokio::join!(broker, database);
     report.extend(broker);
     report.extend(database);
+    if !report.has_failed("spec.sink") {
+        report.extend(wrapped::check(&config, &secrets, &folders.data_dir).await);
+    }
 }
 
 /// The configuration, or a line for each thing that is wrong.
@@ -153,7 +157,7 @@ fn check_keys(config: &Config, secrets: &Secrets) -> Vec<Finding> {
     let Some(encryption) = &config.encryption else { return Vec::new() };
     let ring = KeyRing::new(encryption, secrets.clone());
     let check = |(index, name): (usize, &str)| {
-        let path = format!("spec.encryption.keys[{index}].secretKeyRef");
+        let path = secret_of_key(index);
         match ring.check(name) {
             Ok(()) => Finding::ok(path, format!("the key {name} is of use")),
             Err(error) => Finding::failed(path, chain(&error))
@@ -161,6 +165,10 @@ fn check_keys(config: &Config, secrets: &Secrets) -> Vec<Finding> {
         }
     };
     ring.names().enumerate().map(check).collect()
+}
+
+fn secret_of_key(index: usize) -> String {
+    format!("spec.encryption.keys[{index}].secretKeyRef")
 }
 
 /// Every reference to a Secret, with the path of its field.

@@ -135,7 +135,7 @@ impl Status {
         let dictionaries = keys.store.dictionaries().await.map_err(cannot_read(KEYS))?;
         let others = keys.others().await?;
         keys.store.close().await;
-        let report = print::Report::new(&keys.ring, &wrapped, &others, &dictionaries);
+        let report = print::Report::new(&keys.ring, &keys.table, &wrapped, &others, &dictionaries);
         match self.output {
             Output::Table => out::text(report.table()),
             Output::Json => out::json(&report.json())?,
@@ -146,12 +146,18 @@ impl Status {
 
 impl Rotate {
     async fn run(self) -> anyhow::Result<ExitCode> {
-        let keys = Keys::open(&self.place, self.table.as_deref())?;
-        keys.ring.check(keys.ring.primary()).context("the primary key is of no use")?;
-        let wrapped = keys.store.data_keys().await.map_err(cannot_read(KEYS))?;
-        if let Some(table) = &self.table {
-            ensure!(!wrapped.is_empty(), "{table} has no data keys in this database");
-        }
+        let own = Keys::open(&self.place, None)?;
+        let mut wrapped = own.usable_data_keys().await?;
+        let keys = match &self.table {
+            None => own,
+            Some(table) => {
+                own.store.close().await;
+                let keys = own.of(table)?;
+                wrapped = keys.usable_data_keys().await?;
+                ensure!(!wrapped.is_empty(), "{table} has no data keys in this database");
+                keys
+            }
+        };
         let others = keys.others().await?;
         let old: Vec<&WrappedKey> =
             wrapped.iter().filter(|key| key.wrapped_by != keys.ring.primary()).collect();
@@ -188,6 +194,15 @@ impl Rotate {
 }
 
 impl Keys {
+    /// The table's data keys. The primary key must open what consumers wrapped by its name: they could open nothing that
+    /// another key of this name wraps.
+    async fn usable_data_keys(&self) -> anyhow::Result<Vec<WrappedKey>> {
+        let wrapped = self.store.data_keys().await.map_err(cannot_read(KEYS))?;
+        let checked = self.ring.check_against(&self.table, self.ring.primary(), &wrapped);
+        checked.context("the primary key is of no use")?;
+        Ok(wrapped)
+    }
+
     /// One after the other, also where one cannot be wrapped anew.
     async fn rewrap_all(&self, old: &[&WrappedKey], rotated: &mut print::Rotated<'_>) {
         let bar = progress(old.len() as u64, "data keys");

@@ -94,7 +94,7 @@ mod tests {
         assert!(other.note().unwrap().contains("replayed: 2 data keys"));
 
         let own = [ring.wrap("spans", 1, &bytes).unwrap()];
-        let report = Report::new(&ring, &own, std::slice::from_ref(&other), &[]);
+        let report = Report::new(&ring, "spans", &own, std::slice::from_ref(&other), &[]);
         assert!(report.is_good(), "another pipeline's keys are no problem of this one");
         let json = report.json();
         assert_eq!((&json["keys"][0]["name"], &json["keys"][0]["dataKeys"]), (&"k1".into(), &1.into()));
@@ -102,5 +102,17 @@ mod tests {
             json["otherTables"],
             serde_json::json!([{ "table": "replayed", "dataKeys": 1, "foreign": 2 }])
         );
+    }
+    #[test]
+    fn a_key_that_does_not_open_what_was_wrapped_by_its_name_is_a_problem_and_wraps_nothing() {
+        let (folder, another) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (ring, theirs) = (ring(folder.path(), "A", "k2"), ring(another.path(), "E", "k2"));
+        let own = [theirs.wrap("spans", 1, &Default::default()).unwrap()];
+        let report = Report::new(&ring, "spans", &own, &[], &[]);
+        assert!(!report.is_good());
+        let json = report.json();
+        assert_eq!(json["keys"][0]["problem"], serde_json::Value::Null, "k1 has wrapped nothing");
+        assert!(json["keys"][1]["problem"].as_str().unwrap().contains("put the former one back"), "{json}");
+        assert!(Report::new(&theirs, "spans", &own, &[], &[]).is_good());
     }
 }

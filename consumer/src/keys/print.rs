@@ -30,9 +30,10 @@ pub(super) struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    /// What ring and tables hold; `wrapped` and `dictionaries` are the pipeline's own table's.
+    /// What ring and tables hold; `wrapped` and `dictionaries` are those of the pipeline's own `table`.
     pub(super) fn new(
         ring: &KeyRing,
+        table: &str,
         wrapped: &[WrappedKey],
         others: &'a [Other],
         dictionaries: &'a [SealedDictionary],
@@ -48,7 +49,7 @@ impl<'a> Report<'a> {
                 Line {
                     name: name.to_owned(),
                     primary: name == ring.primary(),
-                    problem: ring.check(name).err().map(|error| chain(&error)),
+                    problem: ring.check_against(table, name, wrapped).err().map(|error| chain(&error)),
                     data_keys: times.len(),
                     newest_ms: times.into_iter().max(),
                 }

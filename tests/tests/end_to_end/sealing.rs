@@ -322,5 +322,24 @@ async fn holds_without_its_key() -> anyhow::Result<()> {
     case.wait_stored(100, DEADLINE).await?;
     let problems = case.database().await?.audit_sealed(&ledger, 100, &[], &case.pipeline.ring).await?;
     ensure!(problems.is_empty(), "{}", report(&problems));
+    another_key_of_its_name_is_told(&case)
+}
+
+/// As on the machine of somebody who has made a key of his own: it would wrap what no consumer opens.
+fn another_key_of_its_name_is_told(case: &Case) -> anyhow::Result<()> {
+    good(&keys(case, "status", &[])?)?;
+    std::fs::write(case.home.path().join("secrets/ring/k1"), "A".repeat(43) + "=")?;
+    let status = json(&keys(case, "status", &["-o", "json"])?)?;
+    ensure!(status["keys"][0]["problem"].to_string().contains("put the former one back"), "{status}");
+    let rotate = keys(case, "rotate", &[])?;
+    let said = String::from_utf8_lossy(&rotate.stderr).into_owned();
+    ensure!(!rotate.status.success() && said.contains("the primary key is of no use"), "{said}");
+    let place = arguments_of(case, "status").split_off(2);
+    let check = Command::new(binary()?).args(["check", "--connect"]).args(place).output()?;
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    ensure!(
+        !check.status.success() && said.contains("FAILED  spec.encryption.keys[0].secretKeyRef"),
+        "{said}"
+    );
     Ok(())
 }
