@@ -217,7 +217,7 @@ pub(super) async fn wait_for_none(store: &dyn Store, stop: &CancellationToken) -
             bar.suspend(|| {
                 out::note(format_args!(
                     "nothing has changed for {seconds} s: no consumer of this pipeline seems to run, it is suspended, \
-                     or a message takes longer at its rate; \
+                     a message takes longer at its rate, or its consumers cannot open the letters (their /status says so); \
                      letters stay marked until one stores them"
                 ));
             });

@@ -33,6 +33,15 @@ impl Meters {
         lock(&self.open_errors).batch_held(at);
     }
 
+    /// Counts a dead letter of the partition that cannot be opened, and so cannot be redriven. It holds up nothing, and is
+    /// told like an error of the store that does.
+    pub fn letter_not_opened(&self, at: &TopicPartition, error: StoreError) {
+        self.count_store_error(&error);
+        let what = "a dead letter cannot be opened, this one and others perhaps; it stays marked";
+        let error = StoreError::with_source(error.kind, what, error);
+        lock(&self.open_errors).store_failed(Some(at), &error);
+    }
+
     /// Counts an error of the store, of whatever kind. Alone, for one that holds up nothing, such as a row that becomes a
     /// dead letter.
     pub fn count_store_error(&self, error: &StoreError) {

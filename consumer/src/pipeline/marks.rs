@@ -17,8 +17,9 @@ use crate::store::Store;
 
 /// Between two looks: the longest that a mark waits for its lane, and one small query a replica.
 pub const MARKS_LOOKED_FOR_EVERY: Duration = Duration::from_secs(5);
-/// How long letters that cannot be opened are passed over before they are tried again.
-const PASS_OVER: Duration = Duration::from_secs(60);
+/// How long letters that cannot be opened are passed over before they are tried again: with the look after that less than
+/// the minute for which an error is told that nothing waits for.
+const PASS_OVER: Duration = Duration::from_secs(50);
 
 /// Topic and partition.
 type Place = (String, i32);

@@ -101,7 +101,7 @@ impl Lane {
         let page = self.store.letters(&filter, self.marks.passed(at), LETTERS).await?;
         let is_end = page.len() < LETTERS as usize;
         let mut marked = Marked { letters: Vec::new(), segment: Segment::default(), is_end };
-        let mut damaged: Option<(i64, StoreError, usize)> = None;
+        let mut damaged: Option<(i64, String, usize)> = None;
         for summary in &page {
             match self.opened(summary.id).await? {
                 Ok(Some((letter, headers))) => self.append_marked(&mut marked, letter, &headers),
@@ -109,9 +109,10 @@ impl Lane {
                 Ok(None) => {}
                 // It stays marked, and does not hold up the others.
                 Err(error) => {
-                    self.meters.count_store_error(&error);
-                    let (_, _, count) = damaged.get_or_insert((summary.id, error, 0));
+                    let text = || sluice_crds::problem::chain(&error);
+                    let (_, _, count) = damaged.get_or_insert_with(|| (summary.id, text(), 0));
                     *count += 1;
+                    self.meters.letter_not_opened(at, error);
                     if marked.letters.is_empty() {
                         self.marks.pass(at, summary.id);
                     }
@@ -122,7 +123,6 @@ impl Lane {
             }
         }
         if let Some((id, error, count)) = damaged {
-            let error = sluice_crds::problem::chain(&error);
             tracing::warn!(partition = %at, count, id, error, "dead letters cannot be opened, this one and others perhaps; they stay marked");
         }
         Ok(marked)

@@ -211,6 +211,18 @@ async fn letters_that_cannot_be_opened_hold_up_neither_others_nor_new_messages()
     looked_at.store(0, Relaxed);
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert!(looked_at.load(Relaxed) <= SEALED, "{looked_at:?} looks in half a minute");
+    // Nothing is stored meanwhile that would end the error.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    for _ in 0..200 {
+        let error = replica.meters.status(&Identity::default()).last_error.expect("it is told all the time");
+        assert!(
+            error.contains("a dead letter cannot be opened") && error.contains("encryption.keys"),
+            "{error}"
+        );
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    store.purge(&ids).await.unwrap();
+    until("an end", || replica.meters.status(&Identity::default()).last_error.is_none()).await;
     replica.stop().await;
 }
 
