@@ -10,6 +10,7 @@
 
 mod cipher;
 mod compress;
+mod dictionary;
 mod error;
 mod form;
 mod open;
@@ -25,15 +26,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use sluice_crds::problem::chain;
-
 use crate::lock::lock;
-use crate::store::Store;
-use crate::store::key::{KeyStore, SealedDictionary};
+use crate::store::key::KeyStore;
 use cipher::{DataKey, Place};
 use compress::{Dictionary, Shrinker};
 use form::{Content, HEADER_BYTES, Header, NO_DICTIONARY, NOT_COMPRESSED};
-use training::{Samples, Training};
+use training::Training;
 
 pub use error::SealError;
 pub use form::PREFIX as SEALED;
@@ -186,12 +184,7 @@ impl Sealing {
             tracing::warn!(id = key.id(), "the database has lost the data key in use: another one is made");
             *lock(&self.current) = None;
         }
-        // Their numbers may mean others by now.
-        lock(&self.dictionaries).clear();
-        if !self.adopt_newest(store).await? && lock(&self.dictionary).take().is_some() {
-            tracing::warn!("the database has lost the dictionary in use: bodies are sealed without one");
-            *lock(&self.training) = Training::new();
-        }
+        self.confirm_dictionary(store).await?;
         self.settled.store(doubts, Relaxed);
         *lock(&self.looked_at) = Instant::now();
         self.committed();
@@ -271,95 +264,6 @@ impl Sealing {
         let header = Header { key: key.id(), dictionary, left_out, nonce };
         key.seal(&self.table, place, header, sealed, data)?;
         Ok(shrunk)
-    }
-
-    /// Trains on `samples`, stores what pays and uses it. What fails is tried again with later bodies.
-    async fn train(self: Arc<Self>, store: Arc<dyn Store>, samples: Samples) {
-        match self.try_train(&*store, samples).await {
-            Ok(true) => {}
-            Ok(false) => lock(&self.training).give_up(),
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "no new dictionary; bodies are sealed without it");
-                *lock(&self.training) = Training::new();
-            }
-        }
-    }
-
-    async fn try_train(&self, store: &dyn Store, samples: Samples) -> Result<bool, SealError> {
-        let before = self.dictionary_id();
-        // Another replica may have trained one meanwhile.
-        if self.adopt_newest(store).await? && self.dictionary_id() != before {
-            return Ok(true);
-        }
-        let current = lock(&self.dictionary).clone();
-        let training = tokio::task::spawn_blocking(move || training::train(samples, current.as_deref()));
-        let Some(trained) = training.await.map_err(|_| SealError::Library)?? else { return Ok(false) };
-        // A dictionary that is sealed with a key that was lost could never be opened.
-        self.confirm(store).await?;
-        // Those that cannot be opened have numbers, too.
-        let newest = store.dictionaries().await?.pop();
-        let id = newest.map_or(NO_DICTIONARY, |newest| newest.id).saturating_add(1);
-        if id == NOT_COMPRESSED {
-            return Ok(false);
-        }
-        let permille = (trained.ratio * 1_000.0).ceil() as u32;
-        let sealed = self.seal_dictionary(store, id, &trained.bytes).await?;
-        let row = SealedDictionary { id, sealed, permille, created_at_ms: 0 };
-        if !store.add_dictionary(&row).await? {
-            return self.adopt_newest(store).await;
-        }
-        self.counters.dictionaries.fetch_add(1, Relaxed);
-        tracing::info!(id, permille, "a new dictionary compresses bodies");
-        self.adopt(Arc::new(Dictionary::new(id, trained.bytes)), permille);
-        Ok(true)
-    }
-
-    async fn seal_dictionary(
-        &self,
-        store: &dyn KeyStore,
-        id: u16,
-        bytes: &[u8],
-    ) -> Result<Vec<u8>, SealError> {
-        let (key, nonces) = self.nonces(store, 1).await?;
-        let mut scratch = Scratch::new(None)?;
-        self.seal_one(&key, nonces.start, Place::Dictionary { id }, Content::whole(bytes), &mut scratch)?;
-        Ok(scratch.sealed)
-    }
-
-    /// Uses the newest dictionary of the table that can be opened; false where there is none.
-    ///
-    /// # Errors
-    /// The database cannot be asked.
-    async fn adopt_newest(&self, store: &dyn KeyStore) -> Result<bool, SealError> {
-        for newest in store.dictionaries().await?.iter().rev() {
-            match self.opened_dictionary(store, newest).await {
-                Ok(dictionary) => {
-                    self.adopt(dictionary, newest.permille);
-                    return Ok(true);
-                }
-                Err(error) if error.is_unavailable() => return Err(error),
-                // Its key was lost, or is not in the ring: one that can be opened serves as well.
-                Err(error) if lock(&self.unopened).insert(newest.id) => {
-                    let (id, error) = (newest.id, chain(&error));
-                    tracing::warn!(
-                        id,
-                        error,
-                        "a dictionary cannot be opened: bodies are sealed with another, or none"
-                    );
-                }
-                Err(_) => {}
-            }
-        }
-        Ok(false)
-    }
-
-    fn adopt(&self, dictionary: Arc<Dictionary>, permille: u32) {
-        lock(&self.dictionaries).insert(dictionary.id, dictionary.clone());
-        let before = lock(&self.dictionary).replace(dictionary.clone());
-        // What is known of the one in use by now is not forgotten when it is looked up again.
-        if before.is_none_or(|before| before.id != dictionary.id) {
-            lock(&self.training).settle(f64::from(permille) / 1_000.0);
-        }
     }
 }
 

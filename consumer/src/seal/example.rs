@@ -2,12 +2,13 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use sluice_crds::problem::chain;
 use sluice_crds::v1alpha1::{Encryption, EncryptionKey, SecretKeyRef};
 
 use super::*;
 use crate::secrets::Secrets;
 use crate::store::memory::MemoryStore;
-use crate::store::{Row, StoredSpan};
+use crate::store::{Row, Store, StoredSpan};
 
 pub(super) const TABLE: &str = "connectivity_trace";
 
@@ -92,12 +93,18 @@ pub(super) async fn opened(
 /// Seals until there is a dictionary; returns the bodies.
 pub(super) async fn train(sealing: &Arc<Sealing>, store: &Arc<dyn Store>) -> Vec<String> {
     let bodies: Vec<String> = (0..1_000).map(body).collect();
+    train_on(sealing, store, &bodies).await;
+    bodies
+}
+
+/// Seals these bodies until another dictionary is in use.
+pub(super) async fn train_on(sealing: &Arc<Sealing>, store: &Arc<dyn Store>, bodies: &[String]) {
+    let before = sealing.dictionary_id();
     let rows: Vec<Row<'_>> = bodies.iter().zip(0..).map(|(body, id)| row(id, body)).collect();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while sealing.dictionary_id().is_none() {
+    while sealing.dictionary_id() == before {
         assert!(tokio::time::Instant::now() < deadline, "no dictionary");
         stored(sealing, store, &rows).await;
         tokio::task::yield_now().await;
     }
-    bodies
 }

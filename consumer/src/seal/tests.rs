@@ -6,11 +6,12 @@ use std::collections::HashSet;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use sluice_crds::problem::chain;
 
-use super::example::{Safe, TABLE, body, memory, opened, row, stored, train};
+use super::example::{Safe, TABLE, body, memory, opened, row, stored, train, train_on};
 use super::*;
 use crate::store::memory::MemoryStore;
-use crate::store::{DeadLetter, ErrorKind, Reason, Row, StoreError, StoredSpan};
+use crate::store::{DeadLetter, ErrorKind, Reason, Row, Store, StoreError, StoredSpan};
 
 #[tokio::test]
 async fn short_sealed_bodies_are_opened_to_no_more_than_is_asked_for() {

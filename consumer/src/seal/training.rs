@@ -2,6 +2,8 @@
 //!
 //! Pure: bodies and their sizes come in, a decision comes out; who trains and stores is [`super::Sealing`].
 
+use std::sync::Arc;
+
 use zeroize::Zeroizing;
 
 use super::compress::{self, Dictionary, Shrinker};
@@ -113,26 +115,43 @@ pub struct Trained {
     pub ratio: f64,
 }
 
-/// Trains, and measures on bodies that were not trained on; none where `current` (or no dictionary) is nearly as good.
-/// Takes tenths of a second.
+/// What serves some bodies best.
+pub enum Best {
+    /// A new dictionary, which pays.
+    Trained(Trained),
+    /// One of those that there are, and to which share it shrinks these bodies.
+    Known(Arc<Dictionary>, f64),
+    /// No dictionary.
+    Nothing,
+}
+
+/// Trains, and measures on bodies that were not trained on: what is `known`, or no dictionary, is kept where it is nearly as
+/// good. Takes tenths of a second.
 ///
 /// # Errors
 /// zstd fails.
-pub fn train(samples: Samples, current: Option<&Dictionary>) -> Result<Option<Trained>, SealError> {
+pub fn train(samples: Samples, known: &[Arc<Dictionary>]) -> Result<Best, SealError> {
     let (measured, trained_on): (Vec<_>, Vec<_>) =
         samples.into_iter().enumerate().partition(|(index, _)| index % 5 == 0);
     let trained_on: Samples = trained_on.into_iter().map(|(_, body)| body).collect();
     let measured: Samples = measured.into_iter().map(|(_, body)| body).collect();
+    let (plain, mut present) = sizes(&measured, None)?;
+    let ratio = |shrunk: usize| shrunk as f64 / (plain as f64).max(1.0);
+    let mut best = Best::Nothing;
+    for dictionary in known {
+        let (_, shrunk) = sizes(&measured, Some(dictionary))?;
+        if shrunk < present {
+            (present, best) = (shrunk, Best::Known(dictionary.clone(), ratio(shrunk)));
+        }
+    }
     let Ok(bytes) = compress::train(&trained_on, DICTIONARY_BYTES) else {
         // zstd's word for samples that have nothing in common.
-        return Ok(None);
+        return Ok(best);
     };
     let dictionary = Dictionary::new(0, bytes);
-    let (plain, present) = sizes(&measured, current)?;
     let (_, shrunk) = sizes(&measured, Some(&dictionary))?;
     let pays = (shrunk as f64) < present as f64 * (1.0 - PAYS);
-    let ratio = shrunk as f64 / (plain as f64).max(1.0);
-    Ok(pays.then_some(Trained { bytes: dictionary.bytes, ratio }))
+    Ok(if pays { Best::Trained(Trained { bytes: dictionary.bytes, ratio: ratio(shrunk) }) } else { best })
 }
 
 fn sizes(bodies: &Samples, dictionary: Option<&Dictionary>) -> Result<(usize, usize), SealError> {
@@ -159,6 +178,13 @@ mod tests {
         (0..count).map(|number| Zeroizing::new(body(number).into_bytes())).collect()
     }
 
+    fn trained(samples: Samples, known: &[Arc<Dictionary>]) -> Option<Trained> {
+        match train(samples, known).unwrap() {
+            Best::Trained(trained) => Some(trained),
+            _ => None,
+        }
+    }
+
     fn observe(training: &mut Training, bodies: &Samples, ratio: f64) -> Option<Samples> {
         let plain: usize = bodies.iter().map(|body| body.len()).sum();
         training.observe(bodies, Clone::clone, plain as u64, (plain as f64 * ratio) as u64)
@@ -174,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_dictionary_that_pays_is_kept_until_bodies_change() {
-        let trained = train(bodies(5_000, "GET"), None).unwrap().expect("bodies that are alike");
+        let trained = trained(bodies(5_000, "GET"), &[]).expect("bodies that are alike");
         assert!(trained.ratio < 0.5, "{}", trained.ratio);
         let (mut training, batch) = (Training::new(), bodies(1_000, "GET"));
         training.settle(trained.ratio);
@@ -190,13 +216,24 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         let noise =
             |_| Zeroizing::new(std::iter::repeat_with(|| random.u8(..)).take(300).collect::<Vec<u8>>());
-        assert!(train((0..1_000).map(noise).collect(), None).unwrap().is_none());
+        assert!(trained((0..1_000).map(noise).collect(), &[]).is_none());
     }
 
     #[test]
     fn a_second_dictionary_must_be_better_than_the_first() {
-        let first = train(bodies(5_000, "GET"), None).unwrap().unwrap();
-        let first = Dictionary::new(1, first.bytes);
-        assert!(train(bodies(5_000, "GET"), Some(&first)).unwrap().is_none());
+        let first = trained(bodies(5_000, "GET"), &[]).unwrap();
+        let first = Arc::new(Dictionary::new(1, first.bytes));
+        assert!(trained(bodies(5_000, "GET"), &[first]).is_none());
+    }
+
+    #[test]
+    fn of_those_that_are_known_the_one_that_fits_is_taken() {
+        let [other, fits] = [("a queue of orders", 1), ("GET", 2)].map(|(name, id)| {
+            Arc::new(Dictionary::new(id, trained(bodies(5_000, name), &[]).unwrap().bytes))
+        });
+        for known in [[other.clone(), fits.clone()], [fits, other]] {
+            let best = train(bodies(5_000, "GET"), &known).unwrap();
+            assert!(matches!(best, Best::Known(dictionary, ratio) if dictionary.id == 2 && ratio < 0.5));
+        }
     }
 }

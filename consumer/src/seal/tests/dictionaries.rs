@@ -1,6 +1,7 @@
 //! Dictionaries: how they come to be, and what is done with one that cannot be opened.
 
 use super::*;
+use crate::store::key::SealedDictionary;
 
 #[tokio::test(start_paused = true)]
 async fn samples_for_the_next_dictionary_survive_a_look_at_the_one_in_use() {
@@ -54,4 +55,29 @@ async fn a_dictionary_that_cannot_be_opened_is_passed_over() {
     assert_eq!(sealing.dictionary_id(), None);
     train(&sealing, &store).await;
     assert_eq!(sealing.dictionary_id(), Some(2), "its number is taken");
+}
+
+#[tokio::test]
+async fn replicas_whose_bodies_differ_each_keep_a_dictionary_of_their_own() {
+    let statement = |number: usize| {
+        format!(r#"{{"resource":"orders","statement":"SELECT {number} FROM stock","rows":{number}}}"#)
+    };
+    let statements: Vec<String> = (0..1_000).map(statement).collect();
+    let (safe, store) = (Safe::with(&["k1"]), memory());
+    let (one, other) = (safe.sealing(&["k1"], "k1"), safe.sealing(&["k1"], "k1"));
+    let bodies = train(&one, &store).await;
+    // It finds the first one, which does not fit.
+    other.prepare(&*store).await.unwrap();
+    *lock(&other.training) = Training::new();
+    train_on(&other, &store, &statements).await;
+    one.doubt();
+    stored(&one, &store, &[row(1, &bodies[0])]).await;
+    assert_eq!((one.dictionary_id(), other.dictionary_id()), (Some(1), Some(2)), "a look changes nothing");
+    // After a start it begins with the newest, and goes back to the one that fits.
+    let one = safe.sealing(&["k1"], "k1");
+    one.prepare(&*store).await.unwrap();
+    assert_eq!(one.dictionary_id(), Some(2));
+    *lock(&one.training) = Training::new();
+    train_on(&one, &store, &bodies).await;
+    assert_eq!((one.dictionary_id(), store.dictionaries().await.unwrap().len()), (Some(1), 2));
 }
