@@ -61,8 +61,9 @@ pub(super) async fn live_of_refused(
     }
 }
 
-/// A deleted pipeline that somebody's finalizer holds, or whose children go first: consumers that run take live edits. What
-/// is not there is not made again, because it goes with the pipeline. Says whether there is anything to look at again.
+/// A deleted pipeline that somebody's finalizer holds, or whose children go first or stay: consumers that run take live edits.
+/// What is not there is not made again, because it goes with the pipeline, and only content is written, because an owner that
+/// the garbage collector has taken away must not come back. Says whether there is anything to look at again.
 pub(super) async fn live_of_deleted(pipeline: &TracePipeline, context: &Context) -> bool {
     let found = dereference(&context.world, pipeline);
     let stays = found.live.as_ref().is_some_and(|live| live.metadata.deletion_timestamp.is_none());
@@ -251,18 +252,32 @@ mod tests {
         let live = live_map(&wire::write(&running()).expect("a document"));
         let mut goes = live.clone();
         goes.metadata.deletion_timestamp = Some(now);
+        let orphan = |mut live: ConfigMap| {
+            live.metadata.owner_references = None;
+            live
+        };
+        let stopped = LiveDocument { live: Live { suspend: true, ..Live::of_rate(500) }, ..running() };
+        let stopped = live_map(&wire::write(&stopped).expect("a document"));
         let write = vec!["PUT /api/v1/namespaces/shop/configmaps/traces-live".to_owned()];
-        for (deployments, maps, expected) in [
-            (vec![built.deployment.clone()], vec![live.clone()], write),
-            (vec![], vec![live], vec![]),
-            (vec![built.deployment.clone()], vec![], vec![]),
-            (vec![built.deployment], vec![goes], vec![]),
+        let runs = || vec![built.deployment.clone()];
+        for (deployments, maps, looks_again, expected) in [
+            (runs(), vec![live.clone()], true, write.clone()),
+            (runs(), vec![orphan(live.clone())], true, write),
+            (runs(), vec![orphan(stopped)], true, vec![]),
+            (vec![], vec![live], false, vec![]),
+            (runs(), vec![], false, vec![]),
+            (runs(), vec![goes], false, vec![]),
         ] {
             let server = example::Server::default();
             let mut context = server.context();
+            let owners = maps.first().and_then(|map| map.metadata.owner_references.clone());
             context.world = World::of(vec![pipeline.clone()], deployments, maps);
-            assert_eq!(live_of_deleted(&pipeline, &context).await, !expected.is_empty());
+            assert_eq!(live_of_deleted(&pipeline, &context).await, looks_again);
             assert_eq!(server.writes(), expected);
+            for body in server.bodies() {
+                let written: ConfigMap = serde_json::from_value(body).expect("a ConfigMap");
+                assert_eq!(written.metadata.owner_references, owners, "whoever deletes it decides");
+            }
         }
     }
 

@@ -33,6 +33,8 @@ pub struct Owner {
     pub reference: OwnerReference,
     /// What people have their objects labelled with. What is no label keeps pods away, and must not hold up live edits as well.
     pub labels: BTreeMap<String, String>,
+    /// Whether it is on its way out: what it leaves behind is then decided by whoever deletes it.
+    pub is_deleted: bool,
 }
 
 impl Owner {
@@ -48,6 +50,7 @@ impl Owner {
             uid: reference.uid.clone(),
             reference,
             labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            is_deleted: pipeline.metadata.deletion_timestamp.is_some(),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! What a pipeline is turned into, and what keeps it so.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use sluice_tests::eventually;
 use sluice_tests::operator::Operator;
@@ -111,6 +113,32 @@ async fn children_edited_or_deleted_by_hand_are_repaired() {
         let patch = patch.to_string();
         bed.namespace.kubectl(&["patch", child, "--type=merge", "-p", &patch]).await.unwrap();
         bed.until(child, |object| object.pointer(check) == before.pointer(check)).await;
+    }
+    bed.operator.log_is_clean(&[]).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn what_an_orphaning_deletion_leaves_stays_and_is_taken_by_the_next_pipeline() {
+    let bed = Bed::start("orphans").await;
+    bed.create(&pipeline()).await;
+    bed.until("deployment/traces-consumer", |deployment| !deployment.is_null()).await;
+    let children = ["configmap/traces-live", "deployment/traces-consumer", "role/traces-consumer"];
+    let mut uids = Vec::new();
+    for child in children {
+        uids.push(bed.namespace.get(child).await.unwrap()["metadata"]["uid"].clone());
+    }
+    bed.namespace.kubectl(&["delete", "tp/traces", "--cascade=orphan"]).await.unwrap();
+    // A garbage collector that takes away what has an owner that is gone does it within this time.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for child in children {
+        let left = bed.namespace.get(child).await.unwrap();
+        assert_eq!(left["metadata"]["ownerReferences"], Value::Null, "{child}");
+    }
+    let uid = bed.create(&pipeline()).await;
+    for (child, before) in children.into_iter().zip(uids) {
+        let is_owned = |object: &Value| object["metadata"]["ownerReferences"][0]["uid"] == uid;
+        assert_eq!(bed.until(child, is_owned).await["metadata"]["uid"], before, "{child}");
     }
     bed.operator.log_is_clean(&[]).unwrap();
 }

@@ -42,7 +42,7 @@ pub async fn live(
             let is_right = |actual: &ConfigMap| {
                 content(actual) == content(&desired) && contains(&json(actual), &json(&desired))
             };
-            if actual.is_some_and(is_right) {
+            if owner.is_deleted || actual.is_some_and(is_right) {
                 return Ok(());
             }
             (document, false)
@@ -53,6 +53,10 @@ pub async fn live(
     };
     let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &owner.namespace);
     let mut map = live_map(context, owner, document)?;
+    if let Some(actual) = actual.filter(|_| owner.is_deleted) {
+        // The garbage collector may have taken the owner away, so that the map outlives it (`--cascade=orphan`).
+        map.metadata.owner_references.clone_from(&actual.metadata.owner_references);
+    }
     let name = map.name_any();
     let child = format!("ConfigMap {name}");
     let cannot = ApplyError::write(&child);
