@@ -1,7 +1,8 @@
 //! Writes what differs from what is there, in order, each object by itself.
 //!
 //! Guarantees: what is as it should be is not written; everything but the live document is applied by the
-//! server with one field manager (a number of replicas alone is patched), so that fields of others stay theirs; the
+//! server with one field manager (a number of replicas alone is patched), so that fields of others stay theirs, unless
+//! the API server refuses them beside ours: then the object is replaced ([`replace`]); the
 //! live document and the Deployment are written only over the version that was looked at. Killed between any two writes, the
 //! next reconcile goes on from what is there.
 
@@ -11,6 +12,7 @@ mod over;
 #[cfg(feature = "planted")]
 mod planted;
 mod pod_monitor;
+mod replace;
 mod rollout;
 
 use std::fmt::Debug;
@@ -234,7 +236,14 @@ impl Writer<'_> {
             }
             None => api.patch(&name, &parameters, &Patch::Apply(desired)).await,
         };
-        written.map_err(ApplyError::write(child))
+        match (written, actual) {
+            // An apply leaves what somebody has put beside what is wanted, such as a second way to do the same.
+            (Err(kube::Error::Api(status)), Some(actual)) if status.code == 422 => {
+                replace::replace(&api, actual, desired).await
+            }
+            (written, _) => written,
+        }
+        .map_err(ApplyError::write(child))
     }
 
     /// Whether a child is left as it is, though it should be another: a write would change nothing, or not for long.

@@ -168,8 +168,14 @@ const FREE: [&str; 4] = ["annotations", "labels", "matchLabels", "nodeSelector"]
 /// Members that the API server does not store where they are false.
 const FALSE_IF_ABSENT: [&str; 1] = ["paused"];
 
-/// Whether `actual` has everything that `desired` says. Objects may have more members; lists may not have more
-/// items, because a list that we name is ours as a whole.
+/// Members that choose objects: each member more chooses others.
+const WHOLE: [&str; 5] = ["labelSelector", "matchLabels", "namespaceSelector", "podSelector", "selector"];
+
+/// Members that say something though they are empty: what kind of volume it is.
+const SAID_IF_EMPTY: [&str; 1] = ["emptyDir"];
+
+/// Whether `actual` has everything that `desired` says. Objects may have more members, but for selectors; lists may not have
+/// more items, because a list that we name is ours as a whole.
 pub fn contains(actual: &Value, desired: &Value) -> bool {
     contains_in("", actual, desired)
 }
@@ -178,13 +184,19 @@ pub fn contains(actual: &Value, desired: &Value) -> bool {
 fn contains_in(name: &str, actual: &Value, desired: &Value) -> bool {
     let is_free = FREE.contains(&name);
     match (actual, desired) {
+        (Value::Object(actual), Value::Object(desired))
+            if WHOLE.contains(&name) && actual.keys().any(|key| !desired.contains_key(key)) =>
+        {
+            false
+        }
         (Value::Object(actual), Value::Object(desired)) => desired.iter().all(|(key, value)| {
             // An empty list or map is stored as an absent one, and so is an empty text, but for one that has a free key.
             let empty = value.is_null()
                 || (*value == Value::Bool(false) && FALSE_IF_ABSENT.contains(&key.as_str()))
                 || (value.as_str().is_some_and(str::is_empty) && !is_free)
                 || value.as_array().is_some_and(Vec::is_empty)
-                || value.as_object().is_some_and(serde_json::Map::is_empty);
+                || (value.as_object().is_some_and(serde_json::Map::is_empty)
+                    && !SAID_IF_EMPTY.contains(&key.as_str()));
             actual.get(key).map_or(empty, |actual| contains_in(key, actual, value))
         }),
         (Value::Array(actual), Value::Array(desired)) => {
@@ -270,6 +282,34 @@ mod tests {
         ] {
             assert!(!contains(&drifted, &desired), "{drifted}");
         }
+    }
+
+    #[test]
+    fn a_label_more_in_a_selector_is_drift_and_in_labels_it_is_none() {
+        let labels = json!({ "a": "b" });
+        let desired = json!({
+            "labels": labels,
+            "selector": labels,
+            "podSelector": { "matchLabels": labels },
+        });
+        assert!(contains(&desired, &desired));
+        for (changed, is_drift) in
+            [("/labels", false), ("/selector", true), ("/podSelector/matchLabels", true)]
+        {
+            let mut actual = desired.clone();
+            *actual.pointer_mut(changed).expect("a map") = json!({ "a": "b", "more": "" });
+            assert_eq!(contains(&actual, &desired), !is_drift, "{changed}");
+        }
+        let mut actual = desired.clone();
+        actual["podSelector"]["matchExpressions"] = json!([{ "key": "more", "operator": "Exists" }]);
+        assert!(!contains(&actual, &desired));
+    }
+
+    #[test]
+    fn another_kind_of_volume_is_drift() {
+        let desired = json!([{ "name": "data", "emptyDir": {} }]);
+        assert!(contains(&json!([{ "name": "data", "emptyDir": { "medium": "Memory" } }]), &desired));
+        assert!(!contains(&json!([{ "name": "data", "hostPath": { "path": "/" } }]), &desired));
     }
 
     #[test]

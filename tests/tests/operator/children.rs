@@ -119,6 +119,61 @@ async fn children_edited_or_deleted_by_hand_are_repaired() {
 
 #[tokio::test]
 #[ignore = "needs a Kubernetes"]
+async fn hand_edits_that_an_apply_does_not_undo_are_undone() {
+    let bed = Bed::start("swapped").await;
+    bed.create(&pipeline()).await;
+    bed.until("deployment/traces-consumer", |deployment| !deployment.is_null()).await;
+    let more = json!({ "spec": { "selector": { "matchLabels": { "more": "a" } } } });
+    let pod = |spec: Value| json!({ "spec": { "template": { "spec": spec } } });
+    for (child, patch, check) in [
+        (
+            "networkpolicy",
+            json!({ "spec": { "podSelector": { "matchLabels": { "more": "a" } } } }),
+            "/spec/podSelector",
+        ),
+        ("service", json!({ "spec": { "selector": { "more": "a" } } }), "/spec/selector"),
+        ("poddisruptionbudget", more, "/spec/selector"),
+        (
+            "poddisruptionbudget",
+            json!({ "spec": { "maxUnavailable": null, "minAvailable": 1 } }),
+            "/spec/minAvailable",
+        ),
+        (
+            "service",
+            json!({ "spec": { "ports": [{ "port": 9464, "$patch": "delete" }, { "port": 9465, "name": "admin" }] } }),
+            "/spec/ports",
+        ),
+        (
+            "deployment",
+            pod(json!({ "containers": [{ "name": "consumer",
+                "livenessProbe": { "httpGet": null, "tcpSocket": { "port": 9464 } } }] })),
+            "/spec/template/spec/containers/0/livenessProbe",
+        ),
+        (
+            "deployment",
+            pod(json!({ "volumes": [{ "name": "data", "emptyDir": null, "hostPath": { "path": "/" } }] })),
+            "/spec/template/spec/volumes",
+        ),
+    ] {
+        let child = format!("{child}/traces-consumer");
+        let before = bed.namespace.get(&child).await.unwrap();
+        let patch = patch.to_string();
+        bed.namespace.kubectl(&["patch", &child, "--type=strategic", "-p", &patch]).await.unwrap();
+        let after = bed.until(&child, |object| object.pointer(check) == before.pointer(check)).await;
+        assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"], "it is the same object");
+        // What was replaced can be taken away again by an apply.
+        let args = ["get", &child, "-o", "json", "--show-managed-fields"];
+        let owned = bed.namespace.kubectl(&args).await.unwrap();
+        let owned: Value = serde_json::from_str(&owned).unwrap();
+        let is_ours = |entry: &&Value| entry["manager"] == "sluice-operator";
+        let ours = owned["metadata"]["managedFields"].as_array().unwrap().iter().filter(is_ours);
+        assert!(ours.clone().all(|entry| entry["operation"] == "Apply"), "{child}: {ours:?}");
+    }
+    bed.operator.log_is_clean(&[]).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
 async fn what_an_orphaning_deletion_leaves_stays_and_is_taken_by_the_next_pipeline() {
     let bed = Bed::start("orphans").await;
     bed.create(&pipeline()).await;

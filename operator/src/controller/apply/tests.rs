@@ -206,6 +206,34 @@ async fn a_child_that_somebody_else_writes_each_time_as_well_is_left_to_them_for
     assert_eq!(server.writes().len(), 6, "one that is missing is made");
 }
 
+#[tokio::test]
+async fn a_child_that_an_apply_cannot_bring_back_is_replaced_over_the_version_that_was_looked_at() {
+    const BUDGET: &str = "/apis/policy/v1/namespaces/shop/poddisruptionbudgets/traces-consumer";
+    let server = example::Server::default();
+    let context = server.context();
+    let valid = example::valid();
+    let budget = || build::build(&valid, &context.options, 1, false).expect("children").disruption_budget;
+    let writer = Writer { context: &context, valid: &valid };
+    let mut swapped = stamped(budget());
+    let spec = swapped.spec.get_or_insert_default();
+    spec.min_available = spec.max_unavailable.take();
+    swapped.metadata.resource_version = Some("7".into());
+    swapped.annotations_mut().insert("example.com/theirs".into(), "a".into());
+    server.answers(format!("PATCH {BUDGET}"), 422, example::refusal(422, "Invalid"));
+    writer.ensure(Some(&swapped), budget()).await.expect("it is replaced");
+    assert_eq!(server.writes(), [format!("PATCH {BUDGET}"), format!("PUT {BUDGET}")]);
+    let put = server.bodies().pop().expect("a body");
+    assert_eq!(put["spec"], json(&budget())["spec"]);
+    assert_eq!(put["metadata"]["resourceVersion"], "7");
+    assert_eq!(put["metadata"]["annotations"]["example.com/theirs"], "a");
+
+    server.answers(format!("PUT {BUDGET}"), 422, example::refusal(422, "Invalid"));
+    let error = writer.ensure(Some(&swapped), budget()).await.expect_err("it is wrong in itself");
+    assert_eq!(error.reason(), "ChildRefused");
+    writer.ensure(None, budget()).await.expect_err("one that was not seen is not replaced");
+    assert_eq!(server.writes().len(), 5);
+}
+
 #[test]
 fn trouble_of_the_api_server_may_pass_and_what_it_refuses_does_not() {
     let write = |source| ApplyError::Write { child: "Role a".into(), source: Box::new(source) };
