@@ -2,6 +2,7 @@
 
 use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use sluice_crds::names;
 
 use super::{ApplyError, FIELD_MANAGER, Writer, hash, json, own, stamped_with};
 use crate::controller::build::{self, contains};
@@ -21,7 +22,12 @@ impl Writer<'_> {
         let cannot = ApplyError::write(&child);
         let monitor = stamped_with(monitor, &hash);
         let existing = api.get_opt(&name).await.map_err(ApplyError::read(&child))?;
-        match own(self.context, &self.valid.owner, &child, existing)? {
+        // Found by its label, as the others are by the watch, it may be what an earlier pipeline has left behind.
+        let existing = match existing {
+            Some(existing) if self.is_labelled(&existing) => Some(existing),
+            other => own(self.context, &self.valid.owner, &child, other)?,
+        };
+        match existing {
             Some(existing) if contains(&json(&existing), &json(&monitor)) => {}
             _ => {
                 let parameters = PatchParams::apply(FIELD_MANAGER).force();
@@ -39,5 +45,12 @@ impl Writer<'_> {
         }
         self.context.pod_monitors.written(pipeline, hash);
         Ok(())
+    }
+
+    /// Whether it says that it is this pipeline's, and made by this installation.
+    fn is_labelled(&self, object: &DynamicObject) -> bool {
+        let is = |label: &str, value: &str| object.labels().get(label).is_some_and(|it| it == value);
+        is(names::LABEL_PIPELINE, &self.valid.owner.name)
+            && is(names::LABEL_INSTALLATION, &self.context.options.installation)
     }
 }

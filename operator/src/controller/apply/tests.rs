@@ -234,6 +234,28 @@ async fn a_child_that_an_apply_cannot_bring_back_is_replaced_over_the_version_th
     assert_eq!(server.writes().len(), 5);
 }
 
+#[tokio::test]
+async fn a_pod_monitor_that_was_left_behind_is_taken_by_its_label() {
+    let server = example::Server::default();
+    let context = server.context();
+    let mut orphan = child("PodMonitor", &context.options.installation);
+    orphan["apiVersion"] = "monitoring.coreos.com/v1".into();
+    orphan["metadata"].as_object_mut().expect("a map").remove("ownerReferences");
+    server.answers(format!("GET {MONITOR}"), 200, orphan.clone());
+    let outcome = write_children(&server, &context).await.expect("the others are written");
+    assert!(outcome.pod_monitor.is_none(), "{outcome:?}");
+    assert!(server.writes().contains(&format!("PATCH {MONITOR}")), "{:?}", server.writes());
+    for (label, value, reason) in
+        [(names::LABEL_PIPELINE, "other", "NameTaken"), (names::LABEL_INSTALLATION, "other", "NameTaken")]
+    {
+        let (server, mut theirs) = (example::Server::default(), orphan.clone());
+        theirs["metadata"]["labels"][label] = value.into();
+        server.answers(format!("GET {MONITOR}"), 200, theirs);
+        let outcome = write_children(&server, &server.context()).await.expect("the others are written");
+        assert_eq!(outcome.pod_monitor.as_ref().map(ApplyError::reason), Some(reason), "{label}");
+    }
+}
+
 #[test]
 fn trouble_of_the_api_server_may_pass_and_what_it_refuses_does_not() {
     let write = |source| ApplyError::Write { child: "Role a".into(), source: Box::new(source) };
