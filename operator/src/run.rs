@@ -31,7 +31,11 @@ use crate::watch::{Change, Space, Trigger, World};
 /// Reconciles under way at once: each waits for the API server most of its time.
 const CONCURRENCY: u16 = 32;
 /// Edits on their way to a live document at once, beside those reconciles.
-const EDITS_AT_ONCE: usize = 16;
+const EDITS_AT_ONCE: usize = 64;
+/// So many of them of one namespace: a webhook that does not answer there must not hold up the others.
+const EDITS_OF_A_NAMESPACE: usize = 16;
+/// An edit that takes longer is left to its reconcile.
+const EDIT_LIMIT: Duration = Duration::from_secs(1);
 /// An answer that stays away for longer counts as none; without this a dead connection would be waited for until TCP
 /// gives up. Longer than a watch is silent.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -267,13 +271,19 @@ async fn feed(
 /// The way of edits to live documents, past the queue of reconciles.
 struct Edits {
     permits: Arc<Semaphore>,
+    /// Of each namespace with edits under way.
+    of_namespaces: HashMap<Option<String>, Arc<Semaphore>>,
     /// They end with it.
     under_way: JoinSet<()>,
 }
 
 impl Default for Edits {
     fn default() -> Self {
-        Self { permits: Arc::new(Semaphore::new(EDITS_AT_ONCE)), under_way: JoinSet::new() }
+        Self {
+            permits: Arc::new(Semaphore::new(EDITS_AT_ONCE)),
+            of_namespaces: HashMap::new(),
+            under_way: JoinSet::new(),
+        }
     }
 }
 
@@ -292,12 +302,24 @@ impl Edits {
             return;
         }
         tasks::reap(&mut self.under_way);
+        let of_namespace = self.of_namespace(&pipeline);
         self.under_way.spawn(async move {
+            let _first = of_namespace.acquire().await;
             let _permit = permits.acquire_owned().await;
-            controller::hurry(&pipeline, &context).await;
+            let hurry = controller::hurry(&pipeline, &context);
+            if tokio::time::timeout(EDIT_LIMIT, hurry).await.is_err() {
+                tracing::debug!(%pipeline, "an edit takes long, and is left to its reconcile");
+            }
             // Nobody listens any more where the operator stops.
             let _ = then.send(pipeline);
         });
+    }
+
+    fn of_namespace(&mut self, pipeline: &ObjectRef<TracePipeline>) -> Arc<Semaphore> {
+        // Whoever holds or awaits one of its permits has a share of it.
+        self.of_namespaces.retain(|_, permits| Arc::strong_count(permits) > 1);
+        let new = || Arc::new(Semaphore::new(EDITS_OF_A_NAMESPACE));
+        self.of_namespaces.entry(pipeline.namespace.clone()).or_insert_with(new).clone()
     }
 }
 

@@ -4,12 +4,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::stream::iter;
 use hyper::{Method, Request, Response};
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
 use kube::client::Body;
 use serde_json::{Value, json};
+use sluice_crds::live::{Live, LiveDocument};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::controller::build::live_name;
 use crate::controller::example;
 
 #[tokio::test]
@@ -165,4 +169,60 @@ async fn a_namespace_that_is_lost_is_told_until_it_is_listed_again() {
         ended = reconciled => panic!("{ended:?}"),
         told = tokio::time::timeout(Duration::from_secs(600), story) => told.expect("all of it is told"),
     }
+}
+
+/// Pipelines of a namespace whose rate was edited a moment ago, with their live documents.
+fn edited(namespace: &str, count: usize) -> Vec<(TracePipeline, ConfigMap)> {
+    let document = LiveDocument { uid: "u".into(), revision: 7, live: Live::of_rate(400) };
+    let text = sluice_crds::wire::write(&document).expect("a document");
+    let one = |index: usize| {
+        let (mut pipeline, mut map, name) =
+            (example::pipeline(), example::live_map(&text), format!("{namespace}-{index}"));
+        pipeline.metadata.name = Some(name.clone());
+        pipeline.metadata.namespace = Some(namespace.into());
+        pipeline.spec.source.kafka.as_mut().expect("its source").consumer_group.clone_from(&name);
+        map.metadata.name = Some(live_name(&name));
+        map.metadata.namespace = Some(namespace.into());
+        map.labels_mut().insert(names::LABEL_PIPELINE.into(), name);
+        (pipeline, map)
+    };
+    (0..count).map(one).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn edits_that_hang_in_one_namespace_hold_up_no_other_and_are_left_to_their_reconciles() {
+    let (written, mut writes) = mpsc::unbounded_channel();
+    let client = example::client_of(move |request| {
+        let (path, written) = (request.uri().path().to_owned(), written.clone());
+        async move {
+            if path.contains("/namespaces/hangs/") {
+                std::future::pending::<()>().await;
+            }
+            let _ = written.send(path);
+            (500, example::refusal(500, "InternalError"))
+        }
+    });
+    let (pipelines, maps): (Vec<_>, Vec<_>) =
+        edited("hangs", 40).into_iter().chain(edited("works", 1)).unzip();
+    let refs: Vec<_> = pipelines.iter().map(ObjectRef::from_obj).collect();
+    let mut context = Context::new(
+        client,
+        example::options(),
+        World::watch(&example::Server::default().context().client, &[]).0,
+        Arc::default(),
+    );
+    context.world = World::of(pipelines, vec![], maps);
+    let (context, mut edits) = (Arc::new(context), Edits::default());
+    let (then, mut passed_on) = mpsc::unbounded_channel();
+    let began = tokio::time::Instant::now();
+    for pipeline in refs {
+        edits.hurry(pipeline, &context, then.clone());
+    }
+    let path = writes.recv().await.expect("it is written");
+    assert_eq!(path, "/api/v1/namespaces/works/configmaps/works-0-live");
+    assert!(began.elapsed() < EDIT_LIMIT, "{:?}", began.elapsed());
+    for _ in 0..41 {
+        passed_on.recv().await.expect("each has its reconcile");
+    }
+    assert!(began.elapsed() <= EDIT_LIMIT * 11, "{:?}", began.elapsed());
 }
