@@ -348,7 +348,7 @@ async fn build_and_apply(
     };
     let apply = async {
         live?;
-        let replicas = replicas(valid, found, context, &name, &reports);
+        let replicas = replicas(pipeline, valid, found, context, &reports);
         let with_pod_monitor = context.pod_monitors.kind_is_installed(&context.client).await;
         let children = build::build(valid, &context.options, replicas, with_pod_monitor)?;
         apply::children(context, valid, found, children).await
@@ -358,16 +358,18 @@ async fn build_and_apply(
 }
 
 fn replicas(
+    pipeline: &TracePipeline,
     valid: &Valid,
     found: &Found,
     context: &Context,
-    name: &ObjectRef<TracePipeline>,
     reports: &[PodReport],
 ) -> u32 {
     let Some(bounds) = &valid.spec.autoscaling else { return valid.spec.replicas };
-    let current = found.deployment.as_ref().and_then(|deployment| deployment.spec.replicas);
+    // Where the Deployment was deleted, or has lost its label, the work is what it was.
+    let last = || pipeline.status.as_ref().map(|status| status.replicas);
+    let current = found.deployment.as_ref().map_or_else(last, |deployment| deployment.spec.replicas);
     let current = current.and_then(|current| u32::try_from(current).ok());
-    context.autoscaler.decide(name, bounds, current, reports, Instant::now())
+    context.autoscaler.decide(&ObjectRef::from_obj(pipeline), bounds, current, reports, Instant::now())
 }
 
 /// When to look again though nothing happens: at the end of an override, or when a window begins.

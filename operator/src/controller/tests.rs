@@ -1,5 +1,7 @@
 //! Reconciles on an API server in memory.
 
+use sluice_crds::v1alpha1::TracePipelineStatus;
+
 use super::*;
 
 #[tokio::test]
@@ -82,4 +84,20 @@ async fn trouble_of_the_api_server_is_told_when_it_does_not_pass_soon() {
         told.push(server.writes().iter().any(|write| write.ends_with("/status")));
     }
     assert_eq!(told, [false, false, false, true]);
+}
+
+#[tokio::test]
+async fn an_autoscaled_pipeline_keeps_its_consumers_where_the_deployment_is_not_seen() {
+    let server = example::Server::default();
+    let context = server.context();
+    let mut pipeline = example::pipeline();
+    pipeline.spec.autoscaling = Some(sluice_crds::v1alpha1::Autoscaling { min: 1, max: 12 });
+    let decide = |last: Option<i32>| {
+        let status = |replicas| TracePipelineStatus { replicas, ..TracePipelineStatus::default() };
+        let pipeline = TracePipeline { status: last.map(status), ..pipeline.clone() };
+        let found = Found::default();
+        let valid = validate(&pipeline, &found, &context.options).expect("it is valid");
+        replicas(&pipeline, &valid, &found, &context, &[])
+    };
+    assert_eq!([None, Some(0), Some(7), Some(13)].map(decide), [1, 1, 7, 12]);
 }
