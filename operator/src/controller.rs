@@ -240,15 +240,15 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
     if let Err(refusal @ Refusal::Conflict { .. }) = &valid {
         return say_conflict(context, pipeline, refusal).await;
     }
-    let (document, outcome) = match &valid {
+    let (document, outcome, wanted) = match &valid {
         Ok(valid) => {
             let mut built = build_and_apply(pipeline, valid, &mut found, context).await;
             if let Some(error) = ordinary_failure(&mut built.outcome, context.backoffs.count(&name)) {
                 return Err(error.into());
             }
-            (built.document, Some(built.outcome))
+            (built.document, Some(built.outcome), built.replicas)
         }
-        Err(_) => (edits::live_of_refused(pipeline, &found, context).await, None),
+        Err(_) => (edits::live_of_refused(pipeline, &found, context).await, None, None),
     };
     let reports = look_at_consumers(context, &name, document.as_ref(), &found);
     let growing = context.dead_letters.look(&name, pipeline.status.as_ref(), &reports, Instant::now());
@@ -259,6 +259,7 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
         outcome: outcome.as_ref(),
         document: document.as_ref(),
         deployment: written.or(found.deployment.as_deref()),
+        wanted,
         reports: &reports,
         idle: &found.idle,
         dead_letters_grow: growing.is_some(),
@@ -318,6 +319,8 @@ struct Built {
     /// None where nobody knows what is in effect.
     document: Option<LiveDocument>,
     outcome: Outcome,
+    /// None where it was not decided.
+    replicas: Option<u32>,
 }
 
 async fn build_and_apply(
@@ -333,7 +336,7 @@ async fn build_and_apply(
         Ok(actual) => found.live = actual,
         Err(error) => {
             let outcome = Outcome { error: Some(error), ..Outcome::default() };
-            return Built { document: None, outcome };
+            return Built { document: None, outcome, replicas: None };
         }
     }
     let found = &*found;
@@ -346,15 +349,16 @@ async fn build_and_apply(
         // it. Where the write came through all the same, the watch shows it, and until then a try finds another version.
         Err(_) => found.live.as_deref().and_then(|actual| live::current(actual, &valid.owner.uid)),
     };
+    let mut wanted = None;
     let apply = async {
         live?;
-        let replicas = replicas(pipeline, valid, found, context, &reports);
+        let replicas = *wanted.insert(replicas(pipeline, valid, found, context, &reports));
         let with_pod_monitor = context.pod_monitors.kind_is_installed(&context.client).await;
         let children = build::build(valid, &context.options, replicas, with_pod_monitor)?;
         apply::children(context, valid, found, children).await
     };
     let outcome = apply.await.unwrap_or_else(|error| Outcome { error: Some(error), ..Outcome::default() });
-    Built { document, outcome }
+    Built { document, outcome, replicas: wanted }
 }
 
 fn replicas(

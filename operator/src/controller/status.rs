@@ -42,6 +42,8 @@ pub struct Facts<'a> {
     pub document: Option<&'a LiveDocument>,
     /// The Deployment as it is.
     pub deployment: Option<&'a Deployment>,
+    /// How many consumers it should have; none where nobody has decided.
+    pub wanted: Option<u32>,
     /// What each pod says whose consumer runs.
     pub reports: &'a [PodReport],
     /// Names of the other pods.
@@ -65,6 +67,21 @@ impl Facts<'_> {
             Some(document) => Some(Cow::Borrowed(&document.live)),
             None if unreadable(self.pipeline).is_some() => None,
             None => Some(Cow::Owned(Live::of(&self.pipeline.spec))),
+        }
+    }
+
+    /// Whether the spec is right and its live content is not in effect, because it could not be written.
+    fn live_is_unwritten(&self) -> bool {
+        let has_failed = self.outcome.is_some_and(|outcome| outcome.error.is_some());
+        let differs = |document: &LiveDocument| document.live != Live::of(&self.pipeline.spec);
+        has_failed && self.refusal.is_none() && self.document.is_some_and(differs)
+    }
+
+    /// The live content that consumers go by.
+    fn in_effect(&self) -> Option<Cow<'_, Live>> {
+        match self.document.filter(|_| self.live_is_unwritten()) {
+            Some(document) => Some(Cow::Borrowed(&document.live)),
+            None => self.live(),
         }
     }
 

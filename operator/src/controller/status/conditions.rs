@@ -43,6 +43,8 @@ pub const STARTING: &str = "Starting";
 pub const CONSUMERS_NOT_READY: &str = "ConsumersNotReady";
 /// Reason of a pipeline whose turn in an upgrade has not come.
 const WAITING: &str = "WaitingForTurn";
+/// Reason where something could not be written.
+const NOT_APPLIED: &str = "NotApplied";
 /// Reason of a backlog that outlives its topic's retention.
 pub const EXPIRING: &str = "DrainExceedsRetention";
 /// Longest message that is kept of an error.
@@ -124,13 +126,17 @@ fn ready(facts: &Facts<'_>, pods: &Pods) -> Verdict {
     }
     let counts = format!("{} of {} consumers are ready", pods.ready, pods.wanted);
     if facts.outcome.is_some_and(|outcome| outcome.error.is_some()) {
-        return verdict(FALSE, "NotApplied", "the children could not be written; see Degraded");
+        return verdict(FALSE, NOT_APPLIED, "the children could not be written; see Degraded");
     }
     if facts.deployment.is_none() || (!pods.observed && pods.ready == 0) {
         return verdict(FALSE, STARTING, "the consumers are being started");
     }
     if pods.stalled {
         return verdict(FALSE, "RolloutStalled", format!("{counts}, and the rollout has stopped moving"));
+    }
+    if let Some(wanted) = facts.wanted.filter(|wanted| i64::from(*wanted) != i64::from(pods.wanted)) {
+        let message = format!("{counts}, and {wanted} are wanted: somebody else scales the Deployment");
+        return verdict(FALSE, CONSUMERS_NOT_READY, message);
     }
     match (pods.settled(), held_up(facts).filter(|_| lacks_an_edit(facts))) {
         // Old pods work on while new ones start: nothing is broken, and the spec is not in effect everywhere yet.
@@ -305,14 +311,15 @@ pub fn waits_for_the_rate(reports: &[PodReport]) -> bool {
 
 fn suspended(facts: &Facts<'_>) -> Verdict {
     let is_read = unreadable(facts.pipeline).is_none();
-    let Some(is_suspended) = facts.live().map(|live| live.suspend) else {
+    let Some(live) = facts.in_effect() else {
         return verdict(
             UNKNOWN,
             "SpecUnreadable",
             "the spec cannot be read, and there is no live document; see Ready",
         );
     };
-    // They differ only where the spec is refused.
+    let is_suspended = live.suspend;
+    // They differ only where the spec is refused, or the document could not be written.
     let message = if is_read && is_suspended == facts.pipeline.spec.suspend {
         format!("spec.suspend is {is_suspended}")
     } else {
@@ -321,7 +328,7 @@ fn suspended(facts: &Facts<'_>) -> Verdict {
     if is_suspended {
         return verdict(TRUE, "Suspended", message);
     }
-    if facts.desired() == 0 {
+    if live.rate_at(facts.now) == 0 {
         return verdict(TRUE, "RateIsZero", "the rate is 0");
     }
     verdict(FALSE, "Running", message)
@@ -331,6 +338,9 @@ fn rate_confirmed(facts: &Facts<'_>) -> Verdict {
     let Some(document) = facts.document else {
         return verdict(UNKNOWN, "NoLiveDocument", "the live ConfigMap has not been written yet");
     };
+    if facts.live_is_unwritten() {
+        return verdict(FALSE, NOT_APPLIED, "the live document could not be written; see Degraded");
+    }
     if facts.reports.is_empty() {
         return verdict(UNKNOWN, "NoConsumers", "no consumer runs");
     }

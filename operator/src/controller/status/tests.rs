@@ -53,6 +53,7 @@ struct Case {
     now: Timestamp,
     /// The live document of a refused pipeline.
     kept: Option<LiveDocument>,
+    wanted: Option<u32>,
 }
 
 impl Case {
@@ -67,6 +68,7 @@ impl Case {
             dead_letters_grow: false,
             now: "2026-11-24T12:00:00Z".parse().expect("a time"),
             kept: None,
+            wanted: Some(2),
         }
     }
 
@@ -79,6 +81,7 @@ impl Case {
             outcome: self.refusal.is_none().then_some(&self.outcome),
             document: if self.refusal.is_some() { self.kept.as_ref() } else { Some(&document) },
             deployment: self.deployment.as_ref(),
+            wanted: self.wanted,
             reports: &self.reports,
             idle: &self.idle,
             dead_letters_grow: self.dead_letters_grow,
@@ -265,6 +268,38 @@ fn children_that_cannot_be_written_are_told() {
     case.outcome.error = Some(ApplyError::RevisionExhausted);
     assert_eq!(case.condition("Degraded"), is("True", "RevisionExhausted"));
     assert_eq!(case.condition("Stalled"), is("True", "RevisionExhausted"));
+}
+
+#[test]
+fn a_live_document_that_cannot_be_written_is_not_in_effect() {
+    let mut case = Case::new();
+    case.pipeline.spec.suspend = true;
+    assert_eq!(case.condition("Suspended"), is("True", "Suspended"), "it was written");
+    case.outcome.error = Some(ApplyError::RevisionExhausted);
+    assert_eq!(case.condition("Suspended"), is("False", "Running"));
+    assert_eq!(case.condition("RateConfirmed"), is("False", "NotApplied"));
+    let message = case.status().conditions.swap_remove(4).message;
+    assert_eq!(message, "suspend is false in the live document in effect; for the spec, see Ready");
+    // What could not be written is something else.
+    case.pipeline.spec.suspend = false;
+    assert_eq!(case.condition("Suspended"), is("False", "Running"));
+    assert_eq!(case.condition("RateConfirmed"), is("True", "Confirmed"));
+}
+
+#[test]
+fn a_deployment_that_somebody_else_scales_is_not_ready() {
+    let mut case = Case::new();
+    let none = deployment(0, 0);
+    let status = DeploymentStatus { replicas: Some(0), ..none.status.unwrap_or_default() };
+    case.deployment = Some(Deployment { status: Some(status), ..deployment(0, 0) });
+    case.deployment.as_mut().expect("it is there").spec.replicas = Some(0);
+    case.wanted = Some(0);
+    assert_eq!(case.condition("Ready"), is("True", "ScaledToZero"));
+    case.wanted = Some(2);
+    assert_eq!(case.condition("Ready"), is("False", "ConsumersNotReady"));
+    let message = case.status().conditions.swap_remove(0).message;
+    let told = "0 of 0 consumers are ready, and 2 are wanted: somebody else scales the Deployment";
+    assert_eq!(message, told);
 }
 
 #[test]
