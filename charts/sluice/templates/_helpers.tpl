@@ -110,10 +110,10 @@ app.kubernetes.io/name: sluice-test
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
-{{/* Said in full: a namespace with a ResourceQuota takes no pod without. */}}
+{{/* Said in full: a namespace with a ResourceQuota takes no pod without; and close together, for those with a LimitRange. */}}
 {{- define "sluice.testResources" -}}
-requests: { cpu: 10m, memory: 32Mi }
-limits: { cpu: 500m, memory: 128Mi }
+requests: { cpu: 25m, memory: 32Mi }
+limits: { cpu: 200m, memory: 128Mi }
 {{- end -}}
 
 {{/* The pod security standard "restricted". */}}
