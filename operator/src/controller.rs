@@ -181,7 +181,7 @@ impl ReconcileError {
     fn is_conflict(&self) -> bool {
         match self {
             Self::Apply(error) => error.is_conflict(),
-            Self::Status(error) => matches!(&**error, kube::Error::Api(status) if status.is_conflict()),
+            Self::Status(error) => matches!(&**error, kube::Error::Api(status) if status.code == 409),
             Self::TimedOut => false,
         }
     }

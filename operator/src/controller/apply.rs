@@ -267,7 +267,7 @@ impl Writer<'_> {
     async fn delete_config_map(&self, name: &str) -> Result<(), ApplyError> {
         match self.api::<ConfigMap>().delete(name, &DeleteParams::default()).await {
             Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(source) => Err(ApplyError::write(&format!("ConfigMap {name}"))(source)),
         }
     }

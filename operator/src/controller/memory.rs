@@ -226,8 +226,8 @@ impl PodMonitors {
         let kind = build::pod_monitor_kind();
         let (answer, counts) = match client.list_api_group_resources(&kind.api_version).await {
             Ok(list) => (list.resources.iter().any(|resource| resource.kind == kind.kind), REMEMBER),
-            // No kind of its group is.
-            Err(kube::Error::Api(status)) if status.is_not_found() => (false, REMEMBER),
+            // No kind of its group is. The answer is plain text, of which `is_not_found` knows nothing.
+            Err(kube::Error::Api(status)) if status.code == 404 => (false, REMEMBER),
             Err(error) => {
                 tracing::warn!(error = %crate::problem::chain(&error), "cannot ask whether PodMonitors are installed");
                 (last.is_some_and(|(answer, _)| answer), ASK_AGAIN)
@@ -307,5 +307,14 @@ mod tests {
         assert!(monitors.kind_is_installed(&client).await);
         assert!(monitors.kind_is_installed(&client).await);
         assert_eq!(asked.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_group_that_is_not_there_is_an_answer() {
+        let client = example::client_of(|_| std::future::ready((404, "404 page not found".into())));
+        let monitors = PodMonitors::default();
+        assert!(!monitors.kind_is_installed(&client).await);
+        let (installed, until) = lock(&monitors.installed).expect("an answer");
+        assert!(!installed && until > Instant::now() + ASK_AGAIN, "it counts as long as any other");
     }
 }

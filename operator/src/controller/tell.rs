@@ -102,8 +102,8 @@ async fn apply_status(
                 context.unseen.wrote(pipeline, version, written.resource_version(), now);
                 return Ok(Some(written));
             }
-            Err(kube::Error::Api(refused)) if refused.is_not_found() => return Ok(None),
-            Err(kube::Error::Api(refused)) if refused.is_conflict() && tries.next().is_some() => {
+            Err(kube::Error::Api(refused)) if refused.code == 404 => return Ok(None),
+            Err(kube::Error::Api(refused)) if refused.code == 409 && tries.next().is_some() => {
                 let now = api.get_opt(&name).await.map_err(cannot)?;
                 let is_same = |now: &DynamicObject| {
                     (now.uid(), now.metadata.generation) == (pipeline.uid(), pipeline.metadata.generation)

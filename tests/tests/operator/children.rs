@@ -162,12 +162,15 @@ async fn hand_edits_that_an_apply_does_not_undo_are_undone() {
         let after = bed.until(&child, |object| object.pointer(check) == before.pointer(check)).await;
         assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"], "it is the same object");
         // What was replaced can be taken away again by an apply.
-        let args = ["get", &child, "-o", "json", "--show-managed-fields"];
-        let owned = bed.namespace.kubectl(&args).await.unwrap();
-        let owned: Value = serde_json::from_str(&owned).unwrap();
-        let is_ours = |entry: &&Value| entry["manager"] == "sluice-operator";
-        let ours = owned["metadata"]["managedFields"].as_array().unwrap().iter().filter(is_ours);
-        assert!(ours.clone().all(|entry| entry["operation"] == "Apply"), "{child}: {ours:?}");
+        eventually("the fields to be applied ones", SOON, async || {
+            let args = ["get", &child, "-o", "json", "--show-managed-fields"];
+            let shown: Value = serde_json::from_str(&bed.namespace.kubectl(&args).await?)?;
+            let entries = shown["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+            let mut ours = entries.iter().filter(|entry| entry["manager"] == "sluice-operator");
+            Ok(ours.all(|entry| entry["operation"] == "Apply").then_some(()))
+        })
+        .await
+        .unwrap();
     }
     bed.operator.log_is_clean(&[]).unwrap();
 }

@@ -30,7 +30,7 @@ where
     let mut version = looked_at.resource_version();
     for _ in 1..TRIES {
         match write(version).await {
-            Err(kube::Error::Api(status)) if status.is_conflict() => {
+            Err(kube::Error::Api(status)) if status.code == 409 => {
                 let now = api.get_opt(&looked_at.name_any()).await?;
                 let Some(now) = now.filter(|now| without_status(now) == without_status(looked_at)) else {
                     return Err(kube::Error::Api(status));

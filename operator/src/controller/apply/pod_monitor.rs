@@ -32,7 +32,7 @@ impl Writer<'_> {
             _ => {
                 let parameters = PatchParams::apply(FIELD_MANAGER).force();
                 match api.patch(&name, &parameters, &Patch::Apply(&monitor)).await {
-                    Err(kube::Error::Api(status)) if status.is_not_found() => {
+                    Err(kube::Error::Api(status)) if status.code == 404 => {
                         // Its kind was removed since it was asked for.
                         self.context.pod_monitors.ask_again();
                         return Ok(());

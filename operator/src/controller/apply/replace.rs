@@ -9,6 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::{Child, FIELD_MANAGER, over};
 
+/// A rollout changes the status several times a second.
+const TRIES: u32 = 5;
+
 /// Replaces what was looked at. Labels and annotations of others stay.
 ///
 /// # Errors
@@ -29,12 +32,26 @@ pub(super) async fn replace<K: Child>(api: &Api<K>, looked_at: &K, desired: &K) 
         api.replace(&name, &parameters, &wanted).await
     };
     let written = over::its_status(api, looked_at, put).await?;
-    let Some(fields) = as_applied(&super::json(&written.meta().managed_fields)) else { return Ok(written) };
-    let patch = json!({
-        "metadata": { "resourceVersion": written.resource_version(), "managedFields": fields },
-    });
-    // The child is right already. Where somebody has written meanwhile, a field that is not wanted some day stays.
-    Ok(api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap_or(written))
+    // The child is right by now. Where its fields cannot be claimed, one that is not wanted some day stays.
+    Ok(claim(api, written.clone()).await.unwrap_or(written))
+}
+
+/// Puts what was replaced among what is applied. A controller may write the status meanwhile, again and again.
+async fn claim<K: Child>(api: &Api<K>, mut newest: K) -> kube::Result<K> {
+    let name = newest.name_any();
+    let mut tries = 1..TRIES;
+    loop {
+        let Some(fields) = as_applied(&super::json(&newest.meta().managed_fields)) else { return Ok(newest) };
+        let patch = json!({
+            "metadata": { "resourceVersion": newest.resource_version(), "managedFields": fields },
+        });
+        match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Err(kube::Error::Api(status)) if status.code == 409 && tries.next().is_some() => {
+                newest = api.get(&name).await?;
+            }
+            claimed => return claimed,
+        }
+    }
 }
 
 /// The owners of fields, with what we have replaced among what we apply: an apply takes away only what it has brought.

@@ -11,6 +11,8 @@ const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/shop/roles/tra
 const MONITOR: &str = "/apis/monitoring.coreos.com/v1/namespaces/shop/podmonitors/traces-consumer";
 const GROUP: &str = "/apis/monitoring.coreos.com/v1";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/traces-consumer";
+/// What an API server says of a path of a kind that is not installed.
+const NO_SUCH_PATH: &str = "404 page not found";
 const LIVE: &str = "/api/v1/namespaces/shop/configmaps/traces-live";
 
 /// A child of [`example::pipeline`] that this installation has made, or another one.
@@ -63,8 +65,8 @@ async fn a_pod_monitor_whose_kind_was_removed_is_no_error_and_the_kind_is_asked_
     let context = server.context();
     server.answers(format!("GET {GROUP}"), 200, example::monitoring_kinds());
     assert!(context.pod_monitors.kind_is_installed(&context.client).await);
-    server.answers(format!("GET {GROUP}"), 404, example::refusal(404, "NotFound"));
-    server.answers(format!("PATCH {MONITOR}"), 404, example::refusal(404, "NotFound"));
+    server.answers(format!("GET {GROUP}"), 404, json!(NO_SUCH_PATH));
+    server.answers(format!("PATCH {MONITOR}"), 404, json!(NO_SUCH_PATH));
     let outcome = write_children(&server, &context).await.expect("the others are written");
     assert!(outcome.error.is_none() && outcome.pod_monitor.is_none(), "{outcome:?}");
     assert!(outcome.deployment.is_some());
