@@ -65,6 +65,12 @@ fn list_or_null<'a>(
     }
 }
 
+/// Whether a raw list has elements. What is no list counts as one that has.
+fn has_elements(list: &str) -> bool {
+    let inner = list.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    list != "null" && inner.is_none_or(|inner| !inner.trim_ascii().is_empty())
+}
+
 /// Consumes an object that has one member which its list needs, in either order: `list` is called with the text
 /// of `common`, at the value of `list_key`.
 fn within<'a>(
@@ -75,6 +81,7 @@ fn within<'a>(
     mut list: impl FnMut(&mut Scanner<'a>, &'a str) -> Result<(), Syntax>,
 ) -> Result<(), Syntax> {
     let (mut common, mut list_at, mut done) = (None, None, false);
+    let (mut has_list, mut has_retired) = (false, false);
     scanner.object(level, |scanner, key| {
         if key == common_key {
             once(scanner, &mut common.is_some())?;
@@ -83,7 +90,8 @@ fn within<'a>(
         }
         match key {
             "instrumentationLibrarySpans" | "instrumentation_library_spans" => {
-                return Err(scanner.error("instrumentationLibrarySpans, removed from OTLP in 2022"));
+                has_retired |= has_elements(scanner.value(level + 1)?);
+                return Ok(());
             }
             "scope_spans" => return Err(scanner.error(PROTO_NAME)),
             _ => {}
@@ -92,15 +100,23 @@ fn within<'a>(
             return scanner.skip_value(level + 1);
         }
         once(scanner, &mut list_at.is_some())?;
-        list_at = Some(scanner.position());
+        scanner.peek();
+        let start = scanner.position();
+        list_at = Some(start);
         match common {
             Some(common) => {
                 done = true;
-                list(scanner, common)
+                list(scanner, common)?;
             }
-            None => scanner.skip_value(level + 1),
+            None => scanner.skip_value(level + 1)?,
         }
+        has_list = has_elements(scanner.since(start));
+        Ok(())
     })?;
+    // Where both have elements OTLP has it that they are the same spans.
+    if has_retired && !has_list {
+        return Err(scanner.error("instrumentationLibrarySpans, removed from OTLP in 2022"));
+    }
     if let (Some(list_at), false) = (list_at, done) {
         let end = scanner.position();
         scanner.seek(list_at);

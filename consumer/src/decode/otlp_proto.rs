@@ -56,14 +56,19 @@ struct Scratch {
 
 fn resource_spans(message: &[u8], scratch: &mut Scratch, output: &mut Output<'_>) -> Result<(), WireError> {
     let mut resource = Embedded::default();
+    let (mut has_scope_spans, mut has_retired) = (false, false);
     for field in Fields::new(message) {
         match field? {
             (1, value) => resource.merge(value.bytes()?),
-            (2 | 3, _) => {}
-            // The spans of exporters older than OTLP 0.20 must not vanish as an unknown field would.
-            (1000, _) => return Err(WireError("instrumentation_library_spans, removed from OTLP in 2022")),
+            (2, _) => has_scope_spans = true,
+            (1000, _) => has_retired = true,
             _ => {}
         }
+    }
+    // The spans of exporters older than OTLP 0.20 must not vanish as an unknown field would. Where both are set OTLP has it
+    // that they are the same spans.
+    if has_retired && !has_scope_spans {
+        return Err(WireError("instrumentation_library_spans, removed from OTLP in 2022"));
     }
     scratch.resource.clear();
     holder(&mut scratch.resource, resource.get().unwrap_or_default(), Holder::Resource)?;

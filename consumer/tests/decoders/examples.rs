@@ -94,6 +94,31 @@ fn spans_in_the_retired_members_of_otlp_are_an_error_and_not_a_loss() {
 }
 
 #[test]
+fn retired_members_of_otlp_without_spans_or_beside_todays_cost_nothing() {
+    let spans = r#""scopeSpans":[{"spans":[{"traceId":"1"}]}]"#;
+    for retired in ["[]", "[ ]", "null", r#"[{"spans":[{"traceId":"1"}]}]"#] {
+        for members in [
+            format!(r#"{spans},"instrumentationLibrarySpans":{retired}"#),
+            format!(r#""instrumentationLibrarySpans":{retired},"resource":{{}},{spans}"#),
+        ] {
+            let message = format!(r#"{{"resourceSpans":[{{{members}}}]}}"#);
+            assert_eq!(decode(Format::OtlpJson, message.as_bytes()).spans.len(), 1, "{message}");
+        }
+    }
+    let nothing = br#"{"resourceSpans":[{"instrumentationLibrarySpans":[]}]}"#;
+    assert_eq!(rows(&decode(Format::OtlpJson, nothing)), []);
+    for none in ["[]", "null"] {
+        let message = format!(
+            r#"{{"resourceSpans":[{{"scopeSpans":{none},"instrumentationLibrarySpans":[{{"spans":[{{"traceId":"1"}}]}}]}}]}}"#
+        );
+        assert!(decode(Format::OtlpJson, message.as_bytes()).error.is_some(), "{message}");
+    }
+    // Field 2 holds one span with a trace id of 8 bytes, field 1000 nothing.
+    let both = b"\x0a\x11\x12\x0c\x12\x0a\x0a\x08\x01\x01\x01\x01\x01\x01\x01\x01\xc2\x3e\x00";
+    assert_eq!(decode(Format::OtlpProto, both).spans.len(), 1);
+}
+
+#[test]
 fn with_an_empty_path_the_message_is_a_span_or_a_list_of_spans() {
     let paths = paths("", "/trace/id", "/list/1");
     for format in [Format::Json, Format::Auto] {
