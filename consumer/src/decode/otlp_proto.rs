@@ -4,7 +4,8 @@
 //! read in place and the JSON is written straight into the arena, nothing between. What has its default value
 //! is left out, as in proto3's own JSON, except the span's two times. Fields that this list does not know are
 //! skipped, as protobuf has it, where a message yields a row; where it yields none they are another format's.
-//! `schema_url` is not part of a span and is skipped, too.
+//! `schema_url` is not part of a span and is skipped, too. OTLP has ids of 16 and 8 bytes, and of a trace 8 are taken, too;
+//! a span with an id of another length makes the whole message an error, as it does in the OpenTelemetry Collector.
 
 use super::output::Output;
 use super::shape;
@@ -215,6 +216,7 @@ impl<'a> Span<'a> {
                 _ => {}
             }
         }
+        shape::check_otlp_ids(span.trace_id, span.span_id, span.parent_span_id)?;
         Ok(span)
     }
 

@@ -3,7 +3,7 @@
 //! By this [`Auto`](super::auto) tells them apart, and a decoder knows that a message without a row is none of another
 //! format: protobuf has no mark of its own, and one or two in a hundred random ids can be read as a message.
 
-use super::wire::{Fields, Value};
+use super::wire::{Fields, Value, WireError};
 
 pub(super) fn is_jaeger_span(message: &[u8]) -> bool {
     let (mut trace_id, mut span_id, mut start) = (false, false, false);
@@ -36,6 +36,21 @@ pub(super) fn is_zipkin_span(message: &[u8]) -> bool {
     });
     // A small resource and its schema may be as long as ids are.
     fits && trace_id && id && (more || !is_resource_spans(message))
+}
+
+/// Refuses what can be no ids of a span: metrics and logs, whose messages look alike, have other things in their places.
+pub(super) fn check_otlp_ids(trace_id: &[u8], span_id: &[u8], parent_id: &[u8]) -> Result<(), WireError> {
+    if !matches!((trace_id.len(), span_id.len(), parent_id.len()), (0 | 8 | 16, 0 | 8, 0 | 8)) {
+        let what = "a trace id has neither 16 nor 8 bytes, or a span id not 8; as hexadecimal digits they are for JSON";
+        return Err(WireError(what));
+    }
+    // A metric without a description, which has its name where a span has its trace id.
+    let is_name = span_id.is_empty() && !trace_id.is_empty() && trace_id.iter().all(u8::is_ascii_graphic);
+    if is_name {
+        Err(WireError("a span has text as its trace id, and no id: it may be a metric"))
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether a whole message is OTLP.

@@ -147,6 +147,91 @@ fn another_formats_protobuf_is_an_error_and_no_message_without_spans() {
     assert_eq!(decode(Format::OtlpProto, &empty).error, None);
 }
 
+fn resource_attributes() -> Vec<u8> {
+    let value = Some(o::AnyValue { value: Some(o::Value::String("shop".into())) });
+    let attributes = vec![o::KeyValue { key: "service.name".into(), value }];
+    o::Resource { attributes, ..o::Resource::default() }.encode_to_vec()
+}
+
+/// A field that has a length: one byte of it is enough here.
+fn field(number: u8, message: &[u8]) -> Vec<u8> {
+    assert!(message.len() < 128);
+    [&[number << 3 | 2, message.len() as u8], message].concat()
+}
+
+/// `ExportMetricsServiceRequest` with one gauge, whose point's time may, as bytes, be text.
+fn gauge(name: &str, description: &str, time: u64) -> Vec<u8> {
+    let point = [&b"\x19"[..], &time.to_le_bytes(), b"\x31", &7_u64.to_le_bytes()].concat();
+    let metric = [
+        field(1, name.as_bytes()),
+        if description.is_empty() { Vec::new() } else { field(2, description.as_bytes()) },
+        field(3, b"1"),
+        field(5, &field(1, &point)),
+    ];
+    field(1, &[field(1, &resource_attributes()), field(2, &field(2, &metric.concat()))].concat())
+}
+
+#[test]
+fn neither_metrics_nor_logs_are_spans() {
+    let mut messages = Vec::new();
+    for name in ["queue.length", "jvm.gc", "requests", "process.cpu.time", "http.server.request.duration"] {
+        for description in ["", "Requests that wait."] {
+            for time in [0x1111_1111_1111_1111, 0x6161_6161_6161_6161, 1_763_704_800_000_000_000] {
+                messages.push(gauge(name, description, time));
+            }
+        }
+    }
+    // A record as SDKs write it: its time, when it was seen, a body, severity and ids.
+    let fixed64 = |tag: u8, value: u64| [&[tag], &value.to_le_bytes()[..]].concat();
+    let ids = [field(9, &[1; 16]), field(10, &[2; 8])].concat();
+    for record in [
+        [fixed64(0x09, 0x1111_1111_1111_1111), field(5, &field(1, b"hello")), ids.clone()].concat(),
+        [b"\x10\x09".to_vec(), field(3, b"INFO"), field(5, &field(1, b"hello"))].concat(),
+        [field(5, &field(1, b"hello")), fixed64(0x59, 0x1111_1111_1111_1111)].concat(),
+        [field(5, &field(1, b"hello")), ids].concat(),
+    ] {
+        let group = [field(1, &resource_attributes()), field(2, &field(2, &record))].concat();
+        messages.push(field(1, &group));
+    }
+    for format in FORMATS.into_iter().chain([Format::Auto]) {
+        for message in &messages {
+            assert!(decode(format, message).error.is_some(), "{format:?} took {message:x?}");
+        }
+    }
+}
+
+#[test]
+fn an_id_of_otlp_that_has_another_length_is_an_error_of_the_message() {
+    let with = |trace_id: &[u8], span_id: &[u8], parent_span_id: &[u8]| {
+        let (trace_id, span_id, parent_span_id) =
+            (trace_id.to_vec(), span_id.to_vec(), parent_span_id.to_vec());
+        let spans = vec![o::Span { trace_id, span_id, parent_span_id, ..o::Span::default() }];
+        let scope_spans = vec![o::ScopeSpans { spans, ..o::ScopeSpans::default() }];
+        let resource_spans = vec![o::ResourceSpans { scope_spans, ..o::ResourceSpans::default() }];
+        decode(Format::OtlpProto, &o::Request { resource_spans }.encode_to_vec())
+    };
+    let (trace_id, span_id) = ([1; 16], [2; 8]);
+    for parent in [&[][..], &span_id] {
+        assert_eq!(with(&trace_id, &span_id, parent).spans.len(), 1);
+        assert_eq!(with(&trace_id[..8], &span_id, parent).spans.len(), 1);
+        assert_eq!(with(&[], &span_id, parent).rejected.len(), 1);
+    }
+    // Hexadecimal digits, a UUID, one byte too few.
+    let hex = b"5b8efff798038103d269b633813fc60c";
+    for (trace_id, span_id, parent) in [
+        (&hex[..], &hex[..16], &[][..]),
+        (hex, &span_id, &[]),
+        (b"5b8efff7-9803-8103-d269-b633813fc60c", &span_id, &[]),
+        (&trace_id[..15], &span_id, &[]),
+        (&trace_id, &span_id[..7], &[]),
+        (&trace_id, &span_id, &hex[..16]),
+    ] {
+        let error = with(trace_id, span_id, parent).error;
+        let Some(DecodeError::Malformed { detail, .. }) = error else { panic!("{trace_id:x?}: {error:?}") };
+        assert!(detail.contains("hexadecimal"), "{detail}");
+    }
+}
+
 const PROTOBUF: [Format; 3] = [Format::OtlpProto, Format::ZipkinProto, Format::JaegerProto];
 
 fn assert_malformed_elsewhere(own: Format, message: &[u8]) {
