@@ -145,7 +145,14 @@ impl Decoder {
                 Ok(())
             }
             Format::ZipkinJson => {
-                Message::read(text(payload)?, &self.zipkin, 0, 0, output).map_err(malformed)?;
+                let text = text(payload)?;
+                let message = Message::read(text, &self.zipkin, 0, 0, output).map_err(malformed)?;
+                // Such as OTLP's: another format's message, and none with a span that lacks something.
+                let is_list = text.trim_ascii_start().starts_with('[');
+                if !is_list && json::at(&message.root, json::path::TRACE_ID).is_empty() {
+                    let detail = "neither a list nor a span with a traceId".to_owned();
+                    return Err(DecodeError::Malformed { format: "Zipkin JSON", detail });
+                }
                 Ok(())
             }
             Format::OtlpJson => otlp_json::decode(text(payload)?, output).map_err(malformed),

@@ -232,6 +232,18 @@ fn an_id_of_otlp_that_has_another_length_is_an_error_of_the_message() {
     }
 }
 
+#[test]
+fn one_value_without_a_trace_id_is_no_message_of_zipkins() {
+    for message in [r#"{"resourceSpans":[]}"#, r#" {"spanId":"1"}"#, "{}", "12", "\"x\"", "null"] {
+        let error = decode(Format::ZipkinJson, message.as_bytes()).error;
+        assert!(matches!(error, Some(DecodeError::Malformed { .. })), "{message}: {error:?}");
+    }
+    // A list says what it is: each span that lacks one is a letter of its own.
+    let outcome = decode(Format::ZipkinJson, br#"[{"id":"1"},{"traceId":"1","id":"2"}]"#);
+    assert_eq!((outcome.error, outcome.spans.len(), outcome.rejected.len()), (None, 1, 1));
+    assert_eq!(decode(Format::ZipkinJson, br#"{"traceId":1}"#).spans.len(), 1);
+}
+
 const PROTOBUF: [Format; 3] = [Format::OtlpProto, Format::ZipkinProto, Format::JaegerProto];
 
 fn assert_malformed_elsewhere(own: Format, message: &[u8]) {
