@@ -10,12 +10,17 @@
 //! | free JSON | none of these | verbatim | left out |
 //!
 //! Nothing is invented: a body without an id of its own is no Zipkin span, even where its row has a trace id.
+//!
+//! Zipkin's readers refuse a whole trace for one span: so spans with an id of zeros are left out, too, and of a verbatim one
+//! times and durations beyond 63 bits, and annotations without a time ([`without_odd_times`]).
 
 mod otlp;
 
 use std::borrow::Cow;
 
+use crate::decode::number::integer;
 use crate::decode::scan::{Scanner, Syntax, unescape_lossy};
+use crate::decode::write::{self, Members};
 
 /// The span of a body as Zipkin v2 JSON: verbatim if it is one, with its row's trace id if that is all it lacks,
 /// translated if it is an OTLP span object, nothing if it is none of these.
@@ -27,19 +32,22 @@ use crate::decode::scan::{Scanner, Syntax, unescape_lossy};
 /// endpoint, and for clients and producers the peer's attributes as the remote one. Beyond it, the resource's attributes
 /// become tags likewise. Links have no place in Zipkin.
 pub fn zipkin_v2<'b>(row_trace_id: &str, body: &'b str) -> Option<Cow<'b, str>> {
-    let (mut trace_id, mut id, mut span_id) = ("", "", "");
+    let (mut trace_id, mut id, mut span_id, mut has_odd_times) = ("", "", "", false);
     members(body, |key, value| match key {
         "traceId" => trace_id = value,
         "id" => id = value,
         "spanId" => span_id = value,
+        "timestamp" | "duration" => has_odd_times |= !fits_reader(value),
+        "annotations" => has_odd_times |= !elements(value).into_iter().all(has_time),
         _ => {}
     })?;
-    if matches!(trace_id, "" | "null" | "\"\"") && is_id(id, 16) && is_digits(row_trace_id, 32) {
-        Some(Cow::Owned(with_trace_id(body, trace_id, row_trace_id)?))
+    if matches!(trace_id, "" | "null" | "\"\"") && is_id(id, 16) && is_nonzero(row_trace_id, 32) {
+        let body = with_trace_id(body, trace_id, row_trace_id)?;
+        Some(Cow::Owned(if has_odd_times { without_odd_times(&body)? } else { body }))
     } else if !is_id(trace_id, 32) {
         None
     } else if is_id(id, 16) {
-        Some(Cow::Borrowed(body))
+        Some(if has_odd_times { Cow::Owned(without_odd_times(body)?) } else { Cow::Borrowed(body) })
     } else if is_id(span_id, 16) {
         otlp::to_zipkin(body).map(Cow::Owned)
     } else {
@@ -57,6 +65,49 @@ fn with_trace_id(body: &str, none: &str, trace_id: &str) -> Option<String> {
     let start = none.as_ptr() as usize - body.as_ptr() as usize;
     let (before, after) = (body.get(..start)?, body.get(start + none.len()..)?);
     Some(format!("{before}\"{trace_id}\"{after}"))
+}
+
+/// The body without what its readers refuse: a time or duration beyond 63 bits, such as the Collector writes for a span that
+/// ends before it starts, and an annotation without a time that they take.
+fn without_odd_times(body: &str) -> Option<String> {
+    let mut out = String::with_capacity(body.len());
+    let mut span = Members::open(&mut out);
+    members(body, |key, value| {
+        if matches!(key, "timestamp" | "duration") && !fits_reader(value) {
+            return;
+        }
+        let mut name = String::new();
+        write::string(&mut name, key);
+        name.push(':');
+        let out = span.key(&name);
+        if key == "annotations" && value.starts_with('[') {
+            let kept: Vec<_> =
+                elements(value).into_iter().filter(|annotation| has_time(annotation)).collect();
+            out.push('[');
+            out.push_str(&kept.join(","));
+            out.push(']');
+        } else {
+            out.push_str(value);
+        }
+    })?;
+    span.close();
+    Some(out)
+}
+
+/// Whether a raw number is one that readers take. What is no whole number is left to them.
+fn fits_reader(raw: &str) -> bool {
+    integer(raw).is_none_or(|number| i64::try_from(number).is_ok())
+}
+
+fn has_time(annotation: &str) -> bool {
+    let mut time = "";
+    // What is no object has no members.
+    let _ = members(annotation, |key, value| {
+        if key == "timestamp" {
+            time = value;
+        }
+    });
+    fits_reader(time) && !matches!(time, "" | "null") && integer(time) != Some(0)
 }
 
 /// Every form in which producers may have written the trace id that a reader asks for, the asked one first.
@@ -84,9 +135,13 @@ pub fn trace_id_forms(asked: &str) -> Vec<String> {
     forms
 }
 
-/// Whether a raw value is a string of 1 to `most` hexadecimal digits.
+/// Whether a raw value is a string of 1 to `most` hexadecimal digits, not all of them zeros.
 fn is_id(raw: &str, most: usize) -> bool {
-    is_digits(raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default(), most)
+    is_nonzero(raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default(), most)
+}
+
+fn is_nonzero(text: &str, most: usize) -> bool {
+    is_digits(text, most) && text.bytes().any(|digit| digit != b'0')
 }
 
 fn is_digits(text: &str, most: usize) -> bool {

@@ -25,8 +25,39 @@ fn otlp(more: Value) -> Value {
 
 #[test]
 fn a_zipkin_span_is_given_byte_for_byte() {
-    let body = "{ \"traceId\":\"1\",\"id\" : \"aB\", \"timestamp\":18446744073709551615,\"x\":\"\\ud83d\", \"duration\":1E2 }";
+    let body = "{ \"traceId\":\"1\",\"id\" : \"aB\", \"timestamp\":9223372036854775807,\"x\":\"\\ud83d\", \"duration\":1E2 }";
     assert_eq!(zipkin_v2("", body).as_deref(), Some(body));
+}
+
+/// Zipkin's own reader refuses the whole trace for them. The Collector writes such a duration for a span that ends before it
+/// starts.
+#[test]
+fn what_zipkins_readers_refuse_is_left_out_and_the_rest_is_as_it_was() {
+    let body = r#"{"traceId":"1","id":"2","timestamp":18446744073709551615,"duration":18446744073709551611,"name":"é","annotations":[{"timestamp":0,"value":"a"},{"timestamp":1,"value":"b"},{"value":"c"},7,{"timestamp":18446744073709551615,"value":"d"}],"tags":{"n":1E2}}"#;
+    let readable =
+        r#"{"traceId":"1","id":"2","name":"é","annotations":[{"timestamp":1,"value":"b"}],"tags":{"n":1E2}}"#;
+    assert_eq!(zipkin_v2("", body).as_deref(), Some(readable));
+    let without_id = body.replacen(r#""traceId":"1","#, "", 1);
+    assert_eq!(zipkin_v2("1", &without_id).as_deref(), Some(readable));
+    for plain in [
+        r#"{"traceId":"1","id":"2","annotations":null,"duration":null}"#,
+        r#"{"traceId":"1","id":"2","annotations":[{"value":"x","timestamp":9223372036854775807}],"duration":-5}"#,
+    ] {
+        assert_eq!(zipkin_v2("", plain).as_deref(), Some(plain));
+    }
+}
+
+#[test]
+fn a_span_with_an_id_of_zeros_does_not_hide_its_trace() {
+    for body in [
+        r#"{"traceId":"1","id":"0000000000000000"}"#,
+        r#"{"traceId":"00000000000000000000000000000000","id":"1"}"#,
+        r#"{"traceId":"1","spanId":"0000000000000000"}"#,
+        r#"{"traceId":"00000000000000000000000000000000","spanId":"1"}"#,
+    ] {
+        assert_eq!(zipkin_v2("", body), None, "{body}");
+    }
+    assert_eq!(zipkin_v2("0000", r#"{"id":"1"}"#), None);
 }
 
 #[test]
@@ -82,6 +113,10 @@ fn times_are_exact_at_the_ends_of_their_range() {
         ("-1500", "500", json!(-2), json!(2)),
         ("5000", "4000", json!(5), Value::Null),
         ("0", "18446744073709551615", Value::Null, json!(18_446_744_073_709_551_u64)),
+        // Beyond 64 bits, and so far beyond that their difference has more than 128.
+        ("18446744073709551616", "18446744073709551617", Value::Null, Value::Null),
+        ("1000", "18446744073709551616", json!(1), Value::Null),
+        ("-9e37", "9e37", Value::Null, Value::Null),
     ] {
         let span = translated(&otlp(json!({ "startTimeUnixNano": start, "endTimeUnixNano": end })));
         assert_eq!((&span["timestamp"], &span["duration"]), (&timestamp, &duration), "{start}..{end}");

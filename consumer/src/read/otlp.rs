@@ -222,9 +222,10 @@ fn member<'a>(object: &'a str, name: &str) -> &'a str {
     found
 }
 
-/// A 64-bit number, which is a string in OTLP/JSON and a number in what some exporters send.
+/// A 64-bit number, which is a string in OTLP/JSON and a number in what some exporters send. Readers refuse a larger one, and
+/// the whole trace with it.
 fn nanoseconds(raw: &str) -> Option<i128> {
-    integer(&content(raw))
+    integer(&content(raw)).filter(|time| (i64::MIN.into()..=u64::MAX.into()).contains(time))
 }
 
 /// The same time as Zipkin has it; none where it tells nothing.
