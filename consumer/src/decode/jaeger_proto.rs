@@ -10,6 +10,7 @@
 //! - the parent is the first `CHILD_OF` reference to the same trace, else the first `FOLLOWS_FROM` one; every
 //!   reference but a parent of the former kind is a link with `opentracing.ref_type`;
 //! - a tag of a type that `model.proto` does not have is a text that says so;
+//! - of the flags only *sampled* is kept;
 //! - a log is an event, named by its first field `event` that is a text; warnings are the attribute `jaeger.warnings`.
 //!
 //! A message of another format is told by its ids: Jaeger's trace ids have 16 (or 8) bytes, and each span has an id of 8.
@@ -20,6 +21,9 @@ use super::jaeger_tags::{self as tags, Tag};
 use super::output::Output;
 use super::wire::{self, Embedded, Fields, Stretch, WireError, repeated};
 use super::write::{self, Members, name};
+
+/// The one of Jaeger's flags that OTLP has, too.
+const SAMPLED: u64 = 1;
 
 /// What the Collector writes for a resource without `service.name`, as Jaeger wants to have a name.
 const NO_SERVICE_NAME: &str = "OTLPResourceNoServiceName";
@@ -151,7 +155,8 @@ impl<'a> Span<'a> {
         members.id(name!("spanId"), self.span_id);
         members.parent_id(name!("parentSpanId"), self.parent_span_id);
         members.text(name!("traceState"), self.meaning.trace_state);
-        members.number(name!("flags"), u64::from(self.flags as u32));
+        // The other bits mean something else in OTLP: Jaeger's second one is `debug`, W3C's is `random`.
+        members.number(name!("flags"), self.flags & SAMPLED);
         members.text(name!("name"), self.operation_name);
         members.number(name!("kind"), self.meaning.otlp_kind());
         for (key, time) in [(name!("startTimeUnixNano"), start), (name!("endTimeUnixNano"), end)] {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sluice_crds::v1alpha1::Format;
 
 use crate::proto::jaeger as j;
-use crate::samples::{Body, Sample, Want, text};
+use crate::samples::{Body, Sample, Want, decode, text};
 use crate::samples_proto::{double, hex, span_id, trace_id, without_defaults};
 
 const KINDS: [&str; 6] = ["", "internal", "server", "client", "producer", "consumer"];
@@ -193,7 +193,7 @@ fn pair_want(span: &j::Span, special: &Special) -> Want {
     }
     let mut body = without_defaults(json!({
         "traceId": hex(&span.trace_id), "spanId": hex(&span.span_id), "parentSpanId": parent.map(hex).unwrap_or_default(),
-        "flags": span.flags, "name": span.operation_name, "kind": special.kind,
+        "flags": span.flags & 1, "name": span.operation_name, "kind": special.kind,
         "startTimeUnixNano": start.to_string(), "endTimeUnixNano": (start + nanos(&span.duration)).to_string(),
         "attributes": attributes, "events": events, "links": links,
     }));
@@ -218,6 +218,19 @@ fn with_resource(pair: &Pair, process: &j::Process) -> Want {
         }
     }
     want
+}
+
+/// Its second bit is `debug`, where W3C has `random`.
+#[test]
+fn of_the_flags_of_a_jaeger_span_only_sampled_is_kept() {
+    for (flags, kept) in [(0, None), (1, Some(1)), (2, None), (3, Some(1))] {
+        let (trace_id, span_id) = (vec![1; 16], vec![2; 8]);
+        let span =
+            j::Span { trace_id, span_id, flags, start: Some(j::Time::default()), ..j::Span::default() };
+        let outcome = decode(Format::JaegerProto, &span.encode_to_vec());
+        let body: Value = serde_json::from_str(&outcome.spans[0].2).unwrap();
+        assert_eq!(body.get("flags").and_then(Value::as_u64), kept, "{flags}");
+    }
 }
 
 pub fn jaeger() -> impl Strategy<Value = Sample> {
