@@ -105,11 +105,13 @@ impl Ingest {
             return Ok(());
         }
         let (mut spans, mut rejected) = (SpanBuf::default(), Vec::new());
-        self.decoder.decode(payload, &mut spans, &mut rejected).map_err(|error| refused(&error))?;
-        if (spans.len(), rejected.len()) == expected {
-            return Ok(());
+        match self.decoder.decode(payload, &mut spans, &mut rejected) {
+            Ok(()) if (spans.len(), rejected.len()) == expected => return Ok(()),
+            // One span that is none has the message not recognised, although its client has said what it is.
+            Ok(()) | Err(DecodeError::Unknown) => {}
+            Err(error) => return Err(refused(&error)),
         }
-        let reason = "this pipeline recognises formats by themselves and takes the push for another one; \
+        let reason = "this pipeline recognises formats by themselves and does not take the push for what it is sent as; \
                       every Zipkin span needs traceId and id";
         Err(HttpRefusal::new(StatusCode::BAD_REQUEST, reason))
     }

@@ -266,6 +266,11 @@ async fn what_cannot_be_taken_is_refused_with_a_reason_and_not_queued() -> anyho
         assert_eq!(answer.status, status, "{path} {headers:?}: {}", answer.text());
         assert!(status == 404 || !answer.body.is_empty(), "{path} {headers:?}: no reason");
     }
+    // A list of Zipkin's, one element of which is no span of Zipkin's: `Auto` would not know it.
+    let odd = br#"[{"traceId":"1","id":"2"},{"traceId":"3"}]"#;
+    let refused = place.post(&client, "/api/v2/spans", JSON, odd.to_vec()).await?;
+    assert_eq!(refused.status, 400);
+    assert!(refused.text().contains("every Zipkin span needs traceId and id"), "{}", refused.text());
     let refused = place.post(&client, "/v1/traces", JSON, b"{}x".to_vec()).await?;
     let value: serde_json::Value = serde_json::from_slice(&refused.body)?;
     assert_eq!(value["code"], 3, "google.rpc.Code INVALID_ARGUMENT: {value}");
