@@ -102,7 +102,7 @@ pub enum Reason {
     InvalidSpan,
     /// The database refused this row while it accepted one of equal size.
     Refused,
-    /// The row is larger than the database accepts in one statement.
+    /// The row is larger than the database accepts in one statement, or the spans of the message than may be held.
     TooLarge,
 }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::context::{COPIED_BYTES, Context};
-use crate::decode::{Decoder, RejectedSpan};
+use crate::decode::{DecodeError, Decoder, RejectedSpan};
 use crate::source::{Headers, Message};
 use crate::span::{SpanBuf, SpanDefect, SpanRef};
 use crate::store::letter::StoredLetter;
@@ -106,7 +106,13 @@ impl Segment {
                         self.reject_message(Reason::Undecodable, detail, payload);
                     }
                 }
-                Err(error) => self.reject_message(Reason::Undecodable, error.to_string(), payload),
+                Err(error) => {
+                    let reason = match error {
+                        DecodeError::TooLarge => Reason::TooLarge,
+                        _ => Reason::Undecodable,
+                    };
+                    self.reject_message(reason, error.to_string(), payload);
+                }
             },
         }
         self.end_entry(message);

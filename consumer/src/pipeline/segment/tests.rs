@@ -87,6 +87,7 @@ fn spans_that_would_repeat_too_much_of_their_message_are_one_letter_with_it() {
     // Many more take too much memory whatever is repeated.
     append(&mut segment, 3, message_of(200_000).as_bytes());
     assert_eq!((segment.spans().len(), segment.rejects().len()), (1, 2));
+    assert_eq!(segment.rejects()[1].reason, Reason::TooLarge);
     // As many with small headers are letters of their own beside their neighbour.
     append_with(&mut segment, 4, payload.as_bytes(), &Header(100));
     assert_eq!((segment.spans().len(), segment.rejects().len()), (2, 4_002));
