@@ -16,7 +16,8 @@ use super::scan::{Scanner, Syntax};
 
 /// OTLP has it that only the lower camel case of a field's name is one: what stands below another spelling must not
 /// vanish as an unknown member would.
-const PROTO_NAME: &str = "resource_spans or scope_spans, which OTLP/JSON spells resourceSpans and scopeSpans";
+const PROTO_NAME: &str = "resource_spans or scope_spans, which OTLP/JSON spells resourceSpans and scopeSpans; \
+                          opentelemetry-cpp does so with use_json_name";
 
 /// Decodes a whole message.
 pub(super) fn decode(text: &str, output: &mut Output<'_>) -> Result<(), Syntax> {
