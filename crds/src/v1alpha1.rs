@@ -98,7 +98,9 @@ pub struct TracePipelineSpec {
     pub source: Source,
     /// How messages are encoded. `Json`: arbitrary observation bodies, see `json`. `OtlpProto`, `OtlpJson`: the
     /// ExportTraceServiceRequest of OpenTelemetry. `ZipkinJson`, `ZipkinProto`: lists of Zipkin v2 spans.
-    /// `JaegerProto`: a Span or a Batch of Jaeger's model. `Auto`: recognised message by message. Default: Auto.
+    /// `JaegerProto`: a Span or a Batch of Jaeger's model. `Auto`: recognised message by message, as one of these;
+    /// Jaeger's JSON, thrift, Avro, JSON lines and messages behind Confluent's header of a schema registry it does not know:
+    /// they become dead letters. Default: Auto.
     #[serde(default)]
     pub format: Format,
     /// Where the `Json` format finds its parts. Other formats ignore it.
