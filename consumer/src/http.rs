@@ -37,6 +37,8 @@ const LEAST: usize = 1 << 20;
 const TURNED_AWAY: usize = 64;
 /// How long it is tried to tell one of them.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
+/// Who waits for less is not idle: many that come at once would put each other out before they have asked.
+const LEAST_IDLE: Duration = Duration::from_millis(200);
 /// How long one that makes room for another may still take what it was answered.
 const LAST_ANSWER: Duration = Duration::from_millis(500);
 /// Pause after an error that other connections share, such as no handle left.
@@ -105,7 +107,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
             }
         };
         let place = places.clone().try_acquire_owned().ok();
-        if place.is_some() || idle.close_longest() {
+        if place.is_some() || idle.close_longest(LEAST_IDLE) {
             let (places, router, stop) = (places.clone(), router.clone(), stop.clone());
             let (told, idle) = (told.clone(), idle.clone());
             connections.spawn(async move {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::lock::lock;
@@ -13,8 +15,8 @@ pub struct Idle(Arc<Mutex<Waiting>>);
 
 #[derive(Default)]
 struct Waiting {
-    /// How to close each, in the order in which they began to wait.
-    by_turn: BTreeMap<u64, CancellationToken>,
+    /// Since when each waits, and how to close it, in the order in which they began to.
+    by_turn: BTreeMap<u64, (Instant, CancellationToken)>,
     turns: u64,
 }
 
@@ -27,10 +29,11 @@ impl Idle {
         connection
     }
 
-    /// Closes the one that has waited for longest; false where none waits.
-    pub fn close_longest(&self) -> bool {
-        let first = lock(&self.0).by_turn.pop_first();
-        first.map(|(_, close)| close.cancel()).is_some()
+    /// Closes the one that has waited for longest; false where none has waited for `least`: its request may be on its way.
+    pub fn close_longest(&self, least: Duration) -> bool {
+        let mut waiting = lock(&self.0);
+        let first = waiting.by_turn.first_entry().filter(|first| first.get().0.elapsed() >= least);
+        first.map(|first| first.remove().1.cancel()).is_some()
     }
 }
 
@@ -55,7 +58,7 @@ impl IdleConnection {
         let mut waiting = lock(&self.idle.0);
         waiting.turns += 1;
         let turn = waiting.turns;
-        waiting.by_turn.insert(turn, self.close.clone());
+        waiting.by_turn.insert(turn, (Instant::now(), self.close.clone()));
         drop(waiting);
         *lock(&self.turn) = Some(turn);
     }

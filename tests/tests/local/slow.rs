@@ -59,10 +59,9 @@ async fn a_thousand_slow_clients_are_cut_off_in_bounded_memory_while_others_are_
     let before = local.memory("VmRSS")?;
     let address = format!("127.0.0.1:{}", place.http);
     let mut slow = JoinSet::new();
-    for number in 0..1_000 {
-        // More bodies than there are places: those whose head is not there yet go first.
-        let head = if number % 4 == 0 { HALF_A_HEAD } else { HALF_A_BODY };
-        slow.spawn(trickle(address.clone(), head));
+    // Whose body is on its way has its place until it is late; who has not even sent a head makes room for others.
+    for _ in 0..900 {
+        slow.spawn(trickle(address.clone(), HALF_A_BODY));
     }
     // Whoever comes while all places are taken is told when to come again, at once.
     eventually("somebody to be turned away", SOON, async || {
@@ -73,6 +72,9 @@ async fn a_thousand_slow_clients_are_cut_off_in_bounded_memory_while_others_are_
         Ok(told.then_some(()))
     })
     .await?;
+    for _ in 0..100 {
+        slow.spawn(trickle(address.clone(), HALF_A_HEAD));
+    }
     let mut answers = HashMap::<String, usize>::new();
     while let Some(answer) = slow.join_next().await {
         let answer = answer??;
