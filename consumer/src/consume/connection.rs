@@ -72,7 +72,7 @@ impl Connection {
     }
 
     /// Waits until another client is needed, and says why: brokers have refused this one and other credentials are there,
-    /// or there are far more partitions than its prefetch was divided for, or it knows no broker any more.
+    /// or there are far more partitions than its prefetch was divided for, or it asks no broker any more.
     pub async fn outdated(&self, kafka: &KafkaSpec, secrets: &Secrets) -> &'static str {
         loop {
             tokio::time::sleep(SECRETS_PAUSE).await;
@@ -80,7 +80,7 @@ impl Connection {
                 return "brokers refuse the credentials of the Kafka client, and others are there";
             }
             if self.source.is_forsaken() {
-                return "the Kafka client knows no broker any more, as a lone one that shuts down tells of none";
+                return "the Kafka client asks no broker any more, which it does where a lone one has told of none";
             }
             if self.source.outgrown_by().is_some() {
                 return "there have come to be far more partitions than the prefetch was divided for";

@@ -144,7 +144,7 @@ impl KafkaSource {
         self.group.trouble.refused.load(Relaxed)
     }
 
-    /// Whether the client knows no broker any more and asks nobody: it does so for as long as it lives.
+    /// Whether the client asks no broker any more: it does so for as long as it lives.
     pub fn is_forsaken(&self) -> bool {
         self.group.trouble.forsaken.is_for_good(Instant::now())
     }

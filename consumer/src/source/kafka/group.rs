@@ -226,7 +226,7 @@ impl Group {
 
     /// What the client tells of itself once a second.
     pub fn observe(&self, statistics: &Statistics) {
-        self.trouble.forsaken.observe(statistics.knows_a_broker(), Instant::now());
+        self.trouble.forsaken.observe(statistics.contact(), Instant::now());
         self.trouble.change(|errors| {
             let (answering, now) = (statistics.answering(), Instant::now());
             errors.observe(answering, now);

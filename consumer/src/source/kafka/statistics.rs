@@ -6,6 +6,7 @@ use rdkafka::ClientConfig;
 use serde::Deserialize;
 
 use super::client_errors::Answering;
+use super::forsaken::Contact;
 
 /// A broker with a request under way from which nothing came for this long, microseconds, is frozen: metadata is
 /// asked for every 5 s, and nothing that a healthy broker answers takes longer, but for joining a group, which
@@ -43,6 +44,20 @@ struct Broker {
     /// Microseconds since the last answer; negative before the first.
     #[serde(default)]
     rxidle: i64,
+    /// Tries to connect, whether they succeeded or not.
+    #[serde(default)]
+    connects: u64,
+}
+
+impl Broker {
+    fn is_connected(&self) -> bool {
+        self.source != "internal" && matches!(self.state.as_str(), "UP" | "REAUTH")
+    }
+
+    /// Whether it is one that the client could ask.
+    fn is_real(&self) -> bool {
+        !matches!(self.source.as_str(), "internal" | "logical")
+    }
 }
 
 #[derive(Deserialize)]
@@ -117,10 +132,7 @@ impl Isolation {
 impl Statistics {
     /// Whether brokers answer.
     pub fn answering(&self) -> Answering {
-        let connected = |broker: &&Broker| {
-            broker.source != "internal" && matches!(broker.state.as_str(), "UP" | "REAUTH")
-        };
-        let mut connected = self.brokers.values().filter(connected).peekable();
+        let mut connected = self.brokers.values().filter(|broker| broker.is_connected()).peekable();
         if connected.peek().is_none() {
             return Answering::No;
         }
@@ -128,10 +140,16 @@ impl Statistics {
         if connected.all(silent) { Answering::Silent } else { Answering::Yes }
     }
 
-    /// Whether the client knows of a broker that it could ask. Where it knows of none it asks nobody, not even those that it
-    /// began with.
-    pub fn knows_a_broker(&self) -> bool {
-        self.brokers.values().any(|broker| !matches!(broker.source.as_str(), "internal" | "logical"))
+    /// What the client has of its brokers.
+    pub fn contact(&self) -> Contact {
+        if self.brokers.values().any(Broker::is_connected) {
+            return Contact::Connected;
+        }
+        let known = self.brokers.values().filter(|broker| broker.is_real());
+        known
+            .map(|broker| broker.connects)
+            .reduce(|sum, tries| sum + tries)
+            .map_or(Contact::KnowsNone, |tries| Contact::Away { tries })
     }
 
     /// Whether the group's coordinator is there: one of the brokers, and the client never tells that it has none.
@@ -202,13 +220,28 @@ mod tests {
             broker("GroupCoordinator", "logical", "DOWN", 0, -1),
             broker(":0/internal", "internal", "UP", 0, -1)
         );
-        assert!(!statistics(&own).knows_a_broker() && !statistics("").knows_a_broker());
+        let contact = |brokers: &str| statistics(brokers).contact();
+        assert_eq!((contact(&own), contact("")), (Contact::KnowsNone, Contact::KnowsNone));
         for known in [
             broker("a:1/bootstrap", "configured", "DOWN", 0, -1),
             broker("a:1/1", "learned", "TRY_CONNECT", 0, -1),
         ] {
-            assert!(statistics(&format!("{own}, {known}")).knows_a_broker(), "{known}");
+            assert_eq!(contact(&format!("{own}, {known}")), Contact::Away { tries: 0 }, "{known}");
         }
+    }
+
+    #[test]
+    fn tries_to_connect_count_only_those_to_brokers_that_could_be_asked() {
+        let with = |name: &str, source: &str, state: &str, connects: u64| {
+            format!(r#""{name}": {{ "source": "{source}", "state": "{state}", "connects": {connects} }}"#)
+        };
+        let (first, second) =
+            (with("a:1/1", "learned", "INIT", 3), with("b:1/2", "configured", "CONNECT", 4));
+        let coordinator = with("GroupCoordinator", "logical", "INIT", 70);
+        let away = format!("{first}, {second}, {coordinator}");
+        assert_eq!(statistics(&away).contact(), Contact::Away { tries: 7 });
+        let connected = with("GroupCoordinator", "logical", "UP", 71);
+        assert_eq!(statistics(&format!("{first}, {second}, {connected}")).contact(), Contact::Connected);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::meter::Meters;
 pub struct Trouble {
     /// Whether brokers have refused a connection, maybe for its credentials.
     pub refused: AtomicBool,
-    /// Whether the client has forgotten all brokers.
+    /// Whether the client asks no broker any more.
     pub forsaken: Forsaken,
     /// Whether the client is being stopped: what it says then concerns nobody.
     silent: AtomicBool,

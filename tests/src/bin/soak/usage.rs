@@ -35,7 +35,8 @@ struct Used {
 pub struct Usage {
     /// The largest of each, over all consumers.
     most: Used,
-    /// The spared one's, look by look.
+    /// The spared one's, look by look; of its memory only what is its own, as a program's file comes into memory page by
+    /// page, when a fault leads into code that was not run before.
     spared: Vec<Used>,
 }
 
@@ -48,7 +49,7 @@ impl Usage {
             Ok(std::fs::read_dir(&path).with_context(|| path.clone())?.count() as u64)
         };
         let now =
-            Used { memory: component.memory("VmRSS")?, handles: entries("fd")?, threads: entries("task")? };
+            Used { memory: component.memory("RssAnon")?, handles: entries("fd")?, threads: entries("task")? };
         self.most = Used {
             memory: self.most.memory.max(component.memory("VmHWM")?),
             handles: self.most.handles.max(now.handles),
