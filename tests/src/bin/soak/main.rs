@@ -33,6 +33,10 @@ const LOAD: u64 = 1_000;
 /// Rates that edits choose from, in spans a second.
 const RATES: [u32; 4] = [700, 1_200, 2_000, 4_000];
 const MOST_REPLICAS: usize = 4;
+/// What is there before the first fault: more than a consumer fetches ahead, of all partitions 12 MiB and a response of each.
+const BACKLOG: u64 = 6_000;
+/// Of these, how much one that has them all holds at least.
+const PREFETCH: f64 = 12.0 * 1024.0 * 1024.0;
 /// Kubernetes' `terminationGracePeriodSeconds`.
 const GRACE: Duration = Duration::from_secs(30);
 /// For the backlog that is left at the end, at the largest rate.
@@ -73,10 +77,12 @@ async fn main() -> anyhow::Result<()> {
     let Sink::Mysql(url) = &world.pipeline.sink else { anyhow::bail!("expected MariaDB") };
     let database = Database::connect(url).await?;
     let ledger = Ledger::new(seed, Shape::Json);
-    let (began, mut messages, mut faults) = (Instant::now(), 0, 0);
+    ledger.produce(&world.kafka, TOPIC, 0..BACKLOG, |message| (message % PARTITIONS as u64) as i32).await?;
+    world.fill().await?;
+    let (began, mut messages, mut faults) = (Instant::now(), BACKLOG, 0);
     let length = Duration::from_secs(args.minutes * 60);
     while began.elapsed() < length {
-        let due = began.elapsed().as_secs() * LOAD / SPANS_PER_MESSAGE + 100;
+        let due = began.elapsed().as_secs() * LOAD / SPANS_PER_MESSAGE + BACKLOG;
         if due > messages {
             let random = world.rng.u64(..);
             let partition = |message: u64| ((message ^ random) % PARTITIONS as u64) as i32;
@@ -123,10 +129,22 @@ impl World {
             rates,
             rng,
         };
-        for _ in 0..2 {
-            world.add_replica()?;
-        }
+        world.add_replica()?;
         Ok(world)
+    }
+
+    /// Waits until the first replica, which is alone, has fetched ahead what it may, which is what it needs most memory
+    /// for. Then another one joins.
+    async fn fill(&mut self) -> anyhow::Result<()> {
+        let first = &self.replicas[0];
+        eventually("the first replica to fetch ahead what it may", Duration::from_secs(60), async || {
+            let Ok((_, metrics)) = first.get("/metrics").await else { return Ok(None) };
+            let line = metrics.lines().find_map(|line| line.strip_prefix("sluice_prefetched_bytes "));
+            Ok(line.and_then(|bytes| bytes.parse().ok()).filter(|bytes: &f64| *bytes >= PREFETCH).map(|_| ()))
+        })
+        .await?;
+        self.look().await?;
+        self.add_replica()
     }
 
     /// Does not wait: a replica starts while whatever it needs may be away.

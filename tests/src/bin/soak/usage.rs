@@ -12,8 +12,8 @@ const MOST_THREADS: u64 = 64;
 /// Peak of a debug build. A pod has twice as much, unless its pipeline says otherwise.
 const MOST_MEMORY: u64 = 192 * MIB;
 
-/// By how much memory may be more in the last quarter of the looks than in the second one: rates, backlogs and the
-/// number of partitions are others by then. The first quarter is for pools and caches to fill.
+/// By how much memory may be more in the last quarter of the looks than in the first half, in which the consumer once
+/// had all that it fetches ahead, see the run's begin: rates, backlogs and the number of partitions are others by then.
 const GROWN_MEMORY: f64 = 0.2;
 /// Likewise: a few connections more, where it owns more partitions.
 const GROWN_HANDLES: u64 = 8;
@@ -75,16 +75,16 @@ impl Usage {
     }
 }
 
-/// Compares the medians of the second and the last quarter.
+/// Compares the first half and the last quarter.
 fn is_flat(looks: &[Used]) -> anyhow::Result<()> {
     let quarter = looks.len() / 4;
     if quarter < FEWEST_LOOKS {
         println!("{} looks at the consumer that is spared: too few to tell whether it grows", looks.len());
         return Ok(());
     }
-    let (early, late) = (medians(&looks[quarter..2 * quarter]), medians(&looks[looks.len() - quarter..]));
+    let (early, late) = (peak(&looks[..2 * quarter]), peak(&looks[looks.len() - quarter..]));
     println!(
-        "the consumer that is spared, {} looks, second and last quarter: {} and {} MiB of memory, {} and {} handles, \
+        "the consumer that is spared, {} looks, first half and last quarter: {} and {} MiB of memory, {} and {} handles, \
          {} and {} threads",
         looks.len(),
         early.memory / MIB,
@@ -101,17 +101,17 @@ fn is_flat(looks: &[Used]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The median of each; `looks` are some.
-fn medians(looks: &[Used]) -> Used {
-    let median = |part: fn(&Used) -> u64| {
+/// What nine of ten `looks`, of which there are some, do not exceed: a peak that is no single one.
+fn peak(looks: &[Used]) -> Used {
+    let peak = |part: fn(&Used) -> u64| {
         let mut values: Vec<u64> = looks.iter().map(part).collect();
         values.sort_unstable();
-        values[values.len() / 2]
+        values[values.len() * 9 / 10]
     };
     Used {
-        memory: median(|used| used.memory),
-        handles: median(|used| used.handles),
-        threads: median(|used| used.threads),
+        memory: peak(|used| used.memory),
+        handles: peak(|used| used.handles),
+        threads: peak(|used| used.threads),
     }
 }
 
