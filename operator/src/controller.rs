@@ -227,15 +227,11 @@ pub async fn reconcile(
 }
 
 async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<Action, ReconcileError> {
-    if pipeline.metadata.deletion_timestamp.is_some() {
-        // Owner references take the children along, once nothing holds the pipeline any more.
-        return Ok(match edits::live_of_deleted(pipeline, context).await {
-            true => Action::requeue(RETRY_SOON),
-            false => Action::await_change(),
-        });
-    }
     let name = ObjectRef::from_obj(pipeline);
     let mut found = dereference(&context.world, pipeline);
+    if pipeline.metadata.deletion_timestamp.is_some() {
+        return reconcile_deleted(pipeline, &found, context).await;
+    }
     let valid = validate(pipeline, &found, &context.options);
     if let Err(refusal @ Refusal::Conflict { .. }) = &valid {
         return say_conflict(context, pipeline, refusal).await;
@@ -250,24 +246,8 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
         }
         Err(_) => (edits::live_of_refused(pipeline, &found, context).await, None, None),
     };
-    let reports = look_at_consumers(context, &name, document.as_ref(), &found);
-    let growing = context.dead_letters.look(&name, pipeline.status.as_ref(), &reports, Instant::now());
-    let written = outcome.as_ref().and_then(|outcome| outcome.deployment.as_ref());
-    let facts = Facts {
-        pipeline,
-        refusal: valid.as_ref().err(),
-        outcome: outcome.as_ref(),
-        document: document.as_ref(),
-        deployment: written.or(found.deployment.as_deref()),
-        wanted,
-        reports: &reports,
-        idle: &found.idle,
-        dead_letters_grow: growing.is_some(),
-        now: Timestamp::now(),
-    };
-    let status = status::status(&facts);
-    context.metrics.judged(&name, &status.conditions);
-    let untold = write_status(context, pipeline, status).await?;
+    let done = Done { refusal: valid.as_ref().err(), outcome: outcome.as_ref(), document, wanted };
+    let told = tell(context, pipeline, &found, done).await?;
     let next = next_look(pipeline, valid.err().as_ref(), outcome.as_ref());
     let Outcome { error, pod_monitor, .. } = outcome.unwrap_or_default();
     if let Some(error) = error {
@@ -277,10 +257,66 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
         tracing::warn!(pipeline = %name, error = %crate::problem::chain(&error), "no PodMonitor was written");
         POD_MONITOR_AGAIN
     });
-    let overdue = found.next_overdue.map(|left| left + AFTER_A_CHANGE);
     let contested = say_contested(context, pipeline).await;
-    let sooner = [growing, untold, monitor_again, overdue, contested];
-    Ok(Action::requeue(sooner.into_iter().flatten().fold(next, Duration::min)))
+    Ok(Action::requeue([told, monitor_again, contested].into_iter().flatten().fold(next, Duration::min)))
+}
+
+/// A deleted pipeline is there for as long as somebody's finalizer holds it: its consumers run on, and take live edits. Nothing
+/// is built, because owner references take the children along, and the status tells that it is being deleted.
+async fn reconcile_deleted(
+    pipeline: &TracePipeline,
+    found: &Found,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
+    if found.foreign_child(&context.options.installation).is_some() {
+        return Ok(Action::await_change());
+    }
+    let document = edits::live_of_deleted(pipeline, found, context).await;
+    let done = Done { document, ..Done::default() };
+    let told = tell(context, pipeline, found, done).await?;
+    let next = if found.deployment.is_some() { RETRY_SOON } else { RESYNC };
+    Ok(Action::requeue(told.map_or(next, |told| told.min(next))))
+}
+
+/// What a reconcile has come to.
+#[derive(Default)]
+struct Done<'a> {
+    refusal: Option<&'a Refusal>,
+    outcome: Option<&'a Outcome>,
+    /// See [`Built`].
+    document: Option<LiveDocument>,
+    /// Likewise.
+    wanted: Option<u32>,
+}
+
+/// Tells it in the status, with what consumers say. Gives when there will be something else to tell, where that is known.
+async fn tell(
+    context: &Context,
+    pipeline: &TracePipeline,
+    found: &Found,
+    done: Done<'_>,
+) -> Result<Option<Duration>, ReconcileError> {
+    let name = ObjectRef::from_obj(pipeline);
+    let reports = look_at_consumers(context, &name, done.document.as_ref(), found);
+    let growing = context.dead_letters.look(&name, pipeline.status.as_ref(), &reports, Instant::now());
+    let written = done.outcome.and_then(|outcome| outcome.deployment.as_ref());
+    let facts = Facts {
+        pipeline,
+        refusal: done.refusal,
+        outcome: done.outcome,
+        document: done.document.as_ref(),
+        deployment: written.or(found.deployment.as_deref()),
+        wanted: done.wanted,
+        reports: &reports,
+        idle: &found.idle,
+        dead_letters_grow: growing.is_some(),
+        now: Timestamp::now(),
+    };
+    let status = status::status(&facts);
+    context.metrics.judged(&name, &status.conditions);
+    let untold = write_status(context, pipeline, status).await?;
+    let overdue = found.next_overdue.map(|left| left + AFTER_A_CHANGE);
+    Ok([growing, untold, overdue].into_iter().flatten().min())
 }
 
 /// Takes out of an outcome what happens to everybody, after so many failures in a row: what is there is looked at again

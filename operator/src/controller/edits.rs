@@ -63,16 +63,17 @@ pub(super) async fn live_of_refused(
 
 /// A deleted pipeline that somebody's finalizer holds, or whose children go first or stay: consumers that run take live edits.
 /// What is not there is not made again, because it goes with the pipeline, and only content is written, because an owner that
-/// the garbage collector has taken away must not come back. Says whether there is anything to look at again.
-pub(super) async fn live_of_deleted(pipeline: &TracePipeline, context: &Context) -> bool {
-    let found = dereference(&context.world, pipeline);
-    let stays = found.live.as_ref().is_some_and(|live| live.metadata.deletion_timestamp.is_none());
-    let is_foreign = found.foreign_child(&context.options.installation).is_some();
-    if found.deployment.is_none() || !stays || is_foreign {
-        return false;
+/// the garbage collector has taken away must not come back. Gives the document in effect.
+pub(super) async fn live_of_deleted(
+    pipeline: &TracePipeline,
+    found: &Found,
+    context: &Context,
+) -> Option<LiveDocument> {
+    let live = found.live.as_deref()?;
+    if live.metadata.deletion_timestamp.is_some() {
+        return live::current(live, pipeline.metadata.uid.as_deref()?);
     }
-    live_of_refused(pipeline, &found, context).await;
-    true
+    live_of_refused(pipeline, found, context).await
 }
 
 /// What a spec wants, and in the place of each part that breaks a rule the one in effect: a window that cannot be read
@@ -260,19 +261,21 @@ mod tests {
         let stopped = live_map(&wire::write(&stopped).expect("a document"));
         let write = vec!["PUT /api/v1/namespaces/shop/configmaps/traces-live".to_owned()];
         let runs = || vec![built.deployment.clone()];
-        for (deployments, maps, looks_again, expected) in [
-            (runs(), vec![live.clone()], true, write.clone()),
-            (runs(), vec![orphan(live.clone())], true, write),
-            (runs(), vec![orphan(stopped)], true, vec![]),
-            (vec![], vec![live], false, vec![]),
-            (runs(), vec![], false, vec![]),
-            (runs(), vec![goes], false, vec![]),
+        for (deployments, maps, in_effect, expected) in [
+            (runs(), vec![live.clone()], Some(8), write.clone()),
+            (runs(), vec![orphan(live.clone())], Some(8), write),
+            (runs(), vec![orphan(stopped)], Some(7), vec![]),
+            (vec![], vec![live], Some(7), vec![]),
+            (runs(), vec![], None, vec![]),
+            (runs(), vec![goes], Some(7), vec![]),
         ] {
             let server = example::Server::default();
             let mut context = server.context();
             let owners = maps.first().and_then(|map| map.metadata.owner_references.clone());
             context.world = World::of(vec![pipeline.clone()], deployments, maps);
-            assert_eq!(live_of_deleted(&pipeline, &context).await, looks_again);
+            let found = dereference(&context.world, &pipeline);
+            let document = live_of_deleted(&pipeline, &found, &context).await;
+            assert_eq!(document.map(|document| document.revision), in_effect);
             assert_eq!(server.writes(), expected);
             for body in server.bodies() {
                 let written: ConfigMap = serde_json::from_value(body).expect("a ConfigMap");

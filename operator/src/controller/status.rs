@@ -34,7 +34,7 @@ pub use told::Told;
 pub struct Facts<'a> {
     /// The pipeline, with its last status.
     pub pipeline: &'a TracePipeline,
-    /// Why it is not built, where it is not.
+    /// Why it is not built, where it is not; nobody asks it of a deleted one.
     pub refusal: Option<&'a Refusal>,
     /// What became of the children; none where it is not built.
     pub outcome: Option<&'a Outcome>,
@@ -60,10 +60,15 @@ impl Facts<'_> {
         answers_of(self.reports)
     }
 
-    /// The live content that counts: that of the spec, and where it is refused, that of the document in effect, which may
-    /// lack a part of it. None where nobody knows.
+    /// Whether somebody has deleted the pipeline, which others still hold.
+    fn is_deleted(&self) -> bool {
+        self.pipeline.metadata.deletion_timestamp.is_some()
+    }
+
+    /// The live content that counts: that of the spec, and where it is refused or deleted, that of the document in effect,
+    /// which may lack a part of it. None where nobody knows.
     fn live(&self) -> Option<Cow<'_, Live>> {
-        match self.document.filter(|_| self.refusal.is_some()) {
+        match self.document.filter(|_| self.refusal.is_some() || self.is_deleted()) {
             Some(document) => Some(Cow::Borrowed(&document.live)),
             None if unreadable(self.pipeline).is_some() => None,
             None => Some(Cow::Owned(Live::of(&self.pipeline.spec))),

@@ -1,5 +1,6 @@
 //! Reconciles on an API server in memory.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sluice_crds::v1alpha1::TracePipelineStatus;
 
 use super::*;
@@ -100,4 +101,31 @@ async fn an_autoscaled_pipeline_keeps_its_consumers_where_the_deployment_is_not_
         replicas(&pipeline, &valid, &found, &context, &[])
     };
     assert_eq!([None, Some(0), Some(7), Some(13)].map(decide), [1, 1, 7, 12]);
+}
+
+#[tokio::test]
+async fn a_deleted_pipeline_is_told_of_and_not_built_and_one_of_another_installation_is_left_alone() {
+    let mut pipeline = example::pipeline();
+    pipeline.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
+    pipeline.metadata.finalizers = Some(vec!["example.com/backup".into()]);
+    let valid = example::valid();
+    let mut deployment = build::build(&valid, &example::options(), 1, false).expect("children").deployment;
+    let live = LiveDocument { uid: "u".into(), revision: 7, live: Live::of(&pipeline.spec) };
+    let live = example::live_map(&sluice_crds::wire::write(&live).expect("a document"));
+    let writes_of = async |deployments: Vec<_>, maps: Vec<_>| {
+        let server = example::Server::default();
+        let mut context = server.context();
+        context.world = World::of(vec![pipeline.clone()], deployments, maps);
+        let action =
+            reconcile(Arc::new(pipeline.clone()), Arc::new(context)).await.expect("nothing is wrong");
+        let ready = |body: serde_json::Value| body["status"]["conditions"][0]["reason"].clone();
+        (action, server.writes(), server.bodies().into_iter().map(ready).collect::<Vec<_>>())
+    };
+    let status = "PATCH /apis/sluice.dev/v1alpha1/namespaces/shop/tracepipelines/traces/status";
+    let told = |again| (Action::requeue(again), vec![status.to_owned()], vec!["Terminating".into()]);
+    assert_eq!(writes_of(vec![deployment.clone()], vec![live.clone()]).await, told(RETRY_SOON));
+    assert_eq!(writes_of(vec![], vec![]).await, told(RESYNC));
+    let labels = deployment.metadata.labels.get_or_insert_default();
+    labels.insert(sluice_crds::names::LABEL_INSTALLATION.into(), "another".into());
+    assert_eq!(writes_of(vec![deployment], vec![live]).await, (Action::await_change(), vec![], vec![]));
 }

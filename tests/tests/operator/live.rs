@@ -42,6 +42,36 @@ async fn a_deleted_garbled_or_immutable_live_document_comes_back_newer() {
 
 #[tokio::test]
 #[ignore = "needs a Kubernetes"]
+async fn a_deleted_pipeline_that_a_finalizer_holds_says_so_and_takes_edits_until_it_goes() {
+    let bed = Bed::start("held").await;
+    let mut held = pipeline();
+    held["metadata"]["finalizers"] = json!(["example.com/backup"]);
+    bed.create(&held).await;
+    let deployment = bed.until("deployment/traces-consumer", |deployment| !deployment.is_null()).await;
+    bed.namespace.kubectl(&["delete", "tp/traces", "--wait=false"]).await.unwrap();
+    let is_told = |pipeline: &Value| {
+        condition(pipeline, "Ready") == ("False".into(), "Terminating".into())
+            && pipeline["status"]["observedGeneration"] == pipeline["metadata"]["generation"]
+    };
+    let told = bed.until("tp/traces", is_told).await;
+    let message = told["status"]["conditions"][0]["message"].as_str().unwrap();
+    assert!(message.contains("example.com/backup"), "{message}");
+
+    bed.patch(&json!({ "spec": { "suspend": true } })).await;
+    bed.live_until(|live| live["suspend"] == true).await;
+    let is_suspended = |pipeline: &Value| condition(pipeline, "Suspended").0 == "True" && is_told(pipeline);
+    bed.until("tp/traces", is_suspended).await;
+    let now = bed.namespace.get("deployment/traces-consumer").await.unwrap();
+    assert_eq!(now["metadata"]["uid"], deployment["metadata"]["uid"], "it goes with the pipeline");
+    bed.patch(&json!({ "metadata": { "finalizers": null } })).await;
+    for gone in ["tp/traces", "deployment/traces-consumer"] {
+        bed.namespace.kubectl(&["wait", "--for=delete", gone, "--timeout=120s"]).await.unwrap();
+    }
+    bed.operator.log_is_clean(&[]).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
 async fn a_refused_pipeline_that_runs_gets_its_live_document_back_and_takes_edits() {
     let bed = Bed::start("refused-live").await;
     let mut first = pipeline();

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::ResourceExt;
 use sluice_crds::bottleneck::Bottleneck;
 
 use super::numbers::rounded;
@@ -45,6 +46,8 @@ pub const CONSUMERS_NOT_READY: &str = "ConsumersNotReady";
 const WAITING: &str = "WaitingForTurn";
 /// Reason where something could not be written.
 const NOT_APPLIED: &str = "NotApplied";
+/// Reason of a deleted pipeline that others still hold.
+const TERMINATING: &str = "Terminating";
 /// Reason of a backlog that outlives its topic's retention.
 pub const EXPIRING: &str = "DrainExceedsRetention";
 /// Longest message that is kept of an error.
@@ -125,6 +128,12 @@ fn ready(facts: &Facts<'_>, pods: &Pods) -> Verdict {
         return verdict(FALSE, refusal.reason(), refusal.to_string());
     }
     let counts = format!("{} of {} consumers are ready", pods.ready, pods.wanted);
+    if facts.is_deleted() {
+        let holders = facts.pipeline.finalizers().join(", ");
+        let message =
+            format!("the pipeline is being deleted, once these finalizers are removed: {holders}; {counts}");
+        return verdict(FALSE, TERMINATING, message);
+    }
     if facts.outcome.is_some_and(|outcome| outcome.error.is_some()) {
         return verdict(FALSE, NOT_APPLIED, "the children could not be written; see Degraded");
     }
@@ -183,6 +192,13 @@ fn lacks_an_edit(facts: &Facts<'_>) -> bool {
 fn progressing(facts: &Facts<'_>, pods: &Pods) -> Verdict {
     if facts.refusal.is_some() {
         return verdict(FALSE, "NotBuilt", "the spec is not in effect; see Ready");
+    }
+    if facts.is_deleted() {
+        return verdict(
+            FALSE,
+            TERMINATING,
+            "nothing is built for a pipeline that is being deleted; see Ready",
+        );
     }
     match held_up(facts) {
         Some((reason, why)) => verdict(if reason == WAITING { TRUE } else { FALSE }, reason, why),

@@ -1,5 +1,7 @@
 //! Tests: pipelines that are not built.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use super::*;
 
 #[test]
@@ -40,4 +42,32 @@ fn of_a_spec_that_cannot_be_read_nobody_says_whether_it_is_suspended() {
     assert_eq!(case.condition("Suspended"), is("False", "Running"));
     let message = case.status().conditions.swap_remove(4).message;
     assert_eq!(message, "suspend is false in the live document in effect; for the spec, see Ready");
+}
+
+#[test]
+fn a_deleted_pipeline_that_is_held_says_by_whom_and_what_its_consumers_say() {
+    let mut case = Case::new();
+    case.pipeline.metadata.deletion_timestamp = Some(Time(case.now));
+    case.pipeline.metadata.finalizers = Some(vec!["example.com/backup".into(), "example.com/audit".into()]);
+    case.pipeline.spec.rate_limit_qps = 900;
+    case.wanted = None;
+    for (type_, expected) in [
+        ("Ready", is("False", "Terminating")),
+        ("Progressing", is("False", "Terminating")),
+        ("Degraded", is("False", "AsExpected")),
+        ("Stalled", is("False", "NotStalled")),
+        ("RateConfirmed", is("True", "Confirmed")),
+    ] {
+        assert_eq!(case.condition(type_), expected, "{type_}");
+    }
+    let status = case.status();
+    assert_eq!(
+        status.conditions[0].message,
+        "the pipeline is being deleted, once these finalizers are removed: example.com/backup, example.com/audit; 2 of \
+         2 consumers are ready"
+    );
+    assert_eq!(status.rate.desired, 500, "that of the document in effect");
+    assert_eq!((status.ready_replicas, status.lag), (2, Some(2_500)));
+    case.deployment = None;
+    assert_eq!(case.condition("Progressing"), is("False", "Terminating"));
 }
