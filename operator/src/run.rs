@@ -44,8 +44,11 @@ const SILENCE: Duration = Duration::from_secs(30);
 const NOT_READY: Duration = Duration::from_secs(2);
 
 /// For so long all namespaces wait for the lists of each other, so that at a start nobody is judged by a half of what is
-/// there: an older rival, a rollout that has failed. One that cannot be listed then holds up no other.
+/// there: an older rival, a rollout that has failed. One that is not listed then holds up no other.
 const TOGETHER: Duration = Duration::from_secs(20);
+/// For so long they wait for one that the API server refuses to show while it shows another: until it was asked once more,
+/// because one that has just begun refuses some of what it shows soon.
+const REFUSED: Duration = Duration::from_secs(3);
 
 /// Runs until SIGTERM or Ctrl-C, or until the lead is lost: then everything that acts is dropped at once and the
 /// process ends; its supervisor starts a new one that waits for the lead again.
@@ -158,9 +161,18 @@ async fn reconcile_all(
 
 /// Waits until everything is listed, or tells what is not.
 async fn wait_for_lists(world: &World) {
-    if tokio::time::timeout(TOGETHER, world.listed()).await.is_ok() {
-        tracing::info!(pipelines = world.count(), "everything is listed");
-        return;
+    let refused = async {
+        world.answered().await;
+        tokio::time::sleep(REFUSED).await;
+    };
+    tokio::select! {
+        biased;
+        () = world.listed() => {
+            tracing::info!(pipelines = world.count(), "everything is listed");
+            return;
+        }
+        () = refused => {}
+        () = tokio::time::sleep(TOGETHER) => {}
     }
     for space in world.spaces().filter(|space| !space.is_listed()) {
         tracing::warn!(namespace = space.namespace.as_deref().unwrap_or("all"), kinds = ?space.unlisted(),

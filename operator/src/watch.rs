@@ -14,6 +14,7 @@ mod space;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::future;
 use futures_util::stream::{BoxStream, StreamExt, select_all};
 #[cfg(test)]
 use k8s_openapi::api::apps::v1::Deployment;
@@ -78,6 +79,14 @@ impl World {
     pub async fn listed(&self) {
         for space in self.spaces() {
             space.listed().await;
+        }
+    }
+
+    /// Waits until something was listed, and of everything else it is known that the API server refuses to show it.
+    pub async fn answered(&self) {
+        future::select_all(self.spaces().map(|space| Box::pin(space.listed()))).await;
+        for space in self.spaces() {
+            space.answered().await;
         }
     }
 

@@ -121,7 +121,7 @@ async fn a_namespace_that_cannot_be_listed_holds_up_no_other() {
     let created = tokio::select! {
         ended = reconciled => panic!("{ended:?}"),
         created = creations.recv() => created.expect("something is created"),
-        () = tokio::time::sleep(TOGETHER * 3) => panic!("nothing was reconciled"),
+        () = tokio::time::sleep(REFUSED * 2) => panic!("nothing was reconciled"),
     };
     assert_eq!(created, "/api/v1/namespaces/a/configmaps");
     let page = metrics.page().expect("a page");
@@ -143,6 +143,32 @@ async fn answer_of_nothing(request: Request<Body>, is_lost: bool) -> (u16, Value
     }
     let metadata = json!({ "resourceVersion": "1" });
     (200, json!({ "apiVersion": "v1", "kind": "List", "metadata": metadata, "items": [] }))
+}
+
+/// For how many seconds `a`, which is listed at once, waits for `b`, and whether that is listed then. For lists of `b` there
+/// is this code by the time since the start; without one there is no answer.
+async fn waits_for(code: fn(Duration) -> Option<u16>) -> (u64, bool) {
+    let began = tokio::time::Instant::now();
+    let client = example::client_of(move |request| async move {
+        let is_of_b = request.uri().path().contains("/namespaces/b/");
+        let Some(code) = code(began.elapsed()).or((!is_of_b).then_some(200)) else {
+            return std::future::pending().await;
+        };
+        answer_of_nothing(request, is_of_b && code == 403).await
+    });
+    let (world, triggers) = World::watch(&client, &["a".to_owned(), "b".to_owned()]);
+    tokio::select! {
+        () = wait_for_lists(&world) => {}
+        () = triggers.for_each(|_| std::future::ready(())) => unreachable!("they have no end"),
+    }
+    (began.elapsed().as_secs(), world.space("b").is_some_and(|space| space.is_listed()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_is_refused_is_asked_once_more_and_a_silent_one_is_waited_for() {
+    assert_eq!(waits_for(|_| Some(403)).await, (REFUSED.as_secs(), false));
+    assert_eq!(waits_for(|after| Some(if after.is_zero() { 403 } else { 200 })).await, (2, true));
+    assert_eq!(waits_for(|_| None).await, (TOGETHER.as_secs(), false));
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 //! Guarantees: a list or watch that fails is tried again every [`PAUSE`]; a kind that the API server refuses to show counts as
 //! not listed from then on, until it was listed anew.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +45,8 @@ const PAGE: u32 = 100;
 /// after an outage of the API server no edit waits for longer.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Kinds of which there is no complete list yet, or none any more.
-type Unlisted = watch::Sender<BTreeSet<String>>;
+/// Kinds of which there is no complete list yet, or none any more, and whether the API server refuses to show them.
+type Unlisted = watch::Sender<BTreeMap<String, bool>>;
 
 /// Everything that is watched in it.
 pub struct Space {
@@ -77,7 +77,7 @@ impl Space {
         client: &Client,
         namespace: Option<String>,
     ) -> (Self, Vec<BoxStream<'static, Trigger>>) {
-        let unlisted = Unlisted::new(BTreeSet::new());
+        let unlisted = Unlisted::new(BTreeMap::new());
         let mut watches = Watches { client, namespace: namespace.as_deref(), unlisted, triggers: Vec::new() };
         let space = Self {
             pipelines: watches.pipelines(),
@@ -101,7 +101,13 @@ impl Space {
     /// only be unknown.
     pub async fn listed(&self) {
         // The sender is here.
-        let _ = self.unlisted.subscribe().wait_for(BTreeSet::is_empty).await;
+        let _ = self.unlisted.subscribe().wait_for(BTreeMap::is_empty).await;
+    }
+
+    /// Waits until what is not listed is refused.
+    pub async fn answered(&self) {
+        // As above.
+        let _ = self.unlisted.subscribe().wait_for(|kinds| kinds.values().all(|refused| *refused)).await;
     }
 
     /// Waits until the API server refuses to show something of it: a right was taken away, or the kind.
@@ -117,7 +123,7 @@ impl Space {
 
     /// Of which kinds there is no complete list.
     pub fn unlisted(&self) -> Vec<String> {
-        self.unlisted.borrow().iter().cloned().collect()
+        self.unlisted.borrow().keys().cloned().collect()
     }
 }
 
@@ -191,7 +197,7 @@ impl Watches<'_> {
         };
         let (kind, unlisted) = (K::kind(&()).into_owned(), self.unlisted.clone());
         unlisted.send_modify(|kinds| {
-            kinds.insert(kind.clone());
+            kinds.insert(kind.clone(), false);
         });
         let mut failures = WatchFailures::new(self.namespace.map(str::to_owned), kind.clone());
         let events = relisting(api, config.timeout(WATCH_SECONDS).page_size(PAGE)).backoff(Steady);
@@ -202,7 +208,7 @@ impl Watches<'_> {
                     let is_complete = matches!(event, Event::InitDone);
                     let changes = take(event);
                     if is_complete {
-                        unlisted.send_if_modified(|kinds| kinds.remove(&kind));
+                        unlisted.send_if_modified(|kinds| kinds.remove(&kind).is_some());
                     }
                     if !is_unfinished {
                         failures.is_over();
@@ -211,7 +217,7 @@ impl Watches<'_> {
                 }
                 Err(error) => {
                     if is_lost(&error) {
-                        unlisted.send_if_modified(|kinds| kinds.insert(kind.clone()));
+                        unlisted.send_if_modified(|kinds| kinds.insert(kind.clone(), true) != Some(true));
                     }
                     failures.tell(&error);
                     vec![Err(error)]
