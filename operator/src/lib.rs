@@ -5,7 +5,7 @@
 mod admin;
 mod controller;
 mod events;
-mod lead;
+mod leader_election;
 mod lock;
 mod metrics;
 pub mod options;

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin;
 use crate::controller::apply::may_pass;
 use crate::controller::{self, Context};
-use crate::lead::Candidate;
+use crate::leader_election::Candidate;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::tasks;

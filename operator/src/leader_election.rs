@@ -1,7 +1,7 @@
 //! Which of an installation's operators acts: the one that holds the Lease that all of them know.
 //!
-//! Guarantees: whoever has not renewed the Lease within [`LASTS`] stops before another one may follow, whatever the API
-//! server does: a request that is never answered ends the lead as a refusal does. Times are measured by each operator's
+//! Guarantees: whoever has not renewed the Lease within [`LEASE_DURATION`] stops before another one may follow, whatever the
+//! API server does: a request that is never answered ends the lead as a refusal does. Times are measured by each operator's
 //! own monotonic clock: the holder counts from before it sent its last successful renewal, the others from after they
 //! saw the Lease change, and nobody compares clocks. Every write names the version that it replaces.
 //!
@@ -18,17 +18,17 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 /// How long a holder is respected after its last sign of life.
-const LASTS: Duration = Duration::from_secs(15);
+const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// How long a holder acts after its last sign of life.
-const ACTS: Duration = Duration::from_secs(12);
+const RENEW_DEADLINE: Duration = Duration::from_secs(12);
 /// Time between two renewals.
 const RENEW_EVERY: Duration = Duration::from_secs(4);
 /// Longest wait for the answer to one request about the Lease.
 const ANSWER: Duration = Duration::from_secs(3);
 /// Between two looks at the Lease of another, and after a failure.
-const PAUSE: Duration = Duration::from_secs(2);
+const RETRY_PERIOD: Duration = Duration::from_secs(2);
 /// The same for a holder, which has little time.
-const HOLDERS_PAUSE: Duration = Duration::from_millis(500);
+const RENEW_RETRY_PERIOD: Duration = Duration::from_millis(500);
 
 /// A candidate.
 #[derive(Clone)]
@@ -54,7 +54,7 @@ enum LeaseError {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
     /// The Lease was not renewed in time.
-    #[error("the lead was lost: the API server has confirmed no renewal for {} s", ACTS.as_secs())]
+    #[error("the lead was lost: the API server has confirmed no renewal for {} s", RENEW_DEADLINE.as_secs())]
     Silence,
     /// The Lease is another's, or nobody's.
     #[error("the lead was lost: the Lease names {0}")]
@@ -88,7 +88,7 @@ impl Candidate {
                 }
                 Err(_) => {}
             }
-            sleep(PAUSE).await;
+            sleep(RETRY_PERIOD).await;
         }
     }
 
@@ -102,7 +102,7 @@ impl Candidate {
         let transitions = spec.and_then(|spec| spec.lease_transitions).unwrap_or(0);
         let taken = json!({
             "holderIdentity": self.identity,
-            "leaseDurationSeconds": LASTS.as_secs(),
+            "leaseDurationSeconds": LEASE_DURATION.as_secs(),
             "acquireTime": this_moment(),
             "renewTime": this_moment(),
             "leaseTransitions": transitions.saturating_add(1),
@@ -138,7 +138,7 @@ impl Lead {
             std::future::pending::<()>().await;
         }
         loop {
-            let end = self.renewed + ACTS;
+            let end = self.renewed + RENEW_DEADLINE;
             // A process that was frozen asks nothing any more.
             if Instant::now() >= end {
                 return Lost::Silence;
@@ -168,7 +168,7 @@ impl Lead {
                 },
                 Err(error) => tracing::debug!(%error, "the Lease was not renewed"),
             }
-            sleep(HOLDERS_PAUSE).await;
+            sleep(RENEW_RETRY_PERIOD).await;
         }
     }
 
@@ -226,7 +226,8 @@ impl Held {
         let seconds = spec.and_then(|spec| spec.lease_duration_seconds);
         Self {
             holder: spec.and_then(|spec| spec.holder_identity.clone()).filter(|holder| !holder.is_empty()),
-            lasts: seconds.map_or(LASTS, |seconds| Duration::from_secs(seconds.max(1).unsigned_abs().into())),
+            lasts: seconds
+                .map_or(LEASE_DURATION, |seconds| Duration::from_secs(seconds.max(1).unsigned_abs().into())),
             version: lease.resource_version().unwrap_or_default(),
         }
     }

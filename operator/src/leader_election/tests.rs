@@ -8,7 +8,7 @@ use super::*;
 use crate::controller::example;
 
 fn held(holder: Option<&str>, version: u32) -> Held {
-    Held { holder: holder.map(str::to_owned), lasts: LASTS, version: version.to_string() }
+    Held { holder: holder.map(str::to_owned), lasts: LEASE_DURATION, version: version.to_string() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,12 +112,15 @@ async fn a_server_that_answers_nothing_ends_the_lead_before_another_one_may_foll
     let server = Arc::<Server>::default();
     let mut lead = server.candidate("a").win().await;
     let mut keeping = Box::pin(lead.keep());
-    assert!(timeout(LASTS * 10, &mut keeping).await.is_err(), "renewed for as long as it is answered");
+    assert!(
+        timeout(LEASE_DURATION * 10, &mut keeping).await.is_err(),
+        "renewed for as long as it is answered"
+    );
     let silent_from = Instant::now();
     server.become_(State::Silent);
     assert_eq!(keeping.await, Lost::Silence);
     let acted = silent_from.elapsed();
-    assert!(acted <= ACTS && acted >= ACTS - RENEW_EVERY, "{acted:?}");
+    assert!(acted <= RENEW_DEADLINE && acted >= RENEW_DEADLINE - RENEW_EVERY, "{acted:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,7 +136,7 @@ async fn renewals_whose_answers_are_lost_do_not_count_and_do_not_end_a_lead_that
         assert!(timeout(4 * RENEW_EVERY, &mut keeping).await.is_err());
     }
     server.become_(State::Mute);
-    assert_eq!(timeout(ACTS + Duration::from_millis(1), keeping).await, Ok(Lost::Silence));
+    assert_eq!(timeout(RENEW_DEADLINE + Duration::from_millis(1), keeping).await, Ok(Lost::Silence));
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,7 +146,7 @@ async fn of_two_candidates_one_leads_and_the_other_follows_when_it_falls_silent(
     let renewed = lead.renewed;
     // Never kept: as a process that is frozen.
     let second = server.candidate("b").win().await;
-    assert!(second.renewed - renewed >= LASTS);
+    assert!(second.renewed - renewed >= LEASE_DURATION);
     assert_eq!(server.holder(), "b");
     // It thaws, and neither renews nor gives back what is another's.
     let mut lead = lead;
@@ -168,5 +171,5 @@ async fn a_lead_that_is_given_back_is_taken_at_the_next_look() {
     server.candidate("a").win().await.give_back().await;
     let began = Instant::now();
     server.candidate("b").win().await;
-    assert!(began.elapsed() < PAUSE);
+    assert!(began.elapsed() < RETRY_PERIOD);
 }
