@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod autoscale;
 pub mod build;
+mod context;
 pub mod dead_letters;
 pub mod dereference;
 mod edits;
@@ -14,6 +15,7 @@ pub(crate) mod example;
 pub mod live;
 mod memory;
 pub mod probe;
+mod retry;
 mod rivals;
 pub mod status;
 mod tell;
@@ -24,24 +26,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kube::Client;
 use kube::runtime::controller::Action;
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use sluice_crds::live::{Live, LiveDocument};
 use sluice_crds::schedule::RatePlan;
 use sluice_crds::v1alpha1::TracePipeline;
 
-use crate::metrics::Metrics;
-use crate::options::Options;
-use crate::watch::World;
-use apply::{ApplyError, Outcome, Rollout, Rollouts};
-use autoscale::Autoscaler;
-use dead_letters::DeadLetters;
+use apply::{ApplyError, Outcome, Rollout};
+pub use context::Context;
 use dereference::{Found, dereference};
 pub use edits::hurry;
-pub use memory::{Backoffs, Conflicts, PodMonitors, Repairs, Stubborn, Unseen};
-use probe::{PodReport, Prober, Target};
+use probe::{PodReport, Target};
+use retry::{ORDINARY_CONFLICTS, PASSING_FAILURES};
+pub use retry::{ReconcileError, retry};
 use status::Facts;
 use tell::{say_conflict, say_contested, write_status};
 use trouble::trouble;
@@ -51,150 +48,13 @@ use validate::{Refusal, Valid, validate};
 const RESYNC: Duration = Duration::from_secs(600);
 /// How soon a refused pipeline, a deleted one that runs, or one that waits for its turn, is looked at again.
 const RETRY_SOON: Duration = Duration::from_secs(10);
-/// How soon after somebody else's write, at first.
-const RETRY_CONFLICT: Duration = Duration::from_millis(50);
 /// How long after an override or a window begins or ends, or a pod should have gone, it is looked at: the time of day and
 /// the timer are two clocks, and a look that comes too early finds nothing new.
 const AFTER_A_CHANGE: Duration = Duration::from_millis(50);
-/// How soon after any other failure, at first.
-const RETRY_FAILURE: Duration = Duration::from_millis(500);
 /// When a PodMonitor that could not be written is tried again: nothing of the pipeline's own waits for it.
 const POD_MONITOR_AGAIN: Duration = Duration::from_secs(60);
-/// So many conflicts in a row happen to everybody; more of them are a failure.
-const ORDINARY_CONFLICTS: u32 = 6;
-/// So many failures of the API server in a row pass by themselves: within four seconds nobody has to know.
-const PASSING_FAILURES: u32 = 3;
 /// Longest time of a reconcile: requests to a dead connection have no end of their own.
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// What every reconcile shares.
-pub struct Context {
-    /// The API server.
-    pub client: Client,
-    /// How this installation was started.
-    pub options: Options,
-    /// What is watched.
-    pub world: World,
-    /// Consumers' reports.
-    pub prober: Arc<Prober>,
-    pub metrics: Arc<Metrics>,
-    /// Events about pipelines.
-    pub recorder: Recorder,
-    /// Turns in an upgrade.
-    pub rollouts: Rollouts,
-    /// Numbers of replicas.
-    pub autoscaler: Autoscaler,
-    /// Failures in a row.
-    pub backoffs: Backoffs,
-    /// Growing numbers of dead letters.
-    pub dead_letters: DeadLetters,
-    /// Whose stale `Conflict` was looked after.
-    pub conflicts: Conflicts,
-    /// Which statuses were written a moment ago.
-    pub unseen: Unseen,
-    /// Which PodMonitors were written.
-    pub pod_monitors: PodMonitors,
-    /// Which children a write does not mend.
-    pub stubborn: Stubborn,
-    /// Which children somebody else writes as well.
-    pub repairs: Repairs,
-}
-
-impl Context {
-    /// Remembers nothing yet.
-    pub fn new(client: Client, options: Options, world: World, metrics: Arc<Metrics>) -> Self {
-        let reporter =
-            Reporter { controller: apply::FIELD_MANAGER.into(), instance: Some(options.identity.clone()) };
-        Self {
-            recorder: Recorder::new(client.clone(), reporter),
-            client,
-            options,
-            world,
-            prober: Arc::new(Prober::new(metrics.clone())),
-            metrics,
-            rollouts: Rollouts::default(),
-            autoscaler: Autoscaler::default(),
-            backoffs: Backoffs::default(),
-            dead_letters: DeadLetters::default(),
-            conflicts: Conflicts::default(),
-            unseen: Unseen::default(),
-            pod_monitors: PodMonitors::default(),
-            stubborn: Stubborn::default(),
-            repairs: Repairs::default(),
-        }
-    }
-
-    /// Whether the pipeline is there.
-    pub fn exists(&self, pipeline: &ObjectRef<TracePipeline>) -> bool {
-        self.world.pipeline(pipeline).is_some()
-    }
-
-    /// Drops what is remembered of a pipeline that is gone.
-    pub fn forget(&self, pipeline: &ObjectRef<TracePipeline>) {
-        // Every field by its name, so that the compiler asks of a new one whether it remembers pipelines.
-        let Self {
-            client: _,
-            options: _,
-            world: _,
-            recorder: _,
-            rollouts: _,
-            prober,
-            metrics,
-            autoscaler,
-            backoffs,
-            dead_letters,
-            conflicts,
-            unseen,
-            pod_monitors,
-            stubborn,
-            repairs,
-        } = self;
-        prober.forget(pipeline);
-        metrics.forget(pipeline);
-        autoscaler.forget(pipeline);
-        backoffs.forget(pipeline);
-        dead_letters.forget(pipeline);
-        conflicts.forget(pipeline);
-        unseen.forget(pipeline);
-        pod_monitors.forget(pipeline);
-        stubborn.forget(pipeline);
-        repairs.forget(pipeline);
-    }
-}
-
-/// Why a reconcile must be repeated.
-#[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
-    /// Children were not written.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    /// The status was not written.
-    #[error("cannot write the status")]
-    Status(#[source] Box<kube::Error>),
-    /// The API server has not answered.
-    #[error("the API server has not answered within {} s", LIMIT.as_secs())]
-    TimedOut,
-}
-
-impl ReconcileError {
-    /// Somebody has written at the same time: what is there must be looked at again, and nothing is wrong.
-    fn is_conflict(&self) -> bool {
-        match self {
-            Self::Apply(error) => error.is_conflict(),
-            Self::Status(error) => matches!(&**error, kube::Error::Api(status) if status.code == 409),
-            Self::TimedOut => false,
-        }
-    }
-
-    /// See [`apply::may_pass`].
-    fn may_pass(&self) -> bool {
-        match self {
-            Self::Apply(error) => error.may_pass(),
-            Self::Status(error) => apply::may_pass(error),
-            Self::TimedOut => false,
-        }
-    }
-}
 
 /// Makes what is what should be.
 ///
@@ -424,29 +284,6 @@ fn next_look(pipeline: &TracePipeline, refusal: Option<&Refusal>, outcome: Optio
     });
     let resync = if pipeline.spec.autoscaling.is_some() { autoscale::GROW_AFTER } else { RESYNC };
     until_change.map_or(resync, |left| resync.min(left + AFTER_A_CHANGE))
-}
-
-/// How soon after a failure, by the number of failures in a row.
-pub fn retry(pipeline: Arc<TracePipeline>, error: &ReconcileError, context: Arc<Context>) -> Action {
-    let name = ObjectRef::from_obj(&*pipeline);
-    if error.is_conflict() {
-        let wait = context.backoffs.next(&name, RETRY_CONFLICT).min(RETRY_SOON);
-        if context.backoffs.count(&name) <= ORDINARY_CONFLICTS {
-            tracing::debug!(pipeline = %name, retry_in = ?wait, "somebody has written at the same time");
-        } else {
-            tracing::warn!(pipeline = %name, error = %crate::problem::chain(error), retry_in = ?wait,
-                "somebody writes at the same time, again and again");
-        }
-        return Action::requeue(wait);
-    }
-    let wait = context.backoffs.next(&name, RETRY_FAILURE);
-    let told = crate::problem::chain(error);
-    if error.may_pass() && context.backoffs.count(&name) <= PASSING_FAILURES {
-        tracing::info!(pipeline = %name, reason = told, retry_in = ?wait, "cannot reconcile now");
-    } else {
-        tracing::warn!(pipeline = %name, error = told, retry_in = ?wait, "cannot reconcile");
-    }
-    Action::requeue(wait)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sluice_crds::v1alpha1::TracePipelineStatus;
 
 use super::*;
+use crate::watch::World;
 
 #[tokio::test]
 async fn a_pipeline_that_is_deleted_during_its_reconcile_is_forgotten() {
