@@ -12,22 +12,20 @@
 //! ids: so the pipeline's own table needs `--yes`.
 
 mod args;
+mod follow;
 mod plan;
 mod quiet;
 mod range;
 mod show;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use jiff::Timestamp;
 use rdkafka::ClientConfig;
 use sluice_crds::v1alpha1::StartFrom;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
@@ -44,6 +42,7 @@ use crate::source::{Source, TopicPartition};
 use crate::store::{Store, StreamKey, TableName};
 use crate::{live, out, stop};
 pub use args::Args;
+use follow::left;
 use plan::{Point, Range, Wanted};
 use range::{Ends, RangeSource};
 use show::{Progress, State};
@@ -51,10 +50,6 @@ use show::{Progress, State};
 /// Where the pipeline stands, by topic and partition.
 type Positions = BTreeMap<(String, i32), u64>;
 
-/// Between two looks at how far it is.
-const LOOK: Duration = Duration::from_millis(500);
-/// A partition that stands still for this long may hold nothing any more.
-const QUIET: Duration = Duration::from_secs(10);
 /// Longest consumer group: what a pipeline's own may have.
 const MAX_GROUP: usize = sluice_crds::v1alpha1::MAX_KAFKA_NAME;
 
@@ -336,77 +331,10 @@ impl Replay {
             patient: false,
         })
     }
-
-    /// Ends when everything is read, by this process or by others of the same name.
-    async fn follow(&self, ends: &Ends, meters: &Meters, progress: &mut Progress) -> anyhow::Result<()> {
-        let mut total = None;
-        let mut moved: BTreeMap<TopicPartition, (u64, Instant)> = BTreeMap::new();
-        let mut over = BTreeSet::new();
-        loop {
-            ensure!(
-                meters.recreated.load(Relaxed) == 0,
-                "the topic was deleted and created again: what this replay was to read is gone"
-            );
-            // A database that is away is waited for, and the pipeline tells of it.
-            if let Ok(positions) = self.offsets(&self.group()).await {
-                let now_left = left(ends, &positions);
-                let total = *total.get_or_insert(now_left);
-                progress.tell(total.saturating_sub(now_left), &meters.status(&Identity::default()));
-                let open = positions.into_iter().filter(|(at, offset)| {
-                    ends.get(at).is_some_and(|end| offset < end) && !over.contains(at)
-                });
-                let open: Vec<_> = open.collect();
-                if open.is_empty() {
-                    return Ok(());
-                }
-                for (at, offset) in open {
-                    let seen = moved.entry(at.clone()).or_insert((offset, Instant::now()));
-                    if seen.0 != offset {
-                        *seen = (offset, Instant::now());
-                    } else if seen.1.elapsed() >= QUIET {
-                        seen.1 = Instant::now();
-                        if self.nothing_left(&at, offset, ends).await {
-                            over.insert(at);
-                        }
-                    }
-                }
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    async fn nothing_left(&self, at: &TopicPartition, from: u64, ends: &Ends) -> bool {
-        let (client, group, at) = (self.client.clone(), self.kafka_group(), at.clone());
-        let end = ends.get(&at).copied().unwrap_or_default();
-        let looking =
-            tokio::task::spawn_blocking(move || quiet::nothing_left(&client, &group, &at, from, end));
-        looking.await.unwrap_or(false)
-    }
-}
-
-/// Messages between positions and ends.
-fn left(ends: &Ends, positions: &Ends) -> u64 {
-    let left = |(at, end): (&TopicPartition, &u64)| {
-        end.saturating_sub(positions.get(at).copied().unwrap_or_default())
-    };
-    ends.iter().map(left).sum()
 }
 
 /// A client that only asks.
 fn onlooker(client: &ClientConfig, config: &Config) -> anyhow::Result<KafkaSource> {
     let meters = Arc::new(Meters::default());
     Ok(KafkaSource::start(client.clone(), &config.kafka.consumer_group, config.topics.clone(), meters)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_left_lies_between_positions_and_ends() {
-        let at = |partition| TopicPartition { topic: "t".into(), partition };
-        let ends = Ends::from([(at(0), 10), (at(1), 7), (at(2), 5)]);
-        let positions = Ends::from([(at(0), 4), (at(1), 9)]);
-        assert_eq!(left(&ends, &positions), 6 + 5);
-    }
 }
