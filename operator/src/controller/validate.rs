@@ -11,7 +11,7 @@ use kube::{Resource, ResourceExt};
 use sluice_crds::live::Live;
 use sluice_crds::settings::Settings;
 use sluice_crds::v1alpha1::{TracePipeline, TracePipelineSpec};
-use sluice_crds::validate::{MAX_PIPELINE_NAME, is_pipeline_name, validate as validate_spec};
+use sluice_crds::validate::{MAX_PIPELINE_NAME, is_object_name, is_pipeline_name, validate as validate_spec};
 
 use super::dereference::Found;
 use crate::options::Options;
@@ -63,13 +63,8 @@ fn is_label(key: &str, value: &str) -> bool {
         let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         text.len() <= 63 && is_end(bytes().next()) && is_end(bytes().next_back()) && bytes().all(is_inner)
     };
-    let is_part = |text: &str| {
-        let is_legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        is_word(text) && text.bytes().all(is_legal)
-    };
-    let is_domain = |text: &str| text.len() <= 253 && text.split('.').all(is_part);
     let (domain, name) = key.split_once('/').map_or((None, key), |(domain, name)| (Some(domain), name));
-    domain.is_none_or(|domain| domain != OWN_DOMAIN && is_domain(domain))
+    domain.is_none_or(|domain| domain != OWN_DOMAIN && is_object_name(domain))
         && is_word(name)
         && (value.is_empty() || is_word(value))
 }
@@ -171,4 +166,23 @@ pub fn validate(pipeline: &TracePipeline, found: &Found, options: &Options) -> R
         spec: pipeline.spec.clone(),
         owner,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_those_that_kubernetes_takes_and_none_of_ours() {
+        let long = format!("{}.example.com/team", "a".repeat(64));
+        for key in ["team", "example.com/team", "Team_a.b-c", &long] {
+            assert!(is_label(key, "a") && is_label(key, ""), "{key}");
+        }
+        for key in ["", "/team", "-team", "Example.com/team", "example..com/team", "a/b/c", "sluice.dev/team"]
+        {
+            assert!(!is_label(key, "a"), "{key}");
+        }
+        assert!(!is_label("team", "two words"));
+        assert!(!is_label("team", &"a".repeat(64)));
+    }
 }
