@@ -1,8 +1,9 @@
 //! `sluice dead-letters`: look at what could not be stored, store it after all, or remove it.
 //!
 //! The letters lie in the pipeline's database; nothing here talks to Kafka. Redriving only marks letters: the
-//! consumer that owns a letter's partition stores it, at the pipeline's rate ([`crate::store::letter`]). Every
-//! command may be interrupted and repeated.
+//! consumer that owns a letter's partition stores it, at the pipeline's rate ([`crate::store::letter`]). A replay into
+//! another table leaves its letters beside that one, where nobody would store them: they are only looked at and removed.
+//! Every command may be interrupted and repeated.
 
 mod print;
 mod redrive;
@@ -20,7 +21,7 @@ use crate::moment::moment;
 use crate::out::{self, Output, bar};
 use crate::place::{Opened, Place, cannot_read};
 use crate::store::letter::{LetterFilter, LetterSummary};
-use crate::store::{Reason, Store};
+use crate::store::{Reason, Store, TableName};
 
 /// Letters that are read, marked or removed in one transaction: short ones, beside the consumers'.
 const LETTERS_PER_PAGE: u32 = 500;
@@ -33,6 +34,7 @@ const LETTERS_PER_PAGE: u32 = 500;
   sluice dead-letters redrive -f pipeline.yaml --topic spans --dry-run
   sluice dead-letters redrive -f pipeline.yaml --reason Refused --wait
   sluice dead-letters purge -f pipeline.yaml --until 30d --yes -o json
+  sluice dead-letters list -f pipeline.yaml --table replayed_trace
   sluice dead-letters list --local sluice-data")]
 pub struct Args {
     /// What to do.
@@ -51,6 +53,16 @@ pub enum Command {
     Redrive(redrive::Redrive),
     /// Remove letters for good.
     Purge(Purge),
+}
+
+/// Whose letters.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Owner {
+    #[command(flatten)]
+    place: Place,
+    /// The letters of this table, into which a replay has stored, instead of those of the pipeline's own.
+    #[arg(long, value_name = "TABLE")]
+    table: Option<TableName>,
 }
 
 /// Which letters; everything that is given must fit.
@@ -77,7 +89,7 @@ pub struct Filters {
 #[derive(Debug, clap::Args)]
 pub struct List {
     #[command(flatten)]
-    place: Place,
+    owner: Owner,
     #[command(flatten)]
     filters: Filters,
     /// Only letters that wait to be redriven.
@@ -101,7 +113,7 @@ pub struct Show {
     #[arg(value_parser = clap::value_parser!(i64).range(1..))]
     id: i64,
     #[command(flatten)]
-    place: Place,
+    owner: Owner,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -114,7 +126,7 @@ pub struct Purge {
     #[arg(value_parser = clap::value_parser!(i64).range(1..))]
     ids: Vec<i64>,
     #[command(flatten)]
-    place: Place,
+    owner: Owner,
     #[command(flatten)]
     filters: Filters,
     /// All letters, where neither ids nor filters are given.
@@ -166,7 +178,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// A mistake on the command line that its parser does not see.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Mistake(&'static str);
+struct Mistake(String);
+
+impl Owner {
+    fn open(&self) -> anyhow::Result<Opened> {
+        self.place.open_table(self.table.as_ref())
+    }
+}
 
 impl Filters {
     fn filter(&self) -> LetterFilter {
@@ -183,7 +201,7 @@ impl Filters {
 
 impl List {
     async fn run(self) -> anyhow::Result<ExitCode> {
-        let store = self.place.open()?.store;
+        let store = self.owner.open()?.store;
         let filter = LetterFilter { pending: self.pending.then_some(true), ..self.filters.filter() };
         let mut letters: Vec<LetterSummary> = Vec::new();
         let mut after = self.after;
@@ -198,7 +216,10 @@ impl List {
         letters.truncate(self.limit as usize);
         match self.output {
             Output::Table if letters.is_empty() => {
-                out::note(if self.after > 0 { "no more dead letters" } else { "no dead letters" });
+                let more = if self.after > 0 { "more " } else { "" };
+                // A table that is not there has none either.
+                let of = self.owner.table.as_ref().map_or_else(String::new, |table| format!(" of {table}"));
+                out::note(format_args!("no {more}dead letters{of}"));
             }
             Output::Table => {
                 out::text(print::table(&letters));
@@ -215,7 +236,7 @@ impl List {
 
 impl Show {
     async fn run(self) -> anyhow::Result<ExitCode> {
-        let Opened { store, sealing, .. } = self.place.open()?;
+        let Opened { store, sealing, .. } = self.owner.open()?;
         let letter = store.letter(self.id).await.map_err(cannot_read(LETTERS))?;
         let letter = letter.with_context(|| format!("there is no dead letter {} in this table", self.id))?;
         let letter = sealing.open_letter(&*store, letter).await.context("cannot open the dead letter")?;
@@ -251,10 +272,10 @@ impl Chosen {
         if ids.is_empty() {
             const NOTHING: &str =
                 "expected ids, filters or --all: see what there is with `sluice dead-letters list`";
-            ensure!(!is_open || all, Mistake(NOTHING));
+            ensure!(!is_open || all, Mistake(NOTHING.to_owned()));
             return Ok(Self { ids: Vec::new(), filter: Some(filter), after: 0, end: None, missing: 0 });
         }
-        ensure!(is_open && !all, Mistake("expected ids or filters, found both"));
+        ensure!(is_open && !all, Mistake("expected ids or filters, found both".to_owned()));
         let mut ids = ids.to_owned();
         ids.sort_unstable();
         ids.dedup();
@@ -296,8 +317,8 @@ impl Purge {
     async fn run(self) -> anyhow::Result<ExitCode> {
         let mut chosen = Chosen::new(&self.ids, &self.filters, self.all)?;
         const FOR_GOOD: &str = "removing is for good: say --yes, or look first with --dry-run";
-        ensure!(self.dry_run || self.yes, Mistake(FOR_GOOD));
-        let store = self.place.open()?.store;
+        ensure!(self.dry_run || self.yes, Mistake(FOR_GOOD.to_owned()));
+        let store = self.owner.open()?.store;
         let bar = spinner("removing dead letters");
         let mut removed = 0;
         loop {

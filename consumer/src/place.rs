@@ -14,7 +14,7 @@ use crate::secrets::{self, Secrets};
 use crate::store::mysql::{MySqlOptions, MySqlStore};
 use crate::store::postgres::{PostgresOptions, PostgresStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{Store, StoreError, is_missing_table};
+use crate::store::{Store, StoreError, TableName, is_missing_table};
 
 /// Folder for SQLite databases where none is given.
 const DATA_DIR: &str = "sluice-data";
@@ -89,13 +89,24 @@ impl Place {
     /// # Errors
     /// The file cannot be read, or everything that is wrong with it; or there is no SQLite database, which then is not created.
     pub fn open(&self) -> anyhow::Result<Opened> {
+        self.open_table(None)
+    }
+
+    /// The same for another table of the database, into which a replay has stored; none: the pipeline's own.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn open_table(&self, table: Option<&TableName>) -> anyhow::Result<Opened> {
         let secrets = Secrets::new(self.folders.secrets_dir.clone());
         if let Some(folder) = &self.local {
             let database = local::database(folder);
             let what = database.display();
             ensure!(database.exists(), "there is no {what}; name the folder of `sluice local`");
         }
-        let config = self.config()?;
+        let mut config = self.config()?;
+        if let Some(table) = table {
+            config.sink.table.clone_from(table);
+        }
         let store = self.open_store(&config)?;
         Ok(Opened { store, sealing: Arc::new(config.sealing(&secrets)), config })
     }

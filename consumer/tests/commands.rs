@@ -6,6 +6,9 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use sluice_consumer::store::sqlite::{SqliteOptions, SqliteStore};
+use sluice_consumer::store::{DeadLetter, Position, Reason, Store, StreamKey, TableName, WriteBatch};
+
 const PIPELINE: &str = "
 apiVersion: sluice.dev/v1alpha1
 kind: TracePipeline
@@ -91,6 +94,83 @@ fn an_empty_database_is_said_to_have_seen_no_consumer() {
         text.contains("cannot read the dead letters: no consumer has started on this database yet"),
         "{text}"
     );
+}
+
+/// Stores a dead letter beside `table`, as a replay into it does.
+async fn store_letter(database: &Path, table: &str, id: i64) {
+    let options = SqliteOptions {
+        path: database.to_owned(),
+        table: TableName::new(table).expect("a name"),
+        manage_schema: true,
+    };
+    let store = SqliteStore::new(options);
+    store.prepare().await.expect("tables");
+    let key = StreamKey { cluster_id: "c".into(), group: "g".into(), topic: "spans".into(), partition: 0 };
+    store.create_streams(&[(key.clone(), 0)]).await.expect("a stream");
+    let claim = store.claim(&key, "test").await.expect("a claim");
+    let letter = DeadLetter {
+        id,
+        topic: "spans",
+        partition: 0,
+        offset: 0,
+        span: None,
+        timestamp: None,
+        reason: Reason::Undecodable,
+        detail: "broken",
+        key: None,
+        headers: b"[]",
+        bytes: b"{",
+        sealed: false,
+    };
+    let batch = WriteBatch {
+        stream: claim.stream,
+        epoch: claim.epoch,
+        from: claim.position,
+        to: Position { next_offset: 1, last_id: id },
+        fingerprint: None,
+        rows: &[],
+        dead_letters: &[letter],
+        to_topic: false,
+    };
+    store.write(&batch).await.expect("a letter");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn letters_of_a_replay_into_another_table_are_seen_and_removed_and_not_redriven() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("sluice-data/demo/sluice.db");
+    std::fs::create_dir_all(database.parent().unwrap()).unwrap();
+    store_letter(&database, "connectivity_trace", 7).await;
+    store_letter(&database, "copy", 8).await;
+    let run = |command: &str| {
+        let arguments: Vec<_> = ["dead-letters"].into_iter().chain(command.split(' ')).collect();
+        let output =
+            sluice(folder.path(), &[&arguments[..], &["-f", "pipeline.yaml"]].concat()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), stderr(&output))
+    };
+    let listed = |command: &str| {
+        let (_, stdout, stderr) = run(command);
+        let list: serde_json::Value = serde_json::from_str(&stdout).expect(&stderr);
+        let letters = list["letters"].as_array().expect("a list");
+        letters.iter().filter_map(|letter| letter["id"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("list -o json"), ["7"]);
+    assert_eq!(listed("list --table connectivity_trace -o json"), ["7"]);
+    assert_eq!(listed("list --table copy -o json"), ["8"]);
+    assert_eq!(run("show 7 --table copy").0, Some(1));
+    assert!(run("show 8 --table copy").1.contains("Undecodable: broken"));
+    let (code, _, text) = run("redrive --table copy --all");
+    assert_eq!(code, Some(2), "{text}");
+    assert!(
+        text.contains("no consumer stores into copy") && text.contains("sluice replay --table copy"),
+        "{text}"
+    );
+    let (code, done, text) = run("redrive --table connectivity_trace --all");
+    assert!(code == Some(0) && done.contains("1 marked"), "{done}{text}");
+    assert_eq!(run("purge --table copy --all --yes").1, "1 removed\n");
+    assert_eq!((listed("list --table copy -o json"), listed("list -o json")), (vec![], vec!["7".to_owned()]));
+    assert!(run("list --table copy").2.contains("no dead letters of copy"));
 }
 
 #[test]
@@ -179,6 +259,10 @@ fn mistakes_on_the_command_line_say_what_was_expected() {
         (&["loadgen", "--http", "http://127.0.0.1:1", "--partition", "0"], "cannot be used with"),
         (&["loadgen", "--http", "http://127.0.0.1:1", "--property", "a=b"], "cannot be used with"),
         (&["loadgen", "--http", "http://127.0.0.1:1", "--bootstrap-servers", "k:1"], "cannot be used with"),
+        (
+            &["dead-letters", "list", "-f", "pipeline.yaml", "--table", "a`b"],
+            "expected a letter or underscore",
+        ),
     ] {
         let output = sluice(folder.path(), arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));

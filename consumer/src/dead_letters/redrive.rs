@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,9 +11,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Chosen, Filters, LETTERS, LETTERS_PER_PAGE, spinner};
+use super::{Chosen, Filters, LETTERS, LETTERS_PER_PAGE, Mistake, Owner, spinner};
 use crate::out::{self, Output};
-use crate::place::{Place, cannot_read};
+use crate::place::{Opened, cannot_read};
 use crate::stop;
 use crate::store::letter::{LetterFilter, LetterSummary};
 use crate::store::{Store, id};
@@ -27,14 +28,14 @@ const STANDSTILL: Duration = Duration::from_secs(10);
 #[command(
     after_help = "A whole message is decoded as the pipeline decodes by then. A single span is the row that it would have been; \
 one without a trace id or kind that fits (InvalidSpan) fails again, unless `json.traceId` and `json.kind` of a pipeline in Json lead \
-to others within the span."
+to others within the span. Letters beside another table than the pipeline's own (--table) are refused: no consumer stores there."
 )]
 pub struct Redrive {
     /// Ids, as `list` prints them; none: all that the filters leave.
     #[arg(value_parser = clap::value_parser!(i64).range(1..))]
     ids: Vec<i64>,
     #[command(flatten)]
-    place: Place,
+    owner: Owner,
     #[command(flatten)]
     filters: Filters,
     /// All letters, where neither ids nor filters are given.
@@ -90,7 +91,7 @@ impl Redriven {
 impl Redrive {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let mut chosen = Chosen::new(&self.ids, &self.filters, self.all)?;
-        let store = self.place.open()?.store;
+        let store = self.open()?;
         let mut redriven = self.mark(&mut chosen, &*store).await?;
         self.tell_marked(&redriven);
         if self.wait && self.awaits(&redriven) {
@@ -104,6 +105,21 @@ impl Redrive {
         store.close().await;
         self.tell_end(&redriven)?;
         Ok(if redriven.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// The pipeline's own table: a lane would store what was marked, and only that table has lanes.
+    fn open(&self) -> anyhow::Result<Arc<dyn Store>> {
+        let Opened { config, store, .. } = self.owner.place.open()?;
+        match &self.owner.table {
+            Some(table) if *table != config.sink.table => Err(Mistake(format!(
+                "no consumer stores into {table}, so nobody would redrive its letters: once the cause is mended, read their \
+                 messages once more with `sluice replay --table {table} --name NAME --partition N --from OFFSET --to OFFSET+1`, \
+                 and purge the letters. That stores every span of a message: where the letter was a single span, the others \
+                 get a second row"
+            ))
+            .into()),
+            _ => Ok(store),
+        }
     }
 
     /// Whether consumers have something to do.
@@ -179,7 +195,7 @@ impl Redrive {
             None if self.awaits(redriven) => out::line(format_args!(
                 "their consumers store them within seconds, at the pipeline's rate; see them with\n  \
                  sluice dead-letters list {} --pending",
-                self.place
+                self.owner.place
             )),
             None => {}
         }

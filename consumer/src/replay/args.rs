@@ -20,7 +20,7 @@ use crate::place::Folders;
 
 A replay does not know which spans are in the table: those that still are get a second row. Remove them first, or
 choose another --table. It ends where the pipeline stands, unless --to says otherwise, so what the pipeline has yet to
-store is not stored twice.
+store is not stored twice. What cannot be stored becomes a dead letter beside the table: sluice dead-letters list --table.
 
 Stopped or killed, it goes on where it was when the same command is run again: range and progress are kept in the
 database under --name. It shares the rate that the file sets, as one more replica; saving the file with another rate
