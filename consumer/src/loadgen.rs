@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use indicatif::ProgressBar;
 use sluice_crds::v1alpha1::Format;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,8 @@ use self::target::kafka::{self, KafkaTarget};
 use crate::out::{self, Output, bar};
 use crate::stop;
 
+/// Largest message that is made: it lies in memory several times over.
+const MESSAGE_BYTES: u64 = 256 << 20;
 /// How often the progress bar moves.
 const REFRESH: Duration = Duration::from_millis(200);
 /// When a trouble that lasts is told once where there is no progress bar.
@@ -72,7 +74,8 @@ pub struct Args {
     /// Seconds to send for. Without this, --spans and --traces: until Ctrl-C.
     #[arg(long, value_name = "SECONDS")]
     pub duration: Option<u64>,
-    /// Spans in a message.
+    /// Spans in a message. The last one of all may have fewer; with --traces also one now and then, as the traces that are
+    /// made come round again whole.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub spans_per_message: u32,
     /// Bytes that a span takes in its message at least; 0: as it comes (400 to 1,500).
@@ -107,6 +110,16 @@ fn property(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// What a person must know; printed with its causes.
 pub async fn run(args: Args) -> anyhow::Result<()> {
+    let message_bytes = u64::from(args.spans_per_message) * u64::from(args.body_bytes);
+    ensure!(
+        message_bytes <= MESSAGE_BYTES,
+        "a message of {} spans with {} bytes each would have {} MiB, and {} MiB is the most: lower --spans-per-message or \
+         --body-bytes",
+        args.spans_per_message,
+        args.body_bytes,
+        message_bytes >> 20,
+        MESSAGE_BYTES >> 20
+    );
     let shape = Shape {
         seed: args.seed,
         format: args.format,

@@ -215,6 +215,15 @@ fn load_that_nobody_takes_ends_with_a_reason() {
 }
 
 #[test]
+fn messages_that_no_memory_would_hold_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = ["--spans-per-message", "100000", "--body-bytes", "8000000"];
+    let arguments = [&["loadgen", "--http", "http://127.0.0.1:1"], &large[..]].concat();
+    let text = stderr(&sluice(folder.path(), &arguments).output().unwrap());
+    assert!(text.contains("lower --spans-per-message or --body-bytes"), "{text}");
+}
+
+#[test]
 fn load_into_kafka_that_is_not_there_ends_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let nobody = format!("127.0.0.1:{}", free_port());

@@ -1,8 +1,8 @@
 //! An endless, seeded stream of messages: a round of encoded traces, emitted again and again with new ids.
 //!
 //! Guarantees: the same seed, format and sizes give the same ids in the same messages; times are those of the
-//! emission. Every message has exactly the asked number of spans, but for the last one of a round and the
-//! last one of all.
+//! emission. Every message has exactly the asked number of spans, but for the last one of all and, where whole traces
+//! are asked for, the last one of a round.
 
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use sluice_crds::v1alpha1::Format;
 use super::encode::{Identity, Template};
 use super::shop::{EPOCH_US, Shop, Span, Value};
 
-/// Traces of a round, where their bodies are of ordinary size.
+/// Traces of a round, where their bodies are of ordinary size and a message takes no more.
 const TRACES: usize = 256;
 /// Encoded bytes of a round, about.
 const ROUND_BYTES: usize = 16 << 20;
@@ -73,17 +73,23 @@ impl Emitted {
 impl Stream {
     /// A stream that ends after `spans` spans.
     pub fn of_spans(shape: Shape, spans: u64) -> Self {
-        let mut shop = Shop::new(shape.seed);
-        let traces = if shape.body_bytes == 0 {
-            TRACES
-        } else {
-            // About a dozen spans make a trace.
-            (ROUND_BYTES / (12 * shape.body_bytes)).clamp(4, TRACES)
-        };
-        let mut all: Vec<Span> = shop.traces(traces).into_iter().flatten().collect();
-        if shape.body_bytes > 0 {
-            all.iter_mut().for_each(|span| pad(span, shape.format, shape.body_bytes));
-        }
+        let mut all = round(&shape);
+        // No message is shorter where the round begins anew; the last trace may miss some spans instead.
+        all.truncate(all.len() - all.len() % shape.spans_per_message.max(1));
+        Self::of_round(shape, all, spans)
+    }
+
+    /// A stream that ends after `traces` traces.
+    pub fn of_traces(shape: Shape, traces: u64) -> Self {
+        let mut stream = Self::of_round(shape, round(&shape), 0);
+        let in_round = stream.identities.len() as u64;
+        let rest =
+            stream.spans.iter().filter(|span| u64::from(span.trace) < traces % in_round).count() as u64;
+        stream.left = traces / in_round * stream.spans.len() as u64 + rest;
+        stream
+    }
+
+    fn of_round(shape: Shape, all: Vec<Span>, left: u64) -> Self {
         let size = shape.spans_per_message.max(1);
         let messages = (0..all.len()).step_by(size).map(|start| {
             let range = start..(start + size).min(all.len());
@@ -99,23 +105,13 @@ impl Stream {
         Self {
             format: shape.format,
             messages: messages.collect(),
-            identities: vec![Identity::default(); traces],
+            identities: vec![Identity::default(); all.last().map_or(0, |last| last.trace as usize + 1)],
             spans: all,
             // Another sequence than the shop's.
             random: Rng::with_seed(shape.seed ^ 0x5eed),
             at: 0,
-            left: spans,
+            left,
         }
-    }
-
-    /// A stream that ends after `traces` traces.
-    pub fn of_traces(shape: Shape, traces: u64) -> Self {
-        let mut stream = Self::of_spans(shape, 0);
-        let in_round = stream.identities.len() as u64;
-        let rest =
-            stream.spans.iter().filter(|span| u64::from(span.trace) < traces % in_round).count() as u64;
-        stream.left = traces / in_round * stream.spans.len() as u64 + rest;
-        stream
     }
 
     /// Spans that are still to come.
@@ -171,20 +167,49 @@ fn now_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64)
 }
 
-/// Lengthens a span's excerpt of the response until the span, alone, takes about `bytes`.
+/// Whole traces, with the spans of a message at least.
+fn round(shape: &Shape) -> Vec<Span> {
+    let mut shop = Shop::new(shape.seed);
+    let mut traces = TRACES;
+    if shape.body_bytes > 0 {
+        // About a dozen spans make a trace.
+        traces = (ROUND_BYTES / (12 * shape.body_bytes)).clamp(4, TRACES);
+    }
+    let mut all: Vec<Span> = shop.traces(traces).into_iter().flatten().collect();
+    while all.len() < shape.spans_per_message {
+        all.extend(shop.trace());
+    }
+    if shape.body_bytes > 0 {
+        all.iter_mut().for_each(|span| pad(span, shape.format, shape.body_bytes));
+    }
+    all
+}
+
+/// Lengthens a span's excerpt of the response until it takes `bytes` of a message, or a few more.
 fn pad(span: &mut Span, format: Format, bytes: usize) {
     const NAME: &str = "http.response.body";
-    // Name, quotes and lengths.
-    const FRAME: usize = 40;
     const FILLING: &str = "sku 84-2213-XL rain jacket, 2 in stock at Köln; ";
-    let missing = bytes.saturating_sub(Template::new(format, std::slice::from_ref(span)).size() + FRAME);
-    if missing > 0 {
-        let filling = FILLING.chars().cycle().scan(0, |length, character| {
-            *length += character.len_utf8();
-            (*length <= missing).then_some(character)
-        });
-        span.tags.push((NAME, Value::Text(filling.collect())));
+    if own_bytes(span, format) >= bytes {
+        return;
     }
+    span.tags.push((NAME, Value::Text(String::new())));
+    let missing = bytes.saturating_sub(own_bytes(span, format));
+    let filling = FILLING.chars().cycle().scan(0, |length, character| {
+        let is_short = *length < missing;
+        *length += character.len_utf8();
+        is_short.then_some(character)
+    });
+    if let Some((_, value)) = span.tags.last_mut() {
+        *value = Value::Text(filling.collect());
+    }
+}
+
+/// What a span takes in a message besides what it shares there with spans of its service. Alone it may take less: Jaeger
+/// has a form without a batch around it.
+fn own_bytes(span: &Span, format: Format) -> usize {
+    let same = [span.clone(), span.clone(), span.clone()];
+    let size = |spans: usize| Template::new(format, &same[..spans]).size();
+    size(1).min(size(3) - size(2))
 }
 
 #[cfg(test)]
@@ -218,7 +243,7 @@ mod tests {
         let (sizes, ids) = run(Stream::of_spans(shape(7), 10_003));
         assert_eq!(sizes.iter().sum::<usize>(), 10_003);
         assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 10_003);
-        assert!(sizes.iter().all(|size| *size <= 7));
+        assert!(sizes[..sizes.len() - 1].iter().all(|size| *size == 7));
     }
 
     #[test]
@@ -239,12 +264,33 @@ mod tests {
     }
 
     #[test]
-    fn padded_spans_have_about_the_asked_size() {
-        let shape = Shape { body_bytes: 2_000, ..shape(1) };
-        let mut stream = Stream::of_spans(shape, 200);
-        let mut payload = Vec::new();
-        while stream.next(&mut payload).is_some() {
-            assert!((1_900..4_000).contains(&payload.len()), "{}", payload.len());
+    fn a_message_may_have_more_spans_than_the_traces_of_a_usual_round() {
+        let (sizes, ids) = run(Stream::of_spans(shape(4_000), 10_000));
+        assert_eq!(sizes, [4_000, 4_000, 2_000]);
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 10_000);
+        let (sizes, _) = run(Stream::of_traces(Shape { body_bytes: 100_000, ..shape(100) }, 20));
+        assert_eq!(sizes[0], 100);
+    }
+
+    #[test]
+    fn padded_spans_have_the_asked_size_at_least_in_every_format() {
+        for format in [
+            Format::Json,
+            Format::OtlpProto,
+            Format::OtlpJson,
+            Format::ZipkinJson,
+            Format::ZipkinProto,
+            Format::JaegerProto,
+        ] {
+            for (spans_per_message, body_bytes) in [(1, 2_000), (10, 2_000), (10, 700)] {
+                let mut stream =
+                    Stream::of_spans(Shape { seed: 1, format, spans_per_message, body_bytes }, 200);
+                let mut payload = Vec::new();
+                while let Some(emitted) = stream.next(&mut payload) {
+                    let each = payload.len() / emitted.len();
+                    assert!((body_bytes..body_bytes + 2_000).contains(&each), "{format:?}: {each}");
+                }
+            }
         }
     }
 }
