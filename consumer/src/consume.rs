@@ -74,7 +74,8 @@ pub struct Args {
     #[command(flatten)]
     pub folders: Folders,
     /// Most bodies that one data key seals, where `encryption` is set.
-    #[arg(long, value_name = "N", default_value_t = BODIES_PER_KEY)]
+    #[arg(long, value_name = "N", default_value_t = BODIES_PER_KEY,
+        value_parser = clap::value_parser!(u64).range(1..))]
     pub bodies_per_data_key: u64,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t)]

@@ -79,7 +79,12 @@ impl Place {
     fn config(&self) -> anyhow::Result<Config> {
         match (&self.file, &self.local) {
             (Some(file), _) => Ok(config::load_once(file)?),
-            (None, Some(folder)) => Ok(config::load(&local::pipeline_file(folder))?),
+            (None, Some(folder)) => {
+                let file = local::pipeline_file(folder);
+                let what = file.display();
+                ensure!(file.exists(), "there is no {what}: name with -f the file of this `sluice local`");
+                Ok(config::load(&file)?)
+            }
             (None, None) => bail!("expected -f or --local"),
         }
     }

@@ -174,6 +174,16 @@ async fn letters_of_a_replay_into_another_table_are_seen_and_removed_and_not_red
 }
 
 #[test]
+fn a_folder_without_a_pipeline_file_asks_for_the_one_that_it_was_started_with() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    std::fs::write(folder.path().join("data/sluice.db"), "").unwrap();
+    let output = sluice(folder.path(), &["dead-letters", "list", "--local", "data"]).output().unwrap();
+    let text = stderr(&output);
+    assert!(text.contains("there is no data/pipeline.yaml") && text.contains("-f"), "{text}");
+}
+
+#[test]
 fn an_address_that_cannot_be_listened_on_comes_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -272,6 +282,7 @@ fn mistakes_on_the_command_line_say_what_was_expected() {
             &["dead-letters", "list", "-f", "pipeline.yaml", "--table", "a`b"],
             "expected a letter or underscore",
         ),
+        (&["consume", "-f", "pipeline.yaml", "--bodies-per-data-key", "0"], "0 is not in 1.."),
     ] {
         let output = sluice(folder.path(), arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::problem::{Problem, Problems};
 use crate::v1alpha1::TracePipeline;
-use crate::validate::{is_object_name, is_pipeline_name, validate};
+use crate::validate::{is_namespace_name, is_pipeline_name, validate};
 use crate::yaml;
 
 /// Reads and checks one resource.
@@ -21,12 +21,20 @@ use crate::yaml;
 /// # Errors
 /// Everything that is wrong with it: first what the structure refuses, then what the rules refuse.
 pub fn read(text: &str) -> Result<TracePipeline, Problems> {
-    let mut value = yaml::to_json(text).map_err(|message| Problem::new("", message))?;
-    if value.is_null() {
+    let read = yaml::to_json_with_problems(text);
+    let (mut value, mut problems) = read.map_err(|message| Problem::new("", message))?;
+    if value.is_null() && problems.is_empty() {
         return Err(Problem::new("", "expected a TracePipeline, found nothing").into());
     }
     let schema = &*structure::SCHEMA;
-    let mut problems = structure::repair(schema, &mut value);
+    let misfits = structure::repair(schema, &mut value);
+    let known = problems.len();
+    // A number that JSON cannot hold is no missing one.
+    for misfit in misfits {
+        if !problems[..known].iter().any(|problem| misfit.is_within(&problem.path)) {
+            problems.push(misfit);
+        }
+    }
     let pipeline = typed(schema, value, &mut problems)?;
 
     let repaired: Vec<_> = problems.iter().map(|problem| problem.path.clone()).collect();
@@ -85,22 +93,20 @@ fn typed(schema: &Value, mut value: Value, problems: &mut Vec<Problem>) -> Resul
 }
 
 fn metadata(pipeline: &TracePipeline) -> Vec<Problem> {
-    let names = [("name", &pipeline.metadata.name), ("namespace", &pipeline.metadata.namespace)];
-    let wrong = names.into_iter().filter(|(field, name)| match name {
-        Some(name) if *field == "name" => !is_pipeline_name(name),
-        Some(name) => !is_object_name(name),
-        None => *field == "name",
-    });
-    wrong
-        .map(|(field, name)| {
-            let found = name.as_ref().map_or("nothing".to_owned(), |name| format!("{name:?}"));
-            let first = if field == "name" { "a letter first, " } else { "" };
-            let message = format!(
-                "expected a name ({first}lower-case letters, digits, '-', '.', 63 characters at most), found {found}"
-            );
-            Problem::new(format!("metadata.{field}"), message)
-        })
-        .collect()
+    let (name, namespace) = (&pipeline.metadata.name, &pipeline.metadata.namespace);
+    let problem = |path: &str, legal: &str, name: &Option<String>| {
+        let found = name.as_ref().map_or("nothing".to_owned(), |name| format!("{name:?}"));
+        Problem::new(path, format!("expected a name ({legal}, 63 characters at most), found {found}"))
+    };
+    let mut problems = Vec::new();
+    if !name.as_deref().is_some_and(is_pipeline_name) {
+        let legal = "a letter first, lower-case letters, digits, '-', '.'";
+        problems.push(problem("metadata.name", legal, name));
+    }
+    if namespace.as_deref().is_some_and(|namespace| !is_namespace_name(namespace)) {
+        problems.push(problem("metadata.namespace", "lower-case letters, digits, '-'", namespace));
+    }
+    problems
 }
 
 #[cfg(test)]

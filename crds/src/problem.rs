@@ -18,9 +18,13 @@ impl Problem {
         Self { path: path.into(), message: message.into() }
     }
 
-    /// Whether the problem lies at `path` or below it.
+    /// Whether the problem lies at `path` or below it; everything lies below the document as a whole.
     pub fn is_within(&self, path: &str) -> bool {
-        self.path.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        path.is_empty()
+            || self
+                .path
+                .strip_prefix(path)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     }
 }
 

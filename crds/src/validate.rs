@@ -24,7 +24,8 @@ use crate::v1alpha1::{
 };
 use text::Quoted;
 pub use text::{
-    is_json_pointer, is_object_name, is_pipeline_name, is_secret_key, is_table_name, topic_regex,
+    is_json_pointer, is_namespace_name, is_object_name, is_pipeline_name, is_secret_key, is_table_name,
+    topic_regex,
 };
 
 /// Longest wait of a batch's first row.
@@ -62,7 +63,7 @@ pub fn validate(spec: &TracePipelineSpec) -> Vec<Problem> {
 pub fn validate_settings(settings: &Settings) -> Vec<Problem> {
     let mut check = Check::default();
     let names = settings.pipeline.split_once('/');
-    let named = names.is_some_and(|(namespace, name)| is_object_name(namespace) && is_object_name(name));
+    let named = names.is_some_and(|(namespace, name)| is_namespace_name(namespace) && is_object_name(name));
     check.expect(named, "pipeline".into(), "namespace/name", Quoted(&settings.pipeline));
     if let Some(uid) = &settings.uid {
         let legal = |letter: char| letter.is_ascii_graphic();

@@ -5,6 +5,9 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_yaml::Value;
+
+use crate::problem::Problem;
 
 /// Reads one YAML document.
 ///
@@ -18,11 +21,21 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 /// a last line `---` makes, are none.
 ///
 /// # Errors
-/// The parser's message, with line and column where it knows them; or there are several documents.
+/// The parser's message, with line and column where it knows them; or there are several documents; or a number is one
+/// that JSON does not have.
 pub fn to_json(text: &str) -> Result<serde_json::Value, String> {
-    let mut value = serde_yaml::Value::Null;
+    let (value, problems) = to_json_with_problems(text)?;
+    problems.first().map_or(Ok(value), |problem| Err(problem.to_string()))
+}
+
+/// The same, and numbers that JSON does not have (`.inf`, `.nan`) as problems: null stands in their places.
+///
+/// # Errors
+/// Likewise, but for these.
+pub fn to_json_with_problems(text: &str) -> Result<(serde_json::Value, Vec<Problem>), String> {
+    let mut value = Value::Null;
     for document in serde_yaml::Deserializer::from_str(without_mark(text)) {
-        let next = serde_yaml::Value::deserialize(document).map_err(|error| error.to_string())?;
+        let next = Value::deserialize(document).map_err(|error| error.to_string())?;
         if next.is_null() {
             continue;
         }
@@ -32,7 +45,31 @@ pub fn to_json(text: &str) -> Result<serde_json::Value, String> {
         value = next;
     }
     value.apply_merge().map_err(|error| error.to_string())?;
-    serde_json::to_value(value).map_err(|error| error.to_string())
+    let mut problems = Vec::new();
+    find_infinite(&value, "", &mut problems);
+    Ok((serde_json::to_value(value).map_err(|error| error.to_string())?, problems))
+}
+
+fn find_infinite(value: &Value, path: &str, problems: &mut Vec<Problem>) {
+    match value {
+        Value::Number(number) if number.as_f64().is_some_and(|number| !number.is_finite()) => {
+            problems.push(Problem::new(path, format!("expected a finite number, found {number}")));
+        }
+        Value::Sequence(items) => {
+            for (index, item) in items.iter().enumerate() {
+                find_infinite(item, &format!("{path}[{index}]"), problems);
+            }
+        }
+        Value::Mapping(members) => {
+            for (name, member) in members {
+                let name = name.as_str().unwrap_or_default();
+                let dot = if path.is_empty() { "" } else { "." };
+                find_infinite(member, &format!("{path}{dot}{name}"), problems);
+            }
+        }
+        Value::Tagged(tagged) => find_infinite(&tagged.value, path, problems),
+        _ => {}
+    }
 }
 
 /// Without the byte order mark that a document may begin with (YAML 1.2, 5.2), and that some editors write; serde_yaml

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::Mutex;
 
 use jiff::Timestamp;
-use sluice_crds::validate::is_object_name;
+use sluice_crds::validate::{is_namespace_name, is_object_name};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -33,7 +33,7 @@ impl FromStr for ConfigMapName {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('/') {
-            Some((namespace, name)) if is_object_name(namespace) && is_object_name(name) => {
+            Some((namespace, name)) if is_namespace_name(namespace) && is_object_name(name) => {
                 Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
             }
             _ => Err("expected NAMESPACE/NAME".to_owned()),

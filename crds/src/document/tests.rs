@@ -123,6 +123,63 @@ fn text_that_is_no_mapping_is_refused_without_a_panic() {
 }
 
 #[test]
+fn a_document_that_is_no_mapping_is_one_problem() {
+    for (text, found) in
+        [("[]", "a list"), ("- 7", "a list"), ("7", "a number"), ("spans", "a text"), ("no: 1", "")]
+    {
+        let problems = problems(text);
+        if found.is_empty() {
+            assert!(problems.len() > 1, "{problems:?}");
+            continue;
+        }
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with("expected an object with apiVersion"), "{problems:?}");
+        assert!(problems[0].ends_with(&format!("found {found}")), "{problems:?}");
+    }
+}
+
+#[test]
+fn a_number_that_is_none_is_a_problem_and_no_default() {
+    let batch = |batch: &str| {
+        GOOD.replace("{ claimName: demo } }", &format!("{{ claimName: demo }}, batch: {batch} }}"))
+    };
+    assert!(read(&batch("{ maxRows: 7 }")).is_ok());
+    for number in [".inf", "-.inf", ".nan"] {
+        let found = problems(&batch(&format!("{{ maxRows: {number} }}")));
+        assert_eq!(found, [format!("spec.sink.batch.maxRows: expected a finite number, found {number}")]);
+    }
+    let found = problems(&GOOD.replace("5000", ".inf"));
+    assert_eq!(
+        found,
+        ["spec.rateLimitQPS: expected a finite number, found .inf"],
+        "and not that it is missing"
+    );
+    let found =
+        problems(&GOOD.replace("5000", "-1").replace("replicas: 1", "replicas: 1\n  schedule: [.inf]"));
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(
+        found.contains(&"spec.schedule[0]: expected a finite number, found .inf".to_owned()),
+        "{found:?}"
+    );
+    assert_eq!(problems(".inf"), ["expected a finite number, found .inf"]);
+}
+
+#[test]
+fn a_namespace_is_a_dns_label_and_a_name_may_have_dots() {
+    let named = |names: &str| GOOD.replace("{ name: demo }", names);
+    let longest = "n".repeat(63);
+    assert!(read(&named(&format!("{{ name: a.b, namespace: {longest} }}"))).is_ok());
+    for wrong in ["a.b", &"n".repeat(64), "Demo", "-a"] {
+        let found = problems(&named(&format!("{{ name: demo, namespace: {wrong} }}")));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].starts_with("metadata.namespace: expected a name (lower-case letters, digits, '-', 63"),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
 fn empty_documents_do_not_count_and_a_second_one_is_refused() {
     for around in [format!("{GOOD}---\n"), format!("---\n{GOOD}"), format!("{GOOD}---\n# nothing\n...\n")] {
         assert!(read(&around).is_ok(), "{around}");

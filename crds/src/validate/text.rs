@@ -9,6 +9,8 @@ use crate::problem::without_credentials;
 
 /// Longest DNS subdomain (RFC 1123), and longest key of a Secret.
 pub(super) const MAX_SUBDOMAIN: usize = 253;
+/// Longest DNS label (RFC 1123).
+const MAX_LABEL: usize = 63;
 /// Longest name of a table: PostgreSQL's bound, the smallest of the backends.
 const MAX_TABLE_NAME: usize = 63;
 
@@ -46,11 +48,18 @@ pub fn is_table_name(text: &str) -> bool {
 
 /// Whether a text is a DNS subdomain (RFC 1123), as names of Kubernetes objects are.
 pub fn is_object_name(text: &str) -> bool {
-    let label = |label: &str| {
-        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
-    };
-    text.len() <= MAX_SUBDOMAIN && text.split('.').all(label)
+    text.len() <= MAX_SUBDOMAIN && text.split('.').all(is_label)
+}
+
+/// Whether a text is a DNS label (RFC 1123), as names of namespaces are.
+pub fn is_namespace_name(text: &str) -> bool {
+    text.len() <= MAX_LABEL && is_label(text)
+}
+
+/// Whether a text has the letters of a DNS label, whatever its length.
+fn is_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty() && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 /// Whether a text can name a pipeline: one of the objects whose children are called after it is a Service, whose name
