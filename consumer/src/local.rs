@@ -277,7 +277,12 @@ fn router(ingest: Arc<Ingest>, traces: Traces) -> Router {
         .route("/api/v2/trace/{traceId}", get(query::zipkin))
         .with_state(traces);
     let health = || async { ([(CONTENT_TYPE, "application/json")], "{\"status\":\"UP\"}\n") };
-    write.merge(read).route("/health", get(health)).layer(from_fn(body::discard_refused))
+    write
+        .merge(read)
+        .route("/health", get(health))
+        .fallback(query::no_such_path)
+        .method_not_allowed_fallback(query::no_such_method)
+        .layer(from_fn(body::discard_refused))
 }
 
 /// Binds and serves until `stop`; then requests under way are finished.

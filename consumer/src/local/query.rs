@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -158,6 +158,21 @@ impl AsRef<[u8]> for Held {
 fn json(text: String, permit: OwnedSemaphorePermit) -> Response {
     let body = Bytes::from_owner(Held { text, _permit: permit });
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// What a client is told that asks for something else.
+const PATHS: &str = "POST /api/v2/spans (Zipkin), POST /v1/traces (OTLP), GET /api/v2/trace/{traceId}, \
+                     GET /api/v1/traces/{traceId} and GET /health";
+
+/// A path that nobody serves.
+pub async fn no_such_path(uri: Uri) -> Response {
+    error(StatusCode::NOT_FOUND, format_args!("there is no {}, but {PATHS}", uri.path()))
+}
+
+/// A path that is served to requests of another method.
+pub async fn no_such_method(method: Method, uri: Uri) -> Response {
+    let reason = format_args!("{} does not take {method}; there are {PATHS}", uri.path());
+    error(StatusCode::METHOD_NOT_ALLOWED, reason)
 }
 
 fn unknown(trace_id: &str) -> Response {

@@ -102,7 +102,15 @@ async fn what_cannot_be_taken_is_refused_with_a_reason_and_not_queued() -> anyho
     for (path, headers, body, status) in cases {
         let answer = place.post(&client, path, headers, body).await?;
         assert_eq!(answer.status, status, "{path} {headers:?}: {}", answer.text());
-        assert!(status == 404 || !answer.body.is_empty(), "{path} {headers:?}: no reason");
+        assert!(!answer.body.is_empty(), "{path} {headers:?}: no reason");
+    }
+    for (path, status) in [("/api/v1/spans", 404), ("/", 404), ("/api/v2/spans", 405)] {
+        let answer = place.get(&client, path).await?;
+        assert_eq!(answer.status, status, "{path}");
+        for served in ["POST /api/v2/spans", "POST /v1/traces", "/api/v2/trace/{traceId}", "GET /health"] {
+            assert!(answer.text().contains(served), "{path}: {}", answer.text());
+        }
+        assert_eq!(answer.headers.contains_key("allow"), status == 405, "{path}");
     }
     // A list of Zipkin's, one element of which is no span of Zipkin's: `Auto` would not know it.
     let odd = br#"[{"traceId":"1","id":"2"},{"traceId":"3"}]"#;
