@@ -2,7 +2,8 @@
 //!
 //! A decoder is a pure function: bytes in, spans out, no I/O, no panic, bounded recursion. It either
 //! understands the whole message, or the message becomes one dead letter; a span that alone breaks a limit of
-//! the table becomes a dead letter of its own ([`RejectedSpan`]) and its neighbours are stored.
+//! the table, or whose id its format calls invalid, becomes a dead letter of its own ([`RejectedSpan`]) and its
+//! neighbours are stored.
 //!
 //! | format | column `kind` | body |
 //! |---|---|---|
@@ -123,12 +124,18 @@ impl Decoder {
     }
 
     /// Trace id and kind for another try of a span that had such as no row can have. In `Json` they are looked for anew,
-    /// in the span alone: what its message said is what was found `before`. `None` for half a surrogate pair.
-    pub fn ids_again<'a>(&self, before: SpanRef<'a>) -> Option<(Cow<'a, str>, Cow<'a, str>)> {
-        if self.format == Format::Json {
-            return json::ids_again(&self.json, before);
+    /// in the span alone: what its message said is what was found `before`.
+    ///
+    /// # Errors
+    /// There still is something wrong that the table's own limits do not find.
+    pub fn ids_again<'a>(&self, before: SpanRef<'a>) -> Result<(Cow<'a, str>, Cow<'a, str>), SpanDefect> {
+        match self.format {
+            Format::Json => json::ids_again(&self.json, before).ok_or(SpanDefect::HalfSurrogate),
+            Format::OtlpProto | Format::OtlpJson | Format::Auto if otlp_json::has_zero_id(before) => {
+                Err(SpanDefect::ZeroId)
+            }
+            _ => Ok((Cow::Borrowed(before.trace_id), Cow::Borrowed(before.kind))),
         }
-        Some((Cow::Borrowed(before.trace_id), Cow::Borrowed(before.kind)))
     }
 
     fn decode_as(&self, format: Format, payload: &[u8], output: &mut Output<'_>) -> Result<(), DecodeError> {

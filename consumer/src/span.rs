@@ -37,6 +37,8 @@ pub enum SpanDefect {
     NulCharacter,
     /// An escaped half of a surrogate pair in trace id or kind: no text can hold it.
     HalfSurrogate,
+    /// A trace id or span id of zeros only, which its format calls invalid.
+    ZeroId,
 }
 
 impl fmt::Display for SpanDefect {
@@ -47,6 +49,9 @@ impl fmt::Display for SpanDefect {
             Self::KindTooLong => write!(formatter, "kind longer than {MAX_KIND_CHARS} characters"),
             Self::NulCharacter => write!(formatter, "a NUL character in trace id or kind"),
             Self::HalfSurrogate => write!(formatter, "half a surrogate pair in trace id or kind"),
+            Self::ZeroId => {
+                write!(formatter, "a trace id or span id of zeros only, which OTLP calls invalid")
+            }
         }
     }
 }

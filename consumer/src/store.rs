@@ -98,7 +98,7 @@ pub enum Reason {
     Undecodable,
     /// The message has no value.
     Tombstone,
-    /// A single span breaks a limit of the table (see [`crate::span::SpanDefect`]).
+    /// A single span breaks a limit of the table or of its format (see [`crate::span::SpanDefect`]).
     InvalidSpan,
     /// The database refused this row while it accepted one of equal size.
     Refused,

@@ -62,10 +62,22 @@ fn rejects(rejected: &[RejectedSpan], stored: usize) {
             SpanDefect::MissingTraceId | SpanDefect::HalfSurrogate => one.trace_id.is_empty(),
             SpanDefect::TraceIdTooLong => one.trace_id.chars().count() > MAX_TRACE_ID_CHARS,
             SpanDefect::KindTooLong => one.kind.chars().count() > MAX_KIND_CHARS,
+            SpanDefect::ZeroId => is_zero(&one.trace_id) || has_zero_span_id(&one.body),
             SpanDefect::NulCharacter => one.trace_id.contains('\0') || one.kind.contains('\0'),
         };
         assert!(holds, "{:?} of {:?} {:?}", one.defect, one.trace_id, one.kind);
     }
+}
+
+fn is_zero(id: &str) -> bool {
+    !id.is_empty() && id.bytes().all(|digit| digit == b'0')
+}
+
+/// Also true where serde_json does not read the body, such as for half a surrogate pair.
+fn has_zero_span_id(body: &str) -> bool {
+    let Ok(body) = serde_json::from_str::<serde_json::Value>(body) else { return true };
+    let id = &body["spanId"];
+    is_zero(id.as_str().unwrap_or_default()) || id.as_u64() == Some(0)
 }
 
 /// A body is JSON, not too deep, and where the format promises it a part of the message.

@@ -75,7 +75,7 @@ fn one(
     scratch.kind.clear();
     scratch.kind.extend(span.meaning.kind.chars().map(|char| char.to_ascii_uppercase()));
     let process = span.process.get().or_else(|| batch_process.get()).unwrap_or_default();
-    output.written(&scratch.trace_id, &scratch.kind, |out| span.write(out, &scratch.trace_id, process))
+    output.written(&scratch.trace_id, &scratch.kind, None, |out| span.write(out, &scratch.trace_id, process))
 }
 
 #[derive(Default)]

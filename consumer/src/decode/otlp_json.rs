@@ -2,7 +2,7 @@
 //!
 //! A span's text is kept byte for byte; only before its closing brace the members `resource` and `scope` are
 //! added, their texts verbatim, too. Ids are hexadecimal in OTLP/JSON, in either case: such a trace id becomes
-//! lower case as a column, so that one id is one id. Where a key of a span occurs twice the last one counts; in
+//! lower case as a column, so that one id is one id. A span with an id of zeros only is rejected. Where a key of a span occurs twice the last one counts; in
 //! the envelope that is an error of the message, so that no span vanishes. Members of the envelope that OTLP
 //! does not know are skipped.
 
@@ -13,6 +13,7 @@ use super::number::integer;
 use super::otlp_proto::{KINDS, kind_name};
 use super::output::Output;
 use super::scan::{Scanner, Syntax};
+use crate::span::{SpanDefect, SpanRef};
 
 /// OTLP has it that only the lower camel case of a field's name is one: what stands below another spelling must not
 /// vanish as an unknown member would.
@@ -135,11 +136,12 @@ fn span(
 ) -> Result<(), Syntax> {
     scanner.peek();
     let start = scanner.position();
-    let (mut trace_id, mut kind, mut empty) = ("", "", true);
+    let (mut trace_id, mut span_id, mut kind, mut empty) = ("", "", "", true);
     scanner.object(6, |scanner, key| {
         empty = false;
         match key {
             "traceId" => trace_id = scanner.value(7)?,
+            "spanId" => span_id = scanner.value(7)?,
             "kind" => kind = scanner.value(7)?,
             _ => scanner.skip_value(7)?,
         }
@@ -170,5 +172,25 @@ fn span(
         Some(number) => u64::try_from(number).map_or("", kind_name),
         None => kind.strip_prefix("SPAN_KIND_").filter(|name| KINDS.contains(name)).unwrap_or_default(),
     };
-    output.written(&trace_id, kind, write)
+    let has_zero_id = is_zero(&trace_id) || scalar(span_id).is_some_and(|id| is_zero(&id));
+    output.written(&trace_id, kind, has_zero_id.then_some(SpanDefect::ZeroId), write)
+}
+
+/// Whether an id is of zeros only, which OTLP calls invalid.
+fn is_zero(id: &str) -> bool {
+    !id.is_empty() && id.bytes().all(|digit| digit == b'0')
+}
+
+/// Whether a span that could not be a row has an id of zeros, as it had then.
+pub(super) fn has_zero_id(before: SpanRef<'_>) -> bool {
+    let mut span_id = "";
+    // A body was valid JSON as a part of its message; what is none has no id.
+    let _ = Scanner::new(before.body).object(0, |scanner, key| {
+        let value = scanner.value(1)?;
+        if key == "spanId" {
+            span_id = value;
+        }
+        Ok::<(), Syntax>(())
+    });
+    is_zero(before.trace_id) || scalar(span_id).is_some_and(|id| is_zero(&id))
 }

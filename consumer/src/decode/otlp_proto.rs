@@ -5,12 +5,14 @@
 //! is left out, as in proto3's own JSON, except the span's two times. Fields that this list does not know are
 //! skipped, as protobuf has it, where a message yields a row; where it yields none they are another format's.
 //! `schema_url` is not part of a span and is skipped, too. OTLP has ids of 16 and 8 bytes, and of a trace 8 are taken, too;
-//! a span with an id of another length makes the whole message an error, as it does in the OpenTelemetry Collector.
+//! a span with an id of another length makes the whole message an error, as it does in the OpenTelemetry Collector. An id of
+//! zeros only is invalid in OTLP, too, but tells of no other format: such a span is rejected alone.
 
 use super::output::Output;
 use super::shape;
 use super::wire::{self, Embedded, Fields, Stretch, Value, WireError, repeated};
 use super::write::{self, Members, name};
+use crate::span::SpanDefect;
 
 /// Deepest nesting of attribute values: a list of maps 30 deep in an event still yields a body that is nested
 /// no deeper than what readers take.
@@ -96,7 +98,9 @@ fn scope_spans(message: &[u8], scratch: &mut Scratch, output: &mut Output<'_>) -
         scratch.trace_id.clear();
         write::hex(&mut scratch.trace_id, span.trace_id);
         let Scratch { resource, scope, trace_id } = &*scratch;
-        output.written(trace_id, kind_name(span.kind), |out| span.write(out, trace_id, resource, scope))?;
+        let defect = span.has_zero_id().then_some(SpanDefect::ZeroId);
+        let write = |out: &mut String| span.write(out, trace_id, resource, scope);
+        output.written(trace_id, kind_name(span.kind), defect, write)?;
     }
     Ok(())
 }
@@ -218,6 +222,12 @@ impl<'a> Span<'a> {
         }
         shape::check_otlp_ids(span.trace_id, span.span_id, span.parent_span_id)?;
         Ok(span)
+    }
+
+    /// Zeros are what a span has that was never sampled, or was copied wrongly. One that is absent is something else.
+    fn has_zero_id(&self) -> bool {
+        let is_zero = |id: &[u8]| !id.is_empty() && id.iter().all(|byte| *byte == 0);
+        is_zero(self.trace_id) || is_zero(self.span_id)
     }
 
     fn write(&self, out: &mut String, trace_id: &str, resource: &str, scope: &str) -> Result<(), WireError> {

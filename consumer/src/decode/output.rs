@@ -81,7 +81,7 @@ impl<'o> Output<'o> {
     }
 
     /// A span whose body is written now, straight into the arena. One body is no longer than its message, but for
-    /// escapes, so it is counted when it is written.
+    /// escapes, so it is counted when it is written. With a `defect` that its format has found it is no row.
     ///
     /// # Errors
     /// What `write` says; the message is broken then, and what was written is cut off with it.
@@ -89,17 +89,22 @@ impl<'o> Output<'o> {
         &mut self,
         trace_id: &str,
         kind: &str,
+        defect: Option<SpanDefect>,
         write: impl Fn(&mut String) -> Result<(), E>,
     ) -> Result<(), E> {
         if !self.spend(SPAN_BYTES + trace_id.len() + kind.len()) {
             return Ok(());
         }
         let (mut outcome, mut length) = (Ok(()), 0);
-        let pushed = self.spans.push_with(trace_id, kind, |text| {
+        let push = |text: &mut String| {
             let before = text.len();
             outcome = write(text);
             length = text.len() - before;
-        });
+        };
+        let pushed = match defect {
+            Some(defect) => Err(defect),
+            None => self.spans.push_with(trace_id, kind, push),
+        };
         if let Err(defect) = pushed {
             let mut body = String::new();
             write(&mut body)?;

@@ -26,7 +26,7 @@ pub(super) fn decode(payload: &[u8], output: &mut Output<'_>) -> Result<(), Wire
         let span = Span::read(value.bytes()?)?;
         trace_id.clear();
         write::hex(&mut trace_id, span.trace_id);
-        output.written(&trace_id, span.kind(), |out| span.write(out, &trace_id))?;
+        output.written(&trace_id, span.kind(), None, |out| span.write(out, &trace_id))?;
     }
     // Unknown fields alone are another format's message, which must not vanish as one without spans.
     if seen { Ok(()) } else { Err(WireError("there are no spans")) }

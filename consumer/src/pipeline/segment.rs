@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use self::context::{COPIED_BYTES, Context};
 use crate::decode::{DecodeError, Decoder, RejectedSpan};
 use crate::source::{Headers, Message};
-use crate::span::{SpanBuf, SpanDefect, SpanRef};
+use crate::span::{SpanBuf, SpanRef};
 use crate::store::letter::StoredLetter;
 use crate::store::{LetterSpan, Reason};
 
@@ -175,12 +175,9 @@ impl Segment {
         let ids = if letter.summary.reason == Reason::InvalidSpan.as_str() {
             decoder.ids_again(before)
         } else {
-            Some((Cow::Borrowed(before.trace_id), Cow::Borrowed(before.kind)))
+            Ok((Cow::Borrowed(before.trace_id), Cow::Borrowed(before.kind)))
         };
-        let pushed = match &ids {
-            Some((trace_id, kind)) => self.spans.push(trace_id, kind, &body),
-            None => Err(SpanDefect::HalfSurrogate),
-        };
+        let pushed = ids.and_then(|(trace_id, kind)| self.spans.push(&trace_id, &kind, &body));
         if let Err(defect) = pushed {
             // With the ids from before: those of its message stand nowhere else.
             self.reject(Reject {

@@ -2,7 +2,9 @@
 
 use prost::Message;
 use serde_json::{Value, json};
-use sluice_crds::v1alpha1::Format;
+use sluice_consumer::decode::{Decoder, RejectedSpan};
+use sluice_consumer::span::{SpanDefect, SpanRef};
+use sluice_crds::v1alpha1::{Format, JsonPaths};
 
 use crate::proto::{jaeger as j, otlp as o, zipkin as z};
 use crate::samples::{Outcome, decode};
@@ -35,6 +37,46 @@ fn jaeger_span() -> j::Span {
     j::Span { trace_id: vec![0x11; 16], span_id: vec![0x22; 8], start, ..j::Span::default() }
 }
 
+fn otlp_request(spans: Vec<o::Span>) -> Vec<u8> {
+    let scope_spans = vec![o::ScopeSpans { spans, ..o::ScopeSpans::default() }];
+    let resource_spans = vec![o::ResourceSpans { scope_spans, ..o::ResourceSpans::default() }];
+    o::Request { resource_spans }.encode_to_vec()
+}
+
+/// `trace.proto`: "An ID with all zeroes OR of length other than 16 bytes is considered invalid".
+#[test]
+fn a_span_of_otlp_with_an_id_of_zeros_is_rejected_alone_and_never_becomes_a_row() {
+    let zeros = [vec![0; 16], vec![0; 8]];
+    let spans = vec![
+        o::Span { trace_id: zeros[0].clone(), ..otlp_span() },
+        otlp_span(),
+        o::Span { span_id: zeros[1].clone(), ..otlp_span() },
+        o::Span { span_id: Vec::new(), ..otlp_span() },
+    ];
+    let alone = spans[0].clone();
+    let (trace, span) = ("1".repeat(32), "2".repeat(16));
+    let json = format!(
+        r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{"traceId":"{0:032}","spanId":"{span}"}},
+        {{"traceId":"{trace}","spanId":"{span}"}},{{"traceId":"{trace}","spanId":"{0:016}"}},{{"traceId":"{trace}"}}]}}]}}]}}"#,
+        0
+    );
+    for (format, payload) in [(Format::OtlpProto, otlp_request(spans)), (Format::OtlpJson, json.into_bytes())]
+    {
+        let outcome = both(format, &payload);
+        assert_eq!((outcome.spans.len(), &outcome.error), (2, &None), "{format:?}");
+        let rejected: Vec<_> = outcome.rejected.iter().map(|span| (span.index, span.defect)).collect();
+        assert_eq!(rejected, [(0, SpanDefect::ZeroId), (2, SpanDefect::ZeroId)], "{format:?}");
+        for RejectedSpan { trace_id, kind, body, .. } in &outcome.rejected {
+            for format in [format, Format::Auto] {
+                let decoder = Decoder::new(format, &JsonPaths::default()).unwrap();
+                assert_eq!(decoder.ids_again(SpanRef { trace_id, kind, body }), Err(SpanDefect::ZeroId));
+            }
+        }
+    }
+    let outcome = both(Format::OtlpProto, &otlp_request(vec![alone]));
+    assert_eq!((outcome.rejected.len(), outcome.error), (1, None), "it is OTLP all the same");
+}
+
 /// Go's `net.IP` of an IPv4 address has 16 bytes; the Collector and zipkin-go write it as it is.
 #[test]
 fn an_address_of_zipkins_is_told_by_its_length_and_an_odd_one_costs_nothing_else() {
@@ -63,11 +105,8 @@ fn a_parent_id_of_zeros_is_none() {
     let zipkin = z::ListOfSpans { spans: vec![z::Span { parent_id: zeros.clone(), ..zipkin_span() }] };
     assert_eq!(body(&both(Format::ZipkinProto, &zipkin.encode_to_vec())).get("parentId"), None);
 
-    let spans = vec![o::Span { parent_span_id: zeros.clone(), ..otlp_span() }];
-    let scope_spans = vec![o::ScopeSpans { spans, ..o::ScopeSpans::default() }];
-    let resource_spans = vec![o::ResourceSpans { scope_spans, ..o::ResourceSpans::default() }];
-    let otlp = o::Request { resource_spans };
-    assert_eq!(body(&both(Format::OtlpProto, &otlp.encode_to_vec())).get("parentSpanId"), None);
+    let otlp = otlp_request(vec![o::Span { parent_span_id: zeros.clone(), ..otlp_span() }]);
+    assert_eq!(body(&both(Format::OtlpProto, &otlp)).get("parentSpanId"), None);
 
     let references = vec![j::Reference { trace_id: vec![0x11; 16], span_id: zeros, kind: 0 }];
     let jaeger = j::Span { references, ..jaeger_span() };
