@@ -126,7 +126,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tracing::info!(%address, data = %data_dir.display(), pipeline = %file.display(),
         rate = config.live.rate_limit_qps, "started; save the pipeline file to change the rate");
     let demo = args.demo.then(|| {
-        let demo = Demo { address, file: file.clone(), ingest, meters: meters.clone(), queue: queue.clone() };
+        let (meters, queue) = (meters.clone(), queue.clone());
+        let list_letters = list_letters(&args);
+        let demo = Demo { address, file: file.clone(), list_letters, ingest, meters, queue };
         tokio::spawn(demo.run(screen, stop.clone()))
     });
     let live = live::file::watch(file, &config, stop.clone());
@@ -176,14 +178,19 @@ fn refuse_what_is_not_done_here(args: &Args, config: &Config, file: &Path) -> an
         );
     }
     if let Some(topic) = &config.dead_letter_topic {
-        let again = args.file.as_ref().map_or_else(String::new, |file| format!(" -f {}", file.display()));
         tracing::warn!(
             topic,
-            "deadLetter.topic is not fed here; `sluice dead-letters list --local {}{again}` shows what it would get",
-            args.data_dir.display()
+            "deadLetter.topic is not fed here; `{}` shows what it would get",
+            list_letters(args)
         );
     }
     Ok(())
+}
+
+/// The command that lists what could not be stored.
+fn list_letters(args: &Args) -> String {
+    let file = args.file.as_ref().map_or_else(String::new, |file| format!(" -f {}", file.display()));
+    format!("sluice dead-letters list --local {}{file}", args.data_dir.display())
 }
 
 /// The database of a data folder.

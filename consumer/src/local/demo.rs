@@ -46,6 +46,8 @@ pub(super) fn can_feed(format: Format) -> bool {
 pub(super) struct Demo {
     pub(super) address: SocketAddr,
     pub(super) file: PathBuf,
+    /// The command that lists dead letters.
+    pub(super) list_letters: String,
     pub(super) ingest: Arc<Ingest>,
     pub(super) meters: Arc<Meters>,
     pub(super) queue: Queue,
@@ -71,7 +73,7 @@ impl Demo {
             format!("To change the rate, edit rateLimitQPS in {file} and save it"),
             format!("Look: curl http://{}/api/v2/trace/{example}", self.address),
         ];
-        let panel = screen.map(|screen| screen.panel(&hints));
+        let panel = screen.map(|screen| screen.panel(&hints, &self.list_letters));
         if panel.is_none() {
             hints.iter().for_each(|hint| tracing::info!("{hint}"));
         }
@@ -97,18 +99,20 @@ impl Demo {
         self.meters.update_ends(|at| self.queue.known_end(at));
         let status = self.meters.status(&Identity::default());
         let messages: u64 = status.partitions.iter().filter_map(|partition| partition.lag).sum();
-        let appended = self.queue.appended().max(1) as f64;
         // The queue counts messages; what arrived so far tells how many spans are in one.
-        let spans_per_message = (self.ingest.spans() as f64 / appended).max(1.0);
+        let spans_per_message = match self.queue.appended() {
+            0 => SPANS_PER_MESSAGE as f64,
+            appended => (self.ingest.spans() as f64 / appended as f64).max(1.0),
+        };
         let achieved = history.rate(self.meters.stored.load(Relaxed), status.rate_limit_qps);
         let backlog = (messages as f64 * spans_per_message) as u64;
         Numbers {
-            arrived: self.ingest.spans(),
             backlog,
             set: status.rate_limit_qps,
             suspended: status.suspended,
             achieved,
             stored: status.stored,
+            dead_letters: status.dead_letters,
             drain_seconds: status.drain_seconds,
             trouble: status
                 .last_error

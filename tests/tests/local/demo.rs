@@ -52,6 +52,29 @@ async fn the_demo_logs_without_a_terminal_follows_the_edit_and_stops_on_ctrl_c()
     Ok(())
 }
 
+#[tokio::test]
+async fn what_an_earlier_demo_left_counts_as_arrived() -> anyhow::Result<()> {
+    let place = Place::new()?;
+    place.start("made", &[]).await?.stop(SOON).await?;
+    // Nearly all of the first burst waits when it ends.
+    place.set_rate(100)?;
+    for (name, least) in [("first", 55_000), ("second", 110_000)] {
+        let mut demo = place.start(name, &["--demo"]).await?;
+        let arrived = eventually("the burst to have arrived", SOON, async || {
+            let log = std::fs::read_to_string(demo.log()).unwrap_or_default();
+            let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+            let mut lines = lines.filter(|line| line["message"] == "demo");
+            Ok(lines.find(|line| line["arrived"].as_u64() >= Some(least)))
+        });
+        let arrived = arrived.await?;
+        let count = |field: &str| arrived[field].as_u64().unwrap_or_default();
+        ensure!(count("arrived") == count("stored") + count("backlog") + count("dead_letters"), "{arrived}");
+        demo.signal(Signal::SIGINT)?;
+        assert_eq!(demo.ended(SOON).await?, 0, "{}", demo.log_tail(10));
+    }
+    Ok(())
+}
+
 mod alone {
     use super::*;
 
