@@ -232,7 +232,12 @@ async fn open_queue(data_dir: &Path, config: &Config) -> anyhow::Result<Queue> {
         Topics::Matching { .. } => TOPIC.to_owned(),
     };
     let named = topic.clone();
-    let options = QueueOptions { topic, partitions: DEFAULT_PARTITIONS, max_bytes: DEFAULT_MAX_BYTES };
+    let options = QueueOptions {
+        topic,
+        partitions: DEFAULT_PARTITIONS,
+        max_bytes: DEFAULT_MAX_BYTES,
+        database: database(data_dir),
+    };
     let queue = Queue::open(data_dir, options).await?;
     if queue.topic() != named {
         tracing::warn!(topic = queue.topic(), named, "the queue keeps the topic that it was made with");

@@ -201,7 +201,12 @@ mod tests {
     use crate::source::{Message, Source, TopicPartition};
 
     async fn ingest(directory: &Path, format: Format) -> Ingest {
-        let options = QueueOptions { topic: "spans".to_owned(), partitions: 1, max_bytes: DEFAULT_MAX_BYTES };
+        let options = QueueOptions {
+            topic: "spans".to_owned(),
+            partitions: 1,
+            max_bytes: DEFAULT_MAX_BYTES,
+            database: directory.join("sluice.db"),
+        };
         let queue = Queue::open(directory, options).await.unwrap();
         Ingest::new(queue, format, Decoder::new(format, &JsonPaths::default()).unwrap())
     }

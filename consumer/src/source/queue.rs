@@ -53,6 +53,8 @@ pub struct QueueOptions {
     pub partitions: u16,
     /// Bytes of records at which appends are refused.
     pub max_bytes: u64,
+    /// The SQLite file into which the records are stored, which may not be there yet.
+    pub database: PathBuf,
 }
 
 /// What goes into the queue.
@@ -152,6 +154,8 @@ struct Shared {
     cluster_id: String,
     path: PathBuf,
     readers: SqlitePool,
+    /// Where the records are stored, to be asked how much of it is free.
+    database: SqlitePool,
     partitions: Vec<Partition>,
     appends: Mutex<Option<mpsc::Sender<Append>>>,
     waiting: Arc<Semaphore>,
@@ -196,6 +200,7 @@ impl Queue {
             topic: contents.topic.into(),
             cluster_id: contents.cluster_id,
             readers: file::readers(&path),
+            database: file::beside(&options.database),
             path,
             partitions: contents.partitions.iter().map(partition).collect(),
             appends: Mutex::new(Some(sender)),
@@ -351,6 +356,7 @@ impl Source for Queue {
             }
         }
         self.shared.readers.close().await;
+        self.shared.database.close().await;
     }
 }
 

@@ -51,6 +51,9 @@ impl StoredRecord {
     }
 }
 
+/// How long the database may take to be asked.
+const ASKED_WITHIN: Duration = Duration::from_millis(200);
+
 fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
@@ -74,6 +77,19 @@ pub(super) async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error
 /// Connections that never write.
 pub(super) fn readers(path: &Path) -> SqlitePool {
     SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options(path).pragma("query_only", "ON"))
+}
+
+/// A connection for [`free_bytes`], which the writer does not wait for.
+pub(super) fn beside(database: &Path) -> SqlitePool {
+    let options = options(database).busy_timeout(Duration::ZERO).pragma("query_only", "ON");
+    SqlitePoolOptions::new().max_connections(1).acquire_timeout(ASKED_WITHIN).connect_lazy_with(options)
+}
+
+/// Bytes of the database's pages that hold nothing. Asked through SQLite: whoever opens and closes the file besides gives up
+/// the locks that this process has on it (sqlite.org/howtocorrupt.html, 2.2).
+pub(super) async fn free_bytes(database: &SqlitePool) -> Result<u64, sqlx::Error> {
+    let free = "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size";
+    sqlx::query_scalar::<_, i64>(free).fetch_one(database).await.map(|bytes| bytes.max(0) as u64)
 }
 
 /// Creates the tables where they are missing and reads the state.

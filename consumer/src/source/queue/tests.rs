@@ -4,7 +4,12 @@ use super::*;
 use crate::source::ReadEnd;
 
 fn options() -> QueueOptions {
-    QueueOptions { topic: "spans".to_owned(), partitions: 2, max_bytes: DEFAULT_MAX_BYTES }
+    QueueOptions {
+        topic: "spans".to_owned(),
+        partitions: 2,
+        max_bytes: DEFAULT_MAX_BYTES,
+        database: PathBuf::from("not-there.db"),
+    }
 }
 
 async fn open(directory: &Path) -> Queue {
@@ -221,6 +226,22 @@ async fn a_full_queue_refuses_and_takes_again_once_the_sink_has_drained_it() {
     queue.report_position(&place, 2);
     eventually(async || queue.bounds(&place).await.unwrap().low == 1).await;
     assert_eq!(queue.append(b"t", record("y")).await.unwrap().offset, 2);
+}
+
+#[tokio::test]
+async fn what_was_deleted_in_the_database_is_free_and_a_database_that_is_not_there_has_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sluice.db");
+    let asked = file::beside(&path);
+    file::free_bytes(&asked).await.unwrap_err();
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut database = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    let mut run = async |sql: &'static str| sqlx::raw_sql(sql).execute(&mut database).await.unwrap();
+    run("CREATE TABLE t (body BLOB); INSERT INTO t VALUES (zeroblob(1000000))").await;
+    assert_eq!(file::free_bytes(&asked).await.unwrap(), 0);
+    run("DELETE FROM t").await;
+    let free = file::free_bytes(&asked).await.unwrap();
+    assert!((900_000..1_100_000).contains(&free), "{free}");
 }
 
 #[tokio::test]

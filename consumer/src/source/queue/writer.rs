@@ -63,7 +63,12 @@ pub(super) async fn run(
             biased;
             _ = look.tick() => {
                 let shared = &writer.shared;
-                shared.room.look(&shared.path, shared.held_bytes.load(Relaxed));
+                let within = file::free_bytes(&shared.database).await.unwrap_or_else(|error| {
+                    // It is made later, or has no time to answer: then only the disk counts.
+                    tracing::debug!(%error, "the database does not tell how much of it is free");
+                    0
+                });
+                shared.room.look(&shared.path, shared.held_bytes.load(Relaxed), within);
                 continue;
             }
             received = appends.recv_many(&mut group, MAX_GROUP) => if received == 0 { break },
