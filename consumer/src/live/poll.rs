@@ -6,6 +6,7 @@
 //! file changes between all reads, that would be never: then, twice a second, one read is enough for what is whole.
 
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -74,12 +75,20 @@ impl Seen {
 async fn read(path: &Path) -> Content {
     let path = path.to_owned();
     let text = tokio::task::spawn_blocking(move || {
-        config::read(&path).map_err(|error| Unread {
+        content(&path).map_err(|error| Unread {
             missing: error.kind() == io::ErrorKind::NotFound,
             message: format!("cannot read {}: {error}", path.display()),
         })
     });
     text.await.unwrap_or_else(|error| Err(Unread { missing: false, message: error.to_string() }))
+}
+
+fn content(path: &Path) -> io::Result<String> {
+    // Whoever opens a pipe waits for a writer, and sees nothing of the file that takes its place.
+    if std::fs::metadata(path)?.file_type().is_fifo() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "expected a file, found a named pipe"));
+    }
+    config::read(path)
 }
 
 #[cfg(test)]
@@ -117,5 +126,18 @@ mod tests {
         assert_eq!(taken, [5, 10, 16]);
         let missing = |number: u32| Err(Unread { missing: true, message: format!("no such file {number}") });
         assert!((0..20).all(|number| seen.news(missing(number), |_| true).is_none()));
+    }
+
+    #[tokio::test]
+    async fn a_pipe_in_the_place_of_the_file_is_told_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipeline.yaml");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let found = tokio::time::timeout(Duration::from_secs(10), read(&path)).await.unwrap();
+        let unread = found.unwrap_err();
+        assert!(!unread.missing && unread.message.ends_with("found a named pipe"), "{unread:?}");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "good").unwrap();
+        assert_eq!(read(&path).await.unwrap(), "good");
     }
 }
