@@ -3,7 +3,7 @@
 //! The OpenTelemetry Collector's Kafka exporter sends a message a span (`jaeger_proto`); Jaeger's own collector
 //! did, too. The translation follows the Collector's (`pkg/translator/jaeger`):
 //!
-//! - tags are attributes; `span.kind` becomes the kind, `error` = true and `otel.status_code` the status,
+//! - tags are attributes; `span.kind` becomes the kind if OTLP has it, `error` = true and `otel.status_code` the status,
 //!   `otel.status_description` its message, `w3c.tracestate` the trace state, `otel.scope.name` and `.version`
 //!   (or `otel.library.*`) the scope: these are no attributes then;
 //! - the process is the resource; its name is `service.name`, but for the one that stands for none;
@@ -18,6 +18,7 @@
 //! Times are exact over the whole range of their types, negative ones included.
 
 use super::jaeger_tags::{self as tags, Tag};
+use super::otlp_proto::kind_name;
 use super::output::Output;
 use super::wire::{self, Embedded, Fields, Stretch, WireError, repeated};
 use super::write::{self, Members, name};
@@ -43,39 +44,32 @@ pub(super) fn decode(payload: &[u8], output: &mut Output<'_>) -> Result<(), Wire
             _ => {}
         }
     }
-    let mut scratch = Scratch::default();
+    let mut trace_id = String::new();
     match (first, second) {
         // Unknown fields alone are another format's message, which must not vanish as one without spans.
         (None, _) => return Err(WireError("there is neither a trace id nor a span")),
-        (Some(8 | 16), 8) => return one(payload, &Embedded::default(), &mut scratch, output),
+        (Some(8 | 16), 8) => return one(payload, &Embedded::default(), &mut trace_id, output),
         _ => {}
     }
     for span in repeated(payload, 1) {
-        one(span?, &process, &mut scratch, output)?;
+        one(span?, &process, &mut trace_id, output)?;
     }
     Ok(())
-}
-
-/// Texts that are written anew for each span; kept for their memory.
-#[derive(Default)]
-struct Scratch {
-    trace_id: String,
-    kind: String,
 }
 
 fn one(
     message: &[u8],
     batch_process: &Embedded<'_>,
-    scratch: &mut Scratch,
+    trace_id: &mut String,
     output: &mut Output<'_>,
 ) -> Result<(), WireError> {
     let span = Span::read(message)?;
-    scratch.trace_id.clear();
-    write::hex(&mut scratch.trace_id, span.trace_id);
-    scratch.kind.clear();
-    scratch.kind.extend(span.meaning.kind.chars().map(|char| char.to_ascii_uppercase()));
+    trace_id.clear();
+    write::hex(trace_id, span.trace_id);
     let process = span.process.get().or_else(|| batch_process.get()).unwrap_or_default();
-    output.written(&scratch.trace_id, &scratch.kind, None, |out| span.write(out, &scratch.trace_id, process))
+    // A kind that OTLP does not have stays an attribute, whatever its length.
+    let kind = kind_name(span.meaning.otlp_kind());
+    output.written(trace_id, kind, None, |out| span.write(out, trace_id, process))
 }
 
 #[derive(Default)]

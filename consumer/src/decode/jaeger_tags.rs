@@ -68,7 +68,7 @@ impl<'a> Tag<'a> {
 #[derive(Default)]
 pub(super) struct Meaning<'a> {
     /// As it was written, mostly lower case.
-    pub(super) kind: &'a str,
+    kind: &'a str,
     pub(super) trace_state: &'a str,
     error: bool,
     status_code: &'a str,

@@ -233,6 +233,20 @@ fn of_the_flags_of_a_jaeger_span_only_sampled_is_kept() {
     }
 }
 
+#[test]
+fn a_kind_that_otlp_does_not_have_is_an_attribute_and_costs_nothing() {
+    for kind in ["local", "a kind of more than 16 characters", "nul\0"] {
+        let (trace_id, span_id, tags) = (vec![1; 16], vec![2; 8], vec![string_tag("span.kind", kind)]);
+        let span = j::Span { trace_id, span_id, tags, start: Some(j::Time::default()), ..j::Span::default() };
+        let outcome = decode(Format::JaegerProto, &span.encode_to_vec());
+        let (_, stored, body) = &outcome.spans[0];
+        let body: Value = serde_json::from_str(body).unwrap();
+        assert_eq!((stored.as_str(), body.get("kind")), ("", None), "{kind}");
+        let attributes = json!([{ "key": "span.kind", "value": { "stringValue": kind } }]);
+        assert_eq!(body["attributes"], attributes);
+    }
+}
+
 pub fn jaeger() -> impl Strategy<Value = Sample> {
     let alone = (span(), process()).prop_map(|(pair, process)| {
         let want = vec![with_resource(&pair, &process)];
