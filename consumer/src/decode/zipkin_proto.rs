@@ -3,7 +3,7 @@
 //! Field numbers: zipkin-api, `zipkin.proto`. Member names: the OpenAPI document of the Zipkin v2 API. Names,
 //! times and tags are exact: nothing is lower-cased, rounded or cut. Unknown fields are skipped. Two things are as
 //! Zipkin's own reader has them, because senders rely on it: a parent id of zeros is none, and an address is told by its
-//! length, in whichever of the two fields it is; one of another length is left out. A message of another format is told
+//! length, in whichever of the two fields it is; one of another length is left out, as a port beyond 65535 is. A message of another format is told
 //! by its ids: none of Zipkin's is longer than 16 bytes, or 8 for a span's, and every span has one. Zipkin's older
 //! thrift encoding (v1), deprecated in its senders, is not read: such a message becomes a dead letter.
 
@@ -134,8 +134,9 @@ fn endpoint(out: &mut String, message: &[u8]) -> Result<(), WireError> {
     if let Some(address) = addresses.ipv6 {
         let _ = write!(members.key(name!("ipv6")), "\"{address}\"");
     }
-    if port as i32 != 0 {
-        write::integer(members.key(name!("port")), i64::from(port as i32));
+    // Its field has 32 bits. Zipkin's readers refuse a number that is no port, and the whole trace with it.
+    if let Ok(port) = u16::try_from(port as i32) {
+        members.number(name!("port"), u64::from(port));
     }
     members.close();
     Ok(())

@@ -100,6 +100,18 @@ fn an_address_of_zipkins_is_told_by_its_length_and_an_odd_one_costs_nothing_else
 }
 
 #[test]
+fn a_number_that_is_no_port_of_zipkins_is_left_out() {
+    for (port, kept) in
+        [(1, Some(1)), (65_535, Some(65_535)), (0, None), (65_536, None), (70_000, None), (-1, None)]
+    {
+        let local = Some(z::Endpoint { service_name: "shop".into(), port, ..z::Endpoint::default() });
+        let spans = vec![z::Span { local, ..zipkin_span() }];
+        let body = body(&both(Format::ZipkinProto, &z::ListOfSpans { spans }.encode_to_vec()));
+        assert_eq!(body["localEndpoint"].get("port").and_then(Value::as_u64), kept, "{port}");
+    }
+}
+
+#[test]
 fn a_parent_id_of_zeros_is_none() {
     let zeros = vec![0; 8];
     let zipkin = z::ListOfSpans { spans: vec![z::Span { parent_id: zeros.clone(), ..zipkin_span() }] };
