@@ -4,25 +4,24 @@
 //!
 //! | shape | sign | `GET /api/v1/traces/{traceId}` | `GET /api/v2/trace/{traceId}` |
 //! |---|---|---|---|
-//! | Zipkin v2 span | `traceId` of 1 to 32 and `id` of 1 to 16 hexadecimal digits | verbatim | verbatim |
-//! | Zipkin v2 span whose trace id its message said once | such an `id`, no `traceId` (or null, or an empty one), and such a trace id in its row | verbatim | with that `traceId` |
+//! | Zipkin v2 span | `traceId` of 1 to 32 and `id` of 1 to 16 hexadecimal digits | verbatim | verbatim, see [`zipkin`] |
+//! | Zipkin v2 span whose trace id its message said once | such an `id`, no `traceId` (or null, or an empty one), and such a trace id in its row | verbatim | likewise, with that `traceId` |
 //! | OTLP span object | `traceId` and `spanId` likewise, and no such `id` | verbatim | translated, see [`zipkin_v2`] |
 //! | free JSON | none of these | verbatim | left out |
 //!
 //! Nothing is invented: a body without an id of its own is no Zipkin span, even where its row has a trace id.
 //!
-//! Zipkin's readers refuse a whole trace for one span: so spans with an id of zeros are left out, too, and of a verbatim one
-//! times and durations beyond 63 bits, and annotations without a time ([`without_odd_times`]).
+//! Zipkin's readers refuse a whole trace for one odd span: so one with an id of zeros is left out, too, and any other goes
+//! without the members that they refuse.
 
 mod otlp;
+mod zipkin;
 
 use std::borrow::Cow;
 
-use crate::decode::number::integer;
 use crate::decode::scan::{Scanner, Syntax, unescape_lossy};
-use crate::decode::write::{self, Members};
 
-/// The span of a body as Zipkin v2 JSON: verbatim if it is one, with its row's trace id if that is all it lacks,
+/// The span of a body as Zipkin v2 JSON: verbatim if it is one that readers take, with its row's trace id if it has none,
 /// translated if it is an OTLP span object, nothing if it is none of these.
 ///
 /// The translation follows the OpenTelemetry specification, "OpenTelemetry to Zipkin Transformation": times in
@@ -32,22 +31,24 @@ use crate::decode::write::{self, Members};
 /// endpoint, and for clients and producers the peer's attributes as the remote one. Beyond it, the resource's attributes
 /// become tags likewise. Links have no place in Zipkin.
 pub fn zipkin_v2<'b>(row_trace_id: &str, body: &'b str) -> Option<Cow<'b, str>> {
-    let (mut trace_id, mut id, mut span_id, mut has_odd_times) = ("", "", "", false);
+    let (mut trace_id, mut id, mut span_id) = ("", "", "");
     members(body, |key, value| match key {
         "traceId" => trace_id = value,
         "id" => id = value,
         "spanId" => span_id = value,
-        "timestamp" | "duration" => has_odd_times |= !fits_reader(value),
-        "annotations" => has_odd_times |= !elements(value).into_iter().all(has_time),
         _ => {}
     })?;
     if matches!(trace_id, "" | "null" | "\"\"") && is_id(id, 16) && is_nonzero(row_trace_id, 32) {
         let body = with_trace_id(body, trace_id, row_trace_id)?;
-        Some(Cow::Owned(if has_odd_times { without_odd_times(&body)? } else { body }))
+        let changed = match zipkin::readable(&body)? {
+            Cow::Owned(changed) => Some(changed),
+            Cow::Borrowed(_) => None,
+        };
+        Some(Cow::Owned(changed.unwrap_or(body)))
     } else if !is_id(trace_id, 32) {
         None
     } else if is_id(id, 16) {
-        Some(if has_odd_times { Cow::Owned(without_odd_times(body)?) } else { Cow::Borrowed(body) })
+        zipkin::readable(body)
     } else if is_id(span_id, 16) {
         otlp::to_zipkin(body).map(Cow::Owned)
     } else {
@@ -65,49 +66,6 @@ fn with_trace_id(body: &str, none: &str, trace_id: &str) -> Option<String> {
     let start = none.as_ptr() as usize - body.as_ptr() as usize;
     let (before, after) = (body.get(..start)?, body.get(start + none.len()..)?);
     Some(format!("{before}\"{trace_id}\"{after}"))
-}
-
-/// The body without what its readers refuse: a time or duration beyond 63 bits, such as the Collector writes for a span that
-/// ends before it starts, and an annotation without a time that they take.
-fn without_odd_times(body: &str) -> Option<String> {
-    let mut out = String::with_capacity(body.len());
-    let mut span = Members::open(&mut out);
-    members(body, |key, value| {
-        if matches!(key, "timestamp" | "duration") && !fits_reader(value) {
-            return;
-        }
-        let mut name = String::new();
-        write::string(&mut name, key);
-        name.push(':');
-        let out = span.key(&name);
-        if key == "annotations" && value.starts_with('[') {
-            let kept: Vec<_> =
-                elements(value).into_iter().filter(|annotation| has_time(annotation)).collect();
-            out.push('[');
-            out.push_str(&kept.join(","));
-            out.push(']');
-        } else {
-            out.push_str(value);
-        }
-    })?;
-    span.close();
-    Some(out)
-}
-
-/// Whether a raw number is one that readers take. What is no whole number is left to them.
-fn fits_reader(raw: &str) -> bool {
-    integer(raw).is_none_or(|number| i64::try_from(number).is_ok())
-}
-
-fn has_time(annotation: &str) -> bool {
-    let mut time = "";
-    // What is no object has no members.
-    let _ = members(annotation, |key, value| {
-        if key == "timestamp" {
-            time = value;
-        }
-    });
-    fits_reader(time) && !matches!(time, "" | "null") && integer(time) != Some(0)
 }
 
 /// Every form in which producers may have written the trace id that a reader asks for, the asked one first.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{content, elements, members};
+use super::{content, elements, is_id, members};
 use crate::decode::number::integer;
 use crate::decode::write::{self, Members, name};
 
@@ -85,9 +85,9 @@ impl Span<'_> {
         let mut out = String::new();
         let mut json = Members::open(&mut out);
         json.text(name!("traceId"), &content(self.trace_id).to_ascii_lowercase());
-        let parent = content(self.parent_span_id);
-        if parent.bytes().any(|digit| digit != b'0') {
-            json.text(name!("parentId"), &parent.to_ascii_lowercase());
+        // Readers refuse a parent that is no id, and the whole trace with it.
+        if is_id(self.parent_span_id, 16) {
+            json.text(name!("parentId"), &content(self.parent_span_id).to_ascii_lowercase());
         }
         json.text(name!("id"), &content(self.span_id).to_ascii_lowercase());
         json.text(name!("kind"), kind);
@@ -228,9 +228,9 @@ fn nanoseconds(raw: &str) -> Option<i128> {
     integer(&content(raw)).filter(|time| (i64::MIN.into()..=u64::MAX.into()).contains(time))
 }
 
-/// The same time as Zipkin has it; none where it tells nothing.
+/// The same time as Zipkin has it; none where it tells nothing, or is before 1970: some readers refuse such a one.
 fn microseconds(raw: &str) -> Option<i128> {
-    nanoseconds(raw).map(|time| time.div_euclid(1000)).filter(|time| *time != 0)
+    nanoseconds(raw).map(|time| time.div_euclid(1000)).filter(|time| *time > 0)
 }
 
 fn endpoint(out: &mut String, name: &str, port: &str) {
