@@ -97,6 +97,48 @@ async fn silent_while_creating(proxy: &Proxy, store: &dyn Store, create: &str) {
     eventually("the tables", DEADLINE, async || Ok(store.prepare().await.ok())).await.unwrap();
 }
 
+/// A table whose indexes a store adds, one after the other.
+const BARE_TABLE: &str = "CREATE TABLE connectivity_trace (id BIGINT UNSIGNED NOT NULL PRIMARY KEY, \
+     trace_id VARCHAR(128) NOT NULL, kind VARCHAR(64) NOT NULL, body LONGTEXT NOT NULL, \
+     created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP) DEFAULT CHARSET=utf8mb4";
+const WAITING_FOR_A_TABLE: &str = "SELECT COUNT(*) FROM information_schema.PROCESSLIST \
+     WHERE DB = DATABASE() AND STATE = 'Waiting for table metadata lock'";
+const SCHEMA_LOCK: &str = "SELECT GET_LOCK(CONCAT('sluice ', LEFT(SHA2(DATABASE(), 256), 16)), 0)";
+
+/// Row 3 of docs/reliability.md: a replica that stands still while it has the schema's lock, as one that was stopped.
+#[tokio::test]
+#[ignore = "needs MariaDB"]
+async fn mariadb_does_not_let_a_replica_frozen_at_its_start_hold_up_others() {
+    let bed = Bed::mariadb().await.unwrap();
+    let Database::Mysql(pool) = bed.database().await.unwrap() else { unreachable!("a MariaDB bed") };
+    execute(&bed, BARE_TABLE).await;
+    let mut reader = pool.begin().await.unwrap();
+    sqlx::query("SELECT id FROM connectivity_trace").fetch_all(&mut *reader).await.unwrap();
+    let frozen = bed.replica().unwrap();
+    let mut start = frozen.prepare();
+    tokio::select! {
+        done = &mut start => panic!("it does not wait: {done:?}"),
+        waits = eventually("the first index to wait for the reader", DEADLINE, async || {
+            let waiting: i64 = sqlx::query_scalar(WAITING_FOR_A_TABLE).fetch_one(&pool).await?;
+            Ok((waiting > 0).then_some(()))
+        }) => waits.unwrap(),
+    }
+    // From here on nobody polls it. The second index is left to do.
+    reader.rollback().await.unwrap();
+    let begin = Instant::now();
+    bed.store().await.unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+    drop(start);
+
+    // Where nothing is left to do, the lock is nobody's concern.
+    let mut holder = pool.acquire().await.unwrap();
+    let locked: i64 = sqlx::query_scalar(SCHEMA_LOCK).fetch_one(&mut *holder).await.unwrap();
+    assert_eq!(locked, 1);
+    let begin = Instant::now();
+    bed.store().await.unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
 #[tokio::test]
 #[ignore = "needs MariaDB"]
 async fn a_mariadb_that_does_not_answer_is_not_waited_for_long_at_the_start() {

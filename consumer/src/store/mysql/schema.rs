@@ -24,7 +24,11 @@ const VERSION: &str = "SELECT VERSION()";
 const LOCK_SECONDS: u32 = 30;
 /// Names are short. MySQL 9.6 has no MD5 any more.
 const LOCK: &str = "SELECT GET_LOCK(CONCAT('sluice ', LEFT(SHA2(DATABASE(), 256), 16)), ?)";
-const UNLOCK: &str = "DO RELEASE_LOCK(CONCAT('sluice ', LEFT(SHA2(DATABASE(), 256), 16)))";
+const UNLOCK: &str = "SET @sluice_unlocked = RELEASE_LOCK(CONCAT('sluice ', LEFT(SHA2(DATABASE(), 256), 16))), \
+     SESSION wait_timeout = @sluice_wait_timeout";
+/// The lock is the session's and no transaction's. A session that stands idle for longer, as that of a replica that is
+/// frozen, ends and gives it back; one whose statement takes long is not idle. [`UNLOCK`] puts the former limit back.
+const LIMIT: &str = "SET @sluice_wait_timeout = @@SESSION.wait_timeout, SESSION wait_timeout = 8";
 
 const TABLE: &str = "SELECT CAST(t.TABLE_TYPE AS CHAR) AS table_type, \
      CAST(COALESCE(t.ENGINE, '') AS CHAR) AS engine, COALESCE(e.TRANSACTIONS = 'YES', FALSE) AS transactional \
@@ -55,28 +59,31 @@ const VERIFY_LOCK: &str = "SELECT name, turns FROM sluice_lock LIMIT 0";
 const NO_TABLE: u16 = 1146;
 const NO_COLUMN: u16 = 1054;
 
+/// Parts of the schema that are missing.
+struct Parts {
+    /// Migrations are left to do.
+    migrations: bool,
+    /// There is no trace table.
+    table: bool,
+    /// Columns of the trace table, which is small, without an index.
+    indexes: Vec<&'static str>,
+}
+
+impl Parts {
+    fn any(&self) -> bool {
+        self.migrations || self.table || !self.indexes.is_empty()
+    }
+}
+
 impl MySqlStore {
     pub(super) async fn prepare_schema(&self, conn: &mut MySqlConnection) -> Result<(), StoreError> {
         expect_database(conn).await?;
         let version: String = within(SHORT_ANSWER, sqlx::query_scalar(VERSION).fetch_one(&mut *conn))
             .await
             .map_err(store_error("cannot read the server's version"))?;
-        if self.options.manage_schema {
-            let lock = sqlx::query_scalar(LOCK).bind(LOCK_SECONDS);
-            let patience = Duration::from_secs(LOCK_SECONDS.into()) + SHORT_ANSWER;
-            let locked: Option<i64> = within(patience, lock.fetch_one(&mut *conn))
-                .await
-                .map_err(store_error("cannot lock the schema"))?;
-            if locked != Some(1) {
-                let context = "another replica has been changing the schema for long";
-                return Err(StoreError::new(ErrorKind::Conflict, context));
-            }
-            let created = self.create_tables(conn, &version).await;
-            let unlocked = within(SHORT_ANSWER, conn.execute(UNLOCK))
-                .await
-                .map_err(store_error("cannot unlock the schema"));
-            created?;
-            unlocked?;
+        // Looked at without the lock: where nothing is left to do, nobody who has it is waited for.
+        if self.options.manage_schema && self.missing_parts(conn).await?.any() {
+            self.create_locked(conn, &version).await?;
         }
         for select in migrations::verify(DIALECT.quote).chain([VERIFY_LOCK.to_owned()]) {
             within(SHORT_ANSWER, conn.execute(AssertSqlSafe(select))).await.map_err(missing)?;
@@ -94,28 +101,56 @@ impl MySqlStore {
         Ok(())
     }
 
-    /// Creates what is missing, and asks first: even `IF NOT EXISTS` needs the right to create.
-    async fn create_tables(&self, conn: &mut MySqlConnection, version: &str) -> Result<(), StoreError> {
-        if !self.is_migrated(conn).await? {
+    /// Creates what is missing, with nobody else at it.
+    async fn create_locked(&self, conn: &mut MySqlConnection, version: &str) -> Result<(), StoreError> {
+        within(SHORT_ANSWER, conn.execute(LIMIT)).await.map_err(store_error("cannot limit the session"))?;
+        let lock = sqlx::query_scalar(LOCK).bind(LOCK_SECONDS);
+        let patience = Duration::from_secs(LOCK_SECONDS.into()) + SHORT_ANSWER;
+        let locked: Option<i64> = within(patience, lock.fetch_one(&mut *conn))
+            .await
+            .map_err(store_error("cannot lock the schema"))?;
+        let created = if locked == Some(1) {
+            self.create_parts(conn, version).await
+        } else {
+            let context = "another replica has been changing the schema for long";
+            Err(StoreError::new(ErrorKind::Conflict, context))
+        };
+        let unlocked =
+            within(SHORT_ANSWER, conn.execute(UNLOCK)).await.map_err(store_error("cannot unlock the schema"));
+        created?;
+        unlocked.map(drop)
+    }
+
+    /// Looks again what is missing, now that nobody else creates it.
+    async fn create_parts(&self, conn: &mut MySqlConnection, version: &str) -> Result<(), StoreError> {
+        let missing = self.missing_parts(conn).await?;
+        if missing.migrations {
             self.migrate(conn).await?;
         }
-        let rows = sqlx::query_scalar(ROWS).bind(self.options.table.as_str());
-        let rows: Option<u64> = within(SHORT_ANSWER, rows.fetch_optional(&mut *conn))
-            .await
-            .map_err(store_error("cannot look for the trace table"))?;
-        let Some(rows) = rows else {
+        if missing.table {
             let sql = trace_table(&self.options.table, version.contains("TiDB"));
             within(WRITE_ANSWER, conn.execute(AssertSqlSafe(sql)))
                 .await
                 .map_err(store_error("cannot create the trace table"))?;
-            return Ok(());
-        };
-        if rows <= FEW_ROWS {
-            for column in self.adopted(conn).await?.missing_indexes {
-                self.add_index(conn, column).await?;
-            }
+        }
+        for column in missing.indexes {
+            self.add_index(conn, column).await?;
         }
         Ok(())
+    }
+
+    /// What is to be created. Asked before anything is: even `IF NOT EXISTS` needs the right to create.
+    async fn missing_parts(&self, conn: &mut MySqlConnection) -> Result<Parts, StoreError> {
+        let migrations = !self.is_migrated(conn).await?;
+        let rows = sqlx::query_scalar(ROWS).bind(self.options.table.as_str());
+        let rows: Option<u64> = within(SHORT_ANSWER, rows.fetch_optional(&mut *conn))
+            .await
+            .map_err(store_error("cannot look for the trace table"))?;
+        let indexes = match rows {
+            Some(rows) if rows <= FEW_ROWS => self.adopted(conn).await?.missing_indexes,
+            _ => Vec::new(),
+        };
+        Ok(Parts { migrations, table: rows.is_none(), indexes })
     }
 
     /// Only reads need it: where the server refuses, rows are stored all the same, and [`Self::prepare_schema`] tells.
