@@ -6,6 +6,8 @@
 //!   `sluice_progress`, under the consumer group `GROUP.replay.NAME`, and the same fence as every pipeline. Its ends are
 //!   kept likewise, as streams that nobody moves, created in the transaction that creates its starts;
 //! - it shares the pipeline's rate: it leases from the same key, and never exceeds `--rate` besides;
+//! - of two commands of one name that begin at the same moment one does, and the other one says so where it would read
+//!   anything else;
 //! - it takes nothing from the pipeline: positions and consumer group of that stay as they are.
 //!
 //! It does *not* know which rows are there already. Whatever is still in the table is stored a second time, under new
@@ -22,7 +24,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use jiff::Timestamp;
 use rdkafka::ClientConfig;
 use sluice_crds::v1alpha1::StartFrom;
@@ -151,6 +153,9 @@ impl Replay {
             }
             self.begin(&ranges).await?;
             ends = self.ends().await?;
+            if let Some(other) = plan::other_than(&ranges, &self.standing(&ends).await?) {
+                return Err(self.begun_with(other));
+            }
         } else {
             let ranges = self.begun(&ends).await?;
             out::note(
@@ -173,26 +178,33 @@ impl Replay {
 
     /// What is left of a replay that was begun before, which this command must be one for.
     async fn begun(&self, ends: &Ends) -> anyhow::Result<Vec<Range>> {
-        let stands = self.offsets(&self.group()).await?;
-        let ranges: Vec<_> = ends
-            .iter()
-            .map(|(at, end)| {
-                let from = stands.get(at).map_or(0, |position| *position.min(end));
-                Range { at: at.clone(), from, to: *end, gone: 0, left: 0 }
-            })
-            .collect();
+        let ranges = self.standing(ends).await?;
         let wanted = self.wanted();
-        if let Some(other) = ranges.iter().find(|range| !wanted.may_have_begun(range)) {
-            bail!(
-                "the replay {} was begun with another range: it reads {} from offset {} to {}. Repeat the command that \
-                 began it to go on with it, or choose another --name",
-                self.args.name.as_deref().unwrap_or_default(),
-                other.at,
-                other.from,
-                other.to
-            );
+        match ranges.iter().find(|range| !wanted.may_have_begun(range)) {
+            Some(other) => Err(self.begun_with(other)),
+            None => Ok(ranges),
         }
-        Ok(ranges)
+    }
+
+    /// What is left of what this replay reads.
+    async fn standing(&self, ends: &Ends) -> anyhow::Result<Vec<Range>> {
+        let stands = self.offsets(&self.group()).await?;
+        let left = |(at, end): (&TopicPartition, &u64)| {
+            let from = stands.get(at).map_or(0, |position| *position.min(end));
+            Range { at: at.clone(), from, to: *end, gone: 0, left: 0 }
+        };
+        Ok(ends.iter().map(left).collect())
+    }
+
+    fn begun_with(&self, other: &Range) -> anyhow::Error {
+        anyhow!(
+            "the replay {} was begun with another range: it reads {} from offset {} to {}. Repeat the command that \
+             began it to go on with it, or choose another --name",
+            self.args.name.as_deref().unwrap_or_default(),
+            other.at,
+            other.from,
+            other.to
+        )
     }
 
     /// What is asked for, as ranges.
@@ -238,7 +250,7 @@ impl Replay {
         }
     }
 
-    /// Commits starts and ends, all at once.
+    /// Commits starts and ends, all at once, unless somebody else has begun a replay of this name since it was looked.
     async fn begin(&self, ranges: &[Range]) -> anyhow::Result<()> {
         let key = |group: String, at: &TopicPartition| StreamKey {
             cluster_id: self.cluster_id.clone(),
@@ -249,7 +261,7 @@ impl Replay {
         let starts = ranges.iter().map(|range| (key(self.group(), &range.at), range.from));
         let ends = ranges.iter().map(|range| (key(self.end_group(), &range.at), range.to));
         let all: Vec<_> = starts.chain(ends).collect();
-        self.target.create_streams(&all).await.context("cannot begin the replay")
+        self.target.create_groups(&all).await.context("cannot begin the replay")
     }
 
     async fn ends(&self) -> anyhow::Result<Ends> {

@@ -303,6 +303,9 @@ pub trait Store: LetterStore + KeyStore {
     /// Creates the streams that do not exist yet, each at its start; leaves the others alone. One transaction.
     async fn create_streams(&self, starts: &[(StreamKey, u64)]) -> Result<(), StoreError>;
 
+    /// Creates all of these streams, or none of them where their groups have any stream in this table. One transaction.
+    async fn create_groups(&self, starts: &[(StreamKey, u64)]) -> Result<(), StoreError>;
+
     /// Takes the stream over: counts its epoch up and reads it under a lock, on the primary.
     ///
     /// # Errors

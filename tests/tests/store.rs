@@ -80,6 +80,7 @@ on_every_store! {
     claims_that_come_at_once_get_epochs_of_their_own,
     a_stream_that_was_never_created_cannot_be_claimed,
     replicas_that_create_streams_at_once_agree_on_numbers,
+    replicas_that_create_groups_at_once_create_those_of_one_of_them,
     equal_names_on_two_clusters_or_groups_are_different_streams,
     numbers_of_streams_run_out_with_an_error,
     a_superseded_stream_starts_anew_under_another_number,

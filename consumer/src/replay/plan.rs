@@ -80,9 +80,9 @@ pub struct Wanted {
 
 impl Wanted {
     /// Whether a range, of which a part may be read already, can be one of these. Times say nothing: what lies at one may
-    /// be gone since.
+    /// be gone since. No range is begun that holds nothing: one that ends where this begins is another, also once it is read.
     pub fn may_have_begun(&self, range: &Range) -> bool {
-        let is_outside = matches!(self.from, Point::Offset(from) if range.from < from)
+        let is_outside = matches!(self.from, Point::Offset(from) if range.from < from || range.to <= from)
             || matches!(self.to, Some(Point::Offset(to)) if range.to > to);
         let is_other = self.topic.as_ref().is_some_and(|topic| **topic != *range.at.topic)
             || self.partition.is_some_and(|partition| partition != range.at.partition);
@@ -119,6 +119,19 @@ impl Range {
     pub fn messages(&self) -> u64 {
         self.to - self.from
     }
+
+    fn offsets(&self) -> std::ops::Range<u64> {
+        self.from..self.to
+    }
+}
+
+/// Of a replay that has just been begun, and reads `found`: a range that is not as it was planned, as another command of
+/// this name was first.
+pub fn other_than<'r>(planned: &[Range], found: &'r [Range]) -> Option<&'r Range> {
+    let is_planned =
+        |range: &&Range| planned.iter().any(|plan| plan.at == range.at && plan.offsets() == range.offsets());
+    let lacks_some = found.len() < planned.len();
+    found.iter().find(|range| !is_planned(range)).or_else(|| found.first().filter(|_| lacks_some))
 }
 
 /// The ranges of all partitions that are wanted, also those that hold nothing.
@@ -220,12 +233,34 @@ mod tests {
             assert!(wanted(from, to).may_have_begun(&begun), "{from:?} {to:?}");
         }
         assert!(!wanted(Point::Offset(8), None).may_have_begun(&begun));
+        let read = Range { from: 10, ..begun.clone() };
+        assert!(wanted(Point::Offset(9), None).may_have_begun(&read));
+        assert!(!wanted(Point::Offset(10), None).may_have_begun(&read), "the one that comes next");
         assert!(!wanted(earliest, Some(Point::Offset(9))).may_have_begun(&begun));
         let of = |topic: &str, partition| {
             let topic = Some(topic.to_owned());
             Wanted { topic, partition: Some(partition), ..wanted(earliest, None) }.may_have_begun(&begun)
         };
         assert_eq!((of("t", 2), of("t", 1), of("u", 2)), (true, false, false));
+    }
+
+    #[test]
+    fn a_replay_that_another_command_has_begun_meanwhile_is_told_from_the_one_that_was_planned() {
+        let range =
+            |partition, from, to| Range { at: at(partition), from, to, gone: partition as u64, left: 0 };
+        let planned = [range(0, 0, 100), range(1, 5, 7)];
+        // As it is read back: what was cut off is not kept.
+        let same = planned.clone().map(|range| Range { gone: 0, ..range });
+        assert_eq!(other_than(&planned, &same), None);
+        for found in [
+            vec![range(0, 100, 200), range(1, 5, 7)],
+            vec![range(0, 0, 100), range(1, 6, 7)],
+            vec![range(0, 0, 100), range(1, 5, 7), range(2, 0, 1)],
+            vec![range(0, 0, 100)],
+            vec![range(2, 0, 100)],
+        ] {
+            assert!(other_than(&planned, &found).is_some(), "{found:?}");
+        }
     }
 
     #[test]

@@ -202,18 +202,14 @@ impl Store for MemoryStore {
 
     async fn create_streams(&self, starts: &[(StreamKey, u64)]) -> Result<(), StoreError> {
         self.ask(Call::CreateStreams)?;
+        self.state().create_missing(starts)
+    }
+
+    async fn create_groups(&self, starts: &[(StreamKey, u64)]) -> Result<(), StoreError> {
+        self.ask(Call::CreateStreams)?;
         let mut state = self.state();
-        let before = state.progress.len();
-        for (key, start) in starts {
-            if state.newest(key).is_some() {
-                continue;
-            }
-            if let Err(error) = state.add_stream(key, 0, *start) {
-                state.progress.truncate(before);
-                return Err(error);
-            }
-        }
-        Ok(())
+        let is_begun = starts.iter().any(|(key, _)| !state.streams(&key.cluster_id, &key.group).is_empty());
+        if is_begun { Ok(()) } else { state.create_missing(starts) }
     }
 
     async fn claim(&self, key: &StreamKey, owner: &str) -> Result<Claim, StoreError> {

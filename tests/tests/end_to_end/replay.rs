@@ -169,6 +169,33 @@ async fn a_replay_stays_within_the_pipelines_rate_and_stops_with_it() {
     pipeline.component.stop(WAIT).await.unwrap();
 }
 
+/// Which of them begins is open; the other one must not take its range for its own.
+#[tokio::test]
+#[ignore = "needs Kafka and MariaDB"]
+async fn of_two_replays_of_one_name_that_begin_at_once_one_says_that_the_range_is_another() {
+    let case = Case::new(Engine::Mysql, "replay", 1, |_| {}).await.unwrap();
+    let ledger = Ledger::new(86, Shape::Json);
+    ledger.produce(case.kafka, &case.topic, 0..40, |_| 0).await.unwrap();
+    let mut pipeline = case.replica("pipeline").await.unwrap();
+    case.wait_stored(400, WAIT).await.unwrap();
+    pipeline.component.stop(WAIT).await.unwrap();
+    for round in 0..6 {
+        let (name, table) = (format!("same{round}"), format!("copy{round}"));
+        let begin = |from, to| {
+            let range = ["--name", &name, "--partition", "0", "--from", from, "--to", to, "--table", &table];
+            start(&case, &format!("{name}-{from}"), &range).unwrap()
+        };
+        let (mut one, mut other) = (begin("0", "20"), begin("20", "40"));
+        let ends = (one.ended(WAIT).await.unwrap(), other.ended(WAIT).await.unwrap());
+        let refused = match ends {
+            (0, 1) => &other,
+            (1, 0) => &one,
+            _ => panic!("{ends:?}: {}, {}", one.log_tail(5), other.log_tail(5)),
+        };
+        assert!(refused.log_tail(5).contains("was begun with another range"), "{}", refused.log_tail(5));
+    }
+}
+
 /// The broker looks a time up as the first message with that time or a later one.
 #[tokio::test]
 #[ignore = "needs Kafka and MariaDB"]

@@ -139,6 +139,31 @@ pub async fn replicas_that_create_streams_at_once_agree_on_numbers(bed: Bed) {
     assert_eq!(numbers, (0..20).collect());
 }
 
+pub async fn replicas_that_create_groups_at_once_create_those_of_one_of_them(bed: Bed) {
+    let group = |name: &str, partition| StreamKey { group: name.to_owned(), ..key(partition) };
+    // Each has a partition of its own, and one that all have.
+    let starts: Vec<_> = (0..4)
+        .map(|replica| {
+            let of = |name| [(group(name, replica), 1), (group(name, 9), replica as u64)];
+            [of("begin"), of("end")].concat()
+        })
+        .collect();
+    let mut tasks = tokio::task::JoinSet::new();
+    for starts in starts.clone() {
+        let store = bed.store().await.unwrap();
+        tasks.spawn(async move { retried(|| store.create_groups(&starts)).await });
+    }
+    tasks.join_all().await;
+    let store = bed.store().await.unwrap();
+    let mut found = store.positions("cluster-1", "begin").await.unwrap();
+    found.extend(store.positions("cluster-1", "end").await.unwrap());
+    let are_of = |starts: &Vec<(StreamKey, u64)>| found.iter().all(|stream| starts.contains(stream));
+    assert!(found.len() == 4 && starts.iter().any(are_of), "{found:?}");
+    // One that has a stream of only one of its groups has been begun, too.
+    store.create_groups(&[(group("end", 0), 0), (group("third", 0), 0)]).await.unwrap();
+    assert_eq!(store.streams("cluster-1", "third").await.unwrap(), []);
+}
+
 pub async fn equal_names_on_two_clusters_or_groups_are_different_streams(bed: Bed) {
     let store = bed.store().await.unwrap();
     let keys = [

@@ -121,6 +121,20 @@ impl State {
         self.progress.iter_mut().filter(|row| row.key == *key).max_by_key(|row| row.generation)
     }
 
+    pub fn create_missing(&mut self, starts: &[(StreamKey, u64)]) -> Result<(), StoreError> {
+        let before = self.progress.len();
+        for (key, start) in starts {
+            if self.newest(key).is_some() {
+                continue;
+            }
+            if let Err(error) = self.add_stream(key, 0, *start) {
+                self.progress.truncate(before);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     pub fn add_stream(&mut self, key: &StreamKey, generation: u32, start: u64) -> Result<(), StoreError> {
         let number = i64::try_from(self.progress.len()).unwrap_or(i64::MAX);
         self.progress.push(Progress {

@@ -51,6 +51,12 @@ macro_rules! sql_store {
                 self.settle(session, done).await
             }
 
+            async fn create_groups(&self, starts: &[(StreamKey, u64)]) -> Result<(), StoreError> {
+                let mut session = self.session(Purpose::Control).await?;
+                let done = self.create_all_or_none(&mut session, starts).await;
+                self.settle(session, done).await
+            }
+
             async fn claim(&self, key: &StreamKey, owner: &str) -> Result<Claim, StoreError> {
                 let mut session = self.session(Purpose::Control).await?;
                 let done = self.claim_stream(&mut session, key, owner).await;

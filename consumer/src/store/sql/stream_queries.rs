@@ -104,7 +104,7 @@ pub fn number_missing<'a>(
         .collect()
 }
 
-/// Implements `streams_of`, `positions_of`, `create_missing`, `claim_stream` and `next_generation` for a backend, which
+/// Implements `streams_of`, `positions_of`, `create_missing`, `create_all_or_none`, `claim_stream` and `next_generation` for a backend, which
 /// has the method `table_name` and the functions `store_error`, `begin`, `begin_reading` (of a transaction whose reads a
 /// proxy sends to the primary: a replica that lags would make streams that exist look new), `begin_numbering` (of one in
 /// which nobody else gives out stream numbers of the table), `check_lock` (whether that held while everything was read),
@@ -188,12 +188,35 @@ macro_rules! stream_store {
                 begin_numbering(conn, self.table_name()).await?;
                 // Again, now that nobody else can create any.
                 let known = self.known_of(conn, starts).await?;
-                let first_free = self.next_stream(conn).await?;
-                check_lock(conn).await?;
-                for (stream, key, start) in number_missing(starts, &known, first_free)? {
-                    self.insert_stream(conn, stream, key, 0, start).await?;
+                self.insert_missing(conn, starts, &known).await?;
+                commit(conn).await
+            }
+
+            pub(super) async fn create_all_or_none(
+                &self,
+                conn: &mut Conn,
+                starts: &[(StreamKey, u64)],
+            ) -> Result<(), StoreError> {
+                begin_numbering(conn, self.table_name()).await?;
+                let known = self.known_of(conn, starts).await?;
+                if known.is_empty() {
+                    self.insert_missing(conn, starts, &known).await?;
                 }
                 commit(conn).await
+            }
+
+            async fn insert_missing(
+                &self,
+                conn: &mut Conn,
+                starts: &[(StreamKey, u64)],
+                known: &HashSet<StreamKey>,
+            ) -> Result<(), StoreError> {
+                let first_free = self.next_stream(conn).await?;
+                check_lock(conn).await?;
+                for (stream, key, start) in number_missing(starts, known, first_free)? {
+                    self.insert_stream(conn, stream, key, 0, start).await?;
+                }
+                Ok(())
             }
 
             async fn known_of(
