@@ -41,7 +41,7 @@ use crate::pipeline::{self, Parts};
 use crate::place::make_folder;
 use crate::seal::Sealing;
 use crate::secrets::Secrets;
-use crate::source::queue::{DEFAULT_MAX_BYTES, DEFAULT_PARTITIONS, Queue, QueueOptions};
+use crate::source::queue::{DEFAULT_MAX_BYTES, DEFAULT_PARTITIONS, Folder, Queue, QueueOptions};
 use crate::stop;
 use crate::store::Store;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
@@ -97,16 +97,14 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let screen = start_logging(&args);
     let data_dir = &args.data_dir;
-    make_folder(data_dir)?;
-    let file = match &args.file {
-        Some(file) => file.clone(),
-        None => first_pipeline(data_dir)?,
-    };
+    let (folder, file) = take_folder(&args)?;
     let config = config::load(&file)?;
     refuse_what_is_not_done_here(&args, &config, &file)?;
     let stop = stop::on_signal()?;
-    let queue = open_queue(data_dir, &config).await?;
     let database = database(data_dir);
+    let queue = open_queue(folder, &config, database.clone());
+    let Some(queue) = stop.run_until_cancelled(queue).await else { return Ok(()) };
+    let queue = queue?;
     let store = open_store(&config, &database)?;
     let sealing = Arc::new(config.sealing(&Secrets::new(args.secrets_dir.clone())));
     let meters = Arc::new(Meters::default());
@@ -203,6 +201,18 @@ pub(crate) fn pipeline_file(data_dir: &Path) -> PathBuf {
     data_dir.join("pipeline.yaml")
 }
 
+/// The data folder, for this process alone, and the pipeline file. The lock comes first: nothing is written into a folder
+/// that somebody else uses, or is just about to fill.
+fn take_folder(args: &Args) -> anyhow::Result<(Folder, PathBuf)> {
+    make_folder(&args.data_dir)?;
+    let folder = Folder::lock(&args.data_dir)?;
+    let file = match &args.file {
+        Some(file) => file.clone(),
+        None => first_pipeline(&args.data_dir)?,
+    };
+    Ok((folder, file))
+}
+
 /// The pipeline file of the data folder; written where it is missing.
 fn first_pipeline(data_dir: &Path) -> anyhow::Result<PathBuf> {
     let path = pipeline_file(data_dir);
@@ -226,7 +236,7 @@ fn first_pipeline(data_dir: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// The queue of the data folder, under the topic that it had first: positions are stored under that name.
-async fn open_queue(data_dir: &Path, config: &Config) -> anyhow::Result<Queue> {
+async fn open_queue(folder: Folder, config: &Config, database: PathBuf) -> anyhow::Result<Queue> {
     let topic = match &config.topics {
         Topics::Named(topic) => topic.clone(),
         Topics::Matching { .. } => TOPIC.to_owned(),
@@ -236,9 +246,9 @@ async fn open_queue(data_dir: &Path, config: &Config) -> anyhow::Result<Queue> {
         topic,
         partitions: DEFAULT_PARTITIONS,
         max_bytes: DEFAULT_MAX_BYTES,
-        database: database(data_dir),
+        database,
     };
-    let queue = Queue::open(data_dir, options).await?;
+    let queue = Queue::open(folder, options).await?;
     if queue.topic() != named {
         tracing::warn!(topic = queue.topic(), named, "the queue keeps the topic that it was made with");
     }

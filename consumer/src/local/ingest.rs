@@ -197,7 +197,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::source::queue::{DEFAULT_MAX_BYTES, QueueOptions};
+    use crate::source::queue::{DEFAULT_MAX_BYTES, Folder, QueueOptions};
     use crate::source::{Message, Source, TopicPartition};
 
     async fn ingest(directory: &Path, format: Format) -> Ingest {
@@ -207,7 +207,7 @@ mod tests {
             max_bytes: DEFAULT_MAX_BYTES,
             database: directory.join("sluice.db"),
         };
-        let queue = Queue::open(directory, options).await.unwrap();
+        let queue = Queue::open(Folder::lock(directory).unwrap(), options).await.unwrap();
         Ingest::new(queue, format, Decoder::new(format, &JsonPaths::default()).unwrap())
     }
 

@@ -6,19 +6,18 @@
 //! - Offsets of a partition start at 0, have no gaps, and never restart: the next one is kept in the file.
 //! - Records below the position reported by the sink are deleted in small chunks; the newest settled one
 //!   stays, because its fingerprint proves on the next start that this is still the same queue.
-//! - One process at a time: a lock on the directory, which the operating system gives up with the process.
+//! - One process at a time: a lock on the directory ([`Folder`]), which the operating system gives up with the process.
 //! - Appends are refused while the disk has no room for them and for what the database needs to store all that waits.
 //! - Memory does not grow with the backlog: writers wait for a byte budget, which a record holds until it is
 //!   written, whether or not its client still waits; readers prefetch a fixed window.
 
 mod file;
+mod folder;
 mod reader;
 mod room;
 mod writer;
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
@@ -29,6 +28,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use self::folder::Folder;
 use self::reader::Window;
 use self::room::Room;
 use self::writer::Append;
@@ -165,7 +165,7 @@ struct Shared {
     /// Of the disk.
     room: Room,
     announced: AtomicBool,
-    _lock: File,
+    _folder: Folder,
 }
 
 /// What memory knows of a partition; the file is ahead of it, never behind.
@@ -180,15 +180,13 @@ struct Partition {
 }
 
 impl Queue {
-    /// Opens the queue in `directory`, or creates it.
+    /// Opens the queue in `folder`, or creates it. A full disk is waited for.
     ///
     /// # Errors
-    /// Another process uses it, or the file cannot be opened.
-    pub async fn open(directory: &Path, options: QueueOptions) -> Result<Self, QueueError> {
-        let lock_file = take_lock(directory)?;
-        let path = directory.join("queue.db");
-        let mut connection = file::connect(&path).await?;
-        let contents = file::prepare(&mut connection, &options).await?;
+    /// The file cannot be opened.
+    pub async fn open(folder: Folder, options: QueueOptions) -> Result<Self, QueueError> {
+        let path = folder.path.join("queue.db");
+        let (connection, contents) = file::open_patiently(&path, &options).await?;
         let (sender, receiver) = mpsc::channel(writer::MAX_GROUP);
         let partition = |row: &file::PartitionRow| Partition {
             next: watch::Sender::new(row.next_offset),
@@ -210,7 +208,7 @@ impl Queue {
             max_bytes: options.max_bytes,
             room: Room::new(),
             announced: AtomicBool::new(false),
-            _lock: lock_file,
+            _folder: folder,
         });
         let writer = tokio::spawn(writer::run(shared.clone(), connection, contents.partitions, receiver));
         Ok(Self { shared, writer: Arc::new(Mutex::new(Some(writer))) })
@@ -362,33 +360,6 @@ impl Source for Queue {
 
 fn unavailable(context: &'static str, error: &sqlx::Error) -> SourceError {
     SourceError::Unavailable { context, message: error.to_string() }
-}
-
-/// Makes the directory and locks it for this process.
-fn take_lock(directory: &Path) -> Result<File, QueueError> {
-    let failed = |source| QueueError::Directory { directory: directory.to_owned(), source };
-    std::fs::create_dir_all(directory).map_err(failed)?;
-    let path = directory.join("queue.lock");
-    let mut file =
-        File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {
-            // Only to be helpful; on a full disk it cannot be written, and the lock is held all the same.
-            let noted = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-            if let Err(error) = noted {
-                tracing::debug!(%error, "the lock file does not name this process");
-            }
-            Ok(file)
-        }
-        Err(std::fs::TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            // Only to be helpful: without it the message still tells what to do.
-            let known = file.read_to_string(&mut pid).is_ok() && pid.parse::<u32>().is_ok();
-            let holder = if known { format!(" (process {pid})") } else { String::new() };
-            Err(QueueError::InUse { directory: directory.to_owned(), holder })
-        }
-        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
-    }
 }
 
 #[cfg(test)]

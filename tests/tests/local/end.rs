@@ -53,3 +53,17 @@ async fn a_terminal_that_is_closed_stops_it_in_order_but_not_under_nohup() -> an
     assert_eq!(posted.status, 202, "{}", posted.text());
     sluice.stop(SOON).await
 }
+
+#[tokio::test]
+async fn a_folder_that_another_one_has_just_taken_is_refused_and_nothing_is_written_there()
+-> anyhow::Result<()> {
+    let place = Place::new()?;
+    std::fs::create_dir(place.data())?;
+    let lock = File::create(place.data().join("queue.lock"))?;
+    lock.try_lock()?;
+    let mut late = place.launch("late", &[])?;
+    assert_eq!(late.ended(SOON).await?, 1);
+    assert!(late.log_tail(5).contains("is in use by another sluice"), "{}", late.log_tail(5));
+    assert_eq!(std::fs::read_dir(place.data())?.count(), 1, "only the lock is there");
+    Ok(())
+}

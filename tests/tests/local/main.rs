@@ -255,6 +255,30 @@ async fn full_disk() -> anyhow::Result<()> {
     sluice.stop(SOON).await
 }
 
+#[tokio::test]
+#[ignore = "needs root"]
+async fn a_disk_that_is_full_when_sluice_local_starts_is_waited_for() {
+    let place = Place::new().unwrap();
+    let disk = Disk::mount(&place.data(), 64 << 20).unwrap();
+    place.start("first", &[]).await.unwrap().stop(SOON).await.unwrap();
+    disk.fill().unwrap();
+    waits_for_room(&place, "stopped").await.unwrap().stop(SOON).await.unwrap();
+    let mut sluice = waits_for_room(&place, "patient").await.unwrap();
+    disk.free().unwrap();
+    place.ready(&mut sluice).await.unwrap();
+    sluice.stop(SOON).await.unwrap();
+}
+
+async fn waits_for_room(place: &Place, name: &str) -> anyhow::Result<Component> {
+    let mut sluice = place.launch(name, &[])?;
+    eventually("it to say that it waits", SOON, async || {
+        ensure!(sluice.is_running()?, "it ended; its log:\n{}", sluice.log_tail(20));
+        Ok(sluice.log_tail(5).contains("the disk is full").then_some(()))
+    })
+    .await?;
+    Ok(sluice)
+}
+
 /// It takes a minute.
 mod long {
     #[tokio::test]

@@ -12,11 +12,14 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection, SqlitePool};
 
 use super::{QueueError, QueueOptions, RECORD_OVERHEAD};
+use crate::backoff::Backoff;
 
 const VERSION: i64 = 1;
 /// What the WAL file may keep of a size that it once had.
 const WAL_BYTES: &str = "67108864";
 const OFFSET_BITS: u32 = 48;
+/// Between two tries to open the file on a full disk.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// One row of `partition`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +66,37 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
+/// The writer's connection, and what the file says. As the writer waits for room, so does this: opening writes, too.
+pub(super) async fn open_patiently(
+    path: &Path,
+    options: &QueueOptions,
+) -> Result<(SqliteConnection, Contents), QueueError> {
+    let mut backoff = BACKOFF;
+    loop {
+        match open(path, options).await {
+            Err(QueueError::File(error)) if is_full(&error) => {
+                tracing::warn!(%error, file = %path.display(), "the disk is full: it starts once there is room");
+                tokio::time::sleep(backoff.pause()).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn open(path: &Path, options: &QueueOptions) -> Result<(SqliteConnection, Contents), QueueError> {
+    let mut connection = connect(path).await?;
+    let contents = prepare(&mut connection, options).await?;
+    Ok((connection, contents))
+}
+
+/// Whether the disk has no room, be it for the file, its log, or what maps that into memory.
+fn is_full(error: &sqlx::Error) -> bool {
+    const FULL: &str = "13";
+    const IOERR_SHMSIZE: &str = "4874";
+    let code = error.as_database_error().and_then(|reported| reported.code());
+    matches!(code.as_deref(), Some(FULL | IOERR_SHMSIZE))
+}
+
 /// The writer's connection; creates the file.
 pub(super) async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
     let options = options(path)
@@ -93,10 +127,7 @@ pub(super) async fn free_bytes(database: &SqlitePool) -> Result<u64, sqlx::Error
 }
 
 /// Creates the tables where they are missing and reads the state.
-pub(super) async fn prepare(
-    connection: &mut SqliteConnection,
-    options: &QueueOptions,
-) -> Result<Contents, QueueError> {
+async fn prepare(connection: &mut SqliteConnection, options: &QueueOptions) -> Result<Contents, QueueError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *transaction).await?;
     match found {

@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::time::Duration;
 
 use super::*;
@@ -13,7 +14,7 @@ fn options() -> QueueOptions {
 }
 
 async fn open(directory: &Path) -> Queue {
-    Queue::open(directory, options()).await.unwrap()
+    Queue::open(Folder::lock(directory).unwrap(), options()).await.unwrap()
 }
 
 fn record(payload: &str) -> Record {
@@ -210,7 +211,7 @@ async fn a_queue_keeps_the_topic_that_it_had_first() {
     let directory = tempfile::tempdir().unwrap();
     open(directory.path()).await.close().await;
     let renamed = QueueOptions { topic: "renamed".to_owned(), ..options() };
-    let queue = Queue::open(directory.path(), renamed).await.unwrap();
+    let queue = Queue::open(Folder::lock(directory.path()).unwrap(), renamed).await.unwrap();
     assert_eq!(queue.topic(), "spans");
 }
 
@@ -218,7 +219,7 @@ async fn a_queue_keeps_the_topic_that_it_had_first() {
 async fn a_full_queue_refuses_and_takes_again_once_the_sink_has_drained_it() {
     let directory = tempfile::tempdir().unwrap();
     let small = QueueOptions { max_bytes: 200, ..options() };
-    let queue = Queue::open(directory.path(), small).await.unwrap();
+    let queue = Queue::open(Folder::lock(directory.path()).unwrap(), small).await.unwrap();
     queue.append(b"t", record(&"x".repeat(100))).await.unwrap();
     let partition = queue.append(b"t", record(&"x".repeat(100))).await.unwrap().partition;
     assert!(matches!(queue.append(b"t", record("y")).await, Err(AppendError::Full { .. })));
@@ -248,7 +249,7 @@ async fn what_was_deleted_in_the_database_is_free_and_a_database_that_is_not_the
 async fn a_second_process_is_told_who_has_the_directory() {
     let directory = tempfile::tempdir().unwrap();
     let _queue = open(directory.path()).await;
-    let Err(error) = Queue::open(directory.path(), options()).await else { panic!("opened twice") };
+    let error = Folder::lock(directory.path()).unwrap_err();
     assert!(error.to_string().contains(&format!("(process {})", std::process::id())), "{error}");
 }
 
