@@ -242,12 +242,8 @@ async fn open_queue(folder: Folder, config: &Config, database: PathBuf) -> anyho
         Topics::Matching { .. } => TOPIC.to_owned(),
     };
     let named = topic.clone();
-    let options = QueueOptions {
-        topic,
-        partitions: DEFAULT_PARTITIONS,
-        max_bytes: DEFAULT_MAX_BYTES,
-        database,
-    };
+    let options =
+        QueueOptions { topic, partitions: DEFAULT_PARTITIONS, max_bytes: DEFAULT_MAX_BYTES, database };
     let queue = Queue::open(folder, options).await?;
     if queue.topic() != named {
         tracing::warn!(topic = queue.topic(), named, "the queue keeps the topic that it was made with");

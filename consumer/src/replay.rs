@@ -4,7 +4,8 @@
 //!
 //! - within a replay every span is stored once, through kill -9 at any point: it has streams of its own in
 //!   `sluice_progress`, under the consumer group `GROUP.replay.NAME`, and the same fence as every pipeline. Its ends are
-//!   kept likewise, as streams that nobody moves, created in the transaction that creates its starts;
+//!   kept likewise, as streams that nobody moves, created in the transaction that creates its starts; so are, for one
+//!   partition, the offsets that were asked for, so that a command with another range is not taken for the same one;
 //! - it shares the pipeline's rate: it leases from the same key, and never exceeds `--rate` besides;
 //! - of two commands of one name that begin at the same moment one does, and the other one says so where it would read
 //!   anything else;
@@ -45,7 +46,7 @@ use crate::store::{Store, StreamKey, TableName};
 use crate::{live, out, stop};
 pub use args::Args;
 use follow::left;
-use plan::{Point, Range, Wanted};
+use plan::{Asked, Point, Range, Wanted};
 use range::{Ends, RangeSource};
 use show::{Progress, State};
 
@@ -54,6 +55,8 @@ type Positions = BTreeMap<(String, i32), u64>;
 
 /// Longest consumer group: what a pipeline's own may have.
 const MAX_GROUP: usize = sluice_crds::v1alpha1::MAX_KAFKA_NAME;
+/// What the groups of a replay's other streams have behind its own.
+const LONGEST_SUFFIX: usize = ".from".len();
 
 /// Runs until everything is read, SIGTERM, SIGHUP or Ctrl-C.
 ///
@@ -125,13 +128,18 @@ impl Replay {
         format!("{}.end", self.group())
     }
 
+    /// The groups of the streams that hold the offsets that were asked for, where they are kept.
+    fn asked_groups(&self) -> [String; 2] {
+        ["from", "to"].map(|part| format!("{}.{part}", self.group()))
+    }
+
     async fn run(&self) -> anyhow::Result<ExitCode> {
         if self.args.dry_run {
             out::line(show::plan(self.args.output, &self.plan().await?, self.table.as_str()));
             return Ok(ExitCode::SUCCESS);
         }
         ensure!(
-            self.end_group().len().max(self.kafka_group().len()) <= MAX_GROUP,
+            self.group().len() + LONGEST_SUFFIX <= MAX_GROUP && self.kafka_group().len() <= MAX_GROUP,
             "the consumer group {} would be too long: choose a shorter --name",
             self.kafka_group()
         );
@@ -154,7 +162,7 @@ impl Replay {
             self.begin(&ranges).await?;
             ends = self.ends().await?;
             if let Some(other) = plan::other_than(&ranges, &self.standing(&ends).await?) {
-                return Err(self.begun_with(other));
+                return Err(self.begun_with(&other.reads()));
             }
         } else {
             let ranges = self.begun(&ends).await?;
@@ -179,9 +187,12 @@ impl Replay {
     /// What is left of a replay that was begun before, which this command must be one for.
     async fn begun(&self, ends: &Ends) -> anyhow::Result<Vec<Range>> {
         let ranges = self.standing(ends).await?;
+        let [from_group, to_group] = self.asked_groups();
+        let (from, to) = (self.offsets(&from_group).await?, self.offsets(&to_group).await?);
+        let asked = |at| Some(Asked { from: *from.get(at)?, to: *to.get(at)? });
         let wanted = self.wanted();
-        match ranges.iter().find(|range| !wanted.may_have_begun(range)) {
-            Some(other) => Err(self.begun_with(other)),
+        match ranges.iter().find_map(|range| wanted.differs_from(range, asked(&range.at))) {
+            Some(how) => Err(self.begun_with(&how)),
             None => Ok(ranges),
         }
     }
@@ -196,14 +207,11 @@ impl Replay {
         Ok(ends.iter().map(left).collect())
     }
 
-    fn begun_with(&self, other: &Range) -> anyhow::Error {
+    fn begun_with(&self, how: &str) -> anyhow::Error {
         anyhow!(
-            "the replay {} was begun with another range: it reads {} from offset {} to {}. Repeat the command that \
-             began it to go on with it, or choose another --name",
-            self.args.name.as_deref().unwrap_or_default(),
-            other.at,
-            other.from,
-            other.to
+            "the replay {} was begun with another range: {how}. Repeat the command that began it to go on with it, or \
+             choose another --name",
+            self.args.name.as_deref().unwrap_or_default()
         )
     }
 
@@ -250,7 +258,8 @@ impl Replay {
         }
     }
 
-    /// Commits starts and ends, all at once, unless somebody else has begun a replay of this name since it was looked.
+    /// Commits starts, ends and what was asked for, all at once, unless somebody else has begun a replay of this name since
+    /// it was looked.
     async fn begin(&self, ranges: &[Range]) -> anyhow::Result<()> {
         let key = |group: String, at: &TopicPartition| StreamKey {
             cluster_id: self.cluster_id.clone(),
@@ -260,7 +269,11 @@ impl Replay {
         };
         let starts = ranges.iter().map(|range| (key(self.group(), &range.at), range.from));
         let ends = ranges.iter().map(|range| (key(self.end_group(), &range.at), range.to));
-        let all: Vec<_> = starts.chain(ends).collect();
+        let asked = self.wanted().asked(ranges).into_iter().flat_map(|(at, Asked { from, to })| {
+            let [from_group, to_group] = self.asked_groups();
+            [(key(from_group, &at), from), (key(to_group, &at), to)]
+        });
+        let all: Vec<_> = starts.chain(ends).chain(asked).collect();
         self.target.create_groups(&all).await.context("cannot begin the replay")
     }
 

@@ -11,6 +11,8 @@ use crate::source::{Bounds, Source, TopicPartition};
 
 /// Most topics that an error names.
 const TOPICS_SHOWN: usize = 5;
+/// The greatest offset that Kafka has, and a database can hold.
+const MAX_OFFSET: u64 = i64::MAX as u64;
 
 /// Where a range begins or ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,13 @@ impl Point {
         }
     }
 
+    fn offset(self) -> Option<u64> {
+        match self {
+            Self::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
     async fn resolve(self, source: &dyn Source, at: &TopicPartition, bounds: Bounds) -> anyhow::Result<u64> {
         Ok(match self {
             Self::Earliest => bounds.low,
@@ -79,15 +88,52 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Whether a range, of which a part may be read already, can be one of these. Times say nothing: what lies at one may
-    /// be gone since. No range is begun that holds nothing: one that ends where this begins is another, also once it is read.
-    pub fn may_have_begun(&self, range: &Range) -> bool {
-        let is_outside = matches!(self.from, Point::Offset(from) if range.from < from || range.to <= from)
-            || matches!(self.to, Some(Point::Offset(to)) if range.to > to);
-        let is_other = self.topic.as_ref().is_some_and(|topic| **topic != *range.at.topic)
-            || self.partition.is_some_and(|partition| partition != range.at.partition);
-        !is_outside && !is_other
+    /// The offsets that a replay of these ranges is asked for. Only one of a single partition can be: an offset means one.
+    pub fn asked(&self, ranges: &[Range]) -> Option<(TopicPartition, Asked)> {
+        let [range] = ranges else { return None };
+        let from = self.from.offset().unwrap_or(range.from).min(MAX_OFFSET);
+        let to = self.to.and_then(Point::offset).unwrap_or(range.to).min(MAX_OFFSET);
+        Some((range.at.clone(), Asked { from, to }))
     }
+
+    /// Why a replay that was begun before cannot be one of these; none where it can. `left` is what is left of its range.
+    /// Times say nothing: what lies at one may be gone since.
+    pub fn differs_from(&self, left: &Range, asked: Option<Asked>) -> Option<String> {
+        let Range { at, from, to, .. } = left;
+        let begins = asked.map_or(*from, |asked| asked.from);
+        let reads = || Some(Range { from: begins, ..left.clone() }.reads());
+        let is_other = self.topic.as_ref().is_some_and(|topic| **topic != *at.topic)
+            || self.partition.is_some_and(|partition| partition != at.partition);
+        if is_other {
+            return reads();
+        }
+        let wanted_from = self.from.offset().map(|wanted| wanted.min(MAX_OFFSET));
+        let wanted_to = self.to.and_then(Point::offset).map(|wanted| wanted.min(MAX_OFFSET));
+        if let Some(wanted) = wanted_to.filter(|wanted| asked.is_some_and(|asked| *wanted > asked.to)) {
+            return Some(format!(
+                "it ends at {to}, not at {wanted}: for the rest use another --name with --from {to}"
+            ));
+        }
+        if let Some(wanted) = wanted_from.filter(|wanted| asked.is_some_and(|asked| *wanted < asked.from)) {
+            return Some(format!(
+                "it begins at {begins}, not at {wanted}: for the rest use another --name with --from {wanted} --to {begins}"
+            ));
+        }
+        // No range is begun that holds nothing: one that ends where this begins is another, also once it is read.
+        let is_outside = wanted_from.is_some_and(|wanted| begins < wanted || *to <= wanted)
+            || wanted_to.is_some_and(|wanted| asked.map_or(*to, |asked| asked.to) > wanted);
+        is_outside.then(reads).flatten()
+    }
+}
+
+/// The offsets that a replay was begun with. They tell the same command from one with another range: the range itself may
+/// have been cut. Where a point was no offset, that of the range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// First offset.
+    pub from: u64,
+    /// Offset behind the last.
+    pub to: u64,
 }
 
 /// The range of one partition.
@@ -118,6 +164,11 @@ impl Range {
     /// Offsets in it.
     pub fn messages(&self) -> u64 {
         self.to - self.from
+    }
+
+    /// What it reads, in words.
+    pub fn reads(&self) -> String {
+        format!("it reads {} from offset {} to {}", self.at, self.from, self.to)
     }
 
     fn offsets(&self) -> std::ops::Range<u64> {
@@ -223,25 +274,64 @@ mod tests {
         assert_eq!(cut(200, 300, None), (200, 200, 0, 0));
     }
 
+    /// Of partition 2, 3 to 7 are read already.
+    fn left() -> Range {
+        Range { at: at(2), from: 7, to: 10, gone: 0, left: 0 }
+    }
+
     #[test]
-    fn a_range_that_a_command_cannot_have_begun_is_told_from_one_that_it_may_have() {
-        let begun = Range { at: at(2), from: 7, to: 10, gone: 0, left: 0 };
-        let wanted = |from, to| Wanted { from, to, topic: None, partition: None, up_to_position: false };
+    fn only_the_offsets_that_began_a_replay_go_on_with_it() {
+        // The log ended at 10 when up to 12 was asked for.
+        let asked = Some(Asked { from: 3, to: 12 });
+        let differs = |from, to| wanted(from, to).differs_from(&left(), asked);
+        let offset = |offset| Some(Point::Offset(offset));
+        for (from, to) in [
+            (Point::Offset(3), offset(12)),
+            (Point::Offset(3), None),
+            (Point::Earliest, offset(12)),
+            (Point::Earliest, Some(Point::Latest)),
+        ] {
+            assert_eq!(differs(from, to), None, "{from:?} {to:?}");
+        }
+        let longer = differs(Point::Offset(3), offset(13)).unwrap();
+        assert_eq!(longer, "it ends at 10, not at 13: for the rest use another --name with --from 10");
+        let earlier = differs(Point::Offset(1), offset(12)).unwrap();
+        assert_eq!(earlier, "it begins at 3, not at 1: for the rest use another --name with --from 1 --to 3");
+        for (from, to) in [(Point::Offset(4), offset(12)), (Point::Offset(3), offset(11))] {
+            let other = differs(from, to).unwrap();
+            assert_eq!(other, "it reads t/2 from offset 3 to 10", "{from:?} {to:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_replay_is_asked_for_is_kept_where_its_offsets_mean_one_partition() {
+        let both = wanted(Point::Offset(3), Some(Point::Offset(u64::MAX)));
+        assert_eq!(both.asked(&[left()]), Some((at(2), Asked { from: 3, to: MAX_OFFSET })));
+        assert_eq!(both.differs_from(&left(), both.asked(&[left()]).map(|(_, asked)| asked)), None);
+        let words = wanted(Point::Earliest, None);
+        assert_eq!(words.asked(&[left()]), Some((at(2), Asked { from: 7, to: 10 })));
+        assert_eq!(words.asked(&[left(), left()]), None);
+    }
+
+    #[test]
+    fn of_a_replay_whose_offsets_were_not_kept_only_what_is_left_tells() {
+        let differs = |wanted: Wanted| wanted.differs_from(&left(), None).is_some();
         let (earliest, five) = (Point::Earliest, Point::Offset(5));
         for (from, to) in [(earliest, None), (five, Some(Point::Offset(10))), (five, Some(Point::Offset(12)))]
         {
-            assert!(wanted(from, to).may_have_begun(&begun), "{from:?} {to:?}");
+            assert!(!differs(wanted(from, to)), "{from:?} {to:?}");
         }
-        assert!(!wanted(Point::Offset(8), None).may_have_begun(&begun));
-        let read = Range { from: 10, ..begun.clone() };
-        assert!(wanted(Point::Offset(9), None).may_have_begun(&read));
-        assert!(!wanted(Point::Offset(10), None).may_have_begun(&read), "the one that comes next");
-        assert!(!wanted(earliest, Some(Point::Offset(9))).may_have_begun(&begun));
+        assert!(differs(wanted(Point::Offset(8), None)));
+        let read = Range { from: 10, ..left() };
+        assert_eq!(wanted(Point::Offset(9), None).differs_from(&read, None), None);
+        let next = wanted(Point::Offset(10), None).differs_from(&read, None);
+        assert!(next.is_some(), "the one that comes next");
+        assert!(differs(wanted(earliest, Some(Point::Offset(9)))));
         let of = |topic: &str, partition| {
             let topic = Some(topic.to_owned());
-            Wanted { topic, partition: Some(partition), ..wanted(earliest, None) }.may_have_begun(&begun)
+            differs(Wanted { topic, partition: Some(partition), ..wanted(earliest, None) })
         };
-        assert_eq!((of("t", 2), of("t", 1), of("u", 2)), (true, false, false));
+        assert_eq!((of("t", 2), of("t", 1), of("u", 2)), (false, true, true));
     }
 
     #[test]

@@ -99,6 +99,15 @@ async fn lost_rows_come_back(engine: Engine) -> anyhow::Result<()> {
     let piece = ["--name", "piece", "--partition", "1", "--from", "10", "--to", "20", "--table", "copy"];
     let (good, text) = replay(&case, &piece)?;
     ensure!(good && text.contains("10 of 10 messages"), "{text}");
+    let (good, text) = replay(&case, &piece)?;
+    ensure!(good && text.contains("finished before"), "{text}");
+    // Of the same name, but with more to read.
+    let longer = piece.map(|word| if word == "20" { "25" } else { word });
+    let (good, text) = replay(&case, &longer)?;
+    ensure!(!good && text.contains("it ends at 20, not at 25"), "{text}");
+    let earlier = piece.map(|word| if word == "10" { "5" } else { word });
+    let (good, text) = replay(&case, &earlier)?;
+    ensure!(!good && text.contains("it begins at 10, not at 5"), "{text}");
     pipeline.component.stop(WAIT).await?;
     case.audit(&ledger, SPANS + 300, &[]).await?;
     let positions = database.positions().await?;
