@@ -10,6 +10,7 @@ pub mod otlp;
 mod panel;
 pub mod query;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -22,7 +23,8 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::from_fn;
 use axum::routing::{get, post};
-use sluice_crds::v1alpha1::{Format, StartFrom};
+use sluice_crds::settings::Settings;
+use sluice_crds::v1alpha1::{Format, KafkaSource, Sink, StartFrom};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -129,7 +131,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         let demo = Demo { address, file: file.clone(), list_letters, ingest, meters, queue };
         tokio::spawn(demo.run(screen, stop.clone()))
     });
-    let live = live::file::watch(file, &config, stop.clone());
+    let live = live::file::watch_used(file, &config, used, stop.clone());
     let parts = parts(&config, queue.clone(), store.clone(), sealing, live, meters.clone())?;
     let result = pipeline::run(parts, stop.clone()).await;
     // The pipeline may have ended by itself, with an error.
@@ -147,6 +149,27 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         config.sink.table
     );
     Ok(())
+}
+
+/// Settings without what stands in the data folder instead: brokers, topics, the database. An edit of those changes
+/// nothing here, and is no reason to refuse the rest of it.
+fn used(mut settings: Settings) -> Settings {
+    if let Some(kafka) = &mut settings.source.kafka {
+        *kafka = KafkaSource {
+            bootstrap_servers: String::new(),
+            topic: None,
+            topic_pattern: None,
+            exclude_pattern: None,
+            consumer_group: std::mem::take(&mut kafka.consumer_group),
+            start_from: StartFrom::Earliest,
+            tls: None,
+            sasl: None,
+            properties: BTreeMap::new(),
+        };
+    }
+    let Sink { mysql, postgres, sqlite, manage_schema, .. } = &mut settings.sink;
+    (*mysql, *postgres, *sqlite, *manage_schema) = (None, None, None, true);
+    settings
 }
 
 /// On a terminal the demo has a part of the screen, and the log goes around it.
@@ -323,4 +346,25 @@ async fn serve(
         }
     });
     Ok((bound, serving))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn used_of(text: &str) -> Settings {
+        used(config::parse(text).unwrap().settings)
+    }
+
+    #[test]
+    fn only_settings_that_are_used_here_are_told_apart() {
+        let first = used_of(FIRST_PIPELINE);
+        let edited = |old: &str, new: &str| {
+            assert!(FIRST_PIPELINE.contains(old), "{old}");
+            used_of(&FIRST_PIPELINE.replace(old, new))
+        };
+        assert_eq!(edited("mysql:", "postgres:"), first);
+        assert_eq!(edited("topic: ", "topic: other-"), first);
+        assert_ne!(edited("consumerGroup: ", "consumerGroup: other-"), first);
+    }
 }

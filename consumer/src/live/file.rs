@@ -26,27 +26,46 @@ use crate::last_error::LastError;
 /// # Panics
 /// Outside a tokio runtime.
 pub fn watch(path: PathBuf, config: &Config, stop: CancellationToken) -> watch::Receiver<Applied> {
+    watch_used(path, config, |settings| settings, stop)
+}
+
+/// As [`watch`], for a command that does not use all settings: only what `used` leaves of them is compared.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn watch_used(
+    path: PathBuf,
+    config: &Config,
+    used: fn(Settings) -> Settings,
+    stop: CancellationToken,
+) -> watch::Receiver<Applied> {
     let applied = Applied::new(config.live.clone(), 1, Origin::File);
     let (sender, receiver) = watch::channel(applied);
-    let settings = config.settings.clone();
+    let running = Running { settings: used(config.settings.clone()), used };
     tokio::spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
             () = sender.closed() => {}
-            () = follow(&path, &settings, &sender) => {}
+            () = follow(&path, &running, &sender) => {}
         }
     });
     receiver
 }
 
-async fn follow(path: &Path, settings: &Settings, sender: &watch::Sender<Applied>) {
-    let is_whole = |text: &str| accept(text, settings).is_ok();
-    poll::follow(path, is_whole, |content| apply(path, content, settings, sender)).await;
+/// What runs, as far as an edit cannot change it.
+struct Running {
+    settings: Settings,
+    used: fn(Settings) -> Settings,
 }
 
-fn apply(path: &Path, content: &Content, settings: &Settings, sender: &watch::Sender<Applied>) {
+async fn follow(path: &Path, running: &Running, sender: &watch::Sender<Applied>) {
+    let is_whole = |text: &str| accept(text, running).is_ok();
+    poll::follow(path, is_whole, |content| apply(path, content, running, sender)).await;
+}
+
+fn apply(path: &Path, content: &Content, running: &Running, sender: &watch::Sender<Applied>) {
     let live = match content {
-        Ok(text) => accept(text, settings).map_err(|reason| {
+        Ok(text) => accept(text, running).map_err(|reason| {
             LastError::new(ErrorReason::LiveRefused, format!("{}: {reason}", path.display()))
         }),
         Err(unread) if unread.missing => Err(LastError::new(ErrorReason::LiveMissing, &unread.message)),
@@ -72,9 +91,9 @@ fn refuse(applied: &mut Applied, error: LastError) {
     applied.sources = vec![(Origin::File, false)];
 }
 
-fn accept(text: &str, settings: &Settings) -> Result<Live, String> {
+fn accept(text: &str, running: &Running) -> Result<Live, String> {
     let config = config::parse(text).map_err(|problems| problems.to_string())?;
-    match refusal(settings, &config.settings) {
+    match refusal(&running.settings, &(running.used)(config.settings)) {
         None => Ok(config.live),
         Some(reason) => Err(reason),
     }
