@@ -33,8 +33,19 @@ pub fn to_json(text: &str) -> Result<serde_json::Value, String> {
 /// # Errors
 /// Likewise, but for these.
 pub fn to_json_with_problems(text: &str) -> Result<(serde_json::Value, Vec<Problem>), String> {
+    let text = without_mark(text);
+    // JSON is YAML, but for pairs of surrogates (`\ud83d\ude00`), which the parser refuses, and Python writes.
+    let mut value = documents(text).or_else(|error| serde_json::from_str(text).map_err(|_| error))?;
+    value.apply_merge().map_err(|error| error.to_string())?;
+    let mut problems = Vec::new();
+    find_infinite(&value, "", &mut problems);
+    Ok((serde_json::to_value(value).map_err(|error| error.to_string())?, problems))
+}
+
+/// The one document that is not empty.
+fn documents(text: &str) -> Result<Value, String> {
     let mut value = Value::Null;
-    for document in serde_yaml::Deserializer::from_str(without_mark(text)) {
+    for document in serde_yaml::Deserializer::from_str(text) {
         let next = Value::deserialize(document).map_err(|error| error.to_string())?;
         if next.is_null() {
             continue;
@@ -44,10 +55,7 @@ pub fn to_json_with_problems(text: &str) -> Result<(serde_json::Value, Vec<Probl
         }
         value = next;
     }
-    value.apply_merge().map_err(|error| error.to_string())?;
-    let mut problems = Vec::new();
-    find_infinite(&value, "", &mut problems);
-    Ok((serde_json::to_value(value).map_err(|error| error.to_string())?, problems))
+    Ok(value)
 }
 
 fn find_infinite(value: &Value, path: &str, problems: &mut Vec<Problem>) {

@@ -195,6 +195,30 @@ fn a_byte_order_mark_is_no_content() {
     assert!(crate::yaml::from_str::<serde_json::Value>("\u{feff}a: 1").is_ok());
 }
 
+/// As Python's `json.dumps` writes what is not ASCII.
+#[test]
+fn json_may_write_a_letter_as_a_pair_of_surrogates() {
+    let read = crate::yaml::to_json;
+    assert_eq!(
+        read(r#"{"a": "\ud83d\ude00", "b": [1]}"#).unwrap(),
+        serde_json::json!({ "a": "😀", "b": [1] })
+    );
+    for wrong in [
+        r#"{"a": "\ud83d"}"#,
+        r#"{"a": "\ud83d\ude00", "a": 1}"#,
+        r#"{"b": {"a": 1, "a": 2}}"#,
+        r#"{"a": "\ud83d\ude00"} {}"#,
+    ] {
+        assert!(read(wrong).is_err(), "{wrong}");
+    }
+    let pipeline: serde_json::Value = crate::yaml::from_str(GOOD).unwrap();
+    let text = pipeline.to_string();
+    let named = text.replace(r#""replicas":1"#, r#""replicas":1,"\ud83d\ude00":1"#);
+    assert!(super::read(&text).is_ok());
+    let found = problems(&named);
+    assert!(found.len() == 1 && found[0].starts_with("spec.😀: unknown field"), "{found:?}");
+}
+
 #[test]
 fn a_credential_in_the_wrong_place_is_not_repeated() {
     let sink = |server: &str| GOOD.replace("sqlite: { claimName: demo }", &format!("mysql: {{ {server} }}"));
