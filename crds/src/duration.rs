@@ -19,8 +19,16 @@ pub struct Duration(u64);
 
 /// A text that is no GEP-2257 duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a duration like 200ms, 30s or 1h30m, found {0:?}")]
-pub struct ParseDurationError(String);
+pub enum ParseDurationError {
+    /// It has another form.
+    #[error("expected a duration like 200ms, 30s or 1h30m, found {0:?}")]
+    Form(String),
+    /// It has the form, and more digits or numbers than are allowed.
+    #[error(
+        "expected a duration of at most four numbers, each of at most five digits (99999h at the most), found {0:?}"
+    )]
+    Long(String),
+}
 
 impl Duration {
     /// A duration of whole milliseconds.
@@ -44,18 +52,22 @@ impl FromStr for Duration {
     type Err = ParseDurationError;
 
     fn from_str(text: &str) -> Result<Self, ParseDurationError> {
-        parse(text).map(Self).ok_or_else(|| ParseDurationError(text.to_owned()))
+        let (milliseconds, is_long) = parse(text).ok_or_else(|| ParseDurationError::Form(text.to_owned()))?;
+        if is_long { Err(ParseDurationError::Long(text.to_owned())) } else { Ok(Self(milliseconds)) }
     }
 }
 
-fn parse(text: &str) -> Option<u64> {
+/// Its milliseconds, and whether it is longer than allowed: they say nothing then.
+fn parse(text: &str) -> Option<(u64, bool)> {
     let mut rest = text;
     let mut total = 0;
+    let mut is_long = false;
     let mut parts = 0;
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let letters = rest[digits..].bytes().take_while(u8::is_ascii_lowercase).count();
-        let number: u64 = rest[..digits].parse().ok().filter(|_| digits <= 5)?;
+        is_long |= digits > 5;
+        let number: u64 = if digits > 5 { 0 } else { rest[..digits].parse().ok()? };
         total += number
             * match &rest[digits..digits + letters] {
                 "h" => 3_600_000,
@@ -67,7 +79,7 @@ fn parse(text: &str) -> Option<u64> {
         parts += 1;
         rest = &rest[digits + letters..];
     }
-    (1..=4).contains(&parts).then_some(total)
+    (parts > 0).then_some((total, is_long || parts > 4))
 }
 
 impl TryFrom<String> for Duration {
@@ -136,6 +148,18 @@ mod tests {
             ["", "1", "1d", "-1s", "+1s", "1.5h", "100000h", "1h1m1s1ms1h", "s", "1 s", "1µs", "1us", "1H"]
         {
             assert!(text.parse::<Duration>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_only_too_long_is_told_from_what_is_no_duration() {
+        for text in ["99999999h", "100000ms", "1h1m1s1ms1h", "99999999999999999999999h", "1h100000s"] {
+            let error = text.parse::<Duration>().unwrap_err();
+            assert_eq!(error, ParseDurationError::Long(text.to_owned()));
+            assert!(error.to_string().contains("99999h at the most"), "{error}");
+        }
+        for text in ["99999999", "99999999d", "100000h1", "100000hh", "99999999hx1s"] {
+            assert_eq!(text.parse::<Duration>(), Err(ParseDurationError::Form(text.to_owned())));
         }
     }
 
