@@ -17,6 +17,8 @@ use zeroize::Zeroizing;
 
 pub use sql::{mysql, postgres};
 
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// A value that must not be shown. `Debug` and `Display` hide it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
@@ -113,7 +115,8 @@ impl Secrets {
         Self { dir, environment: |variable| std::env::var_os(variable) }
     }
 
-    /// The present value. One line break at its end is dropped: editors and `echo` add it.
+    /// The present value. A byte order mark at its beginning and one line break at its end are dropped: editors and
+    /// `echo` add them.
     ///
     /// # Errors
     /// See [`SecretError`]; it names the file and the variable that were looked for.
@@ -124,7 +127,7 @@ impl Secrets {
         let file = self.dir.as_ref().map(|dir| dir.join(&reference.name).join(&reference.key));
         if let Some(file) = &file {
             match read(file) {
-                Ok(value) => return Ok(without_line_break(value)),
+                Ok(value) => return Ok(without_marks(value)),
                 // A folder of that name that is a file counts as absent, too.
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
@@ -135,7 +138,7 @@ impl Secrets {
         match (self.environment)(&variable) {
             Some(value) => {
                 let value = value.into_string().map_err(|_| SecretError::NotText(variable))?;
-                Ok(without_line_break(Zeroizing::new(value)))
+                Ok(without_marks(Zeroizing::new(value)))
             }
             None => Err(SecretError::Missing { reference: reference.clone(), file, variable }),
         }
@@ -160,12 +163,15 @@ fn read(file: &Path) -> io::Result<Zeroizing<String>> {
     Ok(value)
 }
 
-fn without_line_break(mut value: Zeroizing<String>) -> Secret {
+fn without_marks(mut value: Zeroizing<String>) -> Secret {
     if value.ends_with('\n') {
         value.pop();
         if value.ends_with('\r') {
             value.pop();
         }
+    }
+    if value.starts_with(BYTE_ORDER_MARK) {
+        value.remove(0);
     }
     Secret(value)
 }

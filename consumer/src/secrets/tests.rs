@@ -172,6 +172,16 @@ fn texts_are_utf_8_whatever_a_url_asks_for() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_a_value() {
+    let (_dir, secrets) = folder(&[("db/url", "\u{feff}mysql://u:p@h/d\n"), ("db/password", "\u{feff}")]);
+    assert_eq!(secrets.resolve(&reference("db", "url")).unwrap().expose(), "mysql://u:p@h/d");
+    assert_eq!(secrets.resolve(&reference("db", "password")).unwrap().expose(), "");
+    let environment: Environment = |_| Some("\u{feff}one\u{feff}".into());
+    let value = Secrets { dir: None, environment }.resolve(&reference("db", "password")).unwrap();
+    assert_eq!(value.expose(), "one\u{feff}");
+}
+
+#[test]
 fn a_value_is_wiped_when_it_is_dropped() {
     fn is_wiped(_: &impl zeroize::ZeroizeOnDrop) {}
     let (_dir, secrets) = folder(&[("db/password", "one\n")]);
