@@ -110,6 +110,20 @@ async fn a_broken_file_keeps_the_last_good_values_and_says_everything_that_is_wr
 }
 
 #[tokio::test]
+async fn settings_that_are_not_used_are_not_compared() {
+    let Bench { dir, path, stop, .. } = Bench::start();
+    let used = |mut settings: Settings| {
+        settings.sink.sqlite = None;
+        settings
+    };
+    let applied = watch_used(path.clone(), &config::load(&path).unwrap(), used, stop.clone());
+    let mut bench = Bench { dir, path, applied, stop };
+    bench.save(&GOOD.replace("5000", "500").replace("claimName: demo", "claimName: other"));
+    let applied = bench.until(|applied| applied.revision == 2 || applied.refused.is_some()).await;
+    assert_eq!((applied.live.rate_limit_qps, applied.refused), (500, None));
+}
+
+#[tokio::test]
 async fn a_change_that_needs_a_restart_is_not_applied_by_half() {
     let mut bench = Bench::start();
     bench.save(&GOOD.replace("5000", "500").replace("topic: spans", "topic: others"));
