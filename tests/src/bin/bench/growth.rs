@@ -18,7 +18,7 @@ use sluice_tests::{eventually, now_ms};
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
 
 use crate::figure::{Figures, median};
-use crate::pipeline::drain;
+use crate::pipeline::{Measured, drain};
 use crate::raw::{self, IdOf};
 use crate::store::{PADDING, PARTITIONS, SPANS_PER_MESSAGE, body_bytes, mysql_store, pin, rows};
 
@@ -183,7 +183,15 @@ impl Bench {
         let spans = self.rows.len() as u64;
         let rate = match arm {
             Arm::Pipeline => {
-                drain(&self.kafka, "Json", Format::Json, spans, mysql_store(&url, LANES)?).await?.rate
+                drain(
+                    &self.kafka,
+                    "Json",
+                    Format::Json,
+                    Measured::to_the_end(spans),
+                    mysql_store(&url, LANES)?,
+                )
+                .await?
+                .rate
             }
             Arm::Ascending => raw::mysql_with_ids(&url, &self.rows, LANES, &ids_of_now()).await?,
             Arm::Random => raw::mysql_with_ids(&url, &self.rows, LANES, &random_ids(round as u64)).await?,

@@ -31,7 +31,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// What a run took.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// Spans per second, between a tenth of the spans and the last.
+    /// Spans per second, over the part that was measured.
     pub rate: f64,
     /// Processor time of this process for each span, in microseconds, over the same part.
     pub cpu_micros: f64,
@@ -44,16 +44,37 @@ pub fn decoder(format: Format) -> anyhow::Result<Decoder> {
     Ok(Decoder::new(format, &JsonPaths::default())?)
 }
 
-/// Drains `spans` spans of a topic into a store.
+/// Between which numbers of spans a run is measured; before and behind them it runs all the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    from: u64,
+    to: u64,
+    of: u64,
+}
+
+impl Measured {
+    /// From a tenth of the spans to the last one.
+    pub fn to_the_end(spans: u64) -> Self {
+        Self { from: spans / 10, to: spans, of: spans }
+    }
+
+    /// Without the last tenth, too: partitions end one after the other, and with one or two of them left there is less to do
+    /// at once than anywhere in a backlog.
+    pub fn amid(spans: u64) -> Self {
+        Self { to: spans - spans / 10, ..Self::to_the_end(spans) }
+    }
+}
+
+/// Drains a topic into a store.
 pub async fn drain(
     kafka: &Kafka,
     topic: &str,
     format: Format,
-    spans: u64,
+    measured: Measured,
     store: Arc<dyn Store>,
 ) -> anyhow::Result<Run> {
     let live = Live { rate_limit_qps: UNLIMITED, ..Live::closed() };
-    Ok(drain_with(kafka, topic, format, spans, store, live).await?.0)
+    Ok(drain_with(kafka, topic, format, measured, store, live).await?.0)
 }
 
 /// As [`drain`], with another live document; returns the meters, too.
@@ -61,7 +82,7 @@ pub async fn drain_with(
     kafka: &Kafka,
     topic: &str,
     format: Format,
-    spans: u64,
+    measured: Measured,
     store: Arc<dyn Store>,
     live: Live,
 ) -> anyhow::Result<(Run, Arc<Meters>)> {
@@ -88,8 +109,9 @@ pub async fn drain_with(
     };
     let stop = CancellationToken::new();
     let running = tokio::spawn(pipeline::run(parts, stop.clone()));
-    let began = reached(&meters, spans / 10).await?;
-    let ended = reached(&meters, spans).await?;
+    let began = reached(&meters, measured.from).await?;
+    let ended = reached(&meters, measured.to).await?;
+    reached(&meters, measured.of).await?;
     stop.cancel();
     running.await??;
     store.close().await;
@@ -138,7 +160,13 @@ async fn reached(meters: &Meters, spans: u64) -> anyhow::Result<Reached> {
 }
 
 /// librdkafka's consumer and the decoder in a loop on one thread, nothing else.
-pub fn bare(kafka: &Kafka, topic: &str, partitions: i32, format: Format, spans: u64) -> anyhow::Result<Run> {
+pub fn bare(
+    kafka: &Kafka,
+    topic: &str,
+    partitions: i32,
+    format: Format,
+    measured: Measured,
+) -> anyhow::Result<Run> {
     let mut client = kafka.client();
     limits::apply(&mut client);
     let consumer: BaseConsumer =
@@ -150,31 +178,33 @@ pub fn bare(kafka: &Kafka, topic: &str, partitions: i32, format: Format, spans: 
     consumer.assign(&assignment)?;
     let decoder = decoder(format)?;
     let (mut buffer, mut rejected) = (SpanBuf::default(), Vec::new());
-    let (mut decoded, mut began) = (0u64, None);
+    let (mut decoded, mut began, mut ended) = (0u64, None, None);
     let deadline = Instant::now() + DEADLINE;
-    while decoded < spans {
+    while decoded < measured.of {
         if Instant::now() > deadline {
-            bail!("only {decoded} of {spans} spans arrived");
+            bail!("only {decoded} of {} spans arrived", measured.of);
         }
         let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
         let message = message?;
+        let before = buffer.len();
         decoder.decode(message.payload().unwrap_or_default(), &mut buffer, &mut rejected)?;
+        decoded += (buffer.len() - before) as u64;
         if buffer.len() >= 1_000 {
-            decoded += buffer.len() as u64;
             buffer.clear(1 << 20);
-            if began.is_none() && decoded >= spans / 10 {
-                began = Some((Instant::now(), cpu_time()?, decoded));
+        }
+        for (at, seen) in [(measured.from, &mut began), (measured.to, &mut ended)] {
+            if seen.is_none() && decoded >= at {
+                *seen = Some((Instant::now(), cpu_time()?, decoded));
             }
         }
-        if decoded + buffer.len() as u64 >= spans {
-            break;
-        }
     }
-    let Some((at, cpu, before)) = began else { bail!("too few spans to measure") };
-    let counted = (decoded + buffer.len() as u64 - before) as f64;
+    let (Some((at, cpu, before)), Some((end, end_cpu, counted))) = (began, ended) else {
+        bail!("too few spans to measure");
+    };
+    let counted = (counted - before) as f64;
     Ok(Run {
-        rate: counted / at.elapsed().as_secs_f64(),
-        cpu_micros: (cpu_time()? - cpu).as_secs_f64() * 1e6 / counted,
+        rate: counted / (end - at).as_secs_f64(),
+        cpu_micros: (end_cpu - cpu).as_secs_f64() * 1e6 / counted,
         activities: Default::default(),
     })
 }

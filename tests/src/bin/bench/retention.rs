@@ -20,7 +20,7 @@ use sluice_tests::postgres::Postgres;
 use sqlx::AssertSqlSafe;
 
 use crate::figure::{Figures, median};
-use crate::pipeline::{Run, UNLIMITED, drain_with};
+use crate::pipeline::{Measured, Run, UNLIMITED, drain_with};
 use crate::store::{mysql_store, pin, postgres_store};
 
 const TOPIC: &str = "retention";
@@ -119,7 +119,7 @@ impl Arms {
         let retention = removes.then(|| "24h".parse()).transpose()?;
         let live = Live { rate_limit_qps: UNLIMITED, retention, ..Live::closed() };
         let (Run { rate, .. }, meters) =
-            drain_with(kafka, TOPIC, Format::Json, args.spans, store, live).await?;
+            drain_with(kafka, TOPIC, Format::Json, Measured::to_the_end(args.spans), store, live).await?;
         let removed = meters.retention.all_removed();
         let left = database.count().await? - args.spans;
         // The last step may have been dropped at the end, after its commit and before it was counted.

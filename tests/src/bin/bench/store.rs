@@ -22,7 +22,7 @@ use sluice_tests::mariadb::MariaDb;
 use sluice_tests::postgres::Postgres;
 
 use crate::figure::{Figures, median};
-use crate::pipeline::{Run, bare, decoder, drain};
+use crate::pipeline::{Measured, Run, bare, decoder, drain};
 use crate::raw::{self, Way};
 use crate::server_cpu::ServerCpu;
 
@@ -35,8 +35,7 @@ const ROWS: &str = "rows";
 const TURN: &str = "turn";
 /// With the rest of a span, bodies of about 520 bytes.
 pub const PADDING: usize = 260;
-/// A turn into nothing has so many times the spans of one into a database, which takes that much longer: what happens
-/// at the beginning and at the end is not to be measured.
+/// A turn into nothing has so many times the spans of one into a database, which takes that much longer.
 const INTO_NOTHING: u64 = 6;
 /// In every message.
 pub const SPANS_PER_MESSAGE: u64 = 10;
@@ -139,19 +138,20 @@ impl Bench {
     /// Pipeline into nothing against the bare loop, format by format.
     async fn null(&self, figures: &mut Figures, rounds: usize) -> anyhow::Result<()> {
         let spans = INTO_NOTHING * self.spans;
+        let measured = Measured::amid(spans);
         for (format, name) in FORMATS {
             let (mut whole, mut loops) = (Vec::new(), Vec::new());
             let mut broker_cpu = ServerCpu::of(self.broker);
             for _ in 0..rounds {
                 if !self.pipeline_only {
                     broker_cpu.begin()?;
-                    let bare = || bare(&self.kafka, name, PARTITIONS, format, spans);
+                    let bare = || bare(&self.kafka, name, PARTITIONS, format, measured);
                     loops.push(tokio::task::block_in_place(bare)?);
                     broker_cpu.raw_ended(spans as usize)?;
                 }
                 broker_cpu.begin()?;
                 let store = Arc::new(MemoryStore::without_rows(self.lanes));
-                whole.push(drain(&self.kafka, name, format, spans, store).await?);
+                whole.push(drain(&self.kafka, name, format, measured, store).await?);
                 broker_cpu.pipeline_ended(spans as usize)?;
             }
             broker_cpu.note(figures, &format!("null/{name}"));
@@ -180,6 +180,7 @@ impl Bench {
     }
 
     async fn mysql(&self, figures: &mut Figures, rounds: usize) -> anyhow::Result<()> {
+        let measured = Measured::to_the_end(self.spans);
         let mut server =
             MariaDb::start_with(&["--innodb-buffer-pool-size=2G", "--innodb-log-file-size=1G"]).await?;
         pin(server.server()?.component().pid())?;
@@ -197,7 +198,7 @@ impl Bench {
             let url = server.new_database(TURN).await?;
             server_cpu.begin()?;
             runs.push(
-                drain(&self.kafka, ROWS, Format::Json, self.spans, mysql_store(&url, self.lanes)?).await?,
+                drain(&self.kafka, ROWS, Format::Json, measured, mysql_store(&url, self.lanes)?).await?,
             );
             server_cpu.pipeline_ended(self.rows.len())?;
         }
@@ -212,6 +213,7 @@ impl Bench {
     }
 
     async fn postgres(&self, figures: &mut Figures, rounds: usize) -> anyhow::Result<()> {
+        let measured = Measured::to_the_end(self.spans);
         let mut server = Postgres::start_with(&["shared_buffers=1GB", "max_wal_size=8GB"]).await?;
         pin(server.server()?.component().pid())?;
         let arms: Vec<(Way, usize)> = [Way::Copy, Way::Unnest]
@@ -234,7 +236,7 @@ impl Bench {
             let url = server.new_database(TURN).await?;
             server_cpu.begin()?;
             runs.push(
-                drain(&self.kafka, ROWS, Format::Json, self.spans, postgres_store(&url, self.lanes)?).await?,
+                drain(&self.kafka, ROWS, Format::Json, measured, postgres_store(&url, self.lanes)?).await?,
             );
             server_cpu.pipeline_ended(self.rows.len())?;
         }

@@ -11,7 +11,7 @@ use sluice_tests::component::{Component, Launch, Scratch};
 use sluice_tests::kafka::Kafka;
 
 use super::turn::Turn;
-use crate::pipeline::drain;
+use crate::pipeline::{Measured, drain};
 
 const DEADLINE: Duration = Duration::from_secs(180);
 
@@ -62,9 +62,14 @@ pub async fn child(args: ChildArgs) -> anyhow::Result<()> {
         Encoding::ZipkinJson => (super::ZIPKIN_JSON, Format::ZipkinJson),
         Encoding::OtlpProto => (super::OTLP_PROTO, Format::OtlpProto),
     };
-    let run =
-        drain(&kafka, topic, format, args.spans, std::sync::Arc::new(MemoryStore::without_rows(MAX_LANES)))
-            .await?;
+    let run = drain(
+        &kafka,
+        topic,
+        format,
+        Measured::to_the_end(args.spans),
+        std::sync::Arc::new(MemoryStore::without_rows(MAX_LANES)),
+    )
+    .await?;
     let status = std::fs::read_to_string("/proc/self/status")?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let peak: f64 = peak.and_then(|rest| rest.split_whitespace().next()).context("no VmHWM")?.parse()?;
