@@ -25,6 +25,7 @@ mod json;
 pub(crate) mod number;
 mod otlp_json;
 mod otlp_proto;
+mod otlp_values;
 mod output;
 pub(crate) mod scan;
 mod shape;

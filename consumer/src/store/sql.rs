@@ -1,7 +1,7 @@
 //! What the three SQL backends share: connections that are kept while they are good (`sessions`), batches cut into
 //! statements of fixed sizes (`sizes`), numbered changes of the schema (`migrations`), whether a table that exists can be
 //! used (`adopt`), which rights are missing (`denied`), how a driver's error is told (`driver`), dead
-//! letters as rows (`letters`), the calls of a store (`store_calls`), and the queries that differ in their dialect only
+//! letters as rows (`letters`), the calls of a store (`store_calls`, `letter_calls`), and the queries that differ in their dialect only
 //! (`dialect`: `key_queries`, `lease_queries`, `letter_queries`, `stream_queries`).
 
 pub(super) mod adopt;
@@ -10,6 +10,7 @@ mod dialect;
 mod driver;
 pub(super) mod key_queries;
 pub(super) mod lease_queries;
+pub(super) mod letter_calls;
 pub(super) mod letter_queries;
 mod letters;
 pub(super) mod migrations;

@@ -25,16 +25,16 @@ impl Dialect {
     }
 }
 
-/// Implements [`crate::store::letter::LetterStore`] for a backend, which has the methods `table_name`,
+/// What the calls of [`super::letter_calls`] do, for a backend, which has the methods `table_name`,
 /// `put_batch` (begins a transaction and inserts rows and letters) and the functions `begin`, `begin_reading` (of a
 /// transaction whose reads a proxy sends to the primary), `commit`, `store_error`.
-macro_rules! letter_store {
+macro_rules! letter_queries {
     (store: $store:ty, database: $database:ty, dialect: $dialect:expr) => {
         use sqlx::{Connection, QueryBuilder};
 
-        use crate::store::letter::{LetterFilter, LetterStore, LetterSummary, RedriveBatch, StoredLetter};
+        use crate::store::letter::{LetterFilter, LetterSummary, RedriveBatch, StoredLetter};
         use crate::store::sql::{
-            Purpose, SHORT_ANSWER, SummaryRow, WRITE_ANSWER, assembled, fenced, history_json, summary_of, within,
+            SHORT_ANSWER, SummaryRow, WRITE_ANSWER, assembled, fenced, history_json, summary_of, within,
         };
         use crate::store::{ErrorKind, StoreError, WriteBatch};
 
@@ -361,80 +361,6 @@ macro_rules! letter_store {
                 Ok(())
             }
         }
-
-        #[async_trait::async_trait]
-        impl LetterStore for $store {
-            async fn letters(
-                &self,
-                filter: &LetterFilter,
-                after: i64,
-                limit: u32,
-            ) -> Result<Vec<LetterSummary>, StoreError> {
-                let mut session = self.session(Purpose::Read).await?;
-                let done = self.list_letters(&mut session, filter, after, limit).await;
-                self.settle(session, done).await
-            }
-
-            async fn last_letter(&self) -> Result<i64, StoreError> {
-                let mut session = self.session(Purpose::Read).await?;
-                let done = self.find_last(&mut session).await;
-                self.settle(session, done).await
-            }
-
-            async fn letter(&self, id: i64) -> Result<Option<StoredLetter>, StoreError> {
-                let mut session = self.session(Purpose::Read).await?;
-                let done = self.find_letter(&mut session, id).await;
-                self.settle(session, done).await
-            }
-
-            async fn mark(&self, ids: &[i64]) -> Result<u64, StoreError> {
-                let mut session = self.session(Purpose::Upkeep).await?;
-                let done = self.mark_letters(&mut session, ids).await;
-                self.settle(session, done).await
-            }
-
-            async fn purge(&self, ids: &[i64]) -> Result<u64, StoreError> {
-                let mut session = self.session(Purpose::Upkeep).await?;
-                let done = self.purge_letters(&mut session, ids).await;
-                self.settle(session, done).await
-            }
-
-            async fn marked(&self) -> Result<Vec<(String, i32)>, StoreError> {
-                let mut session = self.session(Purpose::Read).await?;
-                let done = self.marked_partitions(&mut session).await;
-                self.settle(session, done).await
-            }
-
-            async fn unsent(
-                &self,
-                cluster_id: &str,
-                group: &str,
-                after: i64,
-                limit: u32,
-            ) -> Result<Vec<i64>, StoreError> {
-                let mut session = self.session(Purpose::Read).await?;
-                let done = self.find_unsent(&mut session, (cluster_id, group), after, limit).await;
-                self.settle(session, done).await
-            }
-
-            async fn count_unsent(&self, cluster_id: &str, group: &str) -> Result<u64, StoreError> {
-                let mut session = self.session(Purpose::Read).await?;
-                let done = self.find_unsent_count(&mut session, cluster_id, group).await;
-                self.settle(session, done).await
-            }
-
-            async fn sent(&self, ids: &[i64]) -> Result<(), StoreError> {
-                let mut session = self.session(Purpose::Upkeep).await?;
-                let done = self.delete_unsent(&mut session, ids).await;
-                self.settle(session, done).await
-            }
-
-            async fn redrive(&self, batch: &RedriveBatch<'_>) -> Result<(), StoreError> {
-                let mut session = self.session(Purpose::Write).await?;
-                let done = self.redrive_letters(&mut session, batch).await;
-                self.settle(session, done).await
-            }
-        }
     };
 }
-pub(in crate::store) use letter_store;
+pub(in crate::store) use letter_queries;

@@ -4,9 +4,11 @@ use super::SqliteStore;
 use super::dialect::DIALECT;
 use super::errors::store_error;
 use super::transaction::{begin, begin_reading, commit};
-use crate::store::sql::letter_queries::letter_store;
+use crate::store::sql::letter_calls::letter_calls;
+use crate::store::sql::letter_queries::letter_queries;
 
-letter_store! { store: SqliteStore, database: sqlx::Sqlite, dialect: DIALECT }
+letter_queries! { store: SqliteStore, database: sqlx::Sqlite, dialect: DIALECT }
+letter_calls! { store: SqliteStore }
 
 #[cfg(test)]
 mod tests {
