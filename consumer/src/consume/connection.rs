@@ -79,7 +79,7 @@ impl Connection {
             if self.source.is_refused() && has_others(&self.made_with, kafka, secrets) {
                 return "brokers refuse the credentials of the Kafka client, and others are there";
             }
-            if self.source.is_forsaken() {
+            if self.source.has_lost_brokers() {
                 return "the Kafka client asks no broker any more, which it does where a lone one has told of none";
             }
             if self.source.outgrown_by().is_some() {

@@ -12,6 +12,7 @@ use super::show::Progress;
 use super::{Replay, quiet};
 use crate::meter::{Identity, Meters};
 use crate::source::TopicPartition;
+use crate::source::kafka::KafkaSource;
 
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(500);
@@ -23,6 +24,7 @@ impl Replay {
     pub(super) async fn follow(
         &self,
         ends: &Ends,
+        kafka: &KafkaSource,
         meters: &Meters,
         progress: &mut Progress,
     ) -> anyhow::Result<()> {
@@ -33,6 +35,10 @@ impl Replay {
             ensure!(
                 meters.recreated.load(Relaxed) == 0,
                 "the topic was deleted and created again: what this replay was to read is gone"
+            );
+            ensure!(
+                !kafka.has_lost_brokers(),
+                "the Kafka client asks no broker any more: run the same command again to go on"
             );
             // A database that is away is waited for, and the pipeline tells of it.
             if let Ok(positions) = self.offsets(&self.group()).await {

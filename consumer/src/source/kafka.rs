@@ -10,11 +10,11 @@
 //! - *Topics by pattern* are found from the cluster's metadata by a thread of its own, with the regex crate:
 //!   librdkafka knows POSIX syntax only, no exclusion, and looks every five minutes.
 
+mod broker_contact;
 mod client_errors;
 pub mod config;
 mod context;
 mod ends;
-mod forsaken;
 mod group;
 mod headers;
 pub mod limits;
@@ -48,6 +48,7 @@ use crate::config::Topics;
 use crate::last_error::LastError;
 use crate::lock::lock;
 use crate::meter::Meters;
+use broker_contact::BrokerContact;
 use context::GroupContext;
 use ends::Ends;
 use group::Group;
@@ -104,7 +105,8 @@ impl KafkaSource {
         let mut config = client.clone();
         limits::apply(&mut config);
         let ends = Ends::new(Isolation::of(&config));
-        let group = Arc::new(Group::new(sender, meters, topics.clone(), Prefetch::new(&config), ends));
+        let (prefetch, brokers) = (Prefetch::new(&config), BrokerContact::new(&config));
+        let group = Arc::new(Group::new(sender, meters, topics.clone(), prefetch, ends, brokers));
         let heartbeat = config.get("heartbeat.interval.ms").and_then(|text| text.parse().ok());
         config
             .set("group.id", consumer_group)
@@ -144,9 +146,9 @@ impl KafkaSource {
         self.group.trouble.refused.load(Relaxed)
     }
 
-    /// Whether the client asks no broker any more: it does so for as long as it lives.
-    pub fn is_forsaken(&self) -> bool {
-        self.group.trouble.forsaken.is_for_good(Instant::now())
+    /// Whether the client asks no broker any more, which it does not do again for as long as it lives.
+    pub fn has_lost_brokers(&self) -> bool {
+        self.group.trouble.brokers.is_lost(Instant::now())
     }
 
     /// How many partitions there have come to be, where these are so many that the prefetch, which was divided when the

@@ -16,6 +16,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use tokio::sync::mpsc;
 
 use super::GroupConsumer;
+use super::broker_contact::BrokerContact;
 use super::client_errors::{Answering, ClientErrors};
 use super::context::{GroupContext, TopicId};
 use super::ends::Ends;
@@ -62,6 +63,7 @@ impl Group {
         topics: Arc<Topics>,
         prefetch: Prefetch,
         ends: Ends,
+        brokers: BrokerContact,
     ) -> Self {
         let state = State {
             owned: HashSet::new(),
@@ -75,7 +77,7 @@ impl Group {
             polls: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             outgrown_by: AtomicUsize::new(0),
-            trouble: Trouble::new(meters.clone(), topics),
+            trouble: Trouble::new(brokers, meters.clone(), topics),
             state: Mutex::new(state),
             events,
             meters,
@@ -226,7 +228,7 @@ impl Group {
 
     /// What the client tells of itself once a second.
     pub fn observe(&self, statistics: &Statistics) {
-        self.trouble.forsaken.observe(statistics.contact(), Instant::now());
+        self.trouble.brokers.observe(statistics.contact(), Instant::now());
         self.trouble.change(|errors| {
             let (answering, now) = (statistics.answering(), Instant::now());
             errors.observe(answering, now);
@@ -287,7 +289,8 @@ mod tests {
     fn group() -> Group {
         let (events, _) = mpsc::unbounded_channel();
         let topics = Arc::new(Topics::Named("spans".to_owned()));
-        Group::new(events, Arc::default(), topics, Prefetch::default(), Ends::new(Isolation::default()))
+        let ends = Ends::new(Isolation::default());
+        Group::new(events, Arc::default(), topics, Prefetch::default(), ends, BrokerContact::default())
     }
 
     fn open(group: &Group, topic: &str) -> Arc<Opening> {

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use rdkafka::ClientConfig;
 use serde::Deserialize;
 
+use super::broker_contact::Contact;
 use super::client_errors::Answering;
-use super::forsaken::Contact;
 
 /// A broker with a request under way from which nothing came for this long, microseconds, is frozen: metadata is
 /// asked for every 5 s, and nothing that a healthy broker answers takes longer, but for joining a group, which

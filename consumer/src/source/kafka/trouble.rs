@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::broker_contact::BrokerContact;
 use super::client_errors::{ClientErrors, may_be_credentials};
-use super::forsaken::Forsaken;
 use super::remedy;
 use crate::config::Topics;
 use crate::last_error::LastError;
@@ -22,8 +22,8 @@ use crate::meter::Meters;
 pub struct Trouble {
     /// Whether brokers have refused a connection, maybe for its credentials.
     pub refused: AtomicBool,
-    /// Whether the client asks no broker any more.
-    pub forsaken: Forsaken,
+    /// Whether the client has brokers that it asks.
+    pub brokers: BrokerContact,
     /// Whether the client is being stopped: what it says then concerns nobody.
     silent: AtomicBool,
     errors: Mutex<ClientErrors>,
@@ -34,10 +34,10 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    pub fn new(meters: Arc<Meters>, topics: Arc<Topics>) -> Self {
+    pub fn new(brokers: BrokerContact, meters: Arc<Meters>, topics: Arc<Topics>) -> Self {
         Self {
             refused: AtomicBool::new(false),
-            forsaken: Forsaken::default(),
+            brokers,
             silent: AtomicBool::new(false),
             errors: Mutex::default(),
             told: AtomicBool::new(false),
@@ -123,7 +123,8 @@ mod tests {
     use super::*;
 
     fn trouble() -> Trouble {
-        Trouble::new(Arc::default(), Arc::new(Topics::Named("spans".to_owned())))
+        let topics = Arc::new(Topics::Named("spans".to_owned()));
+        Trouble::new(BrokerContact::default(), Arc::default(), topics)
     }
 
     #[test]
