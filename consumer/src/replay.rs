@@ -193,8 +193,26 @@ impl Replay {
         let wanted = self.wanted();
         match ranges.iter().find_map(|range| wanted.differs_from(range, asked(&range.at))) {
             Some(how) => Err(self.begun_with(&how)),
-            None => Ok(ranges),
+            None => {
+                self.tell_of_others(ends).await?;
+                Ok(ranges)
+            }
         }
+    }
+
+    /// Partitions that this command means, and that the replay of this name does not read, are told: it may have been begun
+    /// for some only, or some may have held nothing then.
+    async fn tell_of_others(&self, ends: &Ends) -> anyhow::Result<()> {
+        let source = onlooker(&self.client, &self.config)?;
+        let found = source.partitions().await;
+        source.shutdown().await;
+        let mut others = found.context("cannot find the topic's partitions")?;
+        let wanted = self.wanted();
+        others.retain(|at| wanted.means(at) && !ends.contains_key(at));
+        if !others.is_empty() {
+            out::note(show::not_read(&others));
+        }
+        Ok(())
     }
 
     /// What is left of what this replay reads.
@@ -299,15 +317,15 @@ impl Replay {
         let meters = Arc::new(Meters::default());
         let mut client = self.client.clone();
         KafkaSource::share_prefetch(&mut client, &self.config.topics, None).await;
-        let kafka =
-            KafkaSource::start(client, &self.kafka_group(), self.config.topics.clone(), meters.clone())?;
+        let topics = self.config.topics.clone();
+        let kafka = Arc::new(KafkaSource::start(client, &self.kafka_group(), topics, meters.clone())?);
         let ended = CancellationToken::new();
-        let source = RangeSource::new(Arc::new(kafka), ends.clone());
+        let source = RangeSource::new(kafka.clone(), ends.clone());
         let parts = self.parts(source, meters.clone(), ended.clone())?;
         let mut running = tokio::spawn(pipeline::run(parts, ended.clone()));
         let mut progress = Progress::new(self.args.output, left);
         let outcome = tokio::select! {
-            outcome = self.follow(&ends, &meters, &mut progress) => outcome.map(|()| State::Finished),
+            outcome = self.follow(&ends, &kafka, &meters, &mut progress) => outcome.map(|()| State::Finished),
             () = stop.cancelled() => Ok(State::Stopped),
             early = &mut running => {
                 early??;

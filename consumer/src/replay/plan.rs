@@ -88,6 +88,12 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Whether it is for this partition.
+    pub fn means(&self, at: &TopicPartition) -> bool {
+        self.topic.as_ref().is_none_or(|topic| **topic == *at.topic)
+            && self.partition.is_none_or(|partition| partition == at.partition)
+    }
+
     /// The offsets that a replay of these ranges is asked for. Only one of a single partition can be: an offset means one.
     pub fn asked(&self, ranges: &[Range]) -> Option<(TopicPartition, Asked)> {
         let [range] = ranges else { return None };
@@ -102,9 +108,7 @@ impl Wanted {
         let Range { at, from, to, .. } = left;
         let begins = asked.map_or(*from, |asked| asked.from);
         let reads = || Some(Range { from: begins, ..left.clone() }.reads());
-        let is_other = self.topic.as_ref().is_some_and(|topic| **topic != *at.topic)
-            || self.partition.is_some_and(|partition| partition != at.partition);
-        if is_other {
+        if !self.means(at) {
             return reads();
         }
         let wanted_from = self.from.offset().map(|wanted| wanted.min(MAX_OFFSET));
@@ -195,12 +199,7 @@ pub async fn ranges(
     positions: &super::Positions,
 ) -> anyhow::Result<Vec<Range>> {
     let found = source.partitions().await.context("cannot find the topic's partitions")?;
-    let partitions: Vec<_> = found
-        .iter()
-        .filter(|at| wanted.topic.as_deref().is_none_or(|topic| *at.topic == *topic))
-        .filter(|at| wanted.partition.is_none_or(|partition| at.partition == partition))
-        .cloned()
-        .collect();
+    let partitions: Vec<_> = found.iter().filter(|at| wanted.means(at)).cloned().collect();
     ensure!(!partitions.is_empty(), "{}", nothing_of(wanted, &found));
     let has_offset =
         [Some(wanted.from), wanted.to].into_iter().any(|point| matches!(point, Some(Point::Offset(_))));

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::plan::Range;
 use crate::meter::StatusDocument;
 use crate::out::{self, Output};
+use crate::source::TopicPartition;
 
 /// Between two lines where there is no bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -161,4 +162,20 @@ pub fn plan(output: Output, ranges: &[Range], table: &str) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// Partitions that are told at most; of more it is said how many.
+const MOST_TOLD: usize = 10;
+
+/// What is said of partitions that a replay does not read.
+pub fn not_read(partitions: &[TopicPartition]) -> String {
+    let mut told: Vec<String> = partitions.iter().take(MOST_TOLD).map(ToString::to_string).collect();
+    if partitions.len() > MOST_TOLD {
+        told.push(format!("and {} more", partitions.len() - MOST_TOLD));
+    }
+    format!(
+        "the replay of this name reads nothing of {}: it was begun for other partitions, or nothing of its range lay there; \
+         for what lies there choose another --name",
+        told.join(", ")
+    )
 }

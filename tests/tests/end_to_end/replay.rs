@@ -105,6 +105,13 @@ async fn lost_rows_come_back(engine: Engine) -> anyhow::Result<()> {
     let longer = piece.map(|word| if word == "20" { "25" } else { word });
     let (good, text) = replay(&case, &longer)?;
     ensure!(!good && text.contains("it ends at 20, not at 25"), "{text}");
+    let all = ["--name", "piece", "--from", "earliest", "--to", "latest", "--table", "copy"];
+    let (good, text) = replay(&case, &all)?;
+    let told = format!("reads nothing of {0}/0, {0}/2", case.topic);
+    ensure!(
+        good && text.contains(&told),
+        "other partitions than the one that it was begun for are told: {text}"
+    );
     let earlier = piece.map(|word| if word == "10" { "5" } else { word });
     let (good, text) = replay(&case, &earlier)?;
     ensure!(!good && text.contains("it begins at 10, not at 5"), "{text}");
