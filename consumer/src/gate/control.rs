@@ -20,6 +20,7 @@ use super::bucket::WINDOW;
 use super::clock::DatabaseClock;
 use super::guard::Aim;
 use super::lease::{self, LeaseRequest, WHOLE};
+use super::ramp::OUTAGE;
 use crate::backoff::Backoff;
 use crate::live::Applied;
 use crate::lock::lock;
@@ -67,8 +68,8 @@ struct Inputs {
     /// In millionths; counts until `lease_end`.
     share: u32,
     lease_end: Instant,
-    /// A renewal has failed, and none succeeded since.
-    unrenewed: bool,
+    /// When the first renewal began that has failed since one succeeded, and when the last one had.
+    failures: Option<(Instant, Instant)>,
 }
 
 impl Inputs {
@@ -94,7 +95,7 @@ impl RateControl {
             whole: None,
             share: 0,
             lease_end: Instant::now(),
-            unrenewed: false,
+            failures: None,
         };
         Self { gate, clock, meters, inputs: Mutex::new(inputs), changed: Notify::new(), limit: None }
     }
@@ -161,17 +162,18 @@ impl RateControl {
             };
             let begin = Instant::now();
             let renewal = tokio::time::timeout(RENEWAL_TIMEOUT, self.renew_once(store, &request)).await;
-            let starved = renewal.unwrap_or_else(|_| {
+            let renewal = renewal.unwrap_or_else(|_| {
                 let context =
                     format!("no answer to a renewal of the rate's lease within {RENEWAL_TIMEOUT:?}");
                 Err(StoreError::new(ErrorKind::Unavailable, context))
             });
-            if starved.is_ok() {
+            if renewal.is_ok() {
                 backoff.reset();
             }
-            let pause = match (starved, request.demand) {
+            let pause = match (renewal, request.demand) {
                 (Err(error), _) => {
-                    self.lock().unrenewed = true;
+                    let now = Instant::now();
+                    self.lock().failures.get_or_insert((begin, now)).1 = now;
                     self.meters.lease_failed(&error);
                     backoff.pause()
                 }
@@ -234,8 +236,9 @@ impl RateControl {
         self.clock.correct(asked_at, grant.database_time);
         {
             let mut inputs = self.lock();
-            // Idle leases lapse, too; only where the database did not answer was it away.
-            if std::mem::take(&mut inputs.unrenewed) && inputs.lease_end < asked_at {
+            // Idle leases lapse, too; only where the database did not answer for a while was it away.
+            let was_away = inputs.failures.take().is_some_and(|(first, last)| last - first >= OUTAGE);
+            if was_away && inputs.lease_end < asked_at {
                 self.gate.health(|health, now| health.ramp.begin(now));
             }
             inputs.share = grant.share;

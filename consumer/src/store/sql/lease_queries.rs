@@ -5,9 +5,11 @@ use crate::gate::lease::Holder;
 /// Holder, share, demand, and when it ends.
 pub type HolderRow = (String, i64, i64, i64);
 
-/// The holder that a row tells of. Numbers that no program wrote become 0.
+/// The holder that a row tells of. Numbers that no program wrote become the nearest that one could have: a share that is
+/// too large is never free for others.
 pub fn holder_of((id, share, demand, _ends): HolderRow) -> Holder {
-    Holder { id, share: u32::try_from(share).unwrap_or(0), demand: u32::try_from(demand).unwrap_or(0) }
+    let nearest = |number: i64| u32::try_from(number.max(0)).unwrap_or(u32::MAX);
+    Holder { id, share: nearest(share), demand: nearest(demand) }
 }
 
 /// How a row replaces the one of the same holder, in SQL that knows `ON CONFLICT`.
