@@ -9,7 +9,17 @@ use crate::store::{ErrorKind, StoreError};
 
 /// Adds to a driver's error what was being done and what it means.
 pub fn store_error(doing: &'static str) -> impl Fn(Error) -> StoreError {
-    move |error| StoreError::with_source(kind_of(&error), doing, error)
+    move |error| {
+        let remedy = number_of(&error).and_then(remedy_for);
+        let context = remedy.map_or_else(|| doing.to_owned(), |remedy| format!("{doing}: {remedy}"));
+        StoreError::with_source(kind_of(&error), context, error)
+    }
+}
+
+/// What is to be done where the error itself does not tell.
+fn remedy_for(number: u16) -> Option<&'static str> {
+    // Statements are prepared once a connection, and all clients of the server share the limit.
+    (number == 1461).then_some("raise max_prepared_stmt_count on the server")
 }
 
 /// SQLSTATE of what a trigger signals, with whatever number it likes (`SET MYSQL_ERRNO`); the server's own errors have

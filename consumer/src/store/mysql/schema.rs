@@ -24,11 +24,15 @@ const VERSION: &str = "SELECT VERSION()";
 const LOCK_SECONDS: u32 = 30;
 /// Names are short. MySQL 9.6 has no MD5 any more.
 const LOCK: &str = "SELECT GET_LOCK(CONCAT('sluice ', LEFT(SHA2(DATABASE(), 256), 16)), ?)";
-const UNLOCK: &str = "SET @sluice_unlocked = RELEASE_LOCK(CONCAT('sluice ', LEFT(SHA2(DATABASE(), 256), 16))), \
-     SESSION wait_timeout = @sluice_wait_timeout";
+const UNLOCK: &str =
+    "SET @sluice_unlocked = RELEASE_LOCK(CONCAT('sluice ', LEFT(SHA2(DATABASE(), 256), 16)))";
 /// The lock is the session's and no transaction's. A session that stands idle for longer, as that of a replica that is
-/// frozen, ends and gives it back; one whose statement takes long is not idle. [`UNLOCK`] puts the former limit back.
+/// frozen, ends and gives it back; one whose statement takes long is not idle.
 const LIMIT: &str = "SET @sluice_wait_timeout = @@SESSION.wait_timeout, SESSION wait_timeout = 8";
+const UNLIMIT: &str = "SET SESSION wait_timeout = @sluice_wait_timeout";
+/// The server's numbers for a function that it will not have: Percona XtraDB Cluster in its strict mode (an error of no
+/// kind), one that is not supported, one that does not exist.
+const NO_LOCKS: [u16; 3] = [1105, 1235, 1305];
 
 const TABLE: &str = "SELECT CAST(t.TABLE_TYPE AS CHAR) AS table_type, \
      CAST(COALESCE(t.ENGINE, '') AS CHAR) AS engine, COALESCE(e.TRANSACTIONS = 'YES', FALSE) AS transactional \
@@ -106,19 +110,27 @@ impl MySqlStore {
         within(SHORT_ANSWER, conn.execute(LIMIT)).await.map_err(store_error("cannot limit the session"))?;
         let lock = sqlx::query_scalar(LOCK).bind(LOCK_SECONDS);
         let patience = Duration::from_secs(LOCK_SECONDS.into()) + SHORT_ANSWER;
-        let locked: Option<i64> = within(patience, lock.fetch_one(&mut *conn))
-            .await
-            .map_err(store_error("cannot lock the schema"))?;
-        let created = if locked == Some(1) {
-            self.create_parts(conn, version).await
-        } else {
-            let context = "another replica has been changing the schema for long";
-            Err(StoreError::new(ErrorKind::Conflict, context))
+        let created = match within(patience, lock.fetch_one(&mut *conn)).await {
+            Ok(Some(1i64)) => {
+                let created = self.create_parts(conn, version).await;
+                let unlocked = within(SHORT_ANSWER, conn.execute(UNLOCK)).await;
+                created.and(unlocked.map(drop).map_err(store_error("cannot unlock the schema")))
+            }
+            Ok(_) => {
+                let context = "another replica has been changing the schema for long";
+                Err(StoreError::new(ErrorKind::Conflict, context))
+            }
+            // On a Galera cluster the lock is one node's anyway: every statement may be repeated, also by two at once.
+            Err(error) if number_of(&error).is_some_and(|number| NO_LOCKS.contains(&number)) => {
+                tracing::warn!(%error, "the server knows no locks by name: the schema is created without one");
+                self.create_parts(conn, version).await
+            }
+            Err(error) => Err(store_error("cannot lock the schema")(error)),
         };
-        let unlocked =
-            within(SHORT_ANSWER, conn.execute(UNLOCK)).await.map_err(store_error("cannot unlock the schema"));
-        created?;
-        unlocked.map(drop)
+        let unlimited = within(SHORT_ANSWER, conn.execute(UNLIMIT))
+            .await
+            .map_err(store_error("cannot put the session's limit back"));
+        created.and(unlimited.map(drop))
     }
 
     /// Looks again what is missing, now that nobody else creates it.

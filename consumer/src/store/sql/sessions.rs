@@ -29,13 +29,14 @@ pub type ConnectWith<O> = Arc<dyn Fn() -> Result<O, BoxError> + Send + Sync>;
 
 /// Longest wait for a new connection.
 const CONNECT: Duration = Duration::from_secs(4);
-/// How long a connection may lie unused before it is not trusted any more.
-const MAX_IDLE: Duration = Duration::from_secs(60);
+/// How long a connection may lie unused before it is not trusted any more: shorter than what ends idle ones in practice (a
+/// `wait_timeout` of 30 s, HAProxy's 50 s), longer than between two uses of one that is needed.
+const MAX_IDLE: Duration = Duration::from_secs(20);
 /// Longest wait for connections to say goodbye.
 const CLOSE: Duration = Duration::from_secs(2);
 
 /// What a connection is wanted for. Each kind has a fixed number of them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// A batch.
     Write,
@@ -147,7 +148,7 @@ impl<DB: Database> Sessions<DB> {
             None => (self.connect().await?, MAX_IDLE, true),
         };
         let kept = Arc::clone(&self.kept);
-        Ok((Session { conn: Some(conn), max_idle, kept, _permit: permit }, new))
+        Ok((Session { conn: Some(conn), purpose, max_idle, kept, _permit: permit }, new))
     }
 
     fn pop(&self) -> Option<(PoolConnection<DB>, Duration)> {
@@ -211,6 +212,7 @@ impl<DB: Database> Sessions<DB> {
 /// A connection in use. Dropping it closes the connection; [`Self::keep`] lets it be used again.
 pub struct Session<DB: Database> {
     conn: Option<PoolConnection<DB>>,
+    purpose: Purpose,
     max_idle: Duration,
     kept: Arc<Mutex<Vec<Kept<DB>>>>,
     _permit: OwnedSemaphorePermit,
@@ -237,7 +239,13 @@ impl<DB: Database> Session<DB> {
 
 impl<DB: Database> Drop for Session<DB> {
     fn drop(&mut self) {
-        drop(self.conn.take().map(PoolConnection::detach));
+        let Some(conn) = self.conn.take() else { return };
+        drop(conn.detach());
+        // Whoever renews a lease waits for two seconds only: one unused connection after the other would be tried, all of
+        // them as dead as this one, before any other call has waited long enough to tell.
+        if self.purpose == Purpose::Lease {
+            lock(&self.kept).clear();
+        }
     }
 }
 
