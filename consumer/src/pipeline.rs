@@ -15,13 +15,13 @@ pub mod batch;
 mod beside;
 mod dead_letter_topic;
 mod driver;
+mod exclusive_lease;
 mod isolate;
 mod lane;
 mod marks;
 mod retention;
 pub mod segment;
 mod stream;
-mod turn;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;

@@ -6,9 +6,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::dead_letter_topic::{DeadLetterSender, Pass};
+use super::exclusive_lease::ExclusiveLease;
 use super::marks::Marks;
 use super::retention::RowRemover;
-use super::turn::Turn;
 use super::{Parts, PipelineError};
 use crate::gate::clock::{DatabaseClock, own_time_ms};
 
@@ -50,7 +50,7 @@ impl Beside {
         let live = parts.live.clone();
         self.spawn(|stop| remover.run(live, stop));
         let Some(topic) = parts.dead_letter_topic.clone() else { return };
-        let turn = format!("dead letters of {}", names.pipeline);
+        let name = format!("dead letters of {}", names.pipeline);
         let sender = DeadLetterSender {
             store: parts.store.clone(),
             sealing: parts.sealing.clone(),
@@ -58,7 +58,7 @@ impl Beside {
             meters: parts.meters.clone(),
             cluster_id: names.cluster_id.clone(),
             group: parts.group.clone(),
-            turn: Turn::new(parts.store.clone(), clock.clone(), turn, names.owner.clone()),
+            lease: ExclusiveLease::new(parts.store.clone(), clock.clone(), name, names.owner.clone()),
             pass: Pass::default(),
         };
         self.spawn(|stop| sender.run(stop));

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a letter waits in the table from the transaction that stored it until the topic has taken it, so it is sent
 //! at least once, whatever dies in between; rows and positions never wait for the topic. Of several replicas one sends
-//! ([`Turn`]). A letter that the topic refuses, for its size for example, holds up no other one, and is tried again.
+//! ([`ExclusiveLease`]). A letter that the topic refuses, for its size for example, holds up no other one, and is tried again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use sluice_crds::problem::chain;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::turn::{self, Turn};
+use super::exclusive_lease::{self, ExclusiveLease};
 use crate::backoff::Backoff;
 use crate::last_error::LastError;
 use crate::meter::Meters;
@@ -64,7 +64,7 @@ pub struct DeadLetterSender {
     /// Likewise: the consumer group.
     pub group: String,
     /// Whether it is this replica that sends.
-    pub turn: Turn,
+    pub lease: ExclusiveLease,
     /// How far it is.
     pub pass: Pass,
 }
@@ -108,7 +108,7 @@ impl DeadLetterSender {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        self.turn.end().await;
+        self.lease.give_back().await;
     }
 
     /// A part of a pass, if it is our turn. Returns how long to pause.
@@ -147,7 +147,7 @@ impl DeadLetterSender {
             return backoff.pause();
         }
         backoff.reset();
-        if self.meters.dead_letter_topic.is_ours() { UNSENT_LOOKED_FOR_EVERY } else { turn::RENEW }
+        if self.meters.dead_letter_topic.is_ours() { UNSENT_LOOKED_FOR_EVERY } else { exclusive_lease::RENEW }
     }
 
     fn failed(&self, message: String) {
@@ -158,8 +158,8 @@ impl DeadLetterSender {
     async fn round(&mut self) -> Result<bool, Ended> {
         let begun = Instant::now();
         loop {
-            let ours = self.turn.is_ours().await;
-            self.meters.dead_letter_topic.set_ours(self.turn.holds());
+            let ours = self.lease.renew_if_due().await;
+            self.meters.dead_letter_topic.set_ours(self.lease.is_held());
             if !ours? {
                 self.pass = Pass::default();
                 return Ok(true);

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::turn::{self, Turn};
+use super::exclusive_lease::{self, ExclusiveLease};
 use crate::backoff::Backoff;
 use crate::gate::clock::DatabaseClock;
 use crate::live::Applied;
@@ -49,7 +49,7 @@ pub struct RowRemover {
 
 /// Where a replica stands.
 struct Course {
-    turn: Turn,
+    lease: ExclusiveLease,
     /// Nothing old is left up to this id.
     after: i64,
     began_at: Instant,
@@ -60,8 +60,15 @@ struct Course {
 }
 
 impl Course {
-    fn new(turn: Turn) -> Self {
-        Self { turn, after: 0, began_at: Instant::now(), last: None, pace: Pace::default(), backoff: BACKOFF }
+    fn new(lease: ExclusiveLease) -> Self {
+        Self {
+            lease,
+            after: 0,
+            began_at: Instant::now(),
+            last: None,
+            pace: Pace::default(),
+            backoff: BACKOFF,
+        }
     }
 }
 
@@ -69,8 +76,8 @@ impl RowRemover {
     /// Follows the live document until `stop`.
     pub async fn run(self, mut live: watch::Receiver<Applied>, stop: CancellationToken) {
         let name = format!("retention of {}", self.pipeline);
-        let mut course =
-            Course::new(Turn::new(self.store.clone(), self.clock.clone(), name, self.holder.clone()));
+        let lease = ExclusiveLease::new(self.store.clone(), self.clock.clone(), name, self.holder.clone());
+        let mut course = Course::new(lease);
         loop {
             let kept: Option<Duration> = live.borrow_and_update().live.retention.map(Into::into);
             self.meters.retention.set(kept);
@@ -93,7 +100,7 @@ impl RowRemover {
                 }
             }
         }
-        course.turn.end().await;
+        course.lease.give_back().await;
     }
 
     /// One step, if it is our turn. Returns how long to pause.
@@ -112,9 +119,9 @@ impl RowRemover {
     }
 
     async fn step(&self, course: &mut Course, kept: Duration) -> Result<Duration, StoreError> {
-        if !course.turn.is_ours().await? {
+        if !course.lease.renew_if_due().await? {
             self.meters.retention.not_ours();
-            return Ok(turn::RENEW);
+            return Ok(exclusive_lease::RENEW);
         }
         if course.began_at.elapsed() >= AGAIN {
             (course.after, course.began_at) = (0, Instant::now());

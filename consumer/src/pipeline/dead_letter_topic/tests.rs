@@ -119,7 +119,7 @@ impl Bed {
             meters: self.meters.clone(),
             cluster_id: "c".to_owned(),
             group: "g".to_owned(),
-            turn: Turn::new(store, Arc::default(), "dead letters of c/g/t".into(), holder.into()),
+            lease: ExclusiveLease::new(store, Arc::default(), "dead letters of c/g/t".into(), holder.into()),
             pass: Pass::default(),
         };
         tokio::spawn(sender.run(self.stop.clone()));
@@ -262,7 +262,7 @@ async fn of_two_replicas_one_sends_and_the_other_follows() {
     pass(2).await;
     assert_eq!((bed.topic.taken(), other.meters.dead_letter_topic.status()), (vec![1, 2, 3, 4, 5], None));
     bed.stop.cancel();
-    pass(turn::RENEW.as_secs() + 1).await;
+    pass(exclusive_lease::RENEW.as_secs() + 1).await;
     bed.write("g", [6]).await;
     pass(2).await;
     assert_eq!(bed.topic.taken().last(), Some(&6));

@@ -79,10 +79,10 @@ impl Bed {
         self.store.rows().iter().map(|row| row.id).collect()
     }
 
-    fn turns(&self) -> Vec<(String, u32)> {
-        let mut turns = self.store.leases("retention of c/g/t");
-        turns.sort();
-        turns
+    fn leases(&self) -> Vec<(String, u32)> {
+        let mut leases = self.store.leases("retention of c/g/t");
+        leases.sort();
+        leases
     }
 }
 
@@ -127,7 +127,7 @@ async fn without_a_retention_everything_stays_and_an_edit_takes_effect() {
     bed.start();
     pass(365 * 24 * 60 * MINUTE).await;
     assert_eq!((bed.ids().len(), bed.meters.retention.status()), (1, None));
-    assert_eq!(bed.turns(), [], "nothing is asked for");
+    assert_eq!(bed.leases(), [], "nothing is asked for");
     bed.live.send_replace(applied("720h"));
     pass(1_000).await;
     assert_eq!(bed.ids().len(), 0);
@@ -154,14 +154,14 @@ async fn one_replica_removes_and_another_takes_over() {
     pass(1_000).await;
     bed.start_as("two", || i64::MAX);
     pass(5 * MINUTE).await;
-    assert_eq!(bed.turns(), [("one".to_owned(), WHOLE), ("two".to_owned(), 0)]);
+    assert_eq!(bed.leases(), [("one".to_owned(), WHOLE), ("two".to_owned(), 0)]);
     // Killed: nothing is given back.
     first.abort();
     pass(2 * MINUTE).await;
-    assert_eq!(bed.turns(), [("two".to_owned(), WHOLE)]);
+    assert_eq!(bed.leases(), [("two".to_owned(), WHOLE)]);
     bed.stop.cancel();
     pass(1_000).await;
-    assert_eq!(bed.turns(), [], "given back at the end");
+    assert_eq!(bed.leases(), [], "given back at the end");
 }
 
 #[tokio::test(start_paused = true)]

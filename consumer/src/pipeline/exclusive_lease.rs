@@ -1,4 +1,4 @@
-//! Work that one replica of a pipeline does for all: its turn is leased like a share of the rate.
+//! Work that one replica of a pipeline does for all: whose turn it is, is leased like a share of the rate, to one as a whole.
 //!
 //! Guarantee: as of a lease ([`crate::gate::lease`]): a turn that is not renewed ends by itself, on this side no later
 //! than in the database. What is done in a turn must bear that two replicas do it for a moment all the same, as a statement
@@ -19,7 +19,7 @@ const TTL: Duration = Duration::from_secs(30);
 pub const RENEW: Duration = Duration::from_secs(10);
 
 /// One replica's view of whose turn it is.
-pub struct Turn {
+pub struct ExclusiveLease {
     store: Arc<dyn Store>,
     clock: Arc<DatabaseClock>,
     /// What it is about, unique within the database.
@@ -30,23 +30,23 @@ pub struct Turn {
     asked_at: Option<Instant>,
 }
 
-impl Turn {
+impl ExclusiveLease {
     /// Nobody's yet.
     pub fn new(store: Arc<dyn Store>, clock: Arc<DatabaseClock>, name: String, holder: String) -> Self {
         Self { store, clock, name, holder, until: None, asked_at: None }
     }
 
-    /// Whether it is ours; asks for it, or renews it, where that is due.
-    pub async fn is_ours(&mut self) -> Result<bool, StoreError> {
+    /// Asks for it, or renews it, where that is due; whether it is ours then.
+    pub async fn renew_if_due(&mut self) -> Result<bool, StoreError> {
         let now = Instant::now();
         if self.asked_at.is_none_or(|asked| now.saturating_duration_since(asked) >= RENEW) {
             self.ask(now).await?;
         }
-        Ok(self.holds())
+        Ok(self.is_held())
     }
 
     /// Whether it is ours, by the last answer.
-    pub fn holds(&self) -> bool {
+    pub fn is_held(&self) -> bool {
         self.until.is_some_and(|until| Instant::now() < until)
     }
 
@@ -64,12 +64,12 @@ impl Turn {
     }
 
     /// Lets another replica have it at once.
-    pub async fn end(self) {
+    pub async fn give_back(self) {
         if self.until.is_none() {
             return;
         }
         if let Err(error) = lease::give_back(&*self.store, &self.name, &self.holder).await {
-            tracing::debug!(%error, turn = self.name, "a turn was not given back; it ends by itself");
+            tracing::debug!(%error, name = self.name, "a lease was not given back; it ends by itself");
         }
     }
 }
