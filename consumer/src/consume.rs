@@ -171,7 +171,7 @@ impl Consumer<'_> {
             by_pattern: matches!(config.topics, config::Topics::Matching { .. }),
             live: self.live.clone(),
             meters: self.meters.clone(),
-            side: None,
+            shares_rate_of: None,
             patient: self.is_patient(),
         })
     }

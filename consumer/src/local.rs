@@ -303,7 +303,7 @@ fn parts(
         by_pattern: false,
         live,
         meters,
-        side: None,
+        shares_rate_of: None,
         patient: false,
     })
 }

@@ -11,8 +11,8 @@
 //! Invariant: a partition is in at most one lane, and every opening of it carries a new serial number, so
 //! that what belongs to an earlier opening is recognised and dropped.
 
+mod background;
 pub mod batch;
-mod beside;
 mod dead_letter_topic;
 mod driver;
 mod exclusive_lease;
@@ -41,7 +41,7 @@ use crate::meter::Meters;
 use crate::seal::Sealing;
 use crate::source::{Source, SourceError};
 use crate::store::{ErrorKind, Store, StoreError};
-use beside::{Beside, Names};
+use background::{BackgroundTasks, Names};
 use driver::Driver;
 use marks::Marks;
 
@@ -82,21 +82,22 @@ pub struct Parts {
     pub live: watch::Receiver<Applied>,
     /// Counters that `/status` and `/metrics` read.
     pub meters: Arc<Meters>,
-    /// Set where this is no pipeline of its own; see [`Side`].
-    pub side: Option<Side>,
+    /// Set where this is no pipeline of its own; see [`SharedRate`].
+    pub shares_rate_of: Option<SharedRate>,
     /// Whether what needs a person, such as a foreign schema, is waited for; otherwise it ends the pipeline.
     pub patient: bool,
 }
 
-/// Work beside a pipeline, such as a replay. It takes its share of that pipeline's rate, and leaves to the pipeline what
-/// is done once for the table: redriving dead letters, sending copies of them, and removing old rows.
+/// The pipeline whose rate this one shares. Work beside a pipeline, such as a replay, takes its share of that rate, and
+/// leaves to the pipeline what is done once for the table: redriving dead letters, sending copies of them, and removing
+/// old rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Side {
-    /// Consumer group of the pipeline whose rate it shares.
+pub struct SharedRate {
+    /// That pipeline's consumer group.
     pub group: String,
     /// That pipeline's table.
     pub table: String,
-    /// Spans per second that it never exceeds, whatever its share.
+    /// Spans per second that this one never exceeds, whatever its share.
     pub limit: Option<u32>,
 }
 
@@ -124,31 +125,31 @@ pub async fn run(mut parts: Parts, stop: CancellationToken) -> Result<(), Pipeli
     parts.meters.sealing.get_or_init(|| sealed);
     let live = parts.live.borrow().live.clone();
     let control = RateControl::new(gate.clone(), clock.clone(), parts.meters.clone(), live);
-    let control = Arc::new(control.with_limit(parts.side.as_ref().and_then(|side| side.limit)));
-    let mut beside = Beside::default();
+    let control = Arc::new(control.with_limit(parts.shares_rate_of.as_ref().and_then(|other| other.limit)));
+    let mut background = BackgroundTasks::default();
     let (following, live) = (control.clone(), parts.live.clone());
-    beside.spawn(|stop| async move { following.follow(live, stop).await });
+    background.spawn(|stop| async move { following.follow(live, stop).await });
     let meters = parts.meters.clone();
-    beside.spawn(|stop| async move { tick(&meters, &stop).await });
+    background.spawn(|stop| async move { tick(&meters, &stop).await });
     let source = parts.source.clone();
     // The live document is followed, and told of, while database and broker are waited for.
     let result = match start(&mut parts, &stop).await {
         Ok(Some(cluster_id)) => {
             let names = Names::new(&parts, cluster_id);
             let marks = Arc::new(Marks::default());
-            if parts.side.is_none() {
-                beside.keep_table(&parts, &names, &clock, &marks);
+            if parts.shares_rate_of.is_none() {
+                background.keep_table(&parts, &names, &clock, &marks);
             }
             let Names { cluster_id, pipeline, owner } = names;
             let (store, holder) = (parts.store.clone(), owner.clone());
-            beside.spawn(|stop| async move { control.renew(&*store, pipeline, holder, stop).await });
+            background.spawn(|stop| async move { control.renew(&*store, pipeline, holder, stop).await });
             Driver::new(parts, cluster_id, owner, gate, clock, marks).run(stop).await
         }
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
     // Side by side: the group is left in time also where the database does not answer.
-    let (joined, ()) = tokio::join!(beside.end(), source.shutdown());
+    let (joined, ()) = tokio::join!(background.end(), source.shutdown());
     result.and(joined)
 }
 

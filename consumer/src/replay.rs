@@ -35,7 +35,7 @@ use crate::config::{self, Config};
 use crate::decode::Decoder;
 use crate::logging::{self, LogFormat};
 use crate::meter::{Identity, Meters};
-use crate::pipeline::{self, Parts, Side};
+use crate::pipeline::{self, Parts, SharedRate};
 use crate::place::{cannot_read, existing_store, open_store};
 use crate::seal::Sealing;
 use crate::secrets::Secrets;
@@ -366,7 +366,7 @@ impl Replay {
             by_pattern: true,
             live: live::file::watch(self.args.file.clone(), &self.config, ended),
             meters,
-            side: Some(Side {
+            shares_rate_of: Some(SharedRate {
                 group: self.config.kafka.consumer_group.clone(),
                 table: self.config.sink.table.to_string(),
                 limit: self.args.rate,

@@ -91,7 +91,7 @@ impl Replica {
             by_pattern: false,
             live: live.subscribe(),
             meters: meters.clone(),
-            side: None,
+            shares_rate_of: None,
             patient: false,
         };
         change(&mut parts);

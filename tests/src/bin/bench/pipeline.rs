@@ -104,7 +104,7 @@ pub async fn drain_with(
         by_pattern: false,
         live: live.subscribe(),
         meters: meters.clone(),
-        side: None,
+        shares_rate_of: None,
         patient: false,
     };
     let stop = CancellationToken::new();

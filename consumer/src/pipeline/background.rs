@@ -14,12 +14,12 @@ use crate::gate::clock::{DatabaseClock, own_time_ms};
 
 /// Tasks that end after the lanes: a release must not outlive the lease of its rate.
 #[derive(Default)]
-pub struct Beside {
+pub struct BackgroundTasks {
     tasks: JoinSet<()>,
     lanes_done: CancellationToken,
 }
 
-impl Beside {
+impl BackgroundTasks {
     /// Begins a task; it gets what tells it to end.
     pub fn spawn<T: Future<Output = ()> + Send + 'static>(
         &mut self,
@@ -91,8 +91,8 @@ pub struct Names {
 impl Names {
     /// Of a new replica.
     pub fn new(parts: &Parts, cluster_id: String) -> Self {
-        let (group, table) = match &parts.side {
-            Some(side) => (&side.group, &side.table),
+        let (group, table) = match &parts.shares_rate_of {
+            Some(other) => (&other.group, &other.table),
             None => (&parts.group, &parts.table),
         };
         Self { pipeline: format!("{cluster_id}/{group}/{table}"), cluster_id, owner: replica_name() }
