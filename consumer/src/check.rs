@@ -20,7 +20,7 @@ use sluice_crds::v1alpha1::{SecretSource, SqlServer};
 
 use crate::config::{self, Config, ConfigError, Database};
 use crate::out::{self, Output};
-use crate::place::Folders;
+use crate::pipeline_args::Folders;
 use crate::seal::KeyRing;
 use crate::secrets::Secrets;
 use report::{Finding, Report};

@@ -25,7 +25,7 @@ use crate::live::{self, Applied};
 use crate::logging::{self, LogFormat};
 use crate::meter::Meters;
 use crate::pipeline::{self, DeadLetterTopic, Parts};
-use crate::place::{Folders, make_folder, open_store};
+use crate::pipeline_args::{Folders, make_folder, open_store};
 use crate::seal::{BODIES_PER_KEY, Sealing};
 use crate::secrets::Secrets;
 use crate::stop;

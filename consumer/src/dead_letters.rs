@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::moment::moment;
 use crate::out::{self, Output, bar};
-use crate::place::{Opened, Place, cannot_read};
+use crate::pipeline_args::{Opened, PipelineArgs, cannot_read};
 use crate::store::letter::{LetterFilter, LetterSummary};
 use crate::store::{Reason, Store, TableName};
 
@@ -59,7 +59,7 @@ pub enum Command {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Owner {
     #[command(flatten)]
-    place: Place,
+    pipeline: PipelineArgs,
     /// The letters of this table, into which a replay has stored, instead of those of the pipeline's own.
     #[arg(long, value_name = "TABLE")]
     table: Option<TableName>,
@@ -182,7 +182,7 @@ struct Mistake(String);
 
 impl Owner {
     fn open(&self) -> anyhow::Result<Opened> {
-        self.place.open_table(self.table.as_ref())
+        self.pipeline.open_table(self.table.as_ref())
     }
 }
 

@@ -87,7 +87,7 @@ pub fn cannot_listen(option: &'static str, address: SocketAddr) -> impl FnOnce(i
 
 /// Serves until `stop`; then requests under way are finished, for as long as that takes.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let permits = Arc::new(Semaphore::new(limits.connections));
     let refusals = Arc::new(Semaphore::new(TURNED_AWAY));
     let told = Arc::new(AtomicBool::new(false));
     let idle = Idle::default();
@@ -106,18 +106,18 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
                 continue;
             }
         };
-        let place = places.clone().try_acquire_owned().ok();
-        if place.is_some() || idle.close_longest(LEAST_IDLE) {
-            let (places, router, stop) = (places.clone(), router.clone(), stop.clone());
+        let permit = permits.clone().try_acquire_owned().ok();
+        if permit.is_some() || idle.close_longest(LEAST_IDLE) {
+            let (permits, router, stop) = (permits.clone(), router.clone(), stop.clone());
             let (told, idle) = (told.clone(), idle.clone());
             connections.spawn(async move {
-                let Some(place) = or_soon(place, places).await else {
+                let Some(permit) = permit_or_wait(permit, permits).await else {
                     return refuse(stream).await;
                 };
                 if let Err(error) = connection(stream, router, limits, idle, stop).await {
                     ended_early(&error, &told);
                 }
-                drop(place);
+                drop(permit);
             });
         } else if let Ok(refusal) = refusals.clone().try_acquire_owned() {
             connections.spawn(async move {
@@ -168,14 +168,14 @@ async fn connection(
     }
 }
 
-/// The place, or one that is left soon.
-async fn or_soon(
-    place: Option<OwnedSemaphorePermit>,
-    places: Arc<Semaphore>,
+/// The permit, or one that is left soon.
+async fn permit_or_wait(
+    permit: Option<OwnedSemaphorePermit>,
+    permits: Arc<Semaphore>,
 ) -> Option<OwnedSemaphorePermit> {
-    match place {
-        Some(place) => Some(place),
-        None => timeout(TELL_WITHIN, places.acquire_owned()).await.ok()?.ok(),
+    match permit {
+        Some(permit) => Some(permit),
+        None => timeout(TELL_WITHIN, permits.acquire_owned()).await.ok()?.ok(),
     }
 }
 

@@ -18,7 +18,7 @@ use sluice_crds::problem::chain;
 
 use crate::config::Config;
 use crate::out::{self, Output, bar};
-use crate::place::{Opened, Place, cannot_read};
+use crate::pipeline_args::{Opened, PipelineArgs, cannot_read};
 use crate::seal::KeyRing;
 use crate::secrets::Secrets;
 use crate::store::key::WrappedKey;
@@ -57,7 +57,7 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 pub struct Status {
     #[command(flatten)]
-    place: Place,
+    pipeline: PipelineArgs,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -67,7 +67,7 @@ pub struct Status {
 #[derive(Debug, clap::Args)]
 pub struct Rotate {
     #[command(flatten)]
-    place: Place,
+    pipeline: PipelineArgs,
     /// The data keys of this table, into which a replay has stored, instead of those of the pipeline's own.
     #[arg(long, value_name = "TABLE")]
     table: Option<String>,
@@ -95,7 +95,7 @@ const KEYS: &str = "the keys";
 
 /// The pipeline's ring, and one table with its store.
 struct Keys {
-    place: Place,
+    pipeline: PipelineArgs,
     config: Config,
     ring: KeyRing,
     store: Arc<dyn Store>,
@@ -104,15 +104,15 @@ struct Keys {
 
 impl Keys {
     /// Of the pipeline's own table, unless another one is named.
-    fn open(place: &Place, table: Option<&str>) -> anyhow::Result<Self> {
-        let Opened { config, store, .. } = place.open()?;
+    fn open(pipeline: &PipelineArgs, table: Option<&str>) -> anyhow::Result<Self> {
+        let Opened { config, store, .. } = pipeline.open()?;
         let encryption = config.encryption.as_ref();
         let encryption = encryption.context(
             "spec.encryption is not set: this pipeline seals nothing (keys that sealed older rows belong there, too)",
         )?;
-        let ring = KeyRing::new(encryption, Secrets::new(place.folders.secrets_dir.clone()));
+        let ring = KeyRing::new(encryption, Secrets::new(pipeline.folders.secrets_dir.clone()));
         let own = config.sink.table.to_string();
-        let keys = Self { place: place.clone(), config, ring, store, table: own };
+        let keys = Self { pipeline: pipeline.clone(), config, ring, store, table: own };
         match table {
             Some(table) => keys.of(table),
             None => Ok(keys),
@@ -123,14 +123,14 @@ impl Keys {
     fn of(&self, table: &str) -> anyhow::Result<Self> {
         let mut config = self.config.clone();
         config.sink.table = TableName::new(table)?;
-        let (place, store) = (self.place.clone(), self.place.open_store(&config)?);
-        Ok(Self { place, config, ring: self.ring.clone(), store, table: table.to_owned() })
+        let (pipeline, store) = (self.pipeline.clone(), self.pipeline.open_store(&config)?);
+        Ok(Self { pipeline, config, ring: self.ring.clone(), store, table: table.to_owned() })
     }
 }
 
 impl Status {
     async fn run(self) -> anyhow::Result<ExitCode> {
-        let keys = Keys::open(&self.place, None)?;
+        let keys = Keys::open(&self.pipeline, None)?;
         let wrapped = keys.store.data_keys().await.map_err(cannot_read(KEYS))?;
         let dictionaries = keys.store.dictionaries().await.map_err(cannot_read(KEYS))?;
         let others = keys.others().await?;
@@ -146,7 +146,7 @@ impl Status {
 
 impl Rotate {
     async fn run(self) -> anyhow::Result<ExitCode> {
-        let own = Keys::open(&self.place, None)?;
+        let own = Keys::open(&self.pipeline, None)?;
         let mut wrapped = own.usable_data_keys().await?;
         let keys = match &self.table {
             None => own,

@@ -25,7 +25,7 @@ pub mod meter;
 mod moment;
 mod out;
 pub mod pipeline;
-mod place;
+mod pipeline_args;
 #[cfg(feature = "planted")]
 mod planted;
 pub mod read;

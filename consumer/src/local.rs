@@ -40,7 +40,7 @@ use crate::live;
 use crate::logging::{self, LogFormat};
 use crate::meter::Meters;
 use crate::pipeline::{self, Parts};
-use crate::place::make_folder;
+use crate::pipeline_args::make_folder;
 use crate::seal::Sealing;
 use crate::secrets::Secrets;
 use crate::source::queue::{DEFAULT_MAX_BYTES, DEFAULT_PARTITIONS, Folder, Queue, QueueOptions};

@@ -36,7 +36,7 @@ use crate::decode::Decoder;
 use crate::logging::{self, LogFormat};
 use crate::meter::{Identity, Meters};
 use crate::pipeline::{self, Parts, SharedRate};
-use crate::place::{cannot_read, existing_store, open_store};
+use crate::pipeline_args::{cannot_read, existing_store, open_store};
 use crate::seal::Sealing;
 use crate::secrets::Secrets;
 use crate::source::kafka::KafkaSource;

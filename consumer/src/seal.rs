@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::lock::lock;
 use crate::store::key::KeyStore;
-use cipher::{DataKey, Place};
+use cipher::{AssociatedData, DataKey};
 use compress::{Dictionary, Shrinker};
 use form::{Content, HEADER_BYTES, Header, NO_DICTIONARY, NOT_COMPRESSED};
 use training::Training;
@@ -246,7 +246,7 @@ impl Sealing {
         &self,
         key: &DataKey,
         nonce: u64,
-        place: Place<'_>,
+        associated: AssociatedData<'_>,
         content: Content<'_>,
         with: &mut Scratch<'_>,
     ) -> Result<usize, SealError> {
@@ -262,7 +262,7 @@ impl Sealing {
         };
         let shrunk = sealed.len() - HEADER_BYTES;
         let header = Header { key: key.id(), dictionary, left_out, nonce };
-        key.seal(&self.table, place, header, sealed, data)?;
+        key.seal(&self.table, associated, header, sealed, data)?;
         Ok(shrunk)
     }
 }

@@ -13,7 +13,7 @@ use sluice_crds::problem::chain;
 
 use super::report::Finding;
 use crate::config::{Config, Database};
-use crate::place::sqlite_file;
+use crate::pipeline_args::sqlite_file;
 use crate::secrets::{self, Secrets};
 use crate::store::inspect::{Inspection, TableState};
 use crate::store::mysql::{MySqlOptions, MySqlStore};

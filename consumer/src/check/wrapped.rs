@@ -10,7 +10,7 @@ use sluice_crds::problem::chain;
 use super::report::Finding;
 use super::secret_of_key;
 use crate::config::Config;
-use crate::place::existing_store;
+use crate::pipeline_args::existing_store;
 use crate::seal::KeyRing;
 use crate::secrets::Secrets;
 use crate::store::key::WrappedKey;

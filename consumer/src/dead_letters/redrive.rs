@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Chosen, Filters, LETTERS, LETTERS_PER_PAGE, Mistake, Owner, spinner};
 use crate::out::{self, Output};
-use crate::place::{Opened, cannot_read};
+use crate::pipeline_args::{Opened, cannot_read};
 use crate::stop;
 use crate::store::letter::{LetterFilter, LetterSummary};
 use crate::store::{Store, id};
@@ -109,7 +109,7 @@ impl Redrive {
 
     /// The pipeline's own table: a lane would store what was marked, and only that table has lanes.
     fn open(&self) -> anyhow::Result<Arc<dyn Store>> {
-        let Opened { config, store, .. } = self.owner.place.open()?;
+        let Opened { config, store, .. } = self.owner.pipeline.open()?;
         match &self.owner.table {
             Some(table) if *table != config.sink.table => Err(Mistake(format!(
                 "no consumer stores into {table}, so nobody would redrive its letters: once the cause is mended, read their \
@@ -195,7 +195,7 @@ impl Redrive {
             None if self.awaits(redriven) => out::line(format_args!(
                 "their consumers store them within seconds, at the pipeline's rate; see them with\n  \
                  sluice dead-letters list {} --pending",
-                self.owner.place
+                self.owner.pipeline
             )),
             None => {}
         }

@@ -27,7 +27,7 @@ pub struct Flow {
 pub(super) struct Ticket(u64);
 
 #[derive(Debug)]
-struct Place {
+struct Waiter {
     start: u64,
     ticket: Ticket,
     offer: Offer,
@@ -36,7 +36,7 @@ struct Place {
 /// Those that wait; a few, one a lane.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    places: Vec<Place>,
+    waiters: Vec<Waiter>,
     last_ticket: u64,
     /// The start of what was released last.
     now: u64,
@@ -51,29 +51,29 @@ impl Queue {
     pub(super) fn enter(&mut self, flow: &Flow, offer: Offer) -> Ticket {
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        self.places.push(Place { start: self.start_of(flow), ticket, offer });
+        self.waiters.push(Waiter { start: self.start_of(flow), ticket, offer });
         ticket
     }
 
     pub(super) fn leave(&mut self, ticket: Ticket) {
-        self.places.retain(|place| place.ticket != ticket);
+        self.waiters.retain(|waiter| waiter.ticket != ticket);
     }
 
     /// Of equal starts the first that came.
     pub(super) fn is_first(&self, ticket: Ticket) -> bool {
-        let first = self.places.iter().min_by_key(|place| place.start);
-        first.is_some_and(|place| place.ticket == ticket)
+        let first = self.waiters.iter().min_by_key(|waiter| waiter.start);
+        first.is_some_and(|waiter| waiter.ticket == ticket)
     }
 
     /// The first has taken so many spans of its partition.
     pub(super) fn released(&mut self, ticket: Ticket, flow: &Flow, spans: usize) {
-        let place = self.places.iter().find(|place| place.ticket == ticket);
-        let start = place.map_or(self.now, |place| place.start);
+        let waiter = self.waiters.iter().find(|waiter| waiter.ticket == ticket);
+        let start = waiter.map_or(self.now, |waiter| waiter.start);
         self.now = start;
         flow.end.store(start + spans.max(1) as u64, Relaxed);
     }
 
     pub(super) fn offers(&self) -> impl Iterator<Item = Offer> {
-        self.places.iter().map(|place| place.offer)
+        self.waiters.iter().map(|waiter| waiter.offer)
     }
 }

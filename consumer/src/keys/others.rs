@@ -5,7 +5,7 @@
 //! the new key yet. A data key that the ring does not open is another pipeline's, and is only counted.
 
 use super::{KEYS, Keys};
-use crate::place::cannot_read;
+use crate::pipeline_args::cannot_read;
 use crate::seal::KeyRing;
 use crate::store::key::WrappedKey;
 

@@ -10,7 +10,7 @@ use sluice_crds::problem::chain;
 use super::{KEYS, Keys, progress};
 use crate::moment::moment;
 use crate::out::{self, Output};
-use crate::place::{Place, cannot_read};
+use crate::pipeline_args::{PipelineArgs, cannot_read};
 use crate::seal::Sealing;
 use crate::store::StoredSpan;
 use crate::store::id::{first_at, time_ms};
@@ -24,7 +24,7 @@ const TOLD: usize = 100;
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     #[command(flatten)]
-    place: Place,
+    pipeline: PipelineArgs,
     /// Verify this table, into which a replay has stored, instead of the pipeline's own.
     #[arg(long, value_name = "TABLE")]
     table: Option<String>,
@@ -61,7 +61,7 @@ impl Found {
 
 impl Verify {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let keys = Keys::open(&self.place, self.table.as_deref())?;
+        let keys = Keys::open(&self.pipeline, self.table.as_deref())?;
         let sealing = Sealing::new(&keys.table, Some(keys.ring.clone()));
         let mut found = Found::default();
         for wrapped in keys.store.data_keys().await.map_err(cannot_read(KEYS))? {

@@ -21,15 +21,12 @@ pub const MARKS_LOOKED_FOR_EVERY: Duration = Duration::from_secs(5);
 /// the minute for which an error is told that nothing waits for.
 const PASS_OVER: Duration = Duration::from_secs(50);
 
-/// Topic and partition.
-type Place = (String, i32);
-
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Marks {
-    found: Mutex<BTreeSet<Place>>,
+    found: Mutex<BTreeSet<TopicPartition>>,
     /// Up to which id none can be opened, and since when that is known.
-    passed: Mutex<BTreeMap<Place, (i64, Instant)>>,
+    passed: Mutex<BTreeMap<TopicPartition, (i64, Instant)>>,
     appeared: Notify,
 }
 
@@ -46,7 +43,9 @@ impl Marks {
                 Ok(found) => {
                     failing = false;
                     let any = !found.is_empty();
-                    *self.found() = found.into_iter().collect();
+                    let partition =
+                        |(topic, partition): (String, i32)| TopicPartition { topic: topic.into(), partition };
+                    *self.found() = found.into_iter().map(partition).collect();
                     if any {
                         self.appeared.notify_waiters();
                     }
@@ -69,25 +68,25 @@ impl Marks {
     /// Whether the partition has any.
     pub fn contain(&self, at: &TopicPartition) -> bool {
         let found = self.found();
-        !found.is_empty() && found.contains(&place(at))
+        !found.is_empty() && found.contains(at)
     }
 
     /// Nothing more for now, until the next look.
     pub fn settle(&self, at: &TopicPartition) {
-        self.found().remove(&place(at));
+        self.found().remove(at);
     }
 
     /// The id that the partition's letters to look at lie behind.
     pub fn passed(&self, at: &TopicPartition) -> i64 {
         let mut passed = lock(&self.passed);
         passed.retain(|_, (_, since)| since.elapsed() < PASS_OVER);
-        passed.get(&place(at)).map_or(0, |(id, _)| *id)
+        passed.get(at).map_or(0, |(id, _)| *id)
     }
 
     /// None of the partition's letters up to this id can be opened now.
     pub fn pass(&self, at: &TopicPartition, id: i64) {
         let mut passed = lock(&self.passed);
-        passed.entry(place(at)).or_insert((id, Instant::now())).0 = id;
+        passed.entry(at.clone()).or_insert((id, Instant::now())).0 = id;
     }
 
     /// Ends when marks were found. Safe to cancel.
@@ -95,11 +94,7 @@ impl Marks {
         self.appeared.notified().await;
     }
 
-    fn found(&self) -> MutexGuard<'_, BTreeSet<Place>> {
+    fn found(&self) -> MutexGuard<'_, BTreeSet<TopicPartition>> {
         lock(&self.found)
     }
-}
-
-fn place(at: &TopicPartition) -> Place {
-    (at.topic.to_string(), at.partition)
 }

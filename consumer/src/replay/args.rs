@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::plan::Point;
 use crate::out::Output;
-use crate::place::Folders;
+use crate::pipeline_args::Folders;
 
 /// Read a part of the topic once more, beside the pipeline and within its rate.
 #[derive(Debug, clap::Args)]

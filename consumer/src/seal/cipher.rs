@@ -23,9 +23,10 @@ const WRAPPED_BYTES: usize = NONCE_LEN + KEY_BYTES + TAG_BYTES;
 /// The bytes of a key; wiped when it is dropped.
 pub type KeyBytes = Zeroizing<[u8; KEY_BYTES]>;
 
-/// What a sealed thing is bound to, so that it cannot be put elsewhere.
+/// What a sealed thing is bound to, so that it cannot be put elsewhere: with table and header the associated data of
+/// AES-GCM.
 #[derive(Clone, Copy, Debug)]
-pub enum Place<'a> {
+pub enum AssociatedData<'a> {
     /// The body of a row.
     Body {
         /// Of the row.
@@ -49,28 +50,28 @@ pub enum Place<'a> {
     },
 }
 
-/// Additional authenticated data: what it is, table, place and header, each text with its length before it.
-fn authenticated(table: &str, place: Place<'_>, header: &[u8], data: &mut Vec<u8>) {
+/// Additional authenticated data: what it is, table, what it is bound to, and header, each text with its length before it.
+fn authenticated(table: &str, associated: AssociatedData<'_>, header: &[u8], data: &mut Vec<u8>) {
     let text = |text: &str, data: &mut Vec<u8>| {
         data.extend((text.len() as u64).to_be_bytes());
         data.extend(text.as_bytes());
     };
     data.clear();
-    match place {
-        Place::Body { id, trace_id, kind } => {
+    match associated {
+        AssociatedData::Body { id, trace_id, kind } => {
             text("sluice body 1", data);
             text(table, data);
             data.extend(id.to_be_bytes());
             text(trace_id, data);
             text(kind, data);
         }
-        Place::Letter { id, part } => {
+        AssociatedData::Letter { id, part } => {
             text("sluice dead letter 1", data);
             text(table, data);
             data.extend(id.to_be_bytes());
             text(part, data);
         }
-        Place::Dictionary { id } => {
+        AssociatedData::Dictionary { id } => {
             text("sluice dictionary 1", data);
             text(table, data);
             data.extend(id.to_be_bytes());
@@ -128,13 +129,13 @@ impl DataKey {
     pub fn seal(
         &self,
         table: &str,
-        place: Place<'_>,
+        associated: AssociatedData<'_>,
         header: Header,
         sealed: &mut Vec<u8>,
         scratch: &mut Vec<u8>,
     ) -> Result<(), SealError> {
         let header_bytes = header.to_bytes();
-        authenticated(table, place, &header_bytes, scratch);
+        authenticated(table, associated, &header_bytes, scratch);
         sealed[..HEADER_BYTES].copy_from_slice(&header_bytes);
         let content = &mut sealed[HEADER_BYTES..];
         let tag = self
@@ -152,12 +153,12 @@ impl DataKey {
     pub fn open(
         &self,
         table: &str,
-        place: Place<'_>,
+        associated: AssociatedData<'_>,
         header: Header,
         sealed: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, SealError> {
         let mut data = Vec::with_capacity(128);
-        authenticated(table, place, &header.to_bytes(), &mut data);
+        authenticated(table, associated, &header.to_bytes(), &mut data);
         let mut content = Zeroizing::new(sealed.to_vec());
         let length = self
             .key
@@ -263,16 +264,16 @@ mod tests {
     use super::*;
 
     const TABLE: &str = "connectivity_trace";
-    const ROW: Place<'_> = Place::Body { id: 7, trace_id: "abc", kind: "SERVER" };
+    const ROW: AssociatedData<'_> = AssociatedData::Body { id: 7, trace_id: "abc", kind: "SERVER" };
 
     fn key(budget: u64) -> DataKey {
         DataKey::new(9, &random_key().unwrap(), budget).unwrap()
     }
 
-    fn sealed(key: &DataKey, place: Place<'_>, nonce: u64) -> (Header, Vec<u8>) {
+    fn sealed(key: &DataKey, associated: AssociatedData<'_>, nonce: u64) -> (Header, Vec<u8>) {
         let header = Header { key: 9, dictionary: 0, left_out: false, nonce };
         let mut sealed = [&[0; HEADER_BYTES][..], b"content"].concat();
-        key.seal(TABLE, place, header, &mut sealed, &mut Vec::new()).unwrap();
+        key.seal(TABLE, associated, header, &mut sealed, &mut Vec::new()).unwrap();
         (header, sealed)
     }
 
@@ -283,11 +284,11 @@ mod tests {
         let rest = &sealed[HEADER_BYTES..];
         assert_eq!(*key.open(TABLE, ROW, header, rest).unwrap(), b"content");
         let elsewhere = [
-            Place::Body { id: 8, trace_id: "abc", kind: "SERVER" },
-            Place::Body { id: 7, trace_id: "abd", kind: "SERVER" },
+            AssociatedData::Body { id: 8, trace_id: "abc", kind: "SERVER" },
+            AssociatedData::Body { id: 7, trace_id: "abd", kind: "SERVER" },
             // The same letters, cut elsewhere.
-            Place::Body { id: 7, trace_id: "abcS", kind: "ERVER" },
-            Place::Letter { id: 7, part: "value" },
+            AssociatedData::Body { id: 7, trace_id: "abcS", kind: "ERVER" },
+            AssociatedData::Letter { id: 7, part: "value" },
         ];
         for place in elsewhere {
             assert!(matches!(key.open(TABLE, place, header, rest), Err(SealError::Altered)), "{place:?}");

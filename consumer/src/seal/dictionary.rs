@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use sluice_crds::problem::chain;
 
-use super::cipher::Place;
+use super::cipher::AssociatedData;
 use super::compress::Dictionary;
 use super::form::{Content, NO_DICTIONARY, NOT_COMPRESSED};
 use super::training::{self, Best, Samples, Trained, Training};
@@ -87,7 +87,8 @@ impl Sealing {
     ) -> Result<Vec<u8>, SealError> {
         let (key, nonces) = self.nonces(store, 1).await?;
         let mut scratch = Scratch::new(None)?;
-        self.seal_one(&key, nonces.start, Place::Dictionary { id }, Content::whole(bytes), &mut scratch)?;
+        let associated = AssociatedData::Dictionary { id };
+        self.seal_one(&key, nonces.start, associated, Content::whole(bytes), &mut scratch)?;
         Ok(scratch.sealed)
     }
 

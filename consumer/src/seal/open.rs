@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::cipher::{DataKey, Place};
+use super::cipher::{AssociatedData, DataKey};
 use super::compress::{self, Dictionary};
 use super::form::{Header, NO_DICTIONARY, NOT_COMPRESSED};
 use super::{REMEMBERED_KEYS, SealError, Sealing, form};
@@ -60,8 +60,8 @@ impl Sealing {
     /// The body of a row; none where it is plain.
     async fn open_body(&self, store: &dyn KeyStore, span: &StoredSpan) -> Result<Option<String>, SealError> {
         let Some(sealed) = form::from_text(&span.body)? else { return Ok(None) };
-        let place = Place::Body { id: span.id, trace_id: &span.trace_id, kind: &span.kind };
-        let body = self.open(store, place, &sealed).await?;
+        let associated = AssociatedData::Body { id: span.id, trace_id: &span.trace_id, kind: &span.kind };
+        let body = self.open(store, associated, &sealed).await?;
         String::from_utf8(body.to_vec()).map(Some).map_err(|_| SealError::Malformed)
     }
 
@@ -79,7 +79,7 @@ impl Sealing {
         }
         let id = letter.summary.id;
         let part = async |part, sealed: &[u8]| {
-            let opened = self.open(store, Place::Letter { id, part }, sealed).await?;
+            let opened = self.open(store, AssociatedData::Letter { id, part }, sealed).await?;
             Ok::<_, SealError>(opened.to_vec())
         };
         if let Some(key) = &mut letter.key {
@@ -103,10 +103,10 @@ impl Sealing {
         if let Some(known) = lock(&self.dictionaries).get(&sealed.id) {
             return Ok(known.clone());
         }
-        let place = Place::Dictionary { id: sealed.id };
+        let associated = AssociatedData::Dictionary { id: sealed.id };
         let (header, rest) = Header::split(&sealed.sealed)?;
         let content =
-            self.key_for_opening(store, header.key).await?.open(&self.table, place, header, rest)?;
+            self.key_for_opening(store, header.key).await?.open(&self.table, associated, header, rest)?;
         // Never compressed with another one.
         let bytes = match header.dictionary {
             NOT_COMPRESSED => content,
@@ -121,19 +121,19 @@ impl Sealing {
     async fn open(
         &self,
         store: &dyn KeyStore,
-        place: Place<'_>,
+        associated: AssociatedData<'_>,
         sealed: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, SealError> {
         let (header, rest) = Header::split(sealed)?;
         let content =
-            self.key_for_opening(store, header.key).await?.open(&self.table, place, header, rest)?;
+            self.key_for_opening(store, header.key).await?.open(&self.table, associated, header, rest)?;
         let content = match header.dictionary {
             NOT_COMPRESSED => content,
             NO_DICTIONARY => compress::inflate(&content, None)?,
             id => compress::inflate(&content, Some(&*self.known_dictionary(store, id).await?))?,
         };
-        Ok(match place {
-            Place::Body { trace_id, .. } if header.left_out => form::put_back(trace_id, &content),
+        Ok(match associated {
+            AssociatedData::Body { trace_id, .. } if header.left_out => form::put_back(trace_id, &content),
             _ => content,
         })
     }

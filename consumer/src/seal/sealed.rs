@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use zeroize::Zeroizing;
 
-use super::cipher::Place;
+use super::cipher::AssociatedData;
 use super::form::Content;
 use super::{Scratch, SealError, Sealing, form};
 use crate::lock::lock;
@@ -85,10 +85,10 @@ impl Sealing {
             let lot;
             (lot, rest) = rest.split_at((nonces.end - nonces.start) as usize);
             for (row, nonce) in lot.iter().zip(nonces) {
-                let place = Place::Body { id: row.id, trace_id: row.trace_id, kind: row.kind };
+                let associated = AssociatedData::Body { id: row.id, trace_id: row.trace_id, kind: row.kind };
                 let content = form::leave_out(row.trace_id, row.body, &mut short);
                 short_bytes += content.bytes.len();
-                shrunk += self.seal_one(&key, nonce, place, content, &mut scratch)?;
+                shrunk += self.seal_one(&key, nonce, associated, content, &mut scratch)?;
                 form::push_text(&scratch.sealed, &mut bodies.text);
                 bodies.ends.push(bodies.text.len());
             }
@@ -126,8 +126,8 @@ impl Sealing {
         for letter in letters {
             let mut part = async |part, content: &[u8]| {
                 let (key, nonces) = self.nonces(store, 1).await?;
-                let place = Place::Letter { id: letter.id, part };
-                self.seal_one(&key, nonces.start, place, Content::whole(content), &mut scratch)?;
+                let associated = AssociatedData::Letter { id: letter.id, part };
+                self.seal_one(&key, nonces.start, associated, Content::whole(content), &mut scratch)?;
                 Ok::<_, SealError>(scratch.sealed.clone())
             };
             let key = match letter.key {

@@ -33,7 +33,7 @@ pub struct Folders {
 /// Which pipeline.
 #[derive(Clone, Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("pipeline").args(["file", "local"]).required(true).multiple(true))]
-pub struct Place {
+pub struct PipelineArgs {
     /// The TracePipeline, as YAML; - reads standard input.
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
@@ -46,7 +46,7 @@ pub struct Place {
 }
 
 /// As on the command line, for a command that is to be about the same one.
-impl std::fmt::Display for Place {
+impl std::fmt::Display for PipelineArgs {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { file, local, folders: Folders { secrets_dir, data_dir } } = self;
         let data_dir = Some(data_dir).filter(|folder| *folder != Path::new(DATA_DIR));
@@ -75,7 +75,7 @@ pub struct Opened {
     pub sealing: Arc<Sealing>,
 }
 
-impl Place {
+impl PipelineArgs {
     fn config(&self) -> anyhow::Result<Config> {
         match (&self.file, &self.local) {
             (Some(file), _) => Ok(config::load_once(file)?),
