@@ -91,7 +91,7 @@ pub struct Bucket {
     end: Duration,
     tokens: f64,
     /// What may go at once; see [`CATCH_UP`].
-    burst: f64,
+    at_once: f64,
     filled_at: Duration,
     /// Ascending in time; the first one is the last at or before the beginning of the window.
     samples: VecDeque<Sample>,
@@ -105,7 +105,7 @@ impl Bucket {
             rate: 0.0,
             end: Duration::MAX,
             tokens: 0.0,
-            burst: 0.0,
+            at_once: 0.0,
             filled_at: now,
             samples: VecDeque::from([origin]),
         }
@@ -128,7 +128,7 @@ impl Bucket {
             if self.tokens > 0.0 {
                 self.tokens *= rate / self.rate;
             }
-            self.burst = self.burst.min(rate * QUANTUM.as_secs_f64());
+            self.at_once = self.at_once.min(rate * QUANTUM.as_secs_f64());
         }
         self.rate = rate;
         let last = self.newest();
@@ -167,12 +167,13 @@ impl Bucket {
         // Wait for a full quantum where there is enough to fill it: fewer, fuller transactions.
         let needed = available.max(first).min(quantum);
         let headroom = self.headroom(now);
-        let due = self.tokens.min(self.burst).min(headroom) + EPSILON;
+        let due = self.tokens.min(self.at_once).min(headroom) + EPSILON;
         if due >= needed {
             // What became due while commits were slow goes at once, or a lane on its own would lose it.
             return Answer::Release(due.min(available).max(first) as usize);
         }
-        let by_tokens = ((needed - self.tokens) / self.rate).max((needed - self.burst) / (PEAK * self.rate));
+        let by_tokens =
+            ((needed - self.tokens) / self.rate).max((needed - self.at_once) / (PEAK * self.rate));
         let wait = if headroom + EPSILON >= needed {
             Duration::from_secs_f64(by_tokens.max(0.0))
         } else {
@@ -186,7 +187,7 @@ impl Bucket {
         self.fill(now);
         let spans = spans.max(1) as f64;
         self.tokens -= spans;
-        self.burst -= spans;
+        self.at_once -= spans;
         let mut sample = self.advance(self.newest(), now);
         sample.released += spans;
         sample.message = first as f64;
@@ -228,8 +229,8 @@ impl Bucket {
         self.filled_at = now;
         let most = (self.rate * BURST.as_secs_f64()).max(self.quantum());
         self.tokens = (self.tokens + self.rate * elapsed).min(most);
-        let at_once = self.rate * CATCH_UP.as_secs_f64();
-        self.burst = (self.burst + PEAK * self.rate * elapsed).min(at_once);
+        let most_at_once = self.rate * CATCH_UP.as_secs_f64();
+        self.at_once = (self.at_once + PEAK * self.rate * elapsed).min(most_at_once);
         self.prune(now);
     }
 
