@@ -140,10 +140,10 @@ pub async fn run(mut parts: Parts, stop: CancellationToken) -> Result<(), Pipeli
             if parts.shares_rate_of.is_none() {
                 background.keep_table(&parts, &names, &clock, &marks);
             }
-            let Names { cluster_id, pipeline, owner } = names;
-            let (store, holder) = (parts.store.clone(), owner.clone());
+            let Names { cluster_id, pipeline, replica } = names;
+            let (store, holder) = (parts.store.clone(), replica.clone());
             background.spawn(|stop| async move { control.renew(&*store, pipeline, holder, stop).await });
-            Driver::new(parts, cluster_id, owner, gate, clock, marks).run(stop).await
+            Driver::new(parts, cluster_id, replica, gate, clock, marks).run(stop).await
         }
         Ok(None) => Ok(()),
         Err(error) => Err(error),

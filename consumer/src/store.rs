@@ -181,7 +181,7 @@ pub struct WriteBatch<'a> {
     /// Ids ascend.
     pub dead_letters: &'a [DeadLetter<'a>],
     /// Whether its dead letters wait to be sent to a topic; see [`letter::LetterStore::unsent`].
-    pub to_topic: bool,
+    pub queue_copies: bool,
 }
 
 /// A row as a reader gets it.

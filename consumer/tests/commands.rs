@@ -130,7 +130,7 @@ async fn store_letter(database: &Path, table: &str, id: i64) {
         fingerprint: None,
         rows: &[],
         dead_letters: &[letter],
-        to_topic: false,
+        queue_copies: false,
     };
     store.write(&batch).await.expect("a letter");
     store.close().await;

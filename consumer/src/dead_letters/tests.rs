@@ -73,7 +73,7 @@ async fn store_letters(store: &MemoryStore, ids: &[i64]) {
         fingerprint: None,
         rows: &[],
         dead_letters: &letters,
-        to_topic: false,
+        queue_copies: false,
     };
     store.write(&batch).await.unwrap();
 }

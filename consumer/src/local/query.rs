@@ -305,7 +305,7 @@ mod tests {
             fingerprint: None,
             rows: &[Row { id: 1, trace_id: "free", kind: "", body: "{}" }],
             dead_letters: &[],
-            to_topic: false,
+            queue_copies: false,
         };
         store.write(&batch).await.unwrap();
         let traces = Traces::new(Arc::new(store), Arc::new(Sealing::new("t", None)));

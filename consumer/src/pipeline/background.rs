@@ -44,7 +44,7 @@ impl BackgroundTasks {
             clock: clock.clone(),
             meters: parts.meters.clone(),
             pipeline: names.pipeline.clone(),
-            holder: names.owner.clone(),
+            replica: names.replica.clone(),
             own_time_ms,
         };
         let live = parts.live.clone();
@@ -58,7 +58,7 @@ impl BackgroundTasks {
             meters: parts.meters.clone(),
             cluster_id: names.cluster_id.clone(),
             group: parts.group.clone(),
-            lease: ExclusiveLease::new(parts.store.clone(), clock.clone(), name, names.owner.clone()),
+            lease: ExclusiveLease::new(parts.store.clone(), clock.clone(), name, names.replica.clone()),
             pass: Pass::default(),
         };
         self.spawn(|stop| sender.run(stop));
@@ -85,7 +85,7 @@ pub struct Names {
     /// What shares one rate.
     pub pipeline: String,
     /// This replica.
-    pub owner: String,
+    pub replica: String,
 }
 
 impl Names {
@@ -95,7 +95,7 @@ impl Names {
             Some(other) => (&other.group, &other.table),
             None => (&parts.group, &parts.table),
         };
-        Self { pipeline: format!("{cluster_id}/{group}/{table}"), cluster_id, owner: replica_name() }
+        Self { pipeline: format!("{cluster_id}/{group}/{table}"), cluster_id, replica: replica_name() }
     }
 }
 

@@ -128,13 +128,13 @@ impl<'a> Batch<'a> {
         self.letters.entries()
     }
 
-    /// The batch in the store's form; rows and dead letters are its own, or what they were sealed to. `to_topic`: whether
-    /// dead letters wait to be sent to a topic.
+    /// The batch in the store's form; rows and dead letters are its own, or what they were sealed to.
+    /// `queue_copies`: whether dead letters wait to be sent to a topic.
     pub fn to_write_batch<'b>(
         &'b self,
         rows: &'b [Row<'b>],
         dead_letters: &'b [DeadLetter<'b>],
-        to_topic: bool,
+        queue_copies: bool,
     ) -> WriteBatch<'b> {
         WriteBatch {
             stream: self.claim.stream,
@@ -144,7 +144,7 @@ impl<'a> Batch<'a> {
             fingerprint: Some(self.fingerprint),
             rows,
             dead_letters,
-            to_topic,
+            queue_copies,
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct ExclusiveLease {
     clock: Arc<DatabaseClock>,
     /// What it is about, unique within the database.
     name: String,
-    holder: String,
+    replica: String,
     /// It is ours until then.
     until: Option<Instant>,
     asked_at: Option<Instant>,
@@ -32,8 +32,8 @@ pub struct ExclusiveLease {
 
 impl ExclusiveLease {
     /// Nobody's yet.
-    pub fn new(store: Arc<dyn Store>, clock: Arc<DatabaseClock>, name: String, holder: String) -> Self {
-        Self { store, clock, name, holder, until: None, asked_at: None }
+    pub fn new(store: Arc<dyn Store>, clock: Arc<DatabaseClock>, name: String, replica: String) -> Self {
+        Self { store, clock, name, replica, until: None, asked_at: None }
     }
 
     /// Asks for it, or renews it, where that is due; whether it is ours then.
@@ -52,7 +52,7 @@ impl ExclusiveLease {
 
     async fn ask(&mut self, now: Instant) -> Result<(), StoreError> {
         let request =
-            LeaseRequest { name: self.name.clone(), holder: self.holder.clone(), demand: WHOLE, ttl: TTL };
+            LeaseRequest { name: self.name.clone(), holder: self.replica.clone(), demand: WHOLE, ttl: TTL };
         let mut free = |others: &[Holder]| {
             if others.iter().all(|other| other.share == 0) { WHOLE } else { 0 }
         };
@@ -68,7 +68,7 @@ impl ExclusiveLease {
         if self.until.is_none() {
             return;
         }
-        if let Err(error) = lease::give_back(&*self.store, &self.name, &self.holder).await {
+        if let Err(error) = lease::give_back(&*self.store, &self.name, &self.replica).await {
             tracing::debug!(%error, name = self.name, "a lease was not given back; it ends by itself");
         }
     }

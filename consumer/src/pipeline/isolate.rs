@@ -32,7 +32,7 @@ pub struct Probe<'a> {
     /// Whose rows they are.
     pub flow: &'a Flow,
     /// Learns what the lane waits for.
-    pub time: &'a LaneMeter,
+    pub activity: &'a LaneMeter,
 }
 
 impl Probe<'_> {
@@ -142,9 +142,9 @@ impl Probe<'_> {
     /// How many of the rows, at least one, may be tried now.
     async fn release(&self, rows: usize) -> usize {
         let offer = Offer { first: 1, available: rows, most: rows, more: true };
-        self.time.enter(Activity::Gate);
+        self.activity.enter(Activity::Gate);
         let released = self.gate.release(self.flow, offer, |most| (most, most)).await.0;
-        self.time.enter(Activity::Store);
+        self.activity.enter(Activity::Store);
         released
     }
 

@@ -84,9 +84,9 @@ pub struct Lane {
     /// What it counts in.
     pub meters: Arc<Meters>,
     /// What it counts its time in.
-    pub time: LaneMeter,
+    pub activity: LaneMeter,
     /// Whether dead letters wait to be sent to a topic.
-    pub to_topic: bool,
+    pub queue_copies: bool,
     /// Most rows in a transaction.
     pub max_rows: usize,
     /// Longest wait for more rows.
@@ -131,7 +131,7 @@ impl Lane {
                 inbox.put_back(index, kept);
             } else if marked.is_none() {
                 // Letters of the next page have nobody who announces them.
-                self.time.enter(Activity::Idle);
+                self.activity.enter(Activity::Idle);
                 tokio::select! {
                     () = inbox.stop.cancelled() => return,
                     command = inbox.commands.recv() => match command {
@@ -147,7 +147,7 @@ impl Lane {
 
     /// Decodes what has arrived, within the lane's bounds. Yields between partitions.
     async fn read_ahead(&self, served: &mut Vec<Served>, turn: usize) {
-        self.time.enter(Activity::Decode);
+        self.activity.enter(Activity::Decode);
         let mut held: usize = served.iter().map(|one| one.segment.bytes()).sum();
         let count = served.len();
         let mut lost = Vec::new();
@@ -240,7 +240,7 @@ impl Lane {
         let mut isolated = Vec::new();
         let mut backoff = BACKOFF;
         loop {
-            self.time.enter(Activity::Gate);
+            self.activity.enter(Activity::Gate);
             let more = !current.drained || current.segment.is_full(self.max_rows);
             let released = self.release(&current, &current.segment, more, inbox).await?;
             let written = self.write(&current, released, &isolated, inbox).await;
@@ -269,7 +269,7 @@ impl Lane {
                 Written::Held(_) => backoff.pause(),
             };
             // Whatever the batch was doing: it waits for the database, or for what seals it.
-            self.time.enter(Activity::Store);
+            self.activity.enter(Activity::Store);
             if !inbox.pause(&current, Instant::now() + pause).await {
                 return None;
             }

@@ -42,7 +42,7 @@ pub struct RowRemover {
     /// The pipeline's name for its rate.
     pub pipeline: String,
     /// This replica.
-    pub holder: String,
+    pub replica: String,
     /// This replica's own time, milliseconds since 1970.
     pub own_time_ms: fn() -> i64,
 }
@@ -76,7 +76,7 @@ impl RowRemover {
     /// Follows the live document until `stop`.
     pub async fn run(self, mut live: watch::Receiver<Applied>, stop: CancellationToken) {
         let name = format!("retention of {}", self.pipeline);
-        let lease = ExclusiveLease::new(self.store.clone(), self.clock.clone(), name, self.holder.clone());
+        let lease = ExclusiveLease::new(self.store.clone(), self.clock.clone(), name, self.replica.clone());
         let mut course = Course::new(lease);
         loop {
             let kept: Option<Duration> = live.borrow_and_update().live.retention.map(Into::into);

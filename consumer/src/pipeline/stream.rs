@@ -133,7 +133,7 @@ pub struct Opener {
     /// Consumer group.
     pub group: String,
     /// This replica.
-    pub owner: String,
+    pub replica: String,
     /// Where the very first start begins.
     pub start_from: StartFrom,
     /// See [`super::Parts::by_pattern`].
@@ -292,7 +292,7 @@ impl Opener {
             fingerprint: None,
             rows: &[],
             dead_letters: &[],
-            to_topic: false,
+            queue_copies: false,
         };
         self.store.write(&batch).await?;
         Ok(to)
@@ -300,7 +300,7 @@ impl Opener {
 
     async fn claim(&self, key: &StreamKey) -> Result<Claim, StoreError> {
         let asked_at = Instant::now();
-        let claim = self.store.claim(key, &self.owner).await?;
+        let claim = self.store.claim(key, &self.replica).await?;
         self.clock.correct(asked_at, claim.database_time);
         Ok(claim)
     }

@@ -191,7 +191,7 @@ pub trait LetterStore: Send + Sync {
     /// Removes letters for good; returns how many there were.
     async fn purge(&self, ids: &[i64]) -> Result<u64, StoreError>;
 
-    /// Letters of the group's streams that no topic has taken yet ([`WriteBatch::to_topic`]), in the order of their
+    /// Letters of the group's streams that no topic has taken yet ([`WriteBatch::queue_copies`]), in the order of their
     /// ids, those after `after` (0: from the first), at most `limit`.
     async fn unsent(
         &self,

@@ -217,7 +217,7 @@ pub fn batch<'a>(
         fingerprint: Some(u64::MAX - messages),
         rows,
         dead_letters,
-        to_topic: false,
+        queue_copies: false,
     }
 }
 

@@ -142,9 +142,9 @@ pub async fn dead_letters_for_a_topic_wait_until_it_has_taken_them(bed: Bed) {
     let letters: Vec<_> = (1..=5).map(|id| dead_letter(id, b"not json")).collect();
     let more: Vec<_> = (6..=7).map(|id| dead_letter(id, b"not json")).collect();
     let not_for_it = [dead_letter(8, b"not json")];
-    let to_topic = |write| WriteBatch { to_topic: true, ..write };
-    store.write(&to_topic(batch(&claim, 3, &[], &letters))).await.unwrap();
-    store.write(&to_topic(batch(&other, 3, &[], &more))).await.unwrap();
+    let with_copies = |write| WriteBatch { queue_copies: true, ..write };
+    store.write(&with_copies(batch(&claim, 3, &[], &letters))).await.unwrap();
+    store.write(&with_copies(batch(&other, 3, &[], &more))).await.unwrap();
     let next = store.claim(&key(0), "replica").await.unwrap();
     store.write(&batch(&next, 1, &[], &not_for_it)).await.unwrap();
     let unsent = async |after, limit| store.unsent("cluster-1", "group", after, limit).await.unwrap();
@@ -160,7 +160,7 @@ pub async fn dead_letters_for_a_topic_wait_until_it_has_taken_them(bed: Bed) {
     let again = [dead_letter(11, b"not json")];
     let write = WriteBatch {
         to: Position { last_id: 11, ..next.position },
-        ..to_topic(batch(&next, 0, &[], &again))
+        ..with_copies(batch(&next, 0, &[], &again))
     };
     let redrive = RedriveBatch { write, settled: &[4], histories: &[History::default()] };
     store.redrive(&redrive).await.unwrap();

@@ -38,7 +38,7 @@ async fn upkeep_wait(bed: Bed) {
     let store = bed.store().await.unwrap();
     let claim = claims(&*store, 1).await.unwrap().remove(0);
     let letters = [dead_letter(1, b"x"), dead_letter(2, b"x")];
-    store.write(&WriteBatch { to_topic: true, ..batch(&claim, 1, &[], &letters) }).await.unwrap();
+    store.write(&WriteBatch { queue_copies: true, ..batch(&claim, 1, &[], &letters) }).await.unwrap();
     let lock = "SELECT id FROM sluice_dead_letter_unsent FOR UPDATE";
     match bed.database().await.unwrap() {
         Database::Mysql(pool) => {

@@ -101,16 +101,16 @@ impl Bed {
             fingerprint: None,
             rows: &[],
             dead_letters: &letters,
-            to_topic: true,
+            queue_copies: true,
         };
         self.store.write(&batch).await.unwrap();
     }
 
-    fn start_as(&self, holder: &str) {
-        self.start_with(holder, Arc::new(Sealing::new("t", None)));
+    fn start_as(&self, replica: &str) {
+        self.start_with(replica, Arc::new(Sealing::new("t", None)));
     }
 
-    fn start_with(&self, holder: &str, sealing: Arc<Sealing>) {
+    fn start_with(&self, replica: &str, sealing: Arc<Sealing>) {
         let store: Arc<dyn Store> = self.store.clone();
         let sender = DeadLetterSender {
             store: store.clone(),
@@ -119,7 +119,7 @@ impl Bed {
             meters: self.meters.clone(),
             cluster_id: "c".to_owned(),
             group: "g".to_owned(),
-            lease: ExclusiveLease::new(store, Arc::default(), "dead letters of c/g/t".into(), holder.into()),
+            lease: ExclusiveLease::new(store, Arc::default(), "dead letters of c/g/t".into(), replica.into()),
             pass: Pass::default(),
         };
         tokio::spawn(sender.run(self.stop.clone()));

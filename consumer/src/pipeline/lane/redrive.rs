@@ -51,7 +51,7 @@ impl Lane {
     /// Redrives some of the marked letters of `current`; gives it back unless it was lost or removed.
     pub(super) async fn redrive(&self, mut current: Served, inbox: &mut Inbox) -> Option<Served> {
         let at = current.stream.at.clone();
-        self.time.enter(Activity::Store);
+        self.activity.enter(Activity::Store);
         let marked = inbox.while_ours(&current, self.read_marked(&at)).await?;
         let marked = match marked {
             Ok(marked) if marked.letters.is_empty() => {
@@ -67,7 +67,7 @@ impl Lane {
                 return Some(current);
             }
         };
-        self.time.enter(Activity::Gate);
+        self.activity.enter(Activity::Gate);
         let released = self.release(&current, &marked.segment, true, inbox).await?;
         let stop = inbox.stop.clone();
         let writing = self.write_marked(&current, &marked, released, &stop);
@@ -199,7 +199,7 @@ impl Lane {
                 span.index = index;
             }
         }
-        self.time.enter(Activity::Decode);
+        self.activity.enter(Activity::Decode);
         let sealed_rows = self.sealing.rows(&self.store, batch.rows()).await?;
         let rows = sealed_rows.rows(batch.rows());
         let sealed_letters = self.sealing.letters(&*self.store, &failed).await?;
@@ -207,7 +207,7 @@ impl Lane {
         let histories: Vec<History> = sources.iter().map(|source| inherited(source)).collect();
         let settled: Vec<i64> = marked.letters[..letters].iter().map(|letter| letter.summary.id).collect();
         let to = Position { last_id: batch.to().last_id, ..stream.position };
-        let mut write = batch.to_write_batch(&rows, &letters_again, self.to_topic);
+        let mut write = batch.to_write_batch(&rows, &letters_again, self.queue_copies);
         write.to = to;
         let redrive = RedriveBatch { write, settled: &settled, histories: &histories };
         match self.watched(self.store.redrive(&redrive)).await {

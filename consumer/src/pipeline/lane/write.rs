@@ -64,13 +64,13 @@ impl Lane {
         let refusals = self.refused_spans(&current.segment, messages, isolated);
         let batch = self.batch(current, &current.segment, released, &refusals);
         // Compressing and sealing is the processor's work as decoding is.
-        self.time.enter(Activity::Decode);
+        self.activity.enter(Activity::Decode);
         let sealed_rows = self.sealing.rows(&self.store, batch.rows()).await?;
         let rows = sealed_rows.rows(batch.rows());
         let plain_letters = batch.dead_letters();
         let sealed_letters = self.sealing.letters(&*self.store, &plain_letters).await?;
         let letters = sealed_letters.letters(&plain_letters);
-        let write = batch.to_write_batch(&rows, &letters, self.to_topic);
+        let write = batch.to_write_batch(&rows, &letters, self.queue_copies);
         #[cfg(feature = "planted")]
         let written = self.watched(planted::write(&*self.store, write)).await;
         #[cfg(not(feature = "planted"))]
@@ -118,7 +118,7 @@ impl Lane {
         &self,
         transaction: impl Future<Output = Result<(), StoreError>>,
     ) -> Result<(), StoreError> {
-        self.time.enter(Activity::Store);
+        self.activity.enter(Activity::Store);
         let watched = self.gate.watch_write();
         let written = transaction.await;
         match &written {
@@ -139,7 +139,7 @@ impl Lane {
     }
 
     pub(super) fn probe<'a>(&'a self, current: &'a Served) -> Probe<'a> {
-        Probe { store: &*self.store, gate: &self.gate, flow: &current.flow, time: &self.time }
+        Probe { store: &*self.store, gate: &self.gate, flow: &current.flow, activity: &self.activity }
     }
 
     /// The rows that made the database refuse a batch; `rows` as they were written.

@@ -53,19 +53,19 @@ impl Bed {
             fingerprint: None,
             rows: &rows,
             dead_letters: &[],
-            to_topic: false,
+            queue_copies: false,
         };
         self.store.write(&batch).await.unwrap();
         ids
     }
 
-    fn start_as(&self, holder: &str, own_time_ms: fn() -> i64) -> tokio::task::JoinHandle<()> {
+    fn start_as(&self, replica: &str, own_time_ms: fn() -> i64) -> tokio::task::JoinHandle<()> {
         let remover = RowRemover {
             store: self.store.clone(),
             clock: Arc::default(),
             meters: self.meters.clone(),
             pipeline: "c/g/t".to_owned(),
-            holder: holder.to_owned(),
+            replica: replica.to_owned(),
             own_time_ms,
         };
         tokio::spawn(remover.run(self.live.subscribe(), self.stop.clone()))

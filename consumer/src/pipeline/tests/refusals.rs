@@ -86,12 +86,12 @@ async fn a_table_that_wants_json_holds_sealed_bodies() {
 
 #[tokio::test(start_paused = true)]
 async fn a_sealed_body_is_not_held_against_a_plain_row_that_was_stored_before() {
-    let (store, gate, time) = (store(), crate::gate::Gate::new(), LaneMeter::new(Arc::default()));
+    let (store, gate, activity) = (store(), crate::gate::Gate::new(), LaneMeter::new(Arc::default()));
     gate.set_rate(100.0, Instant::now() + Duration::from_secs(3_600));
     store.on_row(|row| (row.body != "{\"n\":1}").then_some(ErrorKind::Constraint));
     let (witness, flow) = (Witness::default(), Flow::default());
     witness.saw(&[Row { id: 1, trace_id: "t1", kind: "SERVER", body: "{\"n\":1}" }]);
-    let probe = Probe { store: &*store, gate: &gate, flow: &flow, time: &time };
+    let probe = Probe { store: &*store, gate: &gate, flow: &flow, activity: &activity };
     let found_in = async |body| {
         let rows = [Row { id: 2, trace_id: "t2", kind: "SERVER", body }];
         probe.find_refused(&rows, &witness, |row| row).await.map(|found| found.len())
@@ -125,19 +125,19 @@ async fn a_value_that_is_refused_by_a_table_with_a_rule_is_held_against_a_row_th
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_body_that_comes_alone_is_held_against_its_row_without_it() {
-    let (store, gate, time) = (store(), crate::gate::Gate::new(), LaneMeter::new(Arc::default()));
+    let (store, gate, activity) = (store(), crate::gate::Gate::new(), LaneMeter::new(Arc::default()));
     gate.set_rate(100.0, Instant::now() + Duration::from_secs(3_600));
     store.on_row(refused_beside_a_rule);
     let rows = [Row { id: 1, trace_id: "t7", kind: "SERVER", body: "1" }];
     let flow = Flow::default();
-    let probe = Probe { store: &*store, gate: &gate, flow: &flow, time: &time };
+    let probe = Probe { store: &*store, gate: &gate, flow: &flow, activity: &activity };
     let found = probe.find_refused(&rows, &Witness::default(), |row| row).await.unwrap();
     assert_eq!((found.len(), found[0].reason), (1, Reason::Refused));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_row_is_no_dead_letter_of_a_table_that_is_mended_while_it_is_tried() {
-    let (store, gate, time) = (store(), crate::gate::Gate::new(), LaneMeter::new(Arc::default()));
+    let (store, gate, activity) = (store(), crate::gate::Gate::new(), LaneMeter::new(Arc::default()));
     gate.set_rate(100.0, Instant::now() + Duration::from_secs(3_600));
     let is_broken = std::sync::atomic::AtomicBool::new(true);
     store.on_row(move |_| {
@@ -145,7 +145,7 @@ async fn a_row_is_no_dead_letter_of_a_table_that_is_mended_while_it_is_tried() {
     });
     let rows = [Row { id: 1, trace_id: "t7", kind: "SERVER", body: "1" }];
     let flow = Flow::default();
-    let probe = Probe { store: &*store, gate: &gate, flow: &flow, time: &time };
+    let probe = Probe { store: &*store, gate: &gate, flow: &flow, activity: &activity };
     let found = probe.find_refused(&rows, &Witness::default(), |row| row).await.unwrap();
     assert!(found.is_empty());
 }
@@ -190,9 +190,9 @@ async fn the_search_for_refused_rows_keeps_to_the_rate() {
     let ids: Vec<String> = (0..200).map(|number| format!("t{number}")).collect();
     let rows: Vec<Row<'_>> =
         ids.iter().zip(1..).map(|(trace_id, id)| Row { id, trace_id, kind: "SERVER", body: "{}" }).collect();
-    let time = LaneMeter::new(Arc::default());
+    let activity = LaneMeter::new(Arc::default());
     let flow = Flow::default();
-    let probe = Probe { store: &*store, gate: &gate, flow: &flow, time: &time };
+    let probe = Probe { store: &*store, gate: &gate, flow: &flow, activity: &activity };
     let found = probe.find_refused(&rows, &Witness::default(), |row| row).await.unwrap();
     assert_eq!(found.iter().map(|refusal| refusal.span).collect::<Vec<_>>(), [37]);
     let tries = tries.lock().unwrap();

@@ -200,7 +200,7 @@ async fn ids_of_a_clock_that_was_a_year_ahead_are_not_gone_on_from() {
         fingerprint: None,
         rows: &[],
         dead_letters: &[],
-        to_topic: false,
+        queue_copies: false,
     };
     store.write(&batch).await.unwrap();
     let replica = Replica::start(&source, &store);

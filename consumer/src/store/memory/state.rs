@@ -176,7 +176,7 @@ impl State {
             (row.id, stored)
         }));
         self.dead_letters.extend(batch.dead_letters.iter().map(|letter| (letter.id, letter.into())));
-        if batch.to_topic {
+        if batch.queue_copies {
             self.unsent.extend(batch.dead_letters.iter().map(|letter| (letter.id, batch.stream)));
         }
         Ok(())

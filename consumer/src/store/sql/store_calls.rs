@@ -21,7 +21,7 @@ macro_rules! sql_store {
                 begin(conn).await?;
                 self.insert_rows(conn, batch.rows).await?;
                 self.insert_dead_letters(conn, batch).await?;
-                if batch.to_topic { self.insert_unsent(conn, batch).await } else { Ok(()) }
+                if batch.queue_copies { self.insert_unsent(conn, batch).await } else { Ok(()) }
             }
 
             async fn try_rows(&self, conn: &mut Conn, rows: &[Row<'_>]) -> Result<(), StoreError> {
