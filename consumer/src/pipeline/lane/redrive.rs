@@ -219,11 +219,10 @@ impl Lane {
                     "dead letters redriven");
                 Ok(Tried::Committed(to))
             }
-            Err(error) if error.kind.is_refusal() => tokio::select! {
-                // Nothing of this stays, and at a low rate it takes long.
-                () = stop.cancelled() => Ok(Tried::Stopped),
-                isolated = self.isolate(self.probe(current), &batch, &rows, error) => isolated.map(Tried::Isolated),
-            },
+            Err(error) if error.kind.is_refusal() => {
+                let found = self.isolate_unless_stopped(current, &batch, &rows, error, stop).await?;
+                Ok(found.map_or(Tried::Stopped, Tried::Isolated))
+            }
             Err(error) => Err(error),
         }
     }

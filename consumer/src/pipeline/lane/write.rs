@@ -12,7 +12,7 @@ use crate::meter::{Activity, PartitionMeter, Settled};
 use crate::pipeline::batch::{Batch, Cut, RefusedSpan};
 use crate::pipeline::isolate::Probe;
 use crate::pipeline::segment::Segment;
-use crate::pipeline::stream::Reclaim;
+use crate::pipeline::stream::{OpenStream, Reclaim};
 use crate::store::{ErrorKind, Position, Reason, Row, StoreError};
 
 /// How writing a batch ended.
@@ -60,8 +60,7 @@ impl Lane {
         isolated: &[RefusedSpan],
         stop: &CancellationToken,
     ) -> Result<Written, StoreError> {
-        let (stream, messages) = (&current.stream, released.messages);
-        let refusals = self.refused_spans(&current.segment, messages, isolated);
+        let refusals = self.refused_spans(&current.segment, released.messages, isolated);
         let batch = self.batch(current, &current.segment, released, &refusals);
         // Compressing and sealing is the processor's work as decoding is.
         self.activity.enter(Activity::Decode);
@@ -78,22 +77,26 @@ impl Lane {
         match written {
             Ok(()) => {
                 self.witness.saw(&rows);
-                let (rows, bytes) = (batch.rows().len() as u64, batch.body_bytes());
-                let offsets = batch.to().next_offset - stream.position.next_offset;
-                let settled = Settled { messages: messages as u64, offsets };
-                self.meters.committed(&stream.at, settled, rows, bytes, batch.reasons());
-                let end = self.source.known_end(&stream.at);
-                let position = batch.to().next_offset;
-                self.meters.advance_partition(&stream.at, PartitionMeter { position, end });
+                self.count_committed(&current.stream, &batch, released.messages);
                 Ok(Written::Committed(batch.to()))
             }
-            Err(error) if error.kind.is_refusal() => tokio::select! {
-                // Nothing of this stays, and at a low rate it takes long.
-                () = stop.cancelled() => Ok(Written::Stopped),
-                isolated = self.isolate(self.probe(current), &batch, &rows, error) => isolated.map(Written::Isolated),
-            },
+            Err(error) if error.kind.is_refusal() => {
+                let found = self.isolate_unless_stopped(current, &batch, &rows, error, stop).await?;
+                Ok(found.map_or(Written::Stopped, Written::Isolated))
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// A batch of so many messages was committed; `stream` is still where it stood before.
+    fn count_committed(&self, stream: &OpenStream, batch: &Batch<'_>, messages: usize) {
+        let (rows, bytes) = (batch.rows().len() as u64, batch.body_bytes());
+        let offsets = batch.to().next_offset - stream.position.next_offset;
+        let settled = Settled { messages: messages as u64, offsets };
+        self.meters.committed(&stream.at, settled, rows, bytes, batch.reasons());
+        let end = self.source.known_end(&stream.at);
+        let position = batch.to().next_offset;
+        self.meters.advance_partition(&stream.at, PartitionMeter { position, end });
     }
 
     /// What was released of a segment, as a batch of the stream, less `refusals` (ascending).
@@ -142,8 +145,25 @@ impl Lane {
         Probe { store: &*self.store, gate: &self.gate, flow: &current.flow, activity: &self.activity }
     }
 
-    /// The rows that made the database refuse a batch; `rows` as they were written.
-    pub(super) async fn isolate(
+    /// The rows that made the database refuse a batch, `rows` as they were written; none where the process is to stop before
+    /// they are found.
+    pub(super) async fn isolate_unless_stopped(
+        &self,
+        current: &Served,
+        batch: &Batch<'_>,
+        rows: &[Row<'_>],
+        error: StoreError,
+        stop: &CancellationToken,
+    ) -> Result<Option<Vec<RefusedSpan>>, StoreError> {
+        tokio::select! {
+            // Nothing of this stays, and at a low rate it takes long.
+            () = stop.cancelled() => Ok(None),
+            found = self.isolate(self.probe(current), batch, rows, error) => found.map(Some),
+        }
+    }
+
+    /// The same for as long as it takes; without a row to blame an error.
+    async fn isolate(
         &self,
         probe: Probe<'_>,
         batch: &Batch<'_>,
