@@ -18,6 +18,7 @@ mod driver;
 mod exclusive_lease;
 mod isolate;
 mod lane;
+mod letter;
 mod marks;
 mod retention;
 pub mod segment;

@@ -14,12 +14,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::exclusive_lease::{self, ExclusiveLease};
+use super::letter::{ReadLetter, read_letter};
 use crate::backoff::Backoff;
 use crate::last_error::LastError;
 use crate::meter::Meters;
 use crate::seal::Sealing;
 use crate::store::letter::StoredLetter;
-use crate::store::{ErrorKind, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Letters that are looked for in one go.
 const LETTERS_PER_PAGE: u32 = 100;
@@ -78,6 +79,17 @@ pub struct Pass {
     refused: Option<String>,
     /// One was refused in the pass before.
     was_refused: bool,
+}
+
+/// Some of the letters that wait.
+#[derive(Default)]
+struct Collected {
+    /// What is to be sent.
+    letters: Vec<StoredLetter>,
+    /// Those that need not be sent any more.
+    done: Vec<i64>,
+    /// Why another one cannot be sent.
+    refused: Option<String>,
 }
 
 /// Why a round ended early.
@@ -169,7 +181,8 @@ impl DeadLetterSender {
             let Some(last) = ids.last() else { return Ok(true) };
             let mut rest = ids.as_slice();
             while !rest.is_empty() {
-                let (taken, why) = self.send_some(&mut rest).await?;
+                let collected = self.collect(&mut rest).await?;
+                let (taken, why) = self.deliver(collected).await?;
                 self.pass.refused = self.pass.refused.take().or(why);
                 if !taken.is_empty() {
                     self.store.sent(&taken).await?;
@@ -182,39 +195,33 @@ impl DeadLetterSender {
         }
     }
 
-    /// Sends the first of `ids` and removes them from it. Returns those that need not be sent any more, and why one of
-    /// the others was refused.
-    async fn send_some(&self, ids: &mut &[i64]) -> Result<(Vec<i64>, Option<String>), Ended> {
-        let (mut letters, mut done, mut refused) = (Vec::new(), Vec::new(), None);
+    /// Reads the first of `ids` and removes them from it.
+    async fn collect(&self, ids: &mut &[i64]) -> Result<Collected, StoreError> {
+        let mut collected = Collected::default();
         let mut bytes = 0;
         while let Some((id, later)) = ids.split_first() {
             *ids = later;
-            let letter = match self.store.letter(*id).await {
-                Ok(Some(letter)) => letter,
-                // It was purged, or stored after all.
-                Ok(None) => {
-                    done.push(*id);
-                    continue;
-                }
-                // It is damaged, and holds up no other one.
-                Err(error) if error.kind == ErrorKind::Schema => {
-                    refused = Some(chain(&error));
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            match self.sealing.open_letter(&*self.store, letter).await {
-                Ok(letter) => {
+            match read_letter(&*self.store, &self.sealing, *id).await? {
+                ReadLetter::Opened(letter) => {
                     bytes += letter.bytes.len();
-                    letters.push(letter);
+                    collected.letters.push(letter);
                 }
-                Err(error) if error.is_unavailable() => return Err(StoreError::from(error).into()),
-                Err(error) => refused = Some(format!("dead letter {id} cannot be opened: {}", chain(&error))),
+                ReadLetter::Gone => collected.done.push(*id),
+                ReadLetter::Damaged(error) => collected.refused = Some(chain(&error)),
+                ReadLetter::Unopened(error) => {
+                    collected.refused = Some(format!("dead letter {id} cannot be opened: {}", chain(&error)));
+                }
             }
             if bytes >= SEND_BYTES {
                 break;
             }
         }
+        Ok(collected)
+    }
+
+    /// Sends letters. Returns the ids of those that need not be sent any more, and why one of the others was refused.
+    async fn deliver(&self, collected: Collected) -> Result<(Vec<i64>, Option<String>), Ended> {
+        let Collected { letters, mut done, mut refused } = collected;
         let mut unavailable = None;
         for (letter, result) in letters.iter().zip(self.topic.send(&letters).await) {
             let id = letter.summary.id;

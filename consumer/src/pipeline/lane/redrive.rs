@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Inbox, Lane, Released, Served};
 use crate::meter::{Activity, Settled};
 use crate::pipeline::batch::{Batch, RefusedSpan};
+use crate::pipeline::letter::{ReadLetter, read_letter};
 use crate::pipeline::segment::{Entry, SEGMENT_BYTES, Segment, letter_message};
 use crate::pipeline::stream::Reclaim;
 use crate::source::TopicPartition;
 use crate::store::letter::{Failure, History, LetterFilter, LetterHeaders, RedriveBatch, StoredLetter};
-use crate::store::{ErrorKind, Position, StoreError};
+use crate::store::{Position, StoreError};
 
 /// Letters that are looked at in one go.
 const LETTERS: u32 = 100;
@@ -103,19 +104,20 @@ impl Lane {
         let mut marked = Marked { letters: Vec::new(), segment: Segment::default(), is_end };
         let mut damaged: Option<(i64, String, usize)> = None;
         for summary in &page {
-            match self.opened(summary.id).await? {
-                Ok(Some((letter, headers))) => self.append_marked(&mut marked, letter, &headers),
-                // It was purged just now.
-                Ok(None) => {}
-                // It stays marked, and does not hold up the others.
-                Err(error) => {
-                    let text = || sluice_crds::problem::chain(&error);
-                    let (_, _, count) = damaged.get_or_insert_with(|| (summary.id, text(), 0));
-                    *count += 1;
-                    self.meters.letter_not_opened(at, error);
-                    if marked.letters.is_empty() {
-                        self.marks.pass(at, summary.id);
-                    }
+            let damage = match read_letter(&*self.store, &self.sealing, summary.id).await? {
+                ReadLetter::Opened(letter) => self.append_marked(&mut marked, letter).err(),
+                ReadLetter::Gone => None,
+                ReadLetter::Damaged(error) => Some(error),
+                ReadLetter::Unopened(error) => Some(error.into()),
+            };
+            // It stays marked, and does not hold up the others.
+            if let Some(error) = damage {
+                let text = || sluice_crds::problem::chain(&error);
+                let (_, _, count) = damaged.get_or_insert_with(|| (summary.id, text(), 0));
+                *count += 1;
+                self.meters.letter_not_opened(at, error);
+                if marked.letters.is_empty() {
+                    self.marks.pass(at, summary.id);
                 }
             }
             if marked.segment.bytes() >= SEGMENT_BYTES || marked.segment.is_full(self.max_rows) {
@@ -128,32 +130,16 @@ impl Lane {
         Ok(marked)
     }
 
-    /// The letter and its headers, or what is wrong with this one alone.
-    async fn opened(
-        &self,
-        id: i64,
-    ) -> Result<Result<Option<(StoredLetter, LetterHeaders)>, StoreError>, StoreError> {
-        let letter = match self.store.letter(id).await {
-            Ok(Some(letter)) => letter,
-            Ok(None) => return Ok(Ok(None)),
-            Err(error) if error.kind == ErrorKind::Schema => return Ok(Err(error)),
-            Err(error) => return Err(error),
-        };
-        let letter = match self.sealing.open_letter(&*self.store, letter).await {
-            Ok(letter) => letter,
-            Err(error) if error.is_unavailable() => return Err(error.into()),
-            Err(error) => return Ok(Err(error.into())),
-        };
-        Ok(LetterHeaders::of(&letter).map(|headers| Some((letter, headers))))
-    }
-
-    fn append_marked(&self, marked: &mut Marked, letter: StoredLetter, headers: &LetterHeaders) {
+    /// Adds a letter, unless its headers are damaged.
+    fn append_marked(&self, marked: &mut Marked, letter: StoredLetter) -> Result<(), StoreError> {
+        let headers = LetterHeaders::of(&letter)?;
         if letter.summary.span_index.is_some() {
-            marked.segment.append_span(&self.decoder, &letter, headers);
+            marked.segment.append_span(&self.decoder, &letter, &headers);
         } else {
-            marked.segment.append(&self.decoder, &letter_message(&letter, headers));
+            marked.segment.append(&self.decoder, &letter_message(&letter, &headers));
         }
         marked.letters.push(letter);
+        Ok(())
     }
 
     /// Writes what was released of what was read, without the rows that the database is found to refuse; none where the
