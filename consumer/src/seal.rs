@@ -11,6 +11,7 @@
 mod cipher;
 mod compress;
 mod dictionary;
+mod doubt;
 mod error;
 mod form;
 mod open;
@@ -24,12 +25,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::lock::lock;
 use crate::store::key::KeyStore;
 use cipher::{AssociatedData, DataKey};
 use compress::{Dictionary, Shrinker};
+use doubt::Doubt;
 use form::{Content, HEADER_BYTES, Header, NO_DICTIONARY, NOT_COMPRESSED};
 use training::Training;
 
@@ -46,11 +46,6 @@ const KEY_PERIOD: Duration = Duration::from_secs(24 * 3_600);
 pub const BODIES_PER_KEY: u64 = 1 << 32;
 /// Random numbers of data keys that are tried until one is free.
 const ID_TRIES: u32 = 16;
-/// After this long without a commit nobody would have noticed that another server has taken the database's place.
-const QUIET: Duration = Duration::from_secs(5);
-/// However busy it is, key and dictionary are looked up this often: somebody may have put their tables back from a backup,
-/// which no commit notices. What is sealed meanwhile with a key that is gone, nobody can open.
-const KEYS_LOOKED_UP_EVERY: Duration = Duration::from_secs(60);
 /// Data keys that are remembered for opening.
 const REMEMBERED_KEYS: usize = 4_096;
 
@@ -71,13 +66,8 @@ pub struct Sealing {
     /// Dictionaries that could not be opened, of which a person was told.
     unopened: Mutex<HashSet<u16>>,
     training: Mutex<Training>,
-    /// How often there was doubt, and how often of these key and dictionary have been looked up since.
-    doubts: AtomicU64,
-    settled: AtomicU64,
-    /// When the database was last known to be the same one.
-    sure_at: Mutex<Instant>,
-    /// When both were last looked up.
-    looked_at: Mutex<Instant>,
+    /// Whether the database still has key and dictionary.
+    doubt: Doubt,
     /// What was done so far.
     pub counters: Arc<Counters>,
 }
@@ -111,10 +101,7 @@ impl Sealing {
             dictionary: Mutex::default(),
             unopened: Mutex::default(),
             training: Mutex::new(Training::new()),
-            doubts: AtomicU64::new(0),
-            settled: AtomicU64::new(0),
-            sure_at: Mutex::new(Instant::now()),
-            looked_at: Mutex::new(Instant::now()),
+            doubt: Doubt::new(),
             counters: Arc::default(),
         }
     }
@@ -151,32 +138,22 @@ impl Sealing {
     /// Has key and dictionary looked up before they seal again: the database was away, and what is in its place now may be
     /// a replica that lagged behind and has neither.
     pub fn doubt(&self) {
-        self.doubts.fetch_add(1, Relaxed);
+        self.doubt.raise();
     }
 
     /// A batch was committed: the database is the one that it was.
     pub fn committed(&self) {
-        *lock(&self.sure_at) = Instant::now();
-    }
-
-    /// The number of doubts, if there is one that was not settled, if it is long since a commit would have shown one, or
-    /// if it is time to look anyway.
-    fn open_doubts(&self) -> Option<u64> {
-        let doubts = self.doubts.load(Relaxed);
-        let is_sure = self.settled.load(Relaxed) == doubts
-            && lock(&self.sure_at).elapsed() < QUIET
-            && lock(&self.looked_at).elapsed() < KEYS_LOOKED_UP_EVERY;
-        (!is_sure).then_some(doubts)
+        self.doubt.committed();
     }
 
     /// Forgets a key and a dictionary that are not in the table, where there is doubt.
     async fn confirm(&self, store: &dyn KeyStore) -> Result<(), SealError> {
-        if self.open_doubts().is_none() {
+        if self.doubt.open().is_none() {
             return Ok(());
         }
         let _making = self.making.lock().await;
         // What arises from here on is another doubt.
-        let Some(doubts) = self.open_doubts() else { return Ok(()) };
+        let Some(raised) = self.doubt.open() else { return Ok(()) };
         let current = lock(&self.current).clone();
         if let Some(key) = current
             && store.data_key(key.id()).await?.is_none()
@@ -185,9 +162,7 @@ impl Sealing {
             *lock(&self.current) = None;
         }
         self.confirm_dictionary(store).await?;
-        self.settled.store(doubts, Relaxed);
-        *lock(&self.looked_at) = Instant::now();
-        self.committed();
+        self.doubt.settle(raised);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sluice_crds::problem::chain;
 
+use super::doubt::QUIET;
 use super::example::{Safe, TABLE, body, memory, opened, row, stored, train, train_on};
 use super::*;
 use crate::store::memory::MemoryStore;
@@ -239,10 +240,10 @@ async fn a_doubt_that_arises_while_another_is_settled_is_settled_too() {
     let (sealing, body) = (safe.sealing(&["k1"], "k1"), body(1));
     stored(&sealing, &before, &[row(1, &body)]).await;
     sealing.doubt();
-    let doubts = sealing.open_doubts().unwrap();
+    let raised = sealing.doubt.open().unwrap();
     sealing.doubt();
     // What the look-up for the first one does at its end.
-    sealing.settled.store(doubts, Relaxed);
+    sealing.doubt.settle(raised);
     let spans = stored(&sealing, &after, &[row(2, &body)]).await;
     assert_eq!(opened(&safe.sealing(&["k1"], "k1"), &after, spans).await, [Ok(body)]);
 }
