@@ -144,7 +144,7 @@ pub async fn run(mut parts: Parts, stop: CancellationToken) -> Result<(), Pipeli
             let Names { cluster_id, pipeline, replica } = names;
             let (store, holder) = (parts.store.clone(), replica.clone());
             background.spawn(|stop| async move { control.renew(&*store, pipeline, holder, stop).await });
-            Driver::new(parts, cluster_id, replica, gate, clock, marks).run(stop).await
+            Driver::new(parts, cluster_id, replica, &gate, clock, &marks).run(stop).await
         }
         Ok(None) => Ok(()),
         Err(error) => Err(error),

@@ -38,6 +38,43 @@ fn lanes_for(partitions: usize, lanes: usize) -> usize {
     partitions.div_ceil(fullest).clamp(1, lanes.max(1))
 }
 
+/// Begins as many lanes as the store has connections for.
+fn spawn_lanes(
+    parts: &Parts,
+    gate: &Arc<Gate>,
+    clock: &Arc<DatabaseClock>,
+    marks: &Arc<Marks>,
+    hand_back: &mpsc::UnboundedSender<HandedBack>,
+    stop: &CancellationToken,
+) -> (Vec<mpsc::UnboundedSender<Command>>, JoinSet<()>) {
+    let mut tasks = JoinSet::new();
+    let count = parts.store.max_lanes().clamp(1, MAX_LANES);
+    let lanes = (0..count)
+        .map(|_| {
+            let (commands, receiver) = mpsc::unbounded_channel();
+            let lane = Lane {
+                source: parts.source.clone(),
+                store: parts.store.clone(),
+                sealing: parts.sealing.clone(),
+                decoder: parts.decoder.clone(),
+                gate: gate.clone(),
+                clock: clock.clone(),
+                marks: marks.clone(),
+                meters: parts.meters.clone(),
+                activity: LaneMeter::new(parts.meters.clone()),
+                queue_copies: parts.dead_letter_topic.is_some(),
+                max_rows: parts.max_rows,
+                max_delay: parts.max_delay,
+                witness: Witness::default(),
+                handed_back: hand_back.clone(),
+            };
+            tasks.spawn(lane.run(receiver, stop.clone()));
+            commands
+        })
+        .collect();
+    (lanes, tasks)
+}
+
 /// Serves what the source assigns until it is told to stop.
 pub(super) struct Driver {
     source: Arc<dyn Source>,
@@ -57,37 +94,13 @@ impl Driver {
         parts: Parts,
         cluster_id: String,
         replica: String,
-        gate: Arc<Gate>,
+        gate: &Arc<Gate>,
         clock: Arc<DatabaseClock>,
-        marks: Arc<Marks>,
+        marks: &Arc<Marks>,
     ) -> Self {
         let (hand_back, handed_back) = mpsc::unbounded_channel();
         let lanes_stop = CancellationToken::new();
-        let mut lane_tasks = JoinSet::new();
-        let count = parts.store.max_lanes().clamp(1, MAX_LANES);
-        let lanes = (0..count)
-            .map(|_| {
-                let (commands, receiver) = mpsc::unbounded_channel();
-                let lane = Lane {
-                    source: parts.source.clone(),
-                    store: parts.store.clone(),
-                    sealing: parts.sealing.clone(),
-                    decoder: parts.decoder.clone(),
-                    gate: gate.clone(),
-                    clock: clock.clone(),
-                    marks: marks.clone(),
-                    meters: parts.meters.clone(),
-                    activity: LaneMeter::new(parts.meters.clone()),
-                    queue_copies: parts.dead_letter_topic.is_some(),
-                    max_rows: parts.max_rows,
-                    max_delay: parts.max_delay,
-                    witness: Witness::default(),
-                    handed_back: hand_back.clone(),
-                };
-                lane_tasks.spawn(lane.run(receiver, lanes_stop.clone()));
-                commands
-            })
-            .collect();
+        let (lanes, lane_tasks) = spawn_lanes(&parts, gate, &clock, marks, &hand_back, &lanes_stop);
         let opener = Opener {
             source: parts.source.clone(),
             store: parts.store,
@@ -119,17 +132,7 @@ impl Driver {
             tokio::select! {
                 () = stop.cancelled() => break,
                 event = self.source.next_event() => match event {
-                    Ok(SourceEvent::Assigned(partitions)) => {
-                        self.meters.preflight.group_joined.store(true, Relaxed);
-                        for at in partitions {
-                            self.open(at, None);
-                        }
-                    }
-                    Ok(SourceEvent::Revoked(partitions)) => {
-                        for at in partitions {
-                            self.revoke(&at);
-                        }
-                    }
+                    Ok(event) => self.on_event(event),
                     Err(error @ SourceError::Configuration(_)) => return Err(error.into()),
                     Err(error) => {
                         self.meters.source_failed(LastError::from(&error));
@@ -149,6 +152,22 @@ impl Driver {
             }
         }
         self.finish().await
+    }
+
+    fn on_event(&mut self, event: SourceEvent) {
+        match event {
+            SourceEvent::Assigned(partitions) => {
+                self.meters.preflight.group_joined.store(true, Relaxed);
+                for at in partitions {
+                    self.open(at, None);
+                }
+            }
+            SourceEvent::Revoked(partitions) => {
+                for at in partitions {
+                    self.revoke(&at);
+                }
+            }
+        }
     }
 
     /// Starts to claim and open a partition.

@@ -16,7 +16,7 @@ use crate::backoff::Backoff;
 use crate::gate::clock::{DatabaseClock, own_time_ms};
 use crate::last_error::LastError;
 use crate::meter::{Meters, PartitionMeter};
-use crate::source::{Message, PartitionReader, Source, SourceError, TopicPartition};
+use crate::source::{Bounds, Message, PartitionReader, Source, SourceError, TopicPartition};
 use crate::store::{Claim, ErrorKind, Position, Store, StoreError, StreamKey, WriteBatch, id};
 
 /// Why a partition has to be claimed again.
@@ -222,32 +222,11 @@ impl Opener {
     ) -> Result<OpenStream, OpenError> {
         let key = self.key(at);
         self.ensure_stream(at, &key).await?;
-        let mut claim = self.claim(&key).await?;
+        let claim = self.claim(&key).await?;
         // Only now: before the claim another owner could go on past an end that was asked for earlier, and
         // its position would look like that of a topic that was re-created.
-        let mut bounds = self.source.bounds(at).await?;
-        // A new leader may not know yet how far consumers were allowed to read: ask again before believing it.
-        let shrunk_at = Instant::now();
-        while claim.position.next_offset > bounds.high && shrunk_at.elapsed() < SHRUNK_FOR {
-            tokio::time::sleep(END_LOOKED_AT_EVERY).await;
-            bounds = self.source.bounds(at).await?;
-        }
-        let recreated = because == Some(Reclaim::Recreated { stream: claim.stream });
-        let next_offset = claim.position.next_offset;
-        let ahead_ms = ahead_ms(claim.position.last_id, claim.database_time.ms, own_time_ms());
-        // What an open transaction keeps from readers was read where the isolation level was another one.
-        if recreated || next_offset > bounds.high && next_offset > self.source.written_end(at).await? {
-            tracing::warn!(partition = %at, position = claim.position.next_offset, ?bounds,
-                "the topic was deleted and created again: a new stream begins at its oldest message");
-            self.store.supersede(&key, &claim, bounds.low).await?;
-            self.meters.recreated.fetch_add(1, Relaxed);
-            claim = self.claim(&key).await?;
-        } else if ahead_ms > id::MOST_AHEAD_MS {
-            tracing::warn!(partition = %at, ahead_ms,
-                "the database's clock was ahead when the last ids were given out: a new stream goes on with ids of today");
-            self.store.supersede(&key, &claim, next_offset).await?;
-            claim = self.claim(&key).await?;
-        }
+        let bounds = self.bounds_at(at, claim.position.next_offset).await?;
+        let claim = self.supersede_if_due(at, &key, claim, bounds, because).await?;
         let position = self.pass_gap(at, &claim, bounds.low, gap).await?;
         let next_offset = position.next_offset;
         // The last stored message is read once more, to see that it is still the same one.
@@ -262,6 +241,46 @@ impl Opener {
         let expected = Expected { stream: claim.stream, next_offset, fingerprint: claim.fingerprint };
         tracing::info!(partition = %at, stream = claim.stream, epoch = claim.epoch, offset = next_offset, "reading");
         Ok(OpenStream { at: at.clone(), serial, claim, position, reader, expected })
+    }
+
+    /// What the queue has of a partition whose stream stands at `next_offset`.
+    async fn bounds_at(&self, at: &TopicPartition, next_offset: u64) -> Result<Bounds, SourceError> {
+        let mut bounds = self.source.bounds(at).await?;
+        // A new leader may not know yet how far consumers were allowed to read: ask again before believing it.
+        let shrunk_at = Instant::now();
+        while next_offset > bounds.high && shrunk_at.elapsed() < SHRUNK_FOR {
+            tokio::time::sleep(END_LOOKED_AT_EVERY).await;
+            bounds = self.source.bounds(at).await?;
+        }
+        Ok(bounds)
+    }
+
+    /// The claim, or where its stream cannot go on that of a new one.
+    async fn supersede_if_due(
+        &self,
+        at: &TopicPartition,
+        key: &StreamKey,
+        claim: Claim,
+        bounds: Bounds,
+        because: Option<Reclaim>,
+    ) -> Result<Claim, OpenError> {
+        let recreated = because == Some(Reclaim::Recreated { stream: claim.stream });
+        let next_offset = claim.position.next_offset;
+        let ahead_ms = ahead_ms(claim.position.last_id, claim.database_time.ms, own_time_ms());
+        // What an open transaction keeps from readers was read where the isolation level was another one.
+        if recreated || next_offset > bounds.high && next_offset > self.source.written_end(at).await? {
+            tracing::warn!(partition = %at, position = claim.position.next_offset, ?bounds,
+                "the topic was deleted and created again: a new stream begins at its oldest message");
+            self.store.supersede(key, &claim, bounds.low).await?;
+            self.meters.recreated.fetch_add(1, Relaxed);
+        } else if ahead_ms > id::MOST_AHEAD_MS {
+            tracing::warn!(partition = %at, ahead_ms,
+                "the database's clock was ahead when the last ids were given out: a new stream goes on with ids of today");
+            self.store.supersede(key, &claim, next_offset).await?;
+        } else {
+            return Ok(claim);
+        }
+        Ok(self.claim(key).await?)
     }
 
     /// Moves the position to the oldest message that the queue still has, and counts what it no longer has: the
