@@ -39,18 +39,19 @@ impl BackgroundTasks {
     ) {
         let (marks, store) = (marks.clone(), parts.store.clone());
         self.spawn(|stop| async move { marks.watch(&*store, &stop).await });
+        // By these names leases are known in the database.
+        let lease =
+            |name| ExclusiveLease::new(parts.store.clone(), clock.clone(), name, names.replica.clone());
         let remover = RowRemover {
             store: parts.store.clone(),
             clock: clock.clone(),
             meters: parts.meters.clone(),
-            pipeline: names.pipeline.clone(),
-            replica: names.replica.clone(),
+            lease: lease(format!("retention of {}", names.pipeline)),
             own_time_ms,
         };
         let live = parts.live.clone();
         self.spawn(|stop| remover.run(live, stop));
         let Some(topic) = parts.dead_letter_topic.clone() else { return };
-        let name = format!("dead letters of {}", names.pipeline);
         let sender = DeadLetterSender {
             store: parts.store.clone(),
             sealing: parts.sealing.clone(),
@@ -58,7 +59,7 @@ impl BackgroundTasks {
             meters: parts.meters.clone(),
             cluster_id: names.cluster_id.clone(),
             group: parts.group.clone(),
-            lease: ExclusiveLease::new(parts.store.clone(), clock.clone(), name, names.replica.clone()),
+            lease: lease(format!("dead letters of {}", names.pipeline)),
             pass: Pass::default(),
         };
         self.spawn(|stop| sender.run(stop));

@@ -39,17 +39,14 @@ pub struct RowRemover {
     /// Its time.
     pub clock: Arc<DatabaseClock>,
     pub meters: Arc<Meters>,
-    /// The pipeline's name for its rate.
-    pub pipeline: String,
-    /// This replica.
-    pub replica: String,
+    /// Whether it is this replica that removes.
+    pub lease: ExclusiveLease,
     /// This replica's own time, milliseconds since 1970.
     pub own_time_ms: fn() -> i64,
 }
 
 /// Where a replica stands.
-struct Course {
-    lease: ExclusiveLease,
+struct Progress {
     /// Nothing old is left up to this id.
     after: i64,
     began_at: Instant,
@@ -59,25 +56,16 @@ struct Course {
     backoff: Backoff,
 }
 
-impl Course {
-    fn new(lease: ExclusiveLease) -> Self {
-        Self {
-            lease,
-            after: 0,
-            began_at: Instant::now(),
-            last: None,
-            pace: Pace::default(),
-            backoff: BACKOFF,
-        }
+impl Progress {
+    fn new() -> Self {
+        Self { after: 0, began_at: Instant::now(), last: None, pace: Pace::default(), backoff: BACKOFF }
     }
 }
 
 impl RowRemover {
     /// Follows the live document until `stop`.
-    pub async fn run(self, mut live: watch::Receiver<Applied>, stop: CancellationToken) {
-        let name = format!("retention of {}", self.pipeline);
-        let lease = ExclusiveLease::new(self.store.clone(), self.clock.clone(), name, self.replica.clone());
-        let mut course = Course::new(lease);
+    pub async fn run(mut self, mut live: watch::Receiver<Applied>, stop: CancellationToken) {
+        let mut progress = Progress::new();
         loop {
             let kept: Option<Duration> = live.borrow_and_update().live.retention.map(Into::into);
             self.meters.retention.set(kept);
@@ -85,7 +73,7 @@ impl RowRemover {
                 match kept {
                     None => std::future::pending().await,
                     Some(kept) => {
-                        let pause = self.proceed(&mut course, kept).await;
+                        let pause = self.proceed(&mut progress, kept).await;
                         tokio::time::sleep(pause).await;
                     }
                 }
@@ -100,52 +88,52 @@ impl RowRemover {
                 }
             }
         }
-        course.lease.give_back().await;
+        self.lease.give_back().await;
     }
 
     /// One step, if it is our turn. Returns how long to pause.
-    async fn proceed(&self, course: &mut Course, kept: Duration) -> Duration {
-        match self.step(course, kept).await {
+    async fn proceed(&mut self, progress: &mut Progress, kept: Duration) -> Duration {
+        match self.step(progress, kept).await {
             Ok(pause) => {
-                course.backoff.reset();
+                progress.backoff.reset();
                 self.meters.retention_works();
                 pause
             }
             Err(error) => {
                 self.meters.retention_failed(&error);
-                course.backoff.pause()
+                progress.backoff.pause()
             }
         }
     }
 
-    async fn step(&self, course: &mut Course, kept: Duration) -> Result<Duration, StoreError> {
-        if !course.lease.renew_if_due().await? {
+    async fn step(&mut self, progress: &mut Progress, kept: Duration) -> Result<Duration, StoreError> {
+        if !self.lease.renew_if_due().await? {
             self.meters.retention.not_ours();
             return Ok(exclusive_lease::RENEW);
         }
-        if course.began_at.elapsed() >= AGAIN {
-            (course.after, course.began_at) = (0, Instant::now());
+        if progress.began_at.elapsed() >= AGAIN {
+            (progress.after, progress.began_at) = (0, Instant::now());
         }
         let before_ms = self.before_ms(kept);
-        let sweep = Sweep { after: course.after, before_ms, rows: course.pace.rows() };
+        let sweep = Sweep { after: progress.after, before_ms, rows: progress.pace.rows() };
         let swept = self.store.remove_older(&sweep).await?;
         self.meters.retention.removed(swept.removed);
         let Some(reached) = swept.reached else {
-            course.last = None;
-            course.pace.caught_up(swept.took);
+            progress.last = None;
+            progress.pace.caught_up(swept.took);
             self.meters.retention.set_behind(Duration::ZERO);
             return Ok((kept / TOLERATED_PARTS).clamp(Duration::from_secs(1), ROUND));
         };
-        course.after = reached.id;
+        progress.after = reached.id;
         let now = Instant::now();
         let at_ms = reached.created_at_ms.unwrap_or_else(|| id::time_ms(reached.id));
         let behind = milliseconds(before_ms - at_ms);
         self.meters.retention.set_behind(behind);
-        let moved = course.last.replace((at_ms, now)).map(|(last_ms, last)| Moved {
+        let moved = progress.last.replace((at_ms, now)).map(|(last_ms, last)| Moved {
             over: milliseconds(at_ms - last_ms),
             within: now.saturating_duration_since(last),
         });
-        Ok(course.pace.stepped(swept.took, behind, kept, moved))
+        Ok(progress.pace.stepped(swept.took, behind, kept, moved))
     }
 
     /// The time from before which rows are old, by whichever clock is behind: a clock that runs ahead, or that

@@ -60,12 +60,13 @@ impl Bed {
     }
 
     fn start_as(&self, replica: &str, own_time_ms: fn() -> i64) -> tokio::task::JoinHandle<()> {
+        let clock: Arc<DatabaseClock> = Arc::default();
+        let name = "retention of c/g/t".to_owned();
         let remover = RowRemover {
             store: self.store.clone(),
-            clock: Arc::default(),
+            clock: clock.clone(),
             meters: self.meters.clone(),
-            pipeline: "c/g/t".to_owned(),
-            replica: replica.to_owned(),
+            lease: ExclusiveLease::new(self.store.clone(), clock, name, replica.to_owned()),
             own_time_ms,
         };
         tokio::spawn(remover.run(self.live.subscribe(), self.stop.clone()))
