@@ -120,7 +120,7 @@ pub enum PipelineError {
 ///
 /// # Errors
 /// Only what a restart with the same settings would meet again, and panics.
-pub async fn run(mut parts: Parts, stop: CancellationToken) -> Result<(), PipelineError> {
+pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), PipelineError> {
     let (gate, clock) = (Arc::new(Gate::new()), Arc::new(DatabaseClock::default()));
     let sealed = parts.sealing.counters.clone();
     parts.meters.sealing.get_or_init(|| sealed);
@@ -134,8 +134,8 @@ pub async fn run(mut parts: Parts, stop: CancellationToken) -> Result<(), Pipeli
     background.spawn(|stop| async move { tick(&meters, &stop).await });
     let source = parts.source.clone();
     // The live document is followed, and told of, while database and broker are waited for.
-    let result = match start(&mut parts, &stop).await {
-        Ok(Some(cluster_id)) => {
+    let result = match start(&parts, &stop).await {
+        Ok(Some(Ready { cluster_id, start_from })) => {
             let names = Names::new(&parts, cluster_id);
             let marks = Arc::new(Marks::default());
             if parts.shares_rate_of.is_none() {
@@ -144,6 +144,7 @@ pub async fn run(mut parts: Parts, stop: CancellationToken) -> Result<(), Pipeli
             let Names { cluster_id, pipeline, replica } = names;
             let (store, holder) = (parts.store.clone(), replica.clone());
             background.spawn(|stop| async move { control.renew(&*store, pipeline, holder, stop).await });
+            let parts = Parts { start_from, ..parts };
             Driver::new(parts, cluster_id, replica, &gate, clock, &marks).run(stop).await
         }
         Ok(None) => Ok(()),
@@ -154,17 +155,25 @@ pub async fn run(mut parts: Parts, stop: CancellationToken) -> Result<(), Pipeli
     result.and(joined)
 }
 
+/// What is known before the group is joined.
+struct Ready {
+    /// The queue's identity.
+    cluster_id: String,
+    /// Where the very first start begins. Not as configured where the topic was made only now.
+    start_from: StartFrom,
+}
+
 /// Prepares the schema, finds the topic, learns the cluster's id, waits for a live document, and only then joins the group:
 /// waits for each for as long as it takes, while other replicas keep all partitions.
-async fn start(parts: &mut Parts, stop: &CancellationToken) -> Result<Option<String>, PipelineError> {
+async fn start(parts: &Parts, stop: &CancellationToken) -> Result<Option<Ready>, PipelineError> {
     tokio::select! {
         () = stop.cancelled() => Ok(None),
-        cluster_id = preflight(parts) => cluster_id.map(Some),
+        ready = preflight(parts) => ready.map(Some),
     }
 }
 
-async fn preflight(parts: &mut Parts) -> Result<String, PipelineError> {
-    let meters = parts.meters.clone();
+async fn preflight(parts: &Parts) -> Result<Ready, PipelineError> {
+    let meters = &parts.meters;
     while let Err(error) = prepare(parts).await {
         if error.kind == ErrorKind::Schema && !parts.patient {
             return Err(error.into());
@@ -189,17 +198,18 @@ async fn preflight(parts: &mut Parts) -> Result<String, PipelineError> {
         }
         tokio::time::sleep(START_PAUSE).await;
     };
-    // Whatever comes into a topic that is made later comes after the pipeline has begun.
-    if nothing_yet && parts.start_from == StartFrom::Latest {
-        parts.start_from = StartFrom::Earliest;
-    }
+    let start_from = match &parts.start_from {
+        // Whatever comes into a topic that is made later comes after the pipeline has begun.
+        StartFrom::Latest if nothing_yet => StartFrom::Earliest,
+        configured => configured.clone(),
+    };
     meters.source_works();
     meters.preflight.source_reached.store(true, Relaxed);
     // Without a document the rate is 0: partitions stay with those who have one.
     if parts.live.clone().wait_for(|applied| applied.origin.is_some()).await.is_ok() {
         parts.source.join()?;
     }
-    Ok(cluster_id)
+    Ok(Ready { cluster_id, start_from })
 }
 
 /// Tables, and what bodies are sealed with.
