@@ -67,6 +67,17 @@ macro_rules! on_every_store {
     };
 }
 
+/// Cases that take away by SQL what the store in memory cannot lose.
+macro_rules! on_every_database {
+    ($($case:ident),* $(,)?) => {
+        mod databases {
+            suite!(sqlite; $($case),*);
+            suite!(mariadb "needs MariaDB"; $($case),*);
+            suite!(postgres "needs PostgreSQL"; $($case),*);
+        }
+    };
+}
+
 on_every_store! {
     data_keys_are_stored_once_and_wrapped_anew_only_as_they_were_read,
     other_tables_with_data_keys_are_named,
@@ -98,13 +109,16 @@ on_every_store! {
     a_write_that_is_dropped_half_way_is_stored_once_or_not_at_all,
     replicas_that_start_at_once_prepare_the_same_schema,
     dead_letters_are_listed_by_page_and_filter,
-    a_letter_whose_bytes_are_not_there_is_an_error_and_no_empty_letter,
     marks_are_counted_once_and_tell_the_partitions,
-    a_mark_without_its_letter_names_no_partition,
     a_redriven_letter_is_rows_or_a_letter_with_its_history,
     a_letter_that_was_purged_meanwhile_is_not_stored,
     dead_letters_for_a_topic_wait_until_it_has_taken_them,
     rows_are_removed_step_by_step_where_they_are_old,
     an_id_that_is_not_old_keeps_its_row_whatever_created_at_says,
     positions_are_those_of_the_newest_generation_and_take_nothing_over,
+}
+
+on_every_database! {
+    a_letter_whose_bytes_are_not_there_is_an_error_and_no_empty_letter,
+    a_mark_without_its_letter_names_no_partition,
 }

@@ -33,7 +33,7 @@ const FOLDERS: [(&str, bool); 7] = [
     ("../operator/src", false),
 ];
 /// Macros that make a test of each of their arguments.
-const MACROS: [&str; 1] = ["on_every_store! {"];
+const MACROS: [&str; 2] = ["on_every_store! {", "on_every_database! {"];
 /// Where a library's own tests are.
 const LIB: &str = "lib";
 

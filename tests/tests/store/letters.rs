@@ -53,10 +53,6 @@ pub async fn dead_letters_are_listed_by_page_and_filter(bed: Bed) {
 
 pub async fn a_letter_whose_bytes_are_not_there_is_an_error_and_no_empty_letter(bed: Bed) {
     let (store, _) = with_letters(&bed).await;
-    // In memory a letter and its bytes are one.
-    if bed.url().is_err() {
-        return;
-    }
     execute(&bed, "DELETE FROM sluice_dead_letter_chunk WHERE id = 1").await;
     let error = store.letter(1).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Schema, "{error}");
@@ -79,10 +75,6 @@ pub async fn marks_are_counted_once_and_tell_the_partitions(bed: Bed) {
 /// It was set while its letter was being removed.
 pub async fn a_mark_without_its_letter_names_no_partition(bed: Bed) {
     let (store, _) = with_letters(&bed).await;
-    // In memory a letter and its mark end together.
-    if bed.url().is_err() {
-        return;
-    }
     store.mark(&[1]).await.unwrap();
     execute(&bed, "DELETE FROM sluice_dead_letter WHERE id = 1").await;
     assert_eq!(store.marked().await.unwrap(), []);
