@@ -131,7 +131,7 @@ async fn a_missing_secret_is_named_and_mended_without_a_restart() {
 mod alone {
     #[tokio::test]
     #[ignore = "needs a Kubernetes"]
-    async fn fifty_edits_under_load_take_effect_within_a_second_without_a_restart_or_a_lost_row() {
+    async fn of_fifty_edits_under_load_all_but_one_take_effect_within_a_second_without_restart_or_lost_row() {
         super::fifty_edits().await;
     }
 }
