@@ -8,6 +8,9 @@ use sluice_tests::operator::Operator;
 
 use crate::bed::{Bed, SOON, condition, pipeline, settings};
 
+/// How long the garbage collector may take: it looks for new kinds every 30 s.
+const COLLECTED: Duration = SOON.saturating_mul(3);
+
 /// What a pipeline called `traces` is turned into, besides its ConfigMaps.
 pub const CHILDREN: [&str; 7] = [
     "serviceaccount/traces-consumer",
@@ -53,8 +56,7 @@ async fn a_pipeline_becomes_its_children_which_go_with_it() {
     assert_eq!(status["status"]["rate"]["desired"], 5000);
 
     bed.namespace.kubectl(&["delete", "tp/traces"]).await.unwrap();
-    // The garbage collector looks for new kinds every 30 s.
-    eventually("the children to be gone", SOON * 3, async || {
+    eventually("the children to be gone", COLLECTED, async || {
         for child in &all {
             if bed.namespace.get(child).await.is_ok() {
                 return Ok(None);
@@ -175,11 +177,28 @@ async fn hand_edits_that_an_apply_does_not_undo_are_undone() {
     bed.operator.log_is_clean(&[]).unwrap();
 }
 
+/// Waits until the garbage collector has acted: it removes an object whose owner was gone before the object was made.
+async fn the_collector_has_removed_what_belongs_to(uid: &str, bed: &Bed) {
+    let owner =
+        json!({ "apiVersion": "sluice.dev/v1alpha1", "kind": "TracePipeline", "name": "traces", "uid": uid });
+    let sentinel = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": "sentinel", "ownerReferences": [owner] },
+    });
+    bed.namespace.apply(&sentinel.to_string()).await.unwrap();
+    eventually("the sentinel to be gone", COLLECTED, async || {
+        let left = bed.list("configmap").await?;
+        Ok(left.iter().all(|map| map["metadata"]["name"] != "sentinel").then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
 #[tokio::test]
 #[ignore = "needs a Kubernetes"]
 async fn what_an_orphaning_deletion_leaves_stays_and_is_taken_by_the_next_pipeline() {
     let bed = Bed::start("orphans").await;
-    bed.create(&pipeline()).await;
+    let deleted = bed.create(&pipeline()).await;
     bed.until("deployment/traces-consumer", |deployment| !deployment.is_null()).await;
     let children = ["configmap/traces-live", "deployment/traces-consumer", "role/traces-consumer"];
     let mut uids = Vec::new();
@@ -187,8 +206,7 @@ async fn what_an_orphaning_deletion_leaves_stays_and_is_taken_by_the_next_pipeli
         uids.push(bed.namespace.get(child).await.unwrap()["metadata"]["uid"].clone());
     }
     bed.namespace.kubectl(&["delete", "tp/traces", "--cascade=orphan"]).await.unwrap();
-    // A garbage collector that takes away what has an owner that is gone does it within this time.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    the_collector_has_removed_what_belongs_to(&deleted, &bed).await;
     for child in children {
         let left = bed.namespace.get(child).await.unwrap();
         assert_eq!(left["metadata"]["ownerReferences"], Value::Null, "{child}");
