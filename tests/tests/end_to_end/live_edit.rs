@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::Value;
 use sluice_tests::ledger::{Ledger, Shape};
+use sluice_tests::now_ms;
 use sluice_tests::sluice::{Sluice, logged_at, tells};
-use sluice_tests::{now_ms, passes};
 
 use crate::world::{Case, Engine};
 
@@ -61,17 +61,14 @@ async fn edits() -> anyhow::Result<()> {
     let saved = case.edit(|pipeline| pipeline.suspend = true)?;
     sluice.status_where("suspension", WAIT, |status| status["suspended"] == true).await?;
     applied_soon(&sluice, saved)?;
-    let stands = case.database().await?.count().await?;
-    passes(Duration::from_secs(3)).await?;
-    let later = case.database().await?.count().await?;
-    // What was released before the edit may still be under way.
-    ensure!(later <= stands + 20, "{stands} rows at the suspension, {later} three seconds later");
+    case.stands_still(Duration::from_secs(3)).await.context("a suspended pipeline went on")?;
+    let stood = case.database().await?.count().await?;
     let (code, _) = sluice.get("/readyz").await?;
     ensure!(code == 200, "a suspended consumer stays in its group, but /readyz answered {code}");
     let saved = case.edit(|pipeline| pipeline.suspend = false)?;
     sluice.status_where("resumption", WAIT, |status| status["suspended"] == false).await?;
     applied_soon(&sluice, saved)?;
-    case.wait_stored(later + 100, WAIT).await?;
+    case.wait_stored(stood + 100, WAIT).await?;
 
     let until = jiff::Timestamp::from_millisecond(now_ms() + 8_000)?;
     let saved = case.edit(|pipeline| pipeline.rate_override = Some((700, until.to_string())))?;

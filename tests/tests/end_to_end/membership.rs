@@ -65,17 +65,7 @@ async fn stays_a_member() -> anyhow::Result<()> {
 
     case.edit(|pipeline| pipeline.suspend = true)?;
     sluice.status_where("suspension", WAIT, |status| status["suspended"] == true).await?;
-    // What was released before the edit may still be under way.
-    let mut stood = case.settled().await?;
-    eventually("the suspended pipeline to stand still", WAIT, async || {
-        let before = stood;
-        passes(Duration::from_secs(2)).await?;
-        stood = case.settled().await?;
-        Ok((stood == before).then_some(()))
-    })
-    .await?;
-    passes(STILL).await?;
-    ensure!(case.settled().await? == stood, "a suspended pipeline went on");
+    let stood = case.stands_still(STILL).await.context("a suspended pipeline went on")?;
     nobody_left(&case, &sluice, &member).await?;
     case.edit(|pipeline| pipeline.suspend = false)?;
     case.wait_settled(stood + 100, WAIT).await?;

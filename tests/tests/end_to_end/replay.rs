@@ -166,16 +166,7 @@ async fn a_replay_stays_within_the_pipelines_rate_and_stops_with_it() {
     let mut side = start(&case, "side", &all).unwrap();
     case.wait_stored(u64::from(QPS) * 4, WAIT).await.unwrap();
     case.edit(|pipeline| pipeline.suspend = true).unwrap();
-    let mut last = 0;
-    eventually("the suspended replay to stand still", WAIT, async || {
-        let now = database.count().await?;
-        let stands = now == last;
-        last = now;
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        Ok(stands.then_some(()))
-    })
-    .await
-    .unwrap();
+    case.stands_still(Duration::from_secs(2)).await.unwrap();
     assert!(side.is_running().unwrap(), "a suspended replay waits");
     case.edit(|pipeline| pipeline.suspend = false).unwrap();
     eventually("the replay to finish", WAIT, async || Ok((!side.is_running()?).then_some(()))).await.unwrap();

@@ -1,7 +1,7 @@
 //! What a test starts with: components shared by all tests, and a topic, database and pipeline of its own.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use sluice_tests::kafka::Kafka;
@@ -13,7 +13,7 @@ use sluice_tests::postgres::Postgres;
 use sluice_tests::proxy::Proxy;
 use sluice_tests::server::Server;
 use sluice_tests::sluice::{Home, Pipeline, Sink, Sluice};
-use sluice_tests::{eventually, now_ms};
+use sluice_tests::{eventually, now_ms, passes};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tokio::sync::{Mutex, OnceCell};
@@ -22,6 +22,11 @@ static KAFKA: OnceCell<Kafka> = OnceCell::const_new();
 static MARIADB: OnceCell<MariaDb> = OnceCell::const_new();
 static POSTGRES: OnceCell<Postgres> = OnceCell::const_new();
 static CASES: AtomicU32 = AtomicU32::new(0);
+
+/// What was released before a pipeline was stopped is stored within this time.
+const UNDER_WAY: Duration = Duration::from_secs(10);
+/// Where nothing is settled for so long, nothing is under way.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Which database a test stores in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +159,30 @@ impl Case {
         let positions = self.database().await?.positions().await?;
         watch.observe(&positions);
         Ok(positions.iter().map(|position| position.next_offset as u64).sum())
+    }
+
+    /// Waits until what was under way has been stored, and then for `how_long`, in which nothing may be settled, also by
+    /// replays. Returns the messages settled.
+    ///
+    /// # Errors
+    /// Something was settled, or the database does not answer.
+    pub async fn stands_still(&self, how_long: Duration) -> anyhow::Result<u64> {
+        let mut last = (self.settled().await?, Instant::now());
+        let stood = eventually("what was under way to be stored", UNDER_WAY, async || {
+            let settled = self.settled().await?;
+            if settled != last.0 {
+                last = (settled, Instant::now());
+            }
+            Ok((last.1.elapsed() >= QUIET).then_some(settled))
+        })
+        .await?;
+        passes(how_long).await?;
+        let settled = self.settled().await?;
+        ensure!(
+            settled == stood,
+            "{stood} messages were settled, and {settled} when {how_long:?} had passed"
+        );
+        Ok(stood)
     }
 
     /// Kills the server of the database. What [`Self::settled`] has seen is durable by then.

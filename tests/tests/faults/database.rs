@@ -30,13 +30,7 @@ pub fn ledger(seed: u64) -> Ledger {
 /// Nothing moves for two seconds, and somebody is told why.
 async fn stands_still(case: &Case, sluice: &Sluice) -> anyhow::Result<u64> {
     sluice.status_where("trouble to be told of", WAIT, is_degraded).await?;
-    // Transactions that had begun.
-    passes(Duration::from_millis(500)).await?;
-    let before = case.settled().await?;
-    passes(Duration::from_secs(2)).await?;
-    let after = case.settled().await?;
-    ensure!(before == after, "the position moved from {before} to {after}");
-    Ok(after)
+    case.stands_still(Duration::from_secs(2)).await
 }
 
 /// As [`stands_still`], of sessions that `end` ends. One that was logging in when they were ended first is not among
