@@ -60,7 +60,7 @@ pub fn refusal(old: &Settings, new: &Settings) -> Option<String> {
 }
 
 fn as_json(document: &impl serde::Serialize) -> Value {
-    serde_json::to_value(document).unwrap_or_default()
+    serde_json::to_value(document).expect("settings and live documents always have a JSON form")
 }
 
 /// Leaves that differ; a part that only one side has is named as a whole.
