@@ -310,6 +310,7 @@ impl Edits {
         let (permits, context) = (self.permits.clone(), context.clone());
         let space = context.world.space(pipeline.namespace.as_deref().unwrap_or_default());
         if !space.is_some_and(|space| space.is_listed()) || !context.exists(&pipeline) {
+            // As below.
             let _ = then.send(pipeline);
             return;
         }

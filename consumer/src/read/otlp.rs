@@ -285,6 +285,7 @@ impl Tags {
 /// The raw key and the raw value of an attribute.
 fn key_and_value(attribute: &str) -> (&str, &str) {
     let (mut found_key, mut found_value) = ("\"\"", "");
+    // What is no object has neither.
     let _ = members(attribute, |key, value| match key {
         "key" => found_key = value,
         "value" => found_value = value,
@@ -296,6 +297,7 @@ fn key_and_value(attribute: &str) -> (&str, &str) {
 /// The raw content of an attribute's value with the name of its type; the last one that is set counts.
 fn typed(value: &str) -> (&'static str, &str) {
     let mut found = ("", "");
+    // What is no object has no type.
     let _ = members(value, |key, value| {
         if let Some(known) = VALUES.into_iter().find(|known| *known == key && value != "null") {
             found = (known, value);

@@ -43,8 +43,13 @@ pub fn nothing_left(client: &ClientConfig, group: &str, at: &TopicPartition, fro
 
 /// When the first message at `from` or behind it was made, milliseconds since 1970; none where nobody knows. Blocks.
 pub fn made_at(client: &ClientConfig, group: &str, at: &TopicPartition, from: u64) -> Option<i64> {
-    let found = first(client, group, at, from, |message| message.timestamp().to_millis());
-    found.unwrap_or_default().flatten()
+    match first(client, group, at, from, |message| message.timestamp().to_millis()) {
+        Ok(found) => found.flatten(),
+        Err(error) => {
+            tracing::debug!(partition = %at, %error, "cannot tell when a message was made");
+            None
+        }
+    }
 }
 
 fn look(

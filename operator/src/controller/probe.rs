@@ -256,6 +256,7 @@ impl Prober {
                 });
             }
             if let Some(pipeline) = self.next_turn() {
+                // As above; the next round ends the loop.
                 let _ = changed.send(pipeline);
             }
         }

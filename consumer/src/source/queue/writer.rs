@@ -121,6 +121,7 @@ impl Writer {
                 }
                 self.connection = None;
                 for append in group.drain(..) {
+                    // A client that went away need not hear that its record is not stored.
                     let _ = append.committed.send(Err(AppendError::Disk(error.to_string())));
                 }
             }
