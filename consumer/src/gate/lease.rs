@@ -67,9 +67,9 @@ const GIVE_BACK: Duration = Duration::from_secs(2);
 /// lacks it: demands move all the time.
 const HYSTERESIS: u32 = WHOLE / 200;
 
-/// The max-min fair share of the replica `own` (demand, present share) beside `others`: nobody gets more than
-/// its demand while another has less than an equal part; what nobody demands is divided between those with
-/// any demand. Without demand there is no share.
+/// The max-min fair share of a replica with the demand `own_demand` beside `others`: nobody gets more than its demand
+/// while another has less than an equal part; what nobody demands is divided between those with any demand. Without
+/// demand there is no share.
 pub fn fair_share(own_demand: u32, others: &[Holder]) -> u32 {
     if own_demand == 0 {
         return 0;

@@ -67,7 +67,7 @@ pub struct HandedBack {
 
 /// What a lane works with.
 pub struct Lane {
-    /// Where readers report positions.
+    /// Where positions are reported, and the ends of partitions asked for.
     pub source: Arc<dyn Source>,
     /// Where batches go.
     pub store: Arc<dyn Store>,

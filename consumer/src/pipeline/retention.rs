@@ -78,7 +78,8 @@ impl RowRemover {
                     }
                 }
             };
-            // A step that is dropped half-way is rolled back.
+            // A step that is dropped half-way may still remove its rows, by the retention that it began with: a server
+            // finishes a statement that it has begun. SQLite rolls it back.
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = next => {}

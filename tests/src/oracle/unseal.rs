@@ -1,5 +1,5 @@
-//! Opens sealed bodies and dead letters as docs/architecture.md describes their format, with another library than the
-//! data plane.
+//! Opens sealed bodies and dead letters as docs/adr/0008-bodies-are-sealed-in-the-lane.md describes their format, with
+//! another library than the data plane.
 
 use std::collections::HashMap;
 
