@@ -66,7 +66,7 @@ pub struct Usage {
     pub waiting: usize,
     /// Spans released before their time that are not paid for yet: see [`Bucket::owed`].
     pub owed: usize,
-    /// Whether a lane got less than it offered, or had to wait, although more is there: no share is too large.
+    /// Whether a lane had to wait, or got less than it offered, with more behind it: then any share is useful.
     pub saturated: bool,
 }
 
@@ -235,7 +235,7 @@ impl Default for Gate {
     }
 }
 
-/// A transaction under way.
+/// Times one transaction for the guard and the slow start.
 #[derive(Debug)]
 pub struct WatchedWrite<'a> {
     gate: &'a Gate,

@@ -1,9 +1,10 @@
 //! Serves HTTP within bounds of connections and of patience.
 //!
 //! Guarantees: no more than [`Limits::connections`] are open at once. Whoever comes besides takes the place of the one that
-//! has waited longest for its next request; where all are served it is told 503 or closed. A client that sends the head of its request slowly, or is idle between two requests, is closed after
-//! [`Limits::patience`], and so is one that takes less than [`LEAST`] of a longer answer within that time. A connection holds at most
-//! [`BUFFER`] of what was sent before it is a body. How long a body may take is its reader's matter.
+//! has waited longest for its next request; where all are served it is told 503 or closed. A client that sends the head
+//! of its request slowly, or is idle between two requests, is closed after [`Limits::patience`], and so is one that takes
+//! less than [`LEAST`] of a longer answer within that time. A connection holds at most [`BUFFER`] of what was sent before
+//! it is a body. How long a body may take is its reader's matter.
 
 mod idle;
 

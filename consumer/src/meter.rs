@@ -160,7 +160,7 @@ impl Default for Meters {
 }
 
 impl Meters {
-    /// Counts a committed transaction of a partition; ends the partition's spell of errors of the store.
+    /// Counts a committed transaction of a partition; ends the partition's run of errors of the store.
     pub fn committed(
         &self,
         at: &TopicPartition,

@@ -85,7 +85,7 @@ pub struct Parts {
     pub meters: Arc<Meters>,
     /// Set where this is no pipeline of its own; see [`SharedRate`].
     pub shares_rate_of: Option<SharedRate>,
-    /// Whether what needs a person, such as a foreign schema, is waited for; otherwise it ends the pipeline.
+    /// Whether to wait for problems that only a person can fix, such as a foreign schema, instead of ending with an error.
     pub patient: bool,
 }
 
@@ -105,7 +105,7 @@ pub struct SharedRate {
 /// Why a pipeline ended.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
-    /// The schema needs a person.
+    /// The schema must be repaired by hand.
     #[error("cannot use the database")]
     Store(#[from] StoreError),
     /// The source can never work as it is configured.

@@ -37,7 +37,7 @@ use retention::{Sweep, Swept};
 
 /// Most streams (rows of `sluice_progress`) that one table can have: as many as the row id tells apart.
 pub const MAX_STREAMS: u16 = 1 << STREAM_BITS;
-/// Bytes of stored bodies that an answer about one trace holds at most, but for the last: they are in memory two or three
+/// Most bytes of stored bodies in an answer about one trace; the last body may exceed it. They are in memory two or three
 /// times, and opened ones are larger.
 pub const TRACE_BYTES: usize = 16 << 20;
 
@@ -340,8 +340,8 @@ pub trait Store: LetterStore + KeyStore {
     /// Gives a share back at once, when a replica stops.
     async fn end_lease(&self, name: &str, holder: &str) -> Result<(), StoreError>;
 
-    /// Rows of a trace, oldest first, at most `limit`; no more than one behind the one with which their bodies exceed
-    /// [`TRACE_BYTES`].
+    /// Rows of a trace, oldest first, at most `limit`. Stops one row after the row whose body takes the total over
+    /// [`TRACE_BYTES`]; that extra row shows that there are more.
     async fn trace(&self, trace_id: &str, limit: u32) -> Result<Vec<StoredSpan>, StoreError>;
 
     /// Rows of the trace table as they are stored, in the order of their ids, those after `after`, at most `limit`.

@@ -2,9 +2,9 @@
 //!
 //! A span's text is kept byte for byte; only before its closing brace the members `resource` and `scope` are
 //! added, their texts verbatim, too. Ids are hexadecimal in OTLP/JSON, in either case: such a trace id becomes
-//! lower case as a column, so that one id is one id. A span with an id of zeros only is rejected. Where a key of a span occurs twice the last one counts; in
-//! the envelope that is an error of the message, so that no span vanishes. Members of the envelope that OTLP
-//! does not know are skipped.
+//! lower case as a column, so that one id is one id. A span with an id of zeros only is rejected. Where a key of
+//! a span occurs twice the last one counts; in the envelope that is an error of the message, so that no span
+//! vanishes. Members of the envelope that OTLP does not know are skipped.
 
 use std::borrow::Cow;
 

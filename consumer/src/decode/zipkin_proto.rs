@@ -3,9 +3,10 @@
 //! Field numbers: zipkin-api, `zipkin.proto`. Member names: the OpenAPI document of the Zipkin v2 API. Names,
 //! times and tags are exact: nothing is lower-cased, rounded or cut. Unknown fields are skipped. Two things are as
 //! Zipkin's own reader has them, because senders rely on it: a parent id of zeros is none, and an address is told by its
-//! length, in whichever of the two fields it is; one of another length is left out, as a port beyond 65535 is. A message of another format is told
-//! by its ids: none of Zipkin's is longer than 16 bytes, or 8 for a span's, and every span has one. Zipkin's older
-//! thrift encoding (v1), deprecated in its senders, is not read: such a message becomes a dead letter.
+//! length, in whichever of the two fields it is; one of another length is left out, as a port beyond 65535 is. A
+//! message of another format is told by its ids: none of Zipkin's is longer than 16 bytes, or 8 for a span's, and
+//! every span has one. Zipkin's older thrift encoding (v1), deprecated in its senders, is not read: such a message
+//! becomes a dead letter.
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -8,7 +8,7 @@
 //! times the rate of one whose turn takes ten (`docs/adr/0019-partitions-share-by-spans.md`).
 //!
 //! Guarantee: of two partitions that both wait whenever they can, neither gets more than the other by more than a batch
-//! of each. Who wants less than its part waits for what was released last at most.
+//! of each. A partition that wants less than its part waits for one release at most.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;

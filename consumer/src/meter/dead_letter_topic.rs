@@ -77,7 +77,7 @@ impl DeadLetterTopicMeter {
 }
 
 impl Meters {
-    /// Letters were not sent; the first time of a spell is logged.
+    /// Letters were not sent; the first time in a run is logged.
     pub fn dead_letter_topic_failed(&self, error: LastError) {
         let mut state = lock(&self.dead_letter_topic.state);
         if state.error.as_ref() != Some(&error) {

@@ -1,4 +1,4 @@
-//! What the data path tells of errors and of their ends: counted, logged once a spell, and kept for `/status`.
+//! What the data path tells of errors and of their ends: counted, logged once in a run of errors, and kept for `/status`.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -9,14 +9,14 @@ use crate::source::TopicPartition;
 use crate::store::StoreError;
 
 impl Meters {
-    /// Ends a spell of errors of the store: a partition's, or those that concern the whole process.
+    /// Ends a run of errors of the store: a partition's, or those that concern the whole process.
     pub fn store_works(&self, at: Option<&TopicPartition>) {
         if lock(&self.open_errors).store_works(at) {
             tracing::info!("the database works again");
         }
     }
 
-    /// Counts an error of the store that holds up a partition, or the whole process; the first of a spell is logged
+    /// Counts an error of the store that holds up a partition, or the whole process; the first in a run is logged
     /// as a warning.
     pub fn store_failed(&self, at: Option<&TopicPartition>, error: &StoreError) {
         self.count_store_error(error);
@@ -48,7 +48,7 @@ impl Meters {
         self.errors[error.kind as usize].fetch_add(1, Relaxed);
     }
 
-    /// Counts a failed renewal of the lease; the first of a spell is logged.
+    /// Counts a failed renewal of the lease; the first in a run is logged.
     pub fn lease_failed(&self, error: &StoreError) {
         self.count_store_error(error);
         let last = LastError::from(error);
@@ -59,7 +59,7 @@ impl Meters {
         open_errors.lease = Some(last);
     }
 
-    /// Counts a renewal and ends a spell of failed ones.
+    /// Counts a renewal and ends a run of failed ones.
     pub fn lease_renewed(&self) {
         self.lease_renewals.fetch_add(1, Relaxed);
         if lock(&self.open_errors).renewed() {
@@ -67,7 +67,7 @@ impl Meters {
         }
     }
 
-    /// Remembers an error of the source as a whole. The first of a spell, and the first for another reason, is logged.
+    /// Remembers an error of the source as a whole. The first in a run, and the first for another reason, is logged.
     pub fn source_failed(&self, error: LastError) {
         self.any_source_failed(None, error);
     }
@@ -83,7 +83,7 @@ impl Meters {
         }
     }
 
-    /// Ends a spell of errors of the source as a whole.
+    /// Ends a run of errors of the source as a whole.
     pub fn source_works(&self) {
         if lock(&self.open_errors).source_works(None) {
             tracing::info!("the source works again");
@@ -97,7 +97,7 @@ impl Meters {
         self.source_works();
     }
 
-    /// Ends a partition's spell of errors of the source.
+    /// Ends a partition's run of errors of the source.
     pub fn partition_works(&self, at: &TopicPartition) {
         if lock(&self.open_errors).source_works(Some(at)) {
             tracing::info!("the source works again");

@@ -30,7 +30,7 @@ pub(super) struct OpenErrors {
 
 #[derive(Debug, Default)]
 struct PlaceErrors {
-    store: Option<Spell>,
+    store: Option<ErrorRun>,
     /// A batch waits for the store: its commit will prove that the store works, and nothing else.
     holds_batch: bool,
     source: Option<LastError>,
@@ -38,7 +38,7 @@ struct PlaceErrors {
 
 /// Errors of the store without a success between.
 #[derive(Debug)]
-struct Spell {
+struct ErrorRun {
     error: LastError,
     since: Instant,
     last: Instant,
@@ -75,16 +75,16 @@ impl OpenErrors {
         let now = Instant::now();
         let Some(place) = self.place(at) else { return false };
         let last_error = LastError::from(error);
-        let spell = place.store.get_or_insert_with(|| Spell {
+        let run = place.store.get_or_insert_with(|| ErrorRun {
             error: last_error.clone(),
             since: now,
             last: now,
             shown: false,
         });
-        (spell.error, spell.last) = (last_error, now);
+        (run.error, run.last) = (last_error, now);
         let is_race = at.is_some() && error.kind == ErrorKind::Conflict;
-        spell.shown |= !is_race || now.duration_since(spell.since) >= LASTING;
-        spell.shown && !was_shown
+        run.shown |= !is_race || now.duration_since(run.since) >= LASTING;
+        run.shown && !was_shown
     }
 
     /// A batch of this partition is tried until it is committed.
@@ -101,7 +101,7 @@ impl OpenErrors {
             place.store.take()
         });
         // A lease that is not renewed yet is told of, too: its renewal ends that.
-        ended.is_some_and(|spell| spell.shown) && self.store().is_none() && self.lease.is_none()
+        ended.is_some_and(|run| run.shown) && self.store().is_none() && self.lease.is_none()
     }
 
     /// The lease was renewed: old errors of a store that works are forgotten; true where nothing is left to tell.
@@ -109,7 +109,7 @@ impl OpenErrors {
         let was_shown = self.lease.take().is_some() || self.store().is_some();
         let places = self.partitions.values_mut().chain([&mut self.process]);
         for place in places.filter(|place| !place.holds_batch) {
-            place.store.take_if(|spell| spell.last.elapsed() >= CALM);
+            place.store.take_if(|run| run.last.elapsed() >= CALM);
         }
         was_shown && self.store().is_none()
     }
@@ -134,10 +134,7 @@ impl OpenErrors {
 
     /// An error of the store that is not resolved.
     pub(super) fn store(&self) -> Option<&LastError> {
-        self.places()
-            .filter_map(|place| place.store.as_ref())
-            .find(|spell| spell.shown)
-            .map(|spell| &spell.error)
+        self.places().filter_map(|place| place.store.as_ref()).find(|run| run.shown).map(|run| &run.error)
     }
 
     /// An error of the source that is not resolved.
@@ -200,7 +197,7 @@ mod tests {
         assert!(errors.store_failed(Some(&at(0)), &error(ErrorKind::Conflict)));
         assert!(errors.store().is_some());
         errors.store_works(Some(&at(0)));
-        assert!(!errors.store_failed(Some(&at(0)), &error(ErrorKind::Conflict)), "a new spell");
+        assert!(!errors.store_failed(Some(&at(0)), &error(ErrorKind::Conflict)), "a new run");
         // Before the first partition nothing races: every kind shows at once.
         assert!(errors.store_failed(None, &error(ErrorKind::Conflict)));
     }

@@ -23,7 +23,7 @@ pub struct RefusedSpan {
     pub detail: String,
 }
 
-/// What of a segment a batch is made of.
+/// The part of a segment that becomes one batch.
 #[derive(Clone, Copy)]
 pub struct Cut<'a> {
     /// Whose messages.

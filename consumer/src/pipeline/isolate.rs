@@ -4,9 +4,10 @@
 //! remain. A refused row is only then a refusal of its own when the database accepts a *twin*: a harmless row
 //! of the same sizes, or of the smallest size where the row was too large. A rule of the table (CHECK, foreign
 //! key, trigger) may refuse the twin as well; there a row that was accepted is tried in the place of the refused
-//! one, or where there is none, the refused one without its body, and a row that was stored before. A sealed body is only held against what begins like one: a rule that wants JSON
-//! refuses every sealed body, and no other. Where nothing is accepted the table is broken, and the batch waits. The last word is the refused row's own, once more: the table may
-//! have been mended between.
+//! one, or where there is none, the refused one without its body, and a row that was stored before. A sealed body
+//! is only held against what begins like one: a rule that wants JSON refuses every sealed body, and no other.
+//! Where nothing is accepted the table is broken, and the batch waits. The last word is the refused row's own,
+//! once more: the table may have been mended between.
 //!
 //! A row that is tried costs the database what a stored one does: every try is released by the gate.
 

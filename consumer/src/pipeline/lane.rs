@@ -123,8 +123,8 @@ impl Lane {
                 inbox.put_back(index, kept);
             }
             if let Some(index) = self.choose(&inbox.served, turn) {
-                // Behind this one, not behind the one whose turn it was: that may be idle, and each partition would have as
-                // many turns more as idle ones lie before it.
+                // Start after the partition served now, not after the one whose turn it was. Otherwise a partition behind
+                // idle ones would get their turns too.
                 turn = index + 1;
                 let current = inbox.served.remove(index);
                 let kept = self.advance(current, &mut inbox).await;

@@ -98,7 +98,7 @@ impl Expected {
     }
 }
 
-/// What was counted as skipped, so that a try that is repeated does not count it again.
+/// Offsets already counted as skipped, so that a repeated try does not count them again.
 #[derive(Debug, Default)]
 struct Gap {
     stream: u16,

@@ -76,8 +76,8 @@ pub(super) async fn live_of_deleted(
     live_of_refused(pipeline, found, context).await
 }
 
-/// What a spec wants, and in the place of each part that breaks a rule the one in effect: a window that cannot be read
-/// stays as it was, and stops no stop. None where a part of neither can be used: to leave it out might raise the rate.
+/// What a spec wants, and in the place of each part that breaks a rule the one in effect: an unreadable window stays as it
+/// was and does not prevent a suspension. None where a part of neither can be used: to leave it out might raise the rate.
 fn without_wrong_parts(mut wanted: Live, current: Option<&LiveDocument>) -> Option<Live> {
     let problems = validate_live(&wanted);
     if problems.is_empty() {

@@ -1,5 +1,5 @@
 //! The calls of [`crate::store::Store`]: each takes a connection for its purpose, does its work there, and gives the
-//! connection back, the same way on each backend. So are the parts of a batch put together, and rows tried.
+//! connection back, the same way on each backend. It also puts batches together and probes rows.
 
 /// Implements [`crate::store::Store`] for a backend, which has the methods `session`, `settle` and those that do the
 /// work, the field `sessions`, and the functions `store_error`, `begin` and `check_deferred`. `looks` says which connection

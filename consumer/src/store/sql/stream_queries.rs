@@ -104,12 +104,12 @@ pub fn number_missing<'a>(
         .collect()
 }
 
-/// Implements `streams_of`, `positions_of`, `create_missing`, `create_all_or_none`, `claim_stream` and `next_generation` for a backend, which
-/// has the method `table_name` and the functions `store_error`, `begin`, `begin_reading` (of a transaction whose reads a
-/// proxy sends to the primary: a replica that lags would make streams that exist look new), `begin_numbering` (of one in
-/// which nobody else gives out stream numbers of the table), `check_lock` (whether that held while everything was read),
-/// `now` (the database's clock as it is, not as it was when the transaction began) and `commit`. `lock` ends a SELECT that
-/// locks its rows.
+/// Implements `streams_of`, `positions_of`, `create_missing`, `create_all_or_none`, `claim_stream` and `next_generation`
+/// for a backend, which has the method `table_name` and the functions `store_error`, `begin`, `begin_reading` (of a
+/// transaction whose reads a proxy sends to the primary: a replica that lags would make streams that exist look new),
+/// `begin_numbering` (of one in which nobody else gives out stream numbers of the table), `check_lock` (whether that held
+/// while everything was read), `now` (the database's clock as it is, not as it was when the transaction began) and
+/// `commit`. `lock` ends a SELECT that locks its rows.
 macro_rules! stream_store {
     (store: $store:ty, database: $database:ty, dialect: $dialect:expr, lock: $lock:expr) => {
         use std::collections::HashSet;
