@@ -238,8 +238,14 @@ impl Writer<'_> {
         };
         match (written, actual) {
             // An apply leaves what somebody has put beside what is wanted, such as a second way to do the same.
-            (Err(kube::Error::Api(status)), Some(actual)) if status.code == 422 => {
-                replace::replace(&api, actual, desired).await
+            (Err(kube::Error::Api(refused)), Some(actual)) if refused.code == 422 => {
+                match replace::replace(&api, actual, desired).await {
+                    // In a role of somebody's own the right may be missing: what is wrong is what the apply was told.
+                    Err(kube::Error::Api(status)) if replace::is_no_right(&status) => {
+                        Err(kube::Error::Api(refused))
+                    }
+                    written => written,
+                }
             }
             (written, _) => written,
         }

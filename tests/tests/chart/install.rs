@@ -223,6 +223,56 @@ async fn an_installation_for_two_namespaces_works_there_and_has_no_right_elsewhe
 
 #[tokio::test]
 #[ignore = "needs a Kubernetes"]
+async fn what_an_apply_cannot_bring_back_is_replaced_and_what_is_wrong_in_itself_is_told() {
+    let cluster = shared().await;
+    let bed = Bed::new(cluster, 4).await;
+    let namespaces = format!("namespaces={{{}}}", bed.namespace.name());
+    bed.helm("install", &["--set", &namespaces, "--set", "crds.enabled=false,rbac.aggregate=false"])
+        .await
+        .unwrap();
+    let (operator, _kubeconfig) = bed.operator().await;
+    bed.namespace.apply(&bed.first_pipeline().await).await.unwrap();
+    bed.until("deployment/traces-consumer", |deployment| !deployment.is_null()).await;
+    let patch = async |object: &str, kind: &str, patch: Value| {
+        let patch = patch.to_string();
+        bed.namespace.kubectl(&["patch", object, kind, "-p", &patch]).await.unwrap();
+    };
+    let probe = json!({ "httpGet": null, "tcpSocket": { "port": 9464 } });
+    let containers = json!([{ "name": "consumer", "livenessProbe": probe }]);
+    for (child, theirs, check) in [
+        (
+            "poddisruptionbudget/traces-consumer",
+            json!({ "spec": { "maxUnavailable": null, "minAvailable": 1 } }),
+            "/spec/minAvailable",
+        ),
+        (
+            "deployment/traces-consumer",
+            json!({ "spec": { "template": { "spec": { "containers": containers } } } }),
+            "/spec/template/spec/containers/0/livenessProbe",
+        ),
+    ] {
+        let before = bed.until(child, |object| !object.is_null()).await;
+        patch(child, "--type=strategic", theirs).await;
+        bed.until(child, |object| object.pointer(check) == before.pointer(check)).await;
+    }
+    nothing_was_refused(&operator);
+
+    let resources = json!({ "requests": { "memory": "2Gi" }, "limits": { "memory": "1Gi" } });
+    let spec = json!({ "spec": { "template": { "consumer": { "resources": resources } } } });
+    patch("tp/traces", "--type=merge", spec).await;
+    let refused = |pipeline: &Value| {
+        let conditions = pipeline["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|condition| {
+            condition["reason"] == "ChildRefused"
+                && condition["message"].as_str().is_some_and(|words| words.contains("memory limit"))
+        })
+    };
+    bed.until("tp/traces", refused).await;
+    operator.log_is_clean(&["memory limit"]).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
 async fn a_namespace_without_the_role_holds_up_no_other_and_is_looked_after_once_it_has_it() {
     const PATIENCE: Duration = Duration::from_secs(90);
     let cluster = shared().await;

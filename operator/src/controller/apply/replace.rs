@@ -2,15 +2,25 @@
 //!
 //! Kubernetes has alternatives of which an object may have one: `maxUnavailable` or `minAvailable`, one kind of probe, one
 //! kind of volume. Where somebody has swapped one for the other, theirs stays in an apply, and the two together are refused.
+//! It takes the right to `update`, which nothing else needs of these kinds.
 
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::core::Status;
 use serde_json::{Map, Value, json};
 
 use super::{Child, FIELD_MANAGER, over};
 
 /// A rollout changes the status several times a second.
 const TRIES: u32 = 5;
+
+/// In the API server's words where the caller has not the right to replace; an admission policy has other ones.
+const NO_RIGHT: &str = "cannot update resource";
+
+/// Whether the API server refuses to replace whatever it is that is put there.
+pub(super) fn is_no_right(refused: &Status) -> bool {
+    refused.code == 403 && refused.message.contains(NO_RIGHT)
+}
 
 /// Replaces what was looked at. Labels and annotations of others stay.
 ///

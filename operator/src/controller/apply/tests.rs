@@ -234,6 +234,20 @@ async fn a_child_that_an_apply_cannot_bring_back_is_replaced_over_the_version_th
     assert_eq!(error.reason(), "ChildRefused");
     writer.ensure(None, budget()).await.expect_err("one that was not seen is not replaced");
     assert_eq!(server.writes().len(), 5);
+
+    for (words, reason) in [
+        (
+            r#"User "operator" cannot update resource "poddisruptionbudgets" in API group "policy""#,
+            "ChildRefused",
+        ),
+        ("admission webhook denied the request", "Forbidden"),
+    ] {
+        let mut refusal = example::refusal(403, "Forbidden");
+        refusal["message"] = words.into();
+        server.answers(format!("PUT {BUDGET}"), 403, refusal);
+        let error = writer.ensure(Some(&swapped), budget()).await.expect_err("it is refused");
+        assert_eq!(error.reason(), reason, "{words}");
+    }
 }
 
 #[tokio::test]
