@@ -25,7 +25,7 @@ use kube::{Client, ResourceExt};
 use sluice_crds::v1alpha1::TracePipeline;
 
 use kept::Text;
-pub use kept::{Kept, KeptDeployment, KeptPod, ROLLOUT};
+pub use kept::{Kept, KeptDeployment, KeptPod, ROLLOUT, controller_of};
 pub use lenient::unreadable;
 pub use space::Space;
 
@@ -105,9 +105,15 @@ impl World {
         self.spaces().map(|space| space.pipelines.len()).sum()
     }
 
-    /// The consumers of all pipelines; those of namespaces that are not listed are not known.
+    /// The consumers of all pipelines; those of namespaces that are not listed are not known. What only carries their label is
+    /// none of them.
     pub fn deployments(&self) -> Vec<Arc<KeptDeployment>> {
-        self.spaces().flat_map(|space| space.deployments.all()).collect()
+        let children = |space: &Arc<Space>| {
+            let mut all = space.deployments.all();
+            all.retain(|one| one.standing.is_of_one(|pipeline| space.pipelines.get(pipeline)?.uid()));
+            all
+        };
+        self.spaces().flat_map(children).collect()
     }
 
     /// Takes in a ConfigMap that was written over `old`, before the watch tells of it: who looks next must not

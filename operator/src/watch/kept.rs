@@ -128,7 +128,7 @@ impl Kept for KeptReplicaSet {
         Self {
             name: object.name_any().into(),
             uid: object.uid().unwrap_or_default().into(),
-            owner: controller(&object),
+            owner: controller_of(&object),
             rollout: object.annotations().get(ROLLOUT).and_then(|number| number.parse().ok()).unwrap_or(0),
             settings: object.labels().get(names::LABEL_SETTINGS).map(|hash| hash.as_str().into()),
         }
@@ -167,7 +167,7 @@ impl Kept for KeptPod {
         let phase = status.and_then(|status| status.phase.as_deref());
         Self {
             name: object.name_any().into(),
-            owner: controller(&object),
+            owner: controller_of(&object),
             ended: matches!(phase, Some("Succeeded" | "Failed")),
             leaves_by: object.metadata.deletion_timestamp.as_ref().map(|time| time.0),
             runs: status.is_some_and(consumer_runs),
@@ -199,7 +199,8 @@ fn waits_for_a_node(status: &PodStatus) -> bool {
         && conditions.any(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
 }
 
-fn controller(object: &impl Resource) -> Option<Box<str>> {
+/// The uid of what controls an object.
+pub fn controller_of(object: &impl Resource) -> Option<Box<str>> {
     let mut owners = object.meta().owner_references.iter().flatten();
     owners.find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str().into())
 }
