@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a reconcile reads from here, and asks the API server only for a child that is to be written and is not here,
 //! or is of a kind that may not be installed; a change of anything that belongs to a pipeline leads to a reconcile of that
-//! pipeline. What is not looked at is not kept.
+//! pipeline. What is not looked at is not kept. An object that this program cannot read hides no other.
 
 mod failures;
 mod kept;
@@ -26,7 +26,7 @@ use sluice_crds::v1alpha1::TracePipeline;
 
 use kept::Text;
 pub use kept::{Kept, KeptDeployment, KeptPod, ROLLOUT, controller_of};
-pub use lenient::unreadable;
+pub use lenient::{Lenient, unreadable};
 pub use space::Space;
 
 /// What has changed.

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::ResourceExt;
-use kube::api::{Api, ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use sluice_crds::v1alpha1::{TracePipeline, TracePipelineStatus};
 
@@ -20,6 +20,7 @@ use super::status::{CONFLICT, Change, conflict};
 use super::validate::Refusal;
 use super::{Context, RETRY_SOON, ReconcileError};
 use crate::events;
+use crate::watch::Lenient;
 
 /// The watch is a little behind what was written last, by the operator itself, too.
 const STATUS_TRIES: u32 = 5;
@@ -82,33 +83,33 @@ async fn apply_status(
     mut version: Option<String>,
     manager: &str,
     status: Value,
-) -> Result<Option<DynamicObject>, ReconcileError> {
+) -> Result<Option<TracePipeline>, ReconcileError> {
     let namespace = pipeline.namespace().unwrap_or_default();
-    // Sent and taken without types: what the API server has may be what this program cannot read.
-    let kind = ApiResource::erase::<TracePipeline>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &kind);
+    // What the API server has may be what this program cannot read.
+    let api: Api<Lenient<TracePipeline>> = Api::namespaced(context.client.clone(), &namespace);
     let (name, parameters) = (pipeline.name_any(), PatchParams::apply(manager).force());
     let cannot = |error| ReconcileError::Status(Box::new(error));
     let mut tries = 1..STATUS_TRIES;
     loop {
         let metadata = ObjectMeta { resource_version: version.clone(), ..ObjectMeta::default() };
         let patch = json!({
-            "apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "status": status,
+            "apiVersion": TracePipeline::api_version(&()), "kind": TracePipeline::kind(&()),
+            "metadata": metadata, "status": status,
         });
         match api.patch_status(&name, &parameters, &Patch::Apply(&patch)).await {
             Ok(written) => {
-                // Whatever it cannot be read as was written by a newer version, and is written over the next time.
-                let now = serde_json::from_value(written.data["status"].clone()).ok();
-                context.unseen.wrote(pipeline, version, written.resource_version(), now);
+                // One that cannot be read was written by a newer version, and is written over the next time.
+                let written = written.object;
+                context.unseen.wrote(pipeline, version, written.resource_version(), written.status.clone());
                 return Ok(Some(written));
             }
             Err(kube::Error::Api(refused)) if refused.code == 404 => return Ok(None),
             Err(kube::Error::Api(refused)) if refused.code == 409 && tries.next().is_some() => {
                 let now = api.get_opt(&name).await.map_err(cannot)?;
-                let is_same = |now: &DynamicObject| {
+                let is_same = |now: &TracePipeline| {
                     (now.uid(), now.metadata.generation) == (pipeline.uid(), pipeline.metadata.generation)
                 };
-                let Some(now) = now.filter(is_same) else { return Ok(None) };
+                let Some(now) = now.map(|now| now.object).filter(is_same) else { return Ok(None) };
                 version = now.resource_version();
             }
             Err(error) => return Err(cannot(error)),
@@ -147,7 +148,7 @@ async fn write_conflict(
     context: &Context,
     pipeline: &TracePipeline,
     condition: Option<&Condition>,
-) -> Result<Option<DynamicObject>, ReconcileError> {
+) -> Result<Option<TracePipeline>, ReconcileError> {
     let status = condition.map_or_else(|| json!({}), |condition| json!({ "conditions": [condition] }));
     let version = pipeline.resource_version();
     let written = apply_status(context, pipeline, version, CONFLICT_MANAGER, status).await?;

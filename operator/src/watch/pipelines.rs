@@ -58,9 +58,8 @@ impl PipelineFiller {
     }
 }
 
-/// Nobody reads who has set which field, nor kubectl's copy of the object.
+/// Nobody reads kubectl's copy of the object.
 fn strip(pipeline: &mut TracePipeline) {
-    pipeline.managed_fields_mut().clear();
     pipeline.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
 }
 

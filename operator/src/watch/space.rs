@@ -1,7 +1,7 @@
 //! What is known of one namespace, or of all of them at once, and whether everything in it was listed.
 //!
 //! Guarantees: a list or watch that fails is tried again every [`PAUSE`]; a kind that the API server refuses to show counts as
-//! not listed from then on, until it was listed anew.
+//! not listed from then on, until it was listed anew. No object makes the list or watch fail in which it is ([`lenient`]).
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use super::failures::{WatchFailures, is_lost};
 use super::kept::{Kept, KeptDeployment, KeptPod, KeptReplicaSet, Text};
-use super::lenient;
+use super::lenient::{self, Lenient};
 use super::pipelines::PipelineFiller;
 use super::shelf::{Filler, Shelf};
 use super::{Change, Trigger};
@@ -165,7 +165,7 @@ struct Watches<'a> {
 impl Watches<'_> {
     fn pipelines(&mut self) -> Store<TracePipeline> {
         let (store, mut filler) = PipelineFiller::new();
-        self.begin(watcher::Config::default(), move |event| filler.take(lenient::event(event)));
+        self.begin(watcher::Config::default(), move |event| filler.take(lenient::pipelines(event)));
         store
     }
 
@@ -174,7 +174,11 @@ impl Watches<'_> {
         let shelf = Arc::new(Shelf::default());
         let mut filler = Filler::<T>::new(shelf.clone());
         let ours = watcher::Config::default().labels(names::LABEL_PIPELINE);
-        self.begin(ours, move |event| filler.take(event).into_iter().map(Change::Child).collect());
+        let mut readable = lenient::Children::default();
+        self.begin(ours, move |event| {
+            let changed = readable.take(event).map(|event| filler.take(event));
+            changed.into_iter().flatten().map(Change::Child).collect()
+        });
         shelf
     }
 
@@ -182,7 +186,7 @@ impl Watches<'_> {
     fn begin<K>(
         &mut self,
         config: watcher::Config,
-        mut take: impl FnMut(Event<K>) -> Vec<Change> + Send + 'static,
+        mut take: impl FnMut(Event<Lenient<K>>) -> Vec<Change> + Send + 'static,
     ) where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
             + Clone
@@ -191,7 +195,7 @@ impl Watches<'_> {
             + Send
             + 'static,
     {
-        let api: Api<K> = match self.namespace {
+        let api: Api<Lenient<K>> = match self.namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };

@@ -1,4 +1,4 @@
-//! The API server goes and comes back, and forgets; every field is changed and changed back.
+//! The API server goes and comes back, and forgets; it has what the operator cannot read; every field is changed and changed back.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -64,6 +64,54 @@ async fn live_is(namespace: &Namespace, rate: u32, mut before: impl AsyncFnMut()
         Ok(live.contains(&format!("\"rateLimitQPS\":{rate},")).then_some(()))
     });
     namespace.explain(waited.await).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a Kubernetes"]
+async fn an_object_that_the_operator_cannot_read_hides_no_other_also_after_a_restart() {
+    let mut bed = Bed::start("unread").await;
+    let mut theirs = pipeline();
+    theirs["metadata"]["name"] = "theirs".into();
+    theirs["spec"]["source"]["kafka"]["consumerGroup"] = "theirs".into();
+    bed.create(&theirs).await;
+    bed.create(&pipeline()).await;
+    bed.until("configmap/theirs-live", |map| !map.is_null()).await;
+    // Whoever may write an object may add this: a time that Kubernetes takes, and that is none here.
+    let entry = json!({
+        "manager": "somebody", "operation": "Update", "apiVersion": "v1", "time": "9999-12-31T23:59:59Z",
+        "fieldsType": "FieldsV1", "fieldsV1": { "f:metadata": { "f:annotations": { "f:note": {} } } },
+    });
+    let metadata = json!({ "name": "a-map", "labels": { "sluice.dev/pipeline": "theirs" } });
+    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata });
+    bed.namespace.apply(&map.to_string()).await.unwrap();
+    for object in ["configmap/a-map", "configmap/theirs-live", "tp/theirs"] {
+        let get = ["get", object, "--output=json", "--show-managed-fields"];
+        let shown: Value = serde_json::from_str(&bed.namespace.kubectl(&get).await.unwrap()).unwrap();
+        let mut entries = shown["metadata"]["managedFields"].as_array().cloned().unwrap();
+        let mut entry = entry.clone();
+        entry["apiVersion"] = shown["apiVersion"].clone();
+        entries.push(entry);
+        let add = json!({ "metadata": { "annotations": { "note": "a" }, "managedFields": entries } });
+        let add = ["patch", object, "--type=merge", "-p", &add.to_string()];
+        bed.namespace.kubectl(&add).await.unwrap();
+        let shown = bed.namespace.kubectl(&get).await.unwrap();
+        assert!(shown.contains("9999-12-31"), "the API server keeps it: {shown}");
+    }
+    // `affinity` is not looked at by the API server, however deep it is.
+    let deep = format!("{}1{}", r#"{"nodeAffinity":"#.repeat(200), "}".repeat(200));
+    let spec = format!(r#"{{"spec":{{"template":{{"consumer":{{"affinity":{deep}}}}}}}}}"#);
+    bed.namespace.kubectl(&["patch", "tp/theirs", "--type=merge", "-p", &spec]).await.unwrap();
+    let refused = |pipeline: &Value| condition(pipeline, "Ready").1 == "InvalidSpec";
+    bed.until("tp/theirs", refused).await;
+    bed.patch(&json!({ "spec": { "rateLimitQPS": 11 } })).await;
+    bed.live_until(|live| live["rateLimitQPS"] == 11).await;
+    bed.operator.log_is_clean(&[]).unwrap();
+    // The next one lists everything anew.
+    bed.operator.kill().await.unwrap();
+    bed.operator = Operator::start(bed.cluster, &bed.settings).await.unwrap();
+    bed.patch(&json!({ "spec": { "rateLimitQPS": 12 } })).await;
+    bed.live_until(|live| live["rateLimitQPS"] == 12).await;
+    bed.operator.log_is_clean(&[]).unwrap();
 }
 
 /// Fields of which no single change is taken, each once: they are the pipeline's identity, or break a rule alone.
