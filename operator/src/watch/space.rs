@@ -1,7 +1,7 @@
 //! What is known of one namespace, or of all of them at once, and whether everything in it was listed.
 //!
-//! Guarantees: a list or watch that fails is tried again every [`PAUSE`]; a kind that the API server refuses to show counts as
-//! not listed from then on, until it was listed anew. No object makes the list or watch fail in which it is ([`lenient`]).
+//! Guarantees: a list or watch that fails is tried again every [`PAUSE`]; a kind that the API server refuses to show, or does not
+//! for a minute, counts as not listed from then on, until it was listed anew. No object makes the list or watch fail in which it is ([`lenient`]).
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -27,7 +27,7 @@ use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
 use tokio::sync::watch;
 
-use super::failures::{WatchFailures, is_lost};
+use super::failures::WatchFailures;
 use super::kept::{Kept, KeptDeployment, KeptPod, KeptReplicaSet, Text};
 use super::lenient::{self, Lenient};
 use super::pipelines::PipelineFiller;
@@ -36,7 +36,7 @@ use super::{Change, Trigger};
 
 /// After this many seconds a watch is begun again where it stopped, so that a connection that died in silence
 /// hides nothing for longer. The default of five minutes would be that long an outage of every live edit.
-const WATCH_SECONDS: u32 = 20;
+pub(super) const WATCH_SECONDS: u32 = 20;
 
 /// Objects in one answer to a list: a page is in memory twice, as text and as objects.
 const PAGE: u32 = 100;
@@ -45,7 +45,7 @@ const PAGE: u32 = 100;
 /// after an outage of the API server no edit waits for longer.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Kinds of which there is no complete list yet, or none any more, and whether the API server refuses to show them.
+/// Kinds of which there is no complete list yet, or none any more, and whether the API server does not show them.
 type Unlisted = watch::Sender<BTreeMap<String, bool>>;
 
 /// Everything that is watched in it.
@@ -104,13 +104,13 @@ impl Space {
         let _ = self.unlisted.subscribe().wait_for(BTreeMap::is_empty).await;
     }
 
-    /// Waits until what is not listed is refused.
+    /// Waits until what is not listed is lost.
     pub async fn answered(&self) {
         // As above.
-        let _ = self.unlisted.subscribe().wait_for(|kinds| kinds.values().all(|refused| *refused)).await;
+        let _ = self.unlisted.subscribe().wait_for(|kinds| kinds.values().all(|lost| *lost)).await;
     }
 
-    /// Waits until the API server refuses to show something of it: a right was taken away, or the kind.
+    /// Waits until the API server does not show something of it: a right was taken away, or the kind, or it fails for long.
     pub async fn lost(&self) {
         // As above.
         let _ = self.unlisted.subscribe().wait_for(|kinds| !kinds.is_empty()).await;
@@ -203,27 +203,22 @@ impl Watches<'_> {
         unlisted.send_modify(|kinds| {
             kinds.insert(kind.clone(), false);
         });
-        let mut failures = WatchFailures::new(self.namespace.map(str::to_owned), kind.clone());
-        let events = relisting(api, config.timeout(WATCH_SECONDS).page_size(PAGE)).backoff(Steady);
+        let failures = WatchFailures::new(self.namespace.map(str::to_owned), kind.clone());
+        let events = relisting(api, config.timeout(WATCH_SECONDS).page_size(PAGE), failures).backoff(Steady);
         let triggers = events.flat_map(move |event| {
             let changes: Vec<Trigger> = match event {
                 Ok(event) => {
-                    let is_unfinished = matches!(event, Event::Init | Event::InitApply(_));
                     let is_complete = matches!(event, Event::InitDone);
                     let changes = take(event);
                     if is_complete {
                         unlisted.send_if_modified(|kinds| kinds.remove(&kind).is_some());
                     }
-                    if !is_unfinished {
-                        failures.is_over();
-                    }
                     changes.into_iter().map(Ok).collect()
                 }
-                Err(error) => {
-                    if is_lost(&error) {
+                Err(Failure { error, is_lost }) => {
+                    if is_lost {
                         unlisted.send_if_modified(|kinds| kinds.insert(kind.clone(), true) != Some(true));
                     }
-                    failures.tell(&error);
                     vec![Err(error)]
                 }
             };
@@ -249,20 +244,41 @@ impl Backoff for Steady {
     fn reset(&mut self) {}
 }
 
-/// Watches, and lists anew after a refusal: a watch that goes on where it was does not tell that it does.
+/// Why a watch has stopped for now.
+struct Failure {
+    error: watcher::Error,
+    /// Whether what it watches is not seen any more.
+    is_lost: bool,
+}
+
+/// Watches, logs failures, and lists anew after a loss: a watch that goes on where it was does not tell that it does.
 fn relisting<K>(
     api: Api<K>,
     config: watcher::Config,
-) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static
+    failures: WatchFailures,
+) -> impl Stream<Item = Result<Event<K>, Failure>> + Send + 'static
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    unfold(None, move |watch: Option<BoxStream<'static, _>>| {
-        let mut watch = watch.unwrap_or_else(|| watcher(api.clone(), config.clone()).boxed());
+    unfold((None, failures), move |(watch, mut failures)| {
+        let mut watch: BoxStream<'static, _> =
+            watch.unwrap_or_else(|| watcher(api.clone(), config.clone()).boxed());
         async move {
-            let event = watch.next().await?;
-            let goes_on = !event.as_ref().is_err_and(is_lost);
-            Some((event, goes_on.then_some(watch)))
+            let event = match watch.next().await? {
+                Ok(event) => {
+                    // The beginning of a list is told before its request.
+                    if !matches!(event, Event::Init | Event::InitApply(_)) {
+                        failures.is_over();
+                    }
+                    Ok(event)
+                }
+                Err(error) => {
+                    failures.tell(&error);
+                    Err(Failure { is_lost: failures.is_lost(&error), error })
+                }
+            };
+            let goes_on = !event.as_ref().is_err_and(|failure| failure.is_lost);
+            Some((event, (goes_on.then_some(watch), failures)))
         }
     })
 }
@@ -272,6 +288,9 @@ mod tests {
     use std::collections::HashMap;
     use std::future::ready;
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::controller::example;
@@ -295,5 +314,51 @@ mod tests {
         let asked = asked.lock().expect("nobody panics with it");
         assert_eq!(asked.len(), space.unlisted().len());
         assert!(asked.values().all(|tries| (290..=310).contains(tries)), "{asked:?}");
+    }
+
+    /// Answers as an API server with nothing in it, to a request for Roles with this code.
+    fn with_roles(code: impl Fn() -> u16 + Send + 'static) -> Client {
+        example::client_of(move |request| {
+            let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+            let code = if request.uri().path().ends_with("/roles") { code() } else { 200 };
+            async move {
+                if code != 200 {
+                    return (code, example::refusal(code, "InternalError"));
+                }
+                if is_watch {
+                    tokio::time::sleep(Duration::from_secs(WATCH_SECONDS.into())).await;
+                    return (200, Value::Null);
+                }
+                (200, json!({ "metadata": { "resourceVersion": "1" }, "items": [] }))
+            }
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_for_a_minute_counts_as_not_listed_until_it_is_listed_anew() {
+        let fails = Arc::new(AtomicBool::new(false));
+        let failing = fails.clone();
+        let code = move || if failing.load(Ordering::Relaxed) { 500 } else { 200 };
+        let client = with_roles(code);
+        let (space, watches) = Space::watch(&client, Some("shop".into()));
+        let story = async {
+            space.listed().await;
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            assert!(space.is_listed());
+            fails.store(true, Ordering::Relaxed);
+            let began = tokio::time::Instant::now();
+            space.lost().await;
+            let took = began.elapsed().as_secs();
+            assert!((60..=60 + u64::from(WATCH_SECONDS) + 2).contains(&took), "{took}");
+            assert_eq!(space.unlisted(), ["Role"]);
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            assert!(!space.is_listed());
+            fails.store(false, Ordering::Relaxed);
+            space.listed().await;
+        };
+        tokio::select! {
+            () = story => {}
+            () = futures_util::stream::select_all(watches).for_each(|_| ready(())) => unreachable!("they have no end"),
+        }
     }
 }
