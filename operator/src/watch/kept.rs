@@ -1,7 +1,8 @@
 //! What is kept of each kind of child: what a reconcile reads, and nothing else.
 //!
 //! There are a dozen children a pipeline, and an object of Kubernetes' own type takes several times its text in
-//! memory. So the text is kept where all of an object is compared, and a few fields where only those are read.
+//! memory. So the text is kept where all of an object is compared, and a few fields where only those are read. Whoever may write
+//! in a namespace may give a pipeline's label to anything: what no child is called is not kept.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus};
 use kube::api::PartialObjectMeta;
 use kube::core::NamespaceResourceScope;
 use kube::{Resource, ResourceExt};
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 use sluice_crds::names;
 
 use crate::controller::apply::Standing;
+use crate::controller::build::{live_name, settings_name};
 
 /// Kept by the Deployment's controller beside the status, and on each ReplicaSet: the number of the rollout.
 pub const ROLLOUT: &str = "deployment.kubernetes.io/revision";
@@ -32,6 +34,9 @@ pub trait Kept: Send + Sync + 'static {
         + Send
         + Sync
         + 'static;
+
+    /// Whether a pipeline may have a child of that name: others with its label are not kept.
+    fn may_be_called(name: &str, pipeline: &str) -> bool;
 
     /// Keeps what is read.
     fn keep(object: Self::Object) -> Self;
@@ -68,6 +73,14 @@ where
 {
     type Object = K;
 
+    fn may_be_called(name: &str, pipeline: &str) -> bool {
+        if K::kind(&()) != ConfigMap::kind(&()) {
+            return name == names::consumer_name(pipeline);
+        }
+        let is_settings = |hash: &str| name == settings_name(pipeline, hash);
+        name == live_name(pipeline) || name.rsplit_once('-').is_some_and(|(_, hash)| is_settings(hash))
+    }
+
     fn keep(mut object: K) -> Self {
         object.managed_fields_mut().clear();
         Self {
@@ -99,6 +112,10 @@ impl KeptDeployment {
 impl Kept for KeptDeployment {
     type Object = Deployment;
 
+    fn may_be_called(name: &str, pipeline: &str) -> bool {
+        Text::<Deployment>::may_be_called(name, pipeline)
+    }
+
     fn keep(object: Deployment) -> Self {
         Self { standing: Standing::of(&object), text: Text::keep(object) }
     }
@@ -123,6 +140,11 @@ pub struct KeptReplicaSet {
 
 impl Kept for KeptReplicaSet {
     type Object = PartialObjectMeta<ReplicaSet>;
+
+    /// Its Deployment's controller makes it up.
+    fn may_be_called(_: &str, _: &str) -> bool {
+        true
+    }
 
     fn keep(object: Self::Object) -> Self {
         Self {
@@ -160,6 +182,11 @@ pub struct KeptPod {
 
 impl Kept for KeptPod {
     type Object = Pod;
+
+    /// As a ReplicaSet's.
+    fn may_be_called(_: &str, _: &str) -> bool {
+        true
+    }
 
     fn keep(object: Pod) -> Self {
         let status = object.status.as_ref();

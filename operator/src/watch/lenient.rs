@@ -5,23 +5,35 @@
 //! fields, or nest what Kubernetes does not look at. So managed fields, which nobody reads, are not decoded. Of an object that
 //! cannot be read all the same there remain its metadata and its status: a pipeline gets an empty spec that no check lets
 //! pass, and carries what is wrong with it in an annotation that exists in memory only; a child counts as not there.
+//!
+//! Nor may what somebody writes fill the operator's memory. A pipeline whose spec is longer than [`MAX_SPEC`] counts as one that
+//! cannot be read; of a ConfigMap there remain the documents that are looked for, and a longer one is as if it were missing.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::core::ObjectMeta;
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::{RawValue, to_raw_value};
+use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
 
 /// Annotation in memory: why the spec cannot be read. One that the object itself has is removed.
-const UNREADABLE: &str = "sluice.dev/unreadable";
+pub(super) const UNREADABLE: &str = "sluice.dev/unreadable";
 
 /// In the place of a spec that cannot be read; other kinds ignore what they do not know.
 const NO_SPEC: &str = r#"{ "source": {}, "sink": {}, "rateLimitQPS": 0 }"#;
+
+/// Longest spec, in bytes of JSON: dozens of times that of an elaborate one.
+const MAX_SPEC: usize = 64 * 1024;
+
+/// Longest document in a ConfigMap, as a string of JSON: settings are a part of the spec with its defaults, and each of their
+/// quotation marks is escaped.
+const MAX_DOCUMENT: usize = 3 * MAX_SPEC;
 
 /// What is kept of metadata that cannot be read as a whole.
 const IDENTITY: [&str; 6] = ["generation", "labels", "name", "namespace", "resourceVersion", "uid"];
@@ -111,7 +123,7 @@ fn map<K, L>(event: Event<K>, change: impl FnOnce(K) -> L) -> Event<L> {
     }
 }
 
-impl<'de, K: DeserializeOwned> Deserialize<'de> for Lenient<K> {
+impl<'de, K: DeserializeOwned + Resource<DynamicType = ()>> Deserialize<'de> for Lenient<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // As text: what is looked for in a tree must be read into one first.
         let object = Box::<RawValue>::deserialize(deserializer)?;
@@ -122,12 +134,24 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Lenient<K> {
 /// The fields of a JSON object, each as its text.
 type Fields<'a> = BTreeMap<String, &'a RawValue>;
 
-fn read<K: DeserializeOwned>(object: &RawValue) -> serde_json::Result<Lenient<K>> {
-    let fields: Fields<'_> = serde_json::from_str(object.get())?;
-    let metadata = fields.get("metadata").map(|metadata| serde_json::from_str(metadata.get()));
-    let mut metadata: Fields<'_> = metadata.transpose()?.unwrap_or_default();
+fn read<K: DeserializeOwned + Resource<DynamicType = ()>>(
+    object: &RawValue,
+) -> serde_json::Result<Lenient<K>> {
+    let mut fields: Fields<'_> = serde_json::from_str(object.get())?;
+    let mut metadata = inner(&fields, "metadata")?.unwrap_or_default();
     metadata.remove("managedFields");
-    let why = match decode(&fields, &metadata) {
+    let is_config_map = K::kind(&()) == ConfigMap::kind(&());
+    let data = if is_config_map { inner(&fields, "data")? } else { None };
+    let documents = data.map(only_documents).transpose()?;
+    fields.extend(documents.as_deref().map(|documents| ("data".to_owned(), documents)));
+    fields.remove("binaryData");
+    let length = fields.get("spec").map_or(0, |spec| spec.get().len());
+    let decoded = if K::kind(&()) == TracePipeline::kind(&()) && length > MAX_SPEC {
+        Err(format!("spec: {length} bytes of JSON, expected at most {MAX_SPEC}"))
+    } else {
+        decode(&fields, &metadata)
+    };
+    let why = match decoded {
         Ok(object) => return Ok(Lenient { object, why: None }),
         Err(why) => why,
     };
@@ -144,6 +168,18 @@ fn read<K: DeserializeOwned>(object: &RawValue) -> serde_json::Result<Lenient<K>
         })
     });
     Ok(Lenient { object: object.map_err(serde_json::Error::custom)?, why: Some(why) })
+}
+
+fn inner<'a>(fields: &Fields<'a>, field: &str) -> serde_json::Result<Option<Fields<'a>>> {
+    fields.get(field).map_or(Ok(None), |inner| serde_json::from_str(inner.get()))
+}
+
+/// Of a ConfigMap's data.
+fn only_documents(mut data: Fields<'_>) -> serde_json::Result<Box<RawValue>> {
+    data.retain(|key, text| {
+        [names::LIVE_KEY, names::SETTINGS_KEY].contains(&&**key) && text.get().len() <= MAX_DOCUMENT
+    });
+    to_raw_value(&data)
 }
 
 /// Makes an object of its fields, or says why it is none.

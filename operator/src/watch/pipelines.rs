@@ -12,6 +12,7 @@ use kube::runtime::watcher::Event;
 use sluice_crds::v1alpha1::TracePipeline;
 
 use super::Change;
+use super::lenient::UNREADABLE;
 
 /// Fills a store from a watch.
 pub struct PipelineFiller {
@@ -58,9 +59,11 @@ impl PipelineFiller {
     }
 }
 
-/// Nobody reads kubectl's copy of the object.
+/// Nobody reads whose it is, nor what others say of it, such as kubectl's copy of the object.
 fn strip(pipeline: &mut TracePipeline) {
-    pipeline.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
+    pipeline.metadata.labels = None;
+    pipeline.metadata.owner_references = None;
+    pipeline.annotations_mut().retain(|name, _| name == UNREADABLE);
 }
 
 #[cfg(test)]
@@ -100,6 +103,19 @@ mod tests {
         assert_eq!(filler.take(Event::Apply(told)), []);
         assert_eq!(store.get(&reference("a")).and_then(|one| Some(one.status.as_ref()?.replicas)), Some(7));
         assert_eq!(filler.take(Event::Apply(called("a", "1", 2))), [Change::Pipeline(reference("a"))]);
+    }
+
+    #[test]
+    fn what_others_say_of_a_pipeline_is_not_kept() {
+        let (store, mut filler) = PipelineFiller::new();
+        let mut noted = called("a", "1", 1);
+        noted.annotations_mut().insert("example.com/note".into(), "long".into());
+        noted.annotations_mut().insert(UNREADABLE.into(), "spec: no".into());
+        noted.labels_mut().insert("example.com/team".into(), "a".into());
+        filler.take(Event::Apply(noted));
+        let kept = store.get(&reference("a")).expect("it is there");
+        assert_eq!((kept.annotations().len(), super::super::unreadable(&kept)), (1, Some("spec: no")));
+        assert!(kept.labels().is_empty());
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl<T: Kept> Filler<T> {
                 Vec::new()
             }
             Event::InitApply(object) => {
-                if let Some(key) = key_of(&object) {
+                if let Some(key) = key_of::<T>(&object) {
                     self.list.entry(key).or_default().push(Arc::new(T::keep(object)));
                 }
                 Vec::new()
@@ -123,23 +123,24 @@ impl<T: Kept> Filler<T> {
     }
 
     fn put(&self, object: T::Object) -> Vec<ObjectRef<TracePipeline>> {
-        let Some(key) = key_of(&object) else { return Vec::new() };
-        let child = Arc::new(T::keep(object));
-        let mut touched = vec![reference(&key)];
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let kept = key_of::<T>(&object).map(|key| (key, Arc::new(T::keep(object))));
+        let (key, mut touched) = (kept.as_ref().map(|(key, _)| key.clone()), Vec::new());
         let mut contents = self.shelf.write();
-        let children = contents.entry(key.clone()).or_default();
-        if let Some(old) = children.iter_mut().find(|old| old.name() == child.name()) {
-            *old = child;
-            return touched;
+        if let Some((key, child)) = kept {
+            touched.push(reference(&key));
+            let children = contents.entry(key).or_default();
+            if let Some(old) = children.iter_mut().find(|old| old.name() == name) {
+                *old = child;
+                return touched;
+            }
+            children.push(child);
         }
-        let name: Box<str> = child.name().into();
-        children.push(child);
         // New here: somebody may have given it another pipeline's label.
-        let namespace = key.split_once('/').map(|(namespace, _)| namespace);
         let before = contents.iter().find(|(other, children)| {
-            **other != key
-                && other.split_once('/').map(|(namespace, _)| namespace) == namespace
-                && children.iter().any(|child| child.name() == &*name)
+            Some(*other) != key.as_ref()
+                && other.split_once('/').is_some_and(|(other, _)| other == namespace)
+                && children.iter().any(|child| child.name() == name)
         });
         if let Some(before) = before.map(|(other, _)| other.clone()) {
             take_out(&mut contents, &before, &name);
@@ -149,7 +150,7 @@ impl<T: Kept> Filler<T> {
     }
 
     fn remove(&self, object: &T::Object) -> Vec<ObjectRef<TracePipeline>> {
-        let Some(key) = key_of(object) else { return Vec::new() };
+        let Some(key) = key_of::<T>(object) else { return Vec::new() };
         take_out(&mut self.shelf.write(), &key, &object.name_any());
         vec![reference(&key)]
     }
@@ -166,8 +167,13 @@ impl<T: Kept> Shelf<T> {
     }
 }
 
-fn key_of(object: &impl ResourceExt) -> Option<Box<str>> {
-    Some(key(&object.namespace()?, object.labels().get(names::LABEL_PIPELINE)?))
+/// Where a child is kept; none of what is no child.
+fn key_of<T: Kept>(object: &T::Object) -> Option<Box<str>> {
+    let pipeline = object.labels().get(names::LABEL_PIPELINE)?;
+    if !T::may_be_called(&object.name_any(), pipeline) {
+        return None;
+    }
+    Some(key(&object.namespace()?, pipeline))
 }
 
 fn take_out<T: Kept>(contents: &mut Contents<T>, key: &str, name: &str) {
@@ -180,22 +186,28 @@ fn take_out<T: Kept>(contents: &mut Contents<T>, key: &str, name: &str) {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::ConfigMap;
+    use k8s_openapi::api::core::v1::{ConfigMap, Pod};
     use kube::api::ObjectMeta;
 
     use super::*;
+    use crate::watch::KeptPod;
 
-    fn map(name: &str, pipeline: &str, version: &str) -> ConfigMap {
-        ConfigMap {
-            metadata: ObjectMeta {
-                name: Some(name.into()),
-                namespace: Some("shop".into()),
-                resource_version: Some(version.into()),
-                labels: Some([(names::LABEL_PIPELINE.to_owned(), pipeline.to_owned())].into()),
-                ..Default::default()
-            },
+    fn metadata(name: &str, pipeline: &str, version: &str) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name.into()),
+            namespace: Some("shop".into()),
+            resource_version: Some(version.into()),
+            labels: Some([(names::LABEL_PIPELINE.to_owned(), pipeline.to_owned())].into()),
             ..Default::default()
         }
+    }
+
+    fn map(name: &str, pipeline: &str, version: &str) -> ConfigMap {
+        ConfigMap { metadata: metadata(name, pipeline, version), ..Default::default() }
+    }
+
+    fn pod(name: &str, pipeline: &str) -> Pod {
+        Pod { metadata: metadata(name, pipeline, "1"), ..Default::default() }
     }
 
     fn shelf() -> (Arc<Shelf<Text<ConfigMap>>>, Filler<Text<ConfigMap>>) {
@@ -208,45 +220,62 @@ mod tests {
     }
 
     fn version(shelf: &Shelf<Text<ConfigMap>>) -> Option<String> {
-        shelf.get("shop", "a", "x")?.read()?.resource_version()
+        shelf.get("shop", "a", "a-live")?.read()?.resource_version()
     }
 
     #[test]
     fn a_list_is_seen_as_a_whole_and_concerns_what_it_lacks_as_well() {
         let (shelf, mut filler) = shelf();
-        filler.take(Event::Apply(map("old", "gone", "1")));
+        filler.take(Event::Apply(map("gone-live", "gone", "1")));
         assert_eq!(filler.take(Event::Init), []);
-        assert_eq!(filler.take(Event::InitApply(map("x", "a", "2"))), []);
-        assert_eq!((names_of(&shelf, "a"), names_of(&shelf, "gone")), (vec![], vec!["old".to_owned()]));
+        assert_eq!(filler.take(Event::InitApply(map("a-live", "a", "2"))), []);
+        assert_eq!(filler.take(Event::InitApply(map("a-copy", "a", "2"))), []);
+        assert_eq!((names_of(&shelf, "a"), names_of(&shelf, "gone")), (vec![], vec!["gone-live".to_owned()]));
         let mut touched = filler.take(Event::InitDone);
         touched.sort_by(|left, right| left.name.cmp(&right.name));
         assert_eq!(touched, ["a", "gone"].map(|name| ObjectRef::new(name).within("shop")));
-        assert_eq!((names_of(&shelf, "a"), names_of(&shelf, "gone")), (vec!["x".to_owned()], vec![]));
+        assert_eq!((names_of(&shelf, "a"), names_of(&shelf, "gone")), (vec!["a-live".to_owned()], vec![]));
     }
 
     #[test]
     fn a_child_that_gets_another_pipelines_label_leaves_the_first_one() {
+        let reference = |name: &str| ObjectRef::new(name).within("shop");
+        let pods = Arc::<Shelf<KeptPod>>::default();
+        let mut filler = Filler::new(pods.clone());
+        filler.take(Event::Apply(pod("x", "a")));
+        assert_eq!(filler.take(Event::Apply(pod("x", "b"))), [reference("b"), reference("a")]);
+        assert_eq!((pods.of_pipeline("shop", "a").len(), pods.of_pipeline("shop", "b").len()), (0, 1));
+        filler.take(Event::Delete(pod("x", "b")));
+        assert!(pods.all().is_empty());
+
+        let (maps, mut filler) = shelf();
+        filler.take(Event::Apply(map("a-live", "a", "1")));
+        assert_eq!(filler.take(Event::Apply(map("a-live", "b", "2"))), [reference("a")]);
+        assert!(maps.all().is_empty(), "it is no child of the other one");
+    }
+
+    #[test]
+    fn what_no_child_is_called_is_not_kept() {
         let (shelf, mut filler) = shelf();
-        filler.take(Event::Apply(map("x", "a", "1")));
-        let touched = filler.take(Event::Apply(map("x", "b", "2")));
-        assert_eq!(touched, ["b", "a"].map(|name| ObjectRef::new(name).within("shop")));
-        assert_eq!((names_of(&shelf, "a"), names_of(&shelf, "b")), (vec![], vec!["x".to_owned()]));
-        filler.take(Event::Delete(map("x", "b", "3")));
-        assert!(shelf.all().is_empty());
+        for name in ["a-live", "a-settings-0123456789abcdef", "b-live", "a-live-copy", "a-settings-1-2", "a"]
+        {
+            filler.take(Event::Apply(map(name, "a", "1")));
+        }
+        assert_eq!(names_of(&shelf, "a"), ["a-live", "a-settings-0123456789abcdef"]);
     }
 
     #[test]
     fn what_was_written_takes_the_place_only_of_the_version_that_it_replaced() {
         let (shelf, mut filler) = shelf();
-        filler.take(Event::Apply(map("x", "a", "1")));
+        filler.take(Event::Apply(map("a-live", "a", "1")));
         let replace = |over: &str, with: &str| {
-            shelf.replace("shop", "a", Text::keep(map("x", "a", with)), |kept| {
+            shelf.replace("shop", "a", Text::keep(map("a-live", "a", with)), |kept| {
                 kept.read().and_then(|map| map.resource_version()).as_deref() == Some(over)
             });
         };
         replace("1", "2");
         assert_eq!(version(&shelf).as_deref(), Some("2"));
-        filler.take(Event::Apply(map("x", "a", "4")));
+        filler.take(Event::Apply(map("a-live", "a", "4")));
         replace("2", "3");
         assert_eq!(version(&shelf).as_deref(), Some("4"));
     }

@@ -138,7 +138,7 @@ fn hash_version(hash: Option<&str>) -> Option<&str> {
 pub struct Standing {
     /// Namespace and name of its pipeline.
     name: Box<str>,
-    /// The uid of what controls it, where it is called as the child of that pipeline is.
+    /// The uid of what controls it.
     owner: Option<Box<str>>,
     /// Of the upgrade that rolled it last.
     mark: Option<Box<str>>,
@@ -153,11 +153,9 @@ impl Standing {
     pub fn of(deployment: &Deployment) -> Self {
         let mark = deployment.annotations().get(names::ANNOTATION_UPGRADE);
         let pods = Pods::of(deployment);
-        let pipeline = deployment.labels().get(names::LABEL_PIPELINE);
-        let is_named = pipeline.is_some_and(|name| names::consumer_name(name) == deployment.name_any());
         Self {
             name: key(deployment).into(),
-            owner: controller_of(deployment).filter(|_| is_named),
+            owner: controller_of(deployment),
             mark: mark.map(|mark| mark.as_str().into()),
             stalled: pods.stalled,
             rolls: !pods.rolled_out(),

@@ -1,5 +1,5 @@
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{ObjectList, PartialObjectMeta, WatchEvent};
 use serde_json::{Value, json};
@@ -108,6 +108,36 @@ fn what_is_nested_too_deeply_hides_neither_itself_nor_others() {
     let why = unreadable(&pipeline).expect("a reason");
     assert!(why.contains("recursion limit") && why.len() < MAX_TOLD, "{why}");
     assert_eq!(pipeline.status.expect("a status").rate.revision, 7);
+}
+
+#[test]
+fn a_spec_that_is_too_long_is_told_and_not_kept() {
+    let with = |length: usize| {
+        let mut spec = spec();
+        spec["template"] = json!({ "consumer": { "affinity": { "a": "a".repeat(length) } } });
+        read(&spec, &json!({ "rate": { "revision": 7 } }))
+    };
+    assert_eq!(unreadable(&with(MAX_SPEC / 2)), None);
+    let pipeline = with(MAX_SPEC);
+    let why = unreadable(&pipeline).expect("a reason");
+    assert!(why.starts_with("spec: ") && why.ends_with("expected at most 65536"), "{why}");
+    assert!(pipeline.spec.source.kafka.is_none());
+    assert_eq!(pipeline.status.expect("a status").rate.revision, 7);
+}
+
+#[test]
+fn of_a_config_map_there_remain_the_documents_and_none_that_is_too_long() {
+    let long = "a".repeat(MAX_DOCUMENT);
+    let map = |live: &str| {
+        let data = json!({ "live.json": live, "settings.json": "{}", "other": long });
+        let metadata = json!({ "name": "traces-live" });
+        let map = json!({ "metadata": metadata, "data": data, "binaryData": { "other": "AAAA" } });
+        let map: Lenient<ConfigMap> = serde_json::from_str(&map.to_string()).expect("it can be read");
+        assert_eq!((map.why, map.object.binary_data), (None, None));
+        map.object.data.unwrap_or_default().into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(map("{}"), ["live.json", "settings.json"]);
+    assert_eq!(map(&long), ["settings.json"]);
 }
 
 #[test]
