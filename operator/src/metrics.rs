@@ -53,12 +53,6 @@ struct Verdict {
     reason: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByStatus {
-    condition: String,
-    status: String,
-}
-
 /// What was last said of each pipeline, and since which second; verdicts by their number, because most pipelines share them.
 #[derive(Default)]
 struct Judged {
@@ -87,20 +81,14 @@ impl Judged {
         self.verdicts.len() - 1
     }
 
-    /// Since when the pipeline of which it is true for the longest has a status of a condition.
-    fn oldest(&self) -> HashMap<ByStatus, i64> {
+    /// Since when the status of the condition is what it is for the pipeline of which that is true for the longest.
+    fn oldest(&self) -> impl Iterator<Item = (&Verdict, i64)> {
         let mut by_number: Vec<Option<i64>> = vec![None; self.verdicts.len()];
         for (number, since) in self.of.values().flatten() {
             let oldest = by_number[*number].get_or_insert(*since);
             *oldest = (*oldest).min(*since);
         }
-        let mut oldest = HashMap::new();
-        for (verdict, since) in self.verdicts.iter().zip(by_number) {
-            let Some(since) = since else { continue };
-            let status = ByStatus { condition: verdict.condition.clone(), status: verdict.status.clone() };
-            oldest.entry(status).and_modify(|oldest: &mut i64| *oldest = since.min(*oldest)).or_insert(since);
-        }
-        oldest
+        self.verdicts.iter().zip(by_number).filter_map(|(verdict, since)| Some((verdict, since?)))
     }
 }
 
@@ -116,7 +104,7 @@ pub struct Metrics {
     number_writes: Counter,
     pipelines: Gauge,
     conditions: Family<Verdict, Gauge>,
-    conditions_since: Family<ByStatus, Gauge>,
+    conditions_since: Family<Verdict, Gauge>,
     judged: Mutex<Judged>,
     namespace_listed: Family<ByNamespace, Gauge>,
     leader: Gauge,
@@ -159,7 +147,7 @@ impl Default for Metrics {
         registry.register("pipelines", "Pipelines that exist", metrics.pipelines.clone());
         let help = "Pipelines by condition, its status and its reason";
         registry.register("pipeline_conditions", help, metrics.conditions.clone());
-        let help = "Unix time of the oldest last transition to a status of a condition";
+        let help = "Unix time of the oldest last transition to a status of a condition, by its reason now";
         let since = metrics.conditions_since.clone();
         registry.register("pipeline_condition_since_timestamp_seconds", help, since);
         let help = "1 while everything in a namespace is listed, and looked after";
@@ -273,8 +261,8 @@ impl Metrics {
         // Held until all is written, so that no other page takes away what this one shows.
         let judged = lock(&self.judged);
         self.conditions_since.clear();
-        for (status, since) in judged.oldest() {
-            self.conditions_since.get_or_create(&status).set(since);
+        for (verdict, since) in judged.oldest() {
+            self.conditions_since.get_or_create(verdict).set(since);
         }
         let mut page = String::new();
         text::encode(&mut page, &self.registry)?;
@@ -313,8 +301,9 @@ mod tests {
     }
 
     #[test]
-    fn the_pipeline_that_is_not_ready_for_the_longest_tells_since_when() {
-        let (metrics, a, b) = (Metrics::default(), ObjectRef::new("a"), ObjectRef::new("b"));
+    fn of_each_reason_the_pipeline_that_is_not_ready_for_the_longest_tells_since_when() {
+        let (metrics, a, b, c) =
+            (Metrics::default(), ObjectRef::new("a"), ObjectRef::new("b"), ObjectRef::new("c"));
         let since = |second, status, reason| {
             let mut conditions = ready(status, reason);
             conditions[0].last_transition_time = Time(jiff::Timestamp::constant(second, 0));
@@ -323,14 +312,21 @@ mod tests {
         let told = || {
             let page = metrics.page().unwrap();
             let lines = page.lines().filter(|line| line.contains("condition_since_timestamp_seconds{"));
-            lines.map(|line| line.split_once('{').unwrap().1.to_owned()).collect::<Vec<_>>()
+            let mut told: Vec<_> = lines.map(|line| line.split_once('{').unwrap().1.to_owned()).collect();
+            told.sort();
+            told
         };
         metrics.judged(&a, &since(300, "False", "InvalidSpec"));
-        metrics.judged(&b, &since(200, "False", "NotApplied"));
-        assert_eq!(told(), [r#"condition="Ready",status="False"} 200"#]);
+        metrics.judged(&b, &since(200, "False", "InvalidSpec"));
+        metrics.judged(&c, &since(350, "False", "ConsumersNotReady"));
+        let line = |status, reason, since| {
+            format!(r#"condition="Ready",status="{status}",reason="{reason}"}} {since}"#)
+        };
+        let missing = line("False", "ConsumersNotReady", 350);
+        assert_eq!(told(), [missing.clone(), line("False", "InvalidSpec", 200)]);
         metrics.judged(&b, &since(400, "True", "ConsumersReady"));
         metrics.forget(&a);
-        assert_eq!(told(), [r#"condition="Ready",status="True"} 400"#]);
+        assert_eq!(told(), [missing, line("True", "ConsumersReady", 400)]);
     }
 
     #[test]

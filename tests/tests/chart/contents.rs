@@ -196,6 +196,27 @@ fn what_leaves_consumers_ready_and_only_the_operator_knows_is_told() {
     assert!(reasons.split('|').count() > 3, "{said}");
 }
 
+#[test]
+fn a_pipeline_that_nobody_mends_hides_no_later_outage() {
+    let rules = read("templates/monitoring/rules.yaml");
+    for (alert, condition) in
+        [("SluicePipelineNotReady", "Ready"), ("SluiceRateNotConfirmed", "RateConfirmed")]
+    {
+        let said = expression(&rules, alert);
+        let by = "time() - min by (namespace, reason) (sluice_operator_pipeline_condition_since_timestamp_seconds{";
+        assert!(
+            said.starts_with(by) && said.contains(&format!("condition=\"{condition}\"")),
+            "{alert}: {said}"
+        );
+    }
+    // Those of the same reason.
+    let said = expression(&rules, "SluiceMorePipelinesFail");
+    let count = "sum by (namespace, condition, reason) (sluice_operator_pipeline_conditions{namespace=\"1\", \
+                 condition=~\"Ready|RateConfirmed\", status=\"False\"})";
+    let before = format!("quantile_over_time(0.5, {count}[15m:1m] offset 1h)");
+    assert_eq!(said, format!("{count} > 1 unless {count} <= {before}"));
+}
+
 /// Values that a schema takes and a person does not find in `values.yaml`.
 fn unsaid(schema: &Value, values: &Value, path: &str, found: &mut Vec<String>) {
     for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
