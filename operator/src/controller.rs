@@ -96,6 +96,13 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
     if let Err(refusal @ Refusal::Conflict { .. }) = &valid {
         return say_conflict(context, pipeline, refusal).await;
     }
+    if let (Err(Refusal::Duplicate { .. }), Some(rival)) = (&valid, &found.rival)
+        && !rivals::was_refused(pipeline)
+    {
+        // Whoever sees all namespaces finds here what the status does not name.
+        let namespace = rival.namespace.as_deref().unwrap_or_default();
+        tracing::info!(pipeline = %name, rival = %rival.name, namespace, "a pipeline is refused for a rival");
+    }
     let (document, outcome, wanted) = match &valid {
         Ok(valid) => {
             let mut built = build_and_apply(pipeline, valid, &mut found, context).await;

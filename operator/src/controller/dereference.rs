@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
@@ -63,7 +64,7 @@ pub struct Found {
     /// What consumers say of their surroundings: not known from here, and set by who has their reports.
     pub trouble: Trouble,
     /// A pipeline with the same topic and group that came first.
-    pub rival: Option<String>,
+    pub rival: Option<ObjectRef<TracePipeline>>,
 }
 
 impl Found {

@@ -3,21 +3,25 @@
 use std::borrow::Cow;
 
 use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
 use sluice_crds::settings::Settings;
 use sluice_crds::v1alpha1::{KafkaSource, TracePipeline};
 use sluice_crds::{names, wire};
 
 use super::build::settings_name;
 use super::dereference::settings_of;
+use super::status::{READY, condition};
+use super::validate::DUPLICATE;
 use crate::watch::World;
 
 /// Two pipelines with one group would take partitions from each other, and each would store a part. The one whose consumers
-/// read already what both want comes first, then the older one: an edit must not take a topic away from who has it. A
-/// deleted one counts while it reads.
+/// read already what both want comes first: an edit must not take a topic away from who has it. Then one that was never
+/// refused for a rival: else a forgotten copy, which grows old while it is refused, would take the place of the one that is
+/// made anew. Then the older one. A deleted one counts while it reads.
 ///
 /// What lies in a namespace that cannot be listed is not known, and is no rival until it is: nobody is to wait for what
 /// may never come. Then one of them is refused, and what it has built runs on until somebody acts.
-pub fn rival(world: &World, pipeline: &TracePipeline) -> Option<String> {
+pub fn rival(world: &World, pipeline: &TracePipeline) -> Option<ObjectRef<TracePipeline>> {
     #[cfg(feature = "planted")]
     if crate::planted::is(crate::planted::Bug::AllowRival) {
         return None;
@@ -27,7 +31,7 @@ pub fn rival(world: &World, pipeline: &TracePipeline) -> Option<String> {
     let rank = |pipeline: &TracePipeline| {
         let created = pipeline.metadata.creation_timestamp.as_ref().map(|time| time.0);
         let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
-        (!reads(world, &namespace, &name, own), created, namespace, name)
+        (!reads(world, &namespace, &name, own), was_refused(pipeline), created, namespace, name)
     };
     // The cheap question first: all pipelines are asked it, in every reconcile.
     let is_rival = |other: &TracePipeline| {
@@ -37,8 +41,14 @@ pub fn rival(world: &World, pipeline: &TracePipeline) -> Option<String> {
                 || reads(world, namespace, &other.name_any(), own))
             && rank(other) < rank(pipeline)
     };
-    let rival = world.find_pipeline(is_rival)?;
-    Some(format!("{}/{}", rival.namespace().unwrap_or_default(), rival.name_any()))
+    world.find_pipeline(is_rival).map(|rival| ObjectRef::from_obj(&*rival))
+}
+
+/// Whether its status says that it is refused for a rival, of the spec as it is now: what was edited may want something else.
+pub fn was_refused(pipeline: &TracePipeline) -> bool {
+    condition(pipeline.status.as_ref(), READY).is_some_and(|last| {
+        last.reason == DUPLICATE && last.observed_generation == pipeline.metadata.generation
+    })
 }
 
 /// Whether a pipeline's consumers do this work now, by the settings that its Deployment names.
@@ -107,7 +117,8 @@ fn is_short(host: &str) -> bool {
 mod tests {
     use k8s_openapi::api::apps::v1::Deployment;
     use k8s_openapi::api::core::v1::ConfigMap;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+    use sluice_crds::v1alpha1::TracePipelineStatus;
 
     use super::*;
     use crate::controller::build::build;
@@ -138,7 +149,20 @@ mod tests {
     ) -> Option<String> {
         let (deployments, settings) = running.iter().map(|one| built(one)).unzip();
         let pipelines = all.iter().map(|one| (*one).clone()).collect();
-        rival(&World::of(pipelines, deployments, settings), pipeline)
+        let rival = rival(&World::of(pipelines, deployments, settings), pipeline)?;
+        Some(format!("{}/{}", rival.namespace.unwrap_or_default(), rival.name))
+    }
+
+    /// As its status says after it was refused.
+    fn refused(mut pipeline: TracePipeline) -> TracePipeline {
+        let ready = Condition {
+            reason: DUPLICATE.into(),
+            observed_generation: pipeline.metadata.generation,
+            ..example::condition(READY, "False")
+        };
+        pipeline.status =
+            Some(TracePipelineStatus { conditions: vec![ready], ..TracePipelineStatus::default() });
+        pipeline
     }
 
     #[test]
@@ -153,6 +177,23 @@ mod tests {
         assert_eq!(rival_of(&old, &[&old, &young], &[]), None);
         kafka(&mut young, "c:9092");
         assert_eq!(rival_of(&young, &[&old, &young], &[]), None);
+    }
+
+    #[test]
+    fn a_copy_that_was_refused_does_not_take_the_place_of_one_that_is_made_anew() {
+        let (mut copy, anew) = (refused(called("copy", 60, "spans")), called("anew", 30, "spans"));
+        assert_eq!(rival_of(&anew, &[&copy, &anew], &[]), None);
+        assert_eq!(rival_of(&copy, &[&copy, &anew], &[]).as_deref(), Some("shop/anew"));
+        // Built meanwhile, because there was no other.
+        assert_eq!(rival_of(&anew, &[&copy, &anew], &[&copy]).as_deref(), Some("shop/copy"));
+        assert_eq!(rival_of(&copy, &[&copy, &anew], &[&copy]), None);
+        // Who waits for the same one that goes waits by age.
+        let waits = refused(anew.clone());
+        assert_eq!(rival_of(&waits, &[&copy, &waits], &[]).as_deref(), Some("shop/copy"));
+        assert_eq!(rival_of(&copy, &[&copy, &waits], &[]), None);
+        // Of another spec.
+        copy.metadata.generation = Some(4);
+        assert_eq!(rival_of(&anew, &[&copy, &anew], &[]).as_deref(), Some("shop/copy"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use sluice_crds::live::Live;
 use sluice_crds::settings::Settings;
@@ -17,6 +18,8 @@ use super::dereference::Found;
 use crate::options::Options;
 use crate::watch::unreadable;
 
+/// Reason of a pipeline that would take another one's partitions.
+pub const DUPLICATE: &str = "DuplicateConsumerGroup";
 /// Domain of the labels by which children are found.
 const OWN_DOMAIN: &str = "sluice.dev";
 
@@ -113,7 +116,7 @@ pub enum Refusal {
         "{first} reads the same topic with the same consumer group and came first: delete one of them, or create it anew with another consumerGroup"
     )]
     Duplicate {
-        /// The other pipeline.
+        /// The other pipeline, in words.
         first: String,
     },
 }
@@ -124,7 +127,7 @@ impl Refusal {
         match self {
             Self::Invalid(_) => "InvalidSpec",
             Self::Conflict { .. } => "Conflict",
-            Self::Duplicate { .. } => "DuplicateConsumerGroup",
+            Self::Duplicate { .. } => DUPLICATE,
         }
     }
 }
@@ -151,7 +154,7 @@ pub fn validate(pipeline: &TracePipeline, found: &Found, options: &Options) -> R
         return Err(invalid(lines.join("; ")));
     }
     if let Some(first) = &found.rival {
-        return Err(Refusal::Duplicate { first: first.clone() });
+        return Err(Refusal::Duplicate { first: name_for(pipeline, first) });
     }
     let owner = Owner::of(pipeline).ok_or_else(|| {
         invalid("metadata.uid: missing; the object does not come from an API server".into())
@@ -168,9 +171,29 @@ pub fn validate(pipeline: &TracePipeline, found: &Found, options: &Options) -> R
     })
 }
 
+/// A pipeline as those may know it who read the status of another one: what other namespaces hold is no affair of theirs.
+fn name_for(reader: &TracePipeline, pipeline: &ObjectRef<TracePipeline>) -> String {
+    match &pipeline.namespace {
+        namespace if *namespace != reader.namespace() => "a pipeline in another namespace".to_owned(),
+        Some(namespace) => format!("{namespace}/{}", pipeline.name),
+        None => pipeline.name.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::example;
+
+    #[test]
+    fn a_rival_is_named_only_to_those_of_its_own_namespace() {
+        for (namespace, expected) in [("shop", "shop/first"), ("other", "a pipeline in another namespace")] {
+            let rival = Some(ObjectRef::new("first").within(namespace));
+            let found = Found { rival, ..Found::default() };
+            let refusal = validate(&example::pipeline(), &found, &example::options()).expect_err("a rival");
+            assert_eq!(refusal, Refusal::Duplicate { first: expected.into() });
+        }
+    }
 
     #[test]
     fn labels_are_those_that_kubernetes_takes_and_none_of_ours() {
