@@ -276,7 +276,13 @@ fn replicas(
     let last = || pipeline.status.as_ref().map(|status| status.replicas);
     let current = found.deployment.as_ref().map_or_else(last, |deployment| deployment.spec.replicas);
     let current = current.and_then(|current| u32::try_from(current).ok());
-    context.autoscaler.decide(&ObjectRef::from_obj(pipeline), bounds, current, reports, Instant::now())
+    let (name, is_held_up) = (ObjectRef::from_obj(pipeline), is_held_up(valid, found, Timestamp::now()));
+    context.autoscaler.decide(&name, bounds, current, reports, is_held_up, Instant::now())
+}
+
+/// Whether consumers may store nothing now, or say that they cannot.
+fn is_held_up(valid: &Valid, found: &Found, now: Timestamp) -> bool {
+    found.trouble.any || valid.live.rate_at(now) == 0
 }
 
 /// When to look again though nothing happens: at the end of an override, or when a window begins.

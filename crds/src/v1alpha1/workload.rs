@@ -28,7 +28,7 @@ pub struct Autoscaling {
     #[serde(default = "default_min")]
     #[schemars(range(min = 1, max = MAX_REPLICAS), extend("format" = "int32"))]
     pub min: u32,
-    /// Most replicas, 1 to 1000; more than there are partitions are never started.
+    /// Most replicas, 1 to 1000. Beyond `min`, no more are added than there are partitions.
     #[schemars(range(min = 1, max = MAX_REPLICAS), extend("format" = "int32"))]
     pub max: u32,
 }

@@ -2,7 +2,8 @@
 //!
 //! More consumers do not make a database or a rate faster, so only `bottleneck: Cpu` grows the number, and
 //! only while there are partitions for them. It shrinks slowly, one by one, and only while the rest could do the
-//! work: what one consumer can do is learned while the processor limits it.
+//! work: what one consumer can do is learned while the processor limits it. Where the work is held up, nobody knows
+//! how much there is: none goes then, and what was learned counts on.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -32,7 +33,7 @@ enum Pressure {
     Cpu,
     /// None is.
     None,
-    /// Neither, or somebody does not answer.
+    /// Neither, or somebody does not answer, or it is not for want of work that none is.
     Unclear,
 }
 
@@ -51,23 +52,28 @@ pub struct Autoscaler {
 }
 
 impl Autoscaler {
-    /// The number of consumers that there should be now.
+    /// The number of consumers that there should be now. `is_held_up`: they may not work, or cannot, however much there is
+    /// to do.
     pub fn decide(
         &self,
         pipeline: &ObjectRef<TracePipeline>,
         bounds: &Autoscaling,
         current: Option<u32>,
         reports: &[PodReport],
+        is_held_up: bool,
         now: Instant,
     ) -> u32 {
         let current = current.unwrap_or(bounds.min).clamp(bounds.min, bounds.max);
-        let pressure = pressure(reports, current);
+        let pressure = match pressure(reports, current) {
+            Pressure::None if is_held_up => Pressure::Unclear,
+            pressure => pressure,
+        };
         let mut known = lock(&self.known);
         let known = known.entry(pipeline.clone()).or_insert(Known { pressure, since: now, capacity: None });
         if known.pressure != pressure {
             (known.pressure, known.since) = (pressure, now);
         }
-        known.learn(reports, now);
+        known.learn(reports, is_held_up, now);
         let lasted = now.duration_since(known.since);
         let wanted = match pressure {
             Pressure::Cpu if lasted >= GROW_AFTER => current + current.div_ceil(2),
@@ -90,7 +96,7 @@ impl Autoscaler {
 }
 
 impl Known {
-    fn learn(&mut self, reports: &[PodReport], now: Instant) {
+    fn learn(&mut self, reports: &[PodReport], is_held_up: bool, now: Instant) {
         let limited: Vec<f64> = answers_of(reports)
             .filter(|answer| answer.is_limited_by(Bottleneck::Cpu) && answer.achieved_qps > 0.0)
             .map(|answer| answer.achieved_qps)
@@ -98,6 +104,9 @@ impl Known {
         if !limited.is_empty() {
             // A handful of pods: exact.
             self.capacity = Some((limited.iter().sum::<f64>() / limited.len() as f64, now));
+        }
+        if let Some((_, seen)) = self.capacity.as_mut().filter(|_| is_held_up) {
+            *seen = now;
         }
         self.capacity = self.capacity.filter(|(_, seen)| now.duration_since(*seen) < REMEMBER);
         if let Some((capacity, _)) = &mut self.capacity {
@@ -153,8 +162,8 @@ mod tests {
     /// The number after the same reports for some time.
     fn after(seconds: u64, current: u32, reports: &[PodReport]) -> u32 {
         let (scaler, name, start) = (Autoscaler::default(), ObjectRef::new("p"), Instant::now());
-        assert_eq!(scaler.decide(&name, &BOUNDS, Some(current), reports, start), current);
-        scaler.decide(&name, &BOUNDS, Some(current), reports, start + Duration::from_secs(seconds))
+        assert_eq!(scaler.decide(&name, &BOUNDS, Some(current), reports, false, start), current);
+        scaler.decide(&name, &BOUNDS, Some(current), reports, false, start + Duration::from_secs(seconds))
     }
 
     #[test]
@@ -187,18 +196,50 @@ mod tests {
         assert_eq!(after(900, 1, &reports(&[Bottleneck::Idle], 6)), 1);
     }
 
+    /// Reports of consumers that store so much each.
+    fn working(bottleneck: Bottleneck, consumers: usize, each: f64) -> Vec<PodReport> {
+        let mut reports = reports(&vec![bottleneck; consumers], consumers * 4);
+        for report in &mut reports {
+            report.answer.as_mut().expect("an answer").achieved_qps = each;
+        }
+        reports
+    }
+
+    #[test]
+    fn none_goes_while_the_work_is_held_up_and_what_was_learned_counts_on() {
+        let (scaler, name, start) = (Autoscaler::default(), ObjectRef::new("p"), Instant::now());
+        let decide = |reports: &[PodReport], is_held_up: bool, seconds: u64| {
+            let now = start + Duration::from_secs(seconds);
+            scaler.decide(&name, &BOUNDS, Some(12), reports, is_held_up, now)
+        };
+        decide(&working(Bottleneck::Cpu, 12, 1_000.0), false, 0);
+        // The database is away for two hours.
+        for seconds in (30..7_200).step_by(30) {
+            assert_eq!(decide(&working(Bottleneck::Store, 12, 0.0), true, seconds), 12, "{seconds}");
+        }
+        // There is work for all of them, and then there is not.
+        for seconds in (7_200..9_000).step_by(30) {
+            assert_eq!(decide(&working(Bottleneck::Limiter, 12, 900.0), false, seconds), 12, "{seconds}");
+        }
+        assert_eq!(decide(&working(Bottleneck::Idle, 12, 500.0), false, 9_000), 11);
+    }
+
+    #[test]
+    fn consumers_that_work_to_their_limit_grow_whatever_one_of_them_says() {
+        let (scaler, name, start) = (Autoscaler::default(), ObjectRef::new("p"), Instant::now());
+        let busy = working(Bottleneck::Cpu, 2, 1_000.0);
+        let decide = |seconds| {
+            scaler.decide(&name, &BOUNDS, Some(2), &busy, true, start + Duration::from_secs(seconds))
+        };
+        assert_eq!([decide(0), decide(30)], [2, 3]);
+    }
+
     #[test]
     fn none_goes_while_the_rest_could_not_do_the_work() {
         let (scaler, name, start) = (Autoscaler::default(), ObjectRef::new("p"), Instant::now());
-        let working = |bottleneck: Bottleneck, consumers: usize, each: f64| {
-            let mut reports = reports(&vec![bottleneck; consumers], consumers * 4);
-            for report in &mut reports {
-                report.answer.as_mut().expect("an answer").achieved_qps = each;
-            }
-            reports
-        };
         let decide = |current: u32, reports: &[PodReport], seconds: u64| {
-            scaler.decide(&name, &BOUNDS, Some(current), reports, start + Duration::from_secs(seconds))
+            let now = start + Duration::from_secs(seconds);
+            scaler.decide(&name, &BOUNDS, Some(current), reports, false, now)
         };
         // Two are limited at 1,000 each, so that there are three, at 667 each.
         decide(2, &working(Bottleneck::Cpu, 2, 1_000.0), 0);

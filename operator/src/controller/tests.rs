@@ -104,6 +104,19 @@ async fn an_autoscaled_pipeline_keeps_its_consumers_where_the_deployment_is_not_
     assert_eq!([None, Some(0), Some(7), Some(13)].map(decide), [1, 1, 7, 12]);
 }
 
+#[test]
+fn the_work_is_held_up_where_nothing_may_be_stored_or_consumers_say_that_they_cannot() {
+    let (valid, now) = (example::valid(), Timestamp::now());
+    let of = |live: Live, any: bool| {
+        let found = Found { trouble: apply::Trouble { any, ..Default::default() }, ..Found::default() };
+        is_held_up(&Valid { live, ..valid.clone() }, &found, now)
+    };
+    assert!(!of(Live::of_rate(500), false));
+    assert!(of(Live::of_rate(500), true));
+    assert!(of(Live::of_rate(0), false));
+    assert!(of(Live { suspend: true, ..Live::of_rate(500) }, false));
+}
+
 #[tokio::test]
 async fn a_deleted_pipeline_is_told_of_and_not_built_and_one_of_another_installation_is_left_alone() {
     let mut pipeline = example::pipeline();
