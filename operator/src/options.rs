@@ -33,6 +33,9 @@ pub struct Options {
     /// The namespace that the operator runs in: its Lease lies there, and consumers admit probes from it.
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub namespace: String,
+    /// Service account that the operator runs as; no pipeline of its namespace may run as it.
+    #[arg(long, value_name = "NAME")]
+    pub service_account: Option<String>,
     /// Name of this replica in the leader election; the host's, which is a pod's, where none is given.
     #[arg(long, value_name = "NAME", default_value_t = host_name(), hide_default_value = true)]
     pub identity: String,

@@ -46,9 +46,15 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Where a first pipeline goes. */}}
+{{/* Where the pipeline of `helm test` goes. */}}
 {{- define "sluice.pipelineNamespace" -}}
 {{ if .Values.namespaces }}{{ first .Values.namespaces }}{{ else }}{{ .Release.Namespace }}{{ end }}
+{{- end -}}
+
+{{/* Where a person's first pipeline goes. Not beside the operator: whoever writes pipelines runs pods as any account there. */}}
+{{- define "sluice.firstNamespace" -}}
+{{- $others := without (default list .Values.namespaces) .Release.Namespace -}}
+{{ if $others }}{{ first $others }}{{ else if .Values.namespaces }}{{ .Release.Namespace }}{{ else }}observability{{ end }}
 {{- end -}}
 
 {{/* Call with (list $ $image). */}}

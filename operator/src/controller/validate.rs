@@ -153,6 +153,12 @@ pub fn validate(pipeline: &TracePipeline, found: &Found, options: &Options) -> R
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         return Err(invalid(lines.join("; ")));
     }
+    if let Some(account) = operators_account(pipeline, options) {
+        let field = "spec.template.consumer.serviceAccountName";
+        return Err(invalid(format!(
+            "{field}: {account:?} is the operator's own, whose rights are not for consumers: name another one"
+        )));
+    }
     if let Some(first) = &found.rival {
         return Err(Refusal::Duplicate { first: name_for(pipeline, first) });
     }
@@ -171,6 +177,13 @@ pub fn validate(pipeline: &TracePipeline, found: &Found, options: &Options) -> R
     })
 }
 
+/// The operator's own service account, where a pipeline would run as it: whoever writes pipelines chooses their image, too.
+fn operators_account<'a>(pipeline: &TracePipeline, options: &'a Options) -> Option<&'a str> {
+    let own = options.service_account.as_deref()?;
+    let wanted = pipeline.spec.template.consumer.service_account_name.as_deref();
+    (wanted == Some(own) && pipeline.metadata.namespace.as_ref() == Some(&options.namespace)).then_some(own)
+}
+
 /// A pipeline as those may know it who read the status of another one: what other namespaces hold is no affair of theirs.
 fn name_for(reader: &TracePipeline, pipeline: &ObjectRef<TracePipeline>) -> String {
     match &pipeline.namespace {
@@ -184,6 +197,24 @@ fn name_for(reader: &TracePipeline, pipeline: &ObjectRef<TracePipeline>) -> Stri
 mod tests {
     use super::*;
     use crate::controller::example;
+
+    #[test]
+    fn no_pipeline_runs_as_the_operator() {
+        let mut pipeline = example::pipeline();
+        pipeline.spec.template.consumer.service_account_name = Some("sluice-operator".into());
+        let refusal = |namespace: &str, account: Option<&str>| {
+            let (namespace, service_account) = (namespace.to_owned(), account.map(Into::into));
+            let options = Options { namespace, service_account, ..example::options() };
+            validate(&pipeline, &Found::default(), &options).err()
+        };
+        let refused = refusal("shop", Some("sluice-operator")).expect("it would have the operator's rights");
+        assert_eq!(refused.reason(), "InvalidSpec");
+        assert!(refused.to_string().starts_with("spec.template.consumer.serviceAccountName: "), "{refused}");
+        // An account of that name that is another one.
+        assert_eq!(refusal("sluice-system", Some("sluice-operator")), None);
+        assert_eq!(refusal("shop", Some("another")), None);
+        assert_eq!(refusal("shop", None), None);
+    }
 
     #[test]
     fn a_rival_is_named_only_to_those_of_its_own_namespace() {

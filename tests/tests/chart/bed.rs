@@ -95,7 +95,7 @@ impl<'c> Bed<'c> {
     }
 
     /// The document that the notes tell a person to apply: what kubectl gets when their commands are pasted into a
-    /// shell as they stand.
+    /// shell as they stand. In this namespace, where they name one that is to be made.
     pub async fn first_pipeline(&self) -> String {
         let notes = self.helm("status", &["--output=json"]).await.unwrap();
         let notes: Value = serde_json::from_str(&notes).unwrap();
@@ -115,7 +115,9 @@ impl<'c> Bed<'c> {
         let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
         let called = read("called");
         assert!(called.contains("create secret") && called.contains("--for=condition=Ready"), "{called}");
+        assert!(!called.contains(self.namespace.name()), "beside the operator: {called}");
         read("applied")
+            .replace("namespace: \"observability\"\n", &format!("namespace: \"{}\"\n", self.namespace.name()))
     }
 
     /// Starts the operator as its Deployment would, as the account of its Deployment.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sluice_tests::helm::{Helm, chart};
 
-use super::{documents, values_files, with};
+use super::{documents, named, values_files, with};
 
 #[tokio::test]
 #[ignore = "needs helm"]
@@ -40,6 +40,20 @@ async fn no_right_reaches_secrets_or_everything() {
                 }
             }
         }
+    }
+}
+
+/// It lets no pipeline run as itself.
+#[tokio::test]
+#[ignore = "needs helm"]
+async fn the_operator_knows_its_own_account() {
+    let helm = Helm::new(3).unwrap();
+    for set in [&[][..], &["--set", "operator.serviceAccount.name=mine"]] {
+        let rendered = documents(&helm.template("sluice-system", set).await.unwrap());
+        let pod = &named(&rendered, "Deployment", "chart-sluice-operator")["spec"]["template"]["spec"];
+        let account = format!("--service-account={}", pod["serviceAccountName"].as_str().unwrap());
+        let arguments = pod["containers"][0]["args"].as_array().unwrap();
+        assert!(arguments.contains(&account.clone().into()), "{account} is not among {arguments:?}");
     }
 }
 
