@@ -6,7 +6,25 @@ mod rights;
 mod values;
 
 use serde_json::Value;
-use sluice_tests::helm::chart;
+use sluice_tests::helm::{Helm, chart};
+
+/// What is applied without helm stays: neither a pipeline nor a pod may be among it that helm would delete after the test.
+#[tokio::test]
+#[ignore = "needs helm"]
+async fn without_its_tests_the_chart_has_no_pipeline_and_no_hook() {
+    for major in [3, 4] {
+        let helm = Helm::new(major).unwrap();
+        for file in values_files() {
+            let all = [&["--skip-tests"], &with(file.as_ref())[..]].concat();
+            let rendered = documents(&helm.template("sluice-system", &all).await.unwrap());
+            assert!(rendered.iter().any(|one| one["kind"] == "Deployment"));
+            for one in rendered {
+                assert!(one["kind"] != "TracePipeline" && one["kind"] != "Pod", "helm {major}: {one}");
+                assert!(one["metadata"]["annotations"]["helm.sh/hook"].is_null(), "helm {major}: {one}");
+            }
+        }
+    }
+}
 
 /// The files of values under `ci`, and none for the defaults.
 pub fn values_files() -> Vec<Option<String>> {
