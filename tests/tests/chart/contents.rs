@@ -118,17 +118,51 @@ fn panel_expressions(dashboard: &Value, found: &mut Vec<String>) {
     inner.for_each(|value| panel_expressions(value, found));
 }
 
-#[test]
-fn prometheus_understands_alerts_and_dashboard() {
+/// Those of alerts and dashboard.
+fn all_expressions() -> Vec<String> {
     let rules = read("templates/monitoring/rules.yaml");
     let mut expressions = rule_expressions(&rules);
     assert_eq!(expressions.len(), rules.matches("- alert: ").count());
     panel_expressions(&serde_json::from_str(&read("files/dashboard.json")).unwrap(), &mut expressions);
     assert!(expressions.len() > 30, "{expressions:?}");
-    for expression in expressions {
+    expressions
+}
+
+#[test]
+fn prometheus_understands_alerts_and_dashboard() {
+    for expression in all_expressions() {
         if let Err(why) = promql_parser::parser::parse(&expression) {
             panic!("{why}: {expression}");
         }
+    }
+}
+
+/// The labels that a metric has by its table.
+fn labels_of(metric: &str) -> impl Iterator<Item = &'static str> {
+    let tables = include_str!("../../../docs/metrics.md");
+    let row = tables.lines().find(|line| line.starts_with(&format!("| `{metric}` |")));
+    let column = row.unwrap_or_else(|| panic!("{metric} is in no table")).split('|').nth(3).unwrap();
+    column.split('`').skip(1).step_by(2)
+}
+
+/// What an expression selects and groups by.
+fn labels_in(expression: &str) -> BTreeSet<&str> {
+    let lists = |begin: &'static str, end: char| {
+        let parts = expression.split(begin).skip(1);
+        parts.flat_map(move |part| part.split(end).next().unwrap().split(','))
+    };
+    let labels = lists("{", '}').chain(lists("by (", ')')).chain(lists("on (", ')'));
+    labels.map(|label| label.split(['=', '!']).next().unwrap().trim()).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_go_by_labels_that_their_metrics_have() {
+    for expression in all_expressions() {
+        // What Prometheus adds by where it scrapes.
+        let mut known = BTreeSet::from(["namespace", "job"]);
+        known.extend(metrics(&expression).into_iter().flat_map(labels_of));
+        let used = labels_in(&expression);
+        assert!(used.is_subset(&known), "{used:?} of {known:?}: {expression}");
     }
 }
 
