@@ -8,7 +8,7 @@ use sluice_tests::cluster::{ApiProxy, Cluster, Namespace};
 use sluice_tests::eventually;
 use sluice_tests::operator::{CRD, Operator};
 
-use crate::bed::{Bed, condition, patch, pipeline, settings};
+use crate::bed::{Bed, SOON, condition, patch, pipeline, settings};
 use crate::children::CHILDREN;
 use crate::mutate::{mutations, schema};
 
@@ -85,13 +85,15 @@ async fn an_object_that_the_operator_cannot_read_hides_no_other_also_after_a_res
     let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata });
     bed.namespace.apply(&map.to_string()).await.unwrap();
     for object in ["configmap/a-map", "configmap/theirs-live", "tp/theirs"] {
+        // Before: who changes a field takes it out of the entries of others.
+        bed.namespace.kubectl(&["annotate", object, "note=a"]).await.unwrap();
         let get = ["get", object, "--output=json", "--show-managed-fields"];
         let shown: Value = serde_json::from_str(&bed.namespace.kubectl(&get).await.unwrap()).unwrap();
         let mut entries = shown["metadata"]["managedFields"].as_array().cloned().unwrap();
         let mut entry = entry.clone();
         entry["apiVersion"] = shown["apiVersion"].clone();
         entries.push(entry);
-        let add = json!({ "metadata": { "annotations": { "note": "a" }, "managedFields": entries } });
+        let add = json!({ "metadata": { "managedFields": entries } });
         let add = ["patch", object, "--type=merge", "-p", &add.to_string()];
         bed.namespace.kubectl(&add).await.unwrap();
         let shown = bed.namespace.kubectl(&get).await.unwrap();
@@ -101,8 +103,12 @@ async fn an_object_that_the_operator_cannot_read_hides_no_other_also_after_a_res
     let deep = format!("{}1{}", r#"{"nodeAffinity":"#.repeat(200), "}".repeat(200));
     let spec = format!(r#"{{"spec":{{"template":{{"consumer":{{"affinity":{deep}}}}}}}}}"#);
     bed.namespace.kubectl(&["patch", "tp/theirs", "--type=merge", "-p", &spec]).await.unwrap();
-    let refused = |pipeline: &Value| condition(pipeline, "Ready").1 == "InvalidSpec";
-    bed.until("tp/theirs", refused).await;
+    // Nor is it read here.
+    let reasons = ["get", "tp/theirs", "--output=jsonpath={.status.conditions[*].reason}"];
+    let refused = eventually("the pipeline to be refused", SOON, async || {
+        Ok(bed.namespace.kubectl(&reasons).await?.contains("InvalidSpec").then_some(()))
+    });
+    refused.await.unwrap();
     bed.patch(&json!({ "spec": { "rateLimitQPS": 11 } })).await;
     bed.live_until(|live| live["rateLimitQPS"] == 11).await;
     bed.operator.log_is_clean(&[]).unwrap();
