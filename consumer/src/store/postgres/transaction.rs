@@ -16,10 +16,10 @@ const CREATE_LOCK: &str = "INSERT INTO sluice_lock (name) VALUES ($1) ON CONFLIC
 /// The clock as it is, not as it was when the transaction began.
 const NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
 
-/// One round trip. What the session was told is told again: behind a pooler that pools transactions it is another session by
-/// now, in which others' locks and snapshots would be waited for as long as the server's own settings say.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '5s'; \
-     SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL statement_timeout = '60s'";
+/// What the session was told of the isolation is told again: behind a pooler that pools transactions it is another session by
+/// now, and in an older snapshot two replicas could hold more than the whole rate. Not so its limits of time: with several
+/// statements in one message Pgpool-II takes its standby for broken, and each message more is a round trip.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 pub(super) async fn begin(conn: &mut PgConnection) -> Result<(), StoreError> {
     within(SHORT_ANSWER, conn.execute(BEGIN)).await.map_err(store_error("cannot begin a transaction"))?;
