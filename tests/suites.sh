@@ -4,6 +4,7 @@
 
 # Names the tests that failed, with the beginning of what each said, from what `cargo test` printed: libtest lists them under
 # its second `failures:`, and cargo, at its end, all targets that failed, also those that ended before they could say so.
+# Tests that had not ended when their target was ended are named where they had taken a minute, as libtest names them then.
 failed_tests() {
   awk '
     { gsub(/\033\[[0-9;]*m/, "") }
@@ -18,7 +19,10 @@ failed_tests() {
     /^note: / { lines = 0 }
     lines > 0 && NF { said[name] = said[name] "\n      " substr($0, 1, 200); lines-- }
     lists > 1 && /^    [^ ]/ { name = substr($0, 5); print "  " target ": " name said[name]; delete said[name] }
+    / has been running for over 60 seconds$/ { running[$2] = target }
+    /^test .* \.\.\. / { delete running[$2] }
     ended && /^    `/ { print "  cargo test " substr($0, 6, length($0) - 6) }
+    END { for (name in running) print "  " running[name] ": " name ", which had not ended" }
   '
 }
 
@@ -88,9 +92,32 @@ begin_lanes() {
   is_under_way "$lane_of_others" "$lanes/others"
 }
 
+# Lanes that have not ended by then are ended, so that what they said is printed before CI gives up, and with it which
+# tests hang: three times what they take on a machine that has just been installed.
+lanes_may_take=2700
+
+# Tells now and then how far both are, for whoever waits, and ends them where they take too long.
+watch_lanes() {
+  local began=$SECONDS told=$SECONDS
+  while kill -0 "$lane_on_kubernetes" 2>/dev/null || kill -0 "$lane_of_others" 2>/dev/null; do
+    sleep 1
+    if [ $((SECONDS - told)) -ge 120 ]; then
+      told=$SECONDS
+      echo "after $((SECONDS - began)) s: $(cat "$lanes"/* | grep -c '^test .* \.\.\. ok$') tests passed," \
+        "$(cat "$lanes"/* | grep -c '^test .* \.\.\. FAILED$') failed"
+    fi
+    if [ $((SECONDS - began)) -ge "$lanes_may_take" ]; then
+      echo "tests/run: these tests take more than $lanes_may_take s and are ended" >&2
+      kill -- "-$lane_on_kubernetes" "-$lane_of_others" 2>/dev/null || true
+      break
+    fi
+  done
+}
+
 # Waits for both, and prints what each has said.
 end_lanes() {
   local others=0 kubernetes=0
+  watch_lanes
   wait "$lane_of_others" || others=$?
   cat "$lanes/others"
   account_for "$lanes/others" "$others"
