@@ -18,7 +18,7 @@ pub mod probe;
 mod retry;
 mod rivals;
 pub mod status;
-mod tell;
+mod status_writer;
 mod trouble;
 pub mod validate;
 
@@ -32,15 +32,15 @@ use sluice_crds::live::{Live, LiveDocument};
 use sluice_crds::schedule::RatePlan;
 use sluice_crds::v1alpha1::TracePipeline;
 
-use apply::{ApplyError, Outcome, Rollout};
+use apply::{ApplyError, Outcome, Rollout, Trouble};
 pub use context::Context;
 use dereference::{Found, dereference};
-pub use edits::hurry;
+pub use edits::apply_edit_ahead;
 use probe::{PodReport, Target};
 use retry::{ORDINARY_CONFLICTS, PASSING_FAILURES};
 pub use retry::{ReconcileError, retry};
 use status::Facts;
-use tell::{say_conflict, say_contested, write_status};
+use status_writer::{say_conflict, say_contested, write_status};
 use trouble::trouble;
 use validate::{Refusal, Valid, validate};
 
@@ -65,7 +65,7 @@ pub async fn reconcile(
     context: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
     let began = Instant::now();
-    let newest = context.unseen.newest(&pipeline);
+    let newest = context.unobserved_statuses.newest(&pipeline);
     let once = tokio::time::timeout(LIMIT, reconcile_once(&newest, &context));
     let result = once.await.unwrap_or(Err(ReconcileError::TimedOut));
     let name = ObjectRef::from_obj(&*pipeline);
@@ -88,7 +88,7 @@ pub async fn reconcile(
 
 async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<Action, ReconcileError> {
     let name = ObjectRef::from_obj(pipeline);
-    let mut found = dereference(&context.world, pipeline);
+    let found = dereference(&context.cache, pipeline);
     if pipeline.metadata.deletion_timestamp.is_some() {
         return reconcile_deleted(pipeline, &found, context).await;
     }
@@ -105,7 +105,7 @@ async fn reconcile_once(pipeline: &TracePipeline, context: &Context) -> Result<A
     }
     let (document, outcome, wanted) = match &valid {
         Ok(valid) => {
-            let mut built = build_and_apply(pipeline, valid, &mut found, context).await;
+            let mut built = build_and_apply(pipeline, valid, &found, context).await;
             if let Some(error) = ordinary_failure(&mut built.outcome, context.backoffs.count(&name)) {
                 return Err(error.into());
             }
@@ -226,39 +226,34 @@ struct Built {
     replicas: Option<u32>,
 }
 
-async fn build_and_apply(
-    pipeline: &TracePipeline,
-    valid: &Valid,
-    found: &mut Found,
-    context: &Context,
-) -> Built {
+async fn build_and_apply(pipeline: &TracePipeline, valid: &Valid, found: &Found, context: &Context) -> Built {
     let name = ObjectRef::from_obj(pipeline);
     let reports = context.prober.reports(&name);
-    found.trouble = trouble(pipeline, found, &reports);
-    match edits::actual_live(&valid.owner, found, context).await {
-        Ok(actual) => found.live = actual,
+    let trouble = trouble(pipeline, found, &reports);
+    let actual = match edits::actual_live(&valid.owner, found, context).await {
+        Ok(actual) => actual,
         Err(error) => {
             let outcome = Outcome { error: Some(error), ..Outcome::default() };
             return Built { document: None, outcome, replicas: None };
         }
-    }
-    let found = &*found;
-    let plan = edits::plan_of(pipeline, &valid.owner, &valid.live, found.live.as_deref(), &reports);
+    };
+    let actual = actual.as_deref();
+    let plan = edits::plan_of(pipeline, &valid.owner, &valid.live, actual, &reports);
     // First: an edit must not wait for anything else.
-    let live = apply::live(context, &valid.owner, found.live.as_deref(), &plan).await;
+    let live = apply::live(context, &valid.owner, actual, &plan).await;
     let document = match &live {
         Ok(()) => plan.document().cloned(),
         // A number that was not written is told to nobody: it would count as seen, and the next try would take the one after
         // it. Where the write came through all the same, the watch shows it, and until then a try finds another version.
-        Err(_) => found.live.as_deref().and_then(|actual| live::current(actual, &valid.owner.uid)),
+        Err(_) => actual.and_then(|actual| live::current(actual, &valid.owner.uid)),
     };
     let mut wanted = None;
     let apply = async {
         live?;
-        let replicas = *wanted.insert(replicas(pipeline, valid, found, context, &reports));
+        let replicas = *wanted.insert(replicas(pipeline, valid, found, context, &reports, trouble));
         let with_pod_monitor = context.pod_monitors.kind_is_installed(&context.client).await;
         let children = build::build(valid, &context.options, replicas, with_pod_monitor)?;
-        apply::children(context, valid, found, children).await
+        apply::children(context, valid, found, trouble, children).await
     };
     let outcome = apply.await.unwrap_or_else(|error| Outcome { error: Some(error), ..Outcome::default() });
     Built { document, outcome, replicas: wanted }
@@ -270,19 +265,20 @@ fn replicas(
     found: &Found,
     context: &Context,
     reports: &[PodReport],
+    trouble: Trouble,
 ) -> u32 {
     let Some(bounds) = &valid.spec.autoscaling else { return valid.spec.replicas };
     // Where the Deployment was deleted, or has lost its label, the work is what it was.
     let last = || pipeline.status.as_ref().map(|status| status.replicas);
     let current = found.deployment.as_ref().map_or_else(last, |deployment| deployment.spec.replicas);
     let current = current.and_then(|current| u32::try_from(current).ok());
-    let (name, is_held_up) = (ObjectRef::from_obj(pipeline), is_held_up(valid, found, Timestamp::now()));
+    let (name, is_held_up) = (ObjectRef::from_obj(pipeline), is_held_up(valid, trouble, Timestamp::now()));
     context.autoscaler.decide(&name, bounds, current, reports, is_held_up, Instant::now())
 }
 
 /// Whether consumers may store nothing now, or say that they cannot.
-fn is_held_up(valid: &Valid, found: &Found, now: Timestamp) -> bool {
-    found.trouble.any || valid.live.rate_at(now) == 0
+fn is_held_up(valid: &Valid, trouble: Trouble, now: Timestamp) -> bool {
+    trouble.any || valid.live.rate_at(now) == 0
 }
 
 /// When to look again though nothing happens: at the end of an override, or when a window begins.

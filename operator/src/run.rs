@@ -26,7 +26,7 @@ use crate::leader_election::Candidate;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::tasks;
-use crate::watch::{Change, Space, Trigger, World};
+use crate::watch::{Cache, Change, NamespaceCache, Trigger};
 
 /// Reconciles under way at once: each waits for the API server most of its time.
 const CONCURRENCY: u16 = 32;
@@ -130,16 +130,16 @@ async fn reconcile_all(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (world, triggers) = World::watch(&client, &options.namespaces);
-    let context = Arc::new(Context::new(client, options, world, metrics));
+    let (cache, triggers) = Cache::watch(&client, &options.namespaces);
+    let context = Arc::new(Context::new(client, options, cache, metrics));
     let (changed, changes) = mpsc::unbounded_channel();
     let mut queues = Queues::default();
     let work: Vec<_> = context
-        .world
-        .spaces()
-        .map(|space| {
-            context.metrics.set_listed(space.namespace.as_deref(), false);
-            work(space.clone(), queues.add(space.namespace.clone()), context.clone(), stop.clone())
+        .cache
+        .namespaces()
+        .map(|cached| {
+            context.metrics.set_listed(cached.namespace.as_deref(), false);
+            work(cached.clone(), queues.add(cached.namespace.clone()), context.clone(), stop.clone())
         })
         .collect();
     let mut tasks = JoinSet::new();
@@ -148,7 +148,7 @@ async fn reconcile_all(
     tasks.spawn(context.prober.clone().run(changed, exists));
     tasks.spawn(feed(triggers, changes, queues, context.clone()));
     let all_work = async {
-        if stop.run_until_cancelled(wait_for_lists(&context.world)).await.is_some() {
+        if stop.run_until_cancelled(wait_for_lists(&context.cache)).await.is_some() {
             join_all(work).await;
         }
     };
@@ -160,34 +160,34 @@ async fn reconcile_all(
 }
 
 /// Waits until everything is listed, or tells what is not.
-async fn wait_for_lists(world: &World) {
+async fn wait_for_lists(cache: &Cache) {
     let refused = async {
-        world.answered().await;
+        cache.answered().await;
         tokio::time::sleep(REFUSED).await;
     };
     tokio::select! {
         biased;
-        () = world.listed() => {
-            tracing::info!(pipelines = world.count(), "everything is listed");
+        () = cache.listed() => {
+            tracing::info!(pipelines = cache.count(), "everything is listed");
             return;
         }
         () = refused => {}
         () = tokio::time::sleep(TOGETHER) => {}
     }
-    for space in world.spaces().filter(|space| !space.is_listed()) {
-        tracing::warn!(namespace = space.namespace.as_deref().unwrap_or("all"), kinds = ?space.unlisted(),
+    for cached in cache.namespaces().filter(|cached| !cached.is_listed()) {
+        tracing::warn!(namespace = cached.namespace.as_deref().unwrap_or("all"), kinds = ?cached.unlisted(),
             "a namespace is not listed yet, and nothing in it is looked after: see that it exists, with the operator's \
              Role and RoleBinding in it (helm upgrade makes them), or take it out of --namespaces");
     }
 }
 
-/// Reconciles what lies in a space, from when that is listed until `stop`.
-async fn work(space: Arc<Space>, queue: Queue, context: Arc<Context>, stop: CancellationToken) {
-    let is_late = !space.is_listed();
-    if stop.run_until_cancelled(space.listed()).await.is_none() {
+/// Reconciles what lies in a namespace, from when that is listed until `stop`.
+async fn work(cached: Arc<NamespaceCache>, queue: Queue, context: Arc<Context>, stop: CancellationToken) {
+    let is_late = !cached.is_listed();
+    if stop.run_until_cancelled(cached.listed()).await.is_none() {
         return;
     }
-    let namespace = space.namespace.as_deref();
+    let namespace = cached.namespace.as_deref();
     let metrics = context.metrics.clone();
     metrics.set_listed(namespace, true);
     if is_late {
@@ -197,31 +197,31 @@ async fn work(space: Arc<Space>, queue: Queue, context: Arc<Context>, stop: Canc
         |pipeline, context| Box::pin(controller::reconcile(pipeline, context)),
         controller::retry,
         context,
-        space.pipelines.clone(),
+        cached.pipelines.clone(),
         queue.take_until(stop.cancelled_owned()),
         Config::default().concurrency(CONCURRENCY),
     );
     tokio::select! {
         // Results were counted and logged where they arose.
         () = applier.for_each(|_| std::future::ready(())) => {}
-        () = tell_of_losses(&space, &metrics) => {}
+        () = tell_of_losses(&cached, &metrics) => {}
     }
 }
 
 /// Tells when a namespace that was listed is lost, and when it is back. It has no end.
-async fn tell_of_losses(space: &Space, metrics: &Metrics) {
-    let namespace = space.namespace.as_deref();
+async fn tell_of_losses(cached: &NamespaceCache, metrics: &Metrics) {
+    let namespace = cached.namespace.as_deref();
     let name = namespace.unwrap_or("all");
     loop {
-        space.lost().await;
+        cached.lost().await;
         metrics.set_listed(namespace, false);
         // An API server that has just begun refuses some of what it shows soon.
-        let is_back = tokio::time::timeout(TOGETHER, space.listed()).await.is_ok();
+        let is_back = tokio::time::timeout(TOGETHER, cached.listed()).await.is_ok();
         if !is_back {
-            tracing::warn!(namespace = name, kinds = ?space.unlisted(),
+            tracing::warn!(namespace = name, kinds = ?cached.unlisted(),
                 "a namespace that was listed is lost, and what is in it is not seen: see that it exists, with the operator's \
                  Role and RoleBinding in it (helm upgrade makes them), or take it out of --namespaces");
-            space.listed().await;
+            cached.listed().await;
             tracing::info!(namespace = name, "the namespace is listed again");
         }
         metrics.set_listed(namespace, true);
@@ -258,18 +258,18 @@ async fn feed(
     context: Arc<Context>,
 ) {
     let mut edits = Edits::default();
-    let (hurried, mut edited) = mpsc::unbounded_channel();
+    let (applied_ahead, mut edited) = mpsc::unbounded_channel();
     loop {
         tokio::select! {
             trigger = triggers.next() => match trigger {
                 Some(Ok(Change::Child(pipeline))) => queues.push(pipeline),
                 Some(Ok(Change::Gone(pipeline))) => {
                     context.forget(&pipeline);
-                    context.metrics.set_pipelines(context.world.count());
+                    context.metrics.set_pipelines(context.cache.count());
                 }
                 Some(Ok(Change::Pipeline(pipeline))) => {
-                    context.metrics.set_pipelines(context.world.count());
-                    edits.hurry(pipeline, &context, hurried.clone());
+                    context.metrics.set_pipelines(context.cache.count());
+                    edits.apply_edit_ahead(pipeline, &context, applied_ahead.clone());
                 }
                 Some(Err(_)) => context.metrics.watch_failed(),
                 None => return,
@@ -301,15 +301,15 @@ impl Default for Edits {
 
 impl Edits {
     /// Hurries an edit, then passes the pipeline on. Before its namespace is listed nothing can be judged.
-    fn hurry(
+    fn apply_edit_ahead(
         &mut self,
         pipeline: ObjectRef<TracePipeline>,
         context: &Arc<Context>,
         then: mpsc::UnboundedSender<ObjectRef<TracePipeline>>,
     ) {
         let (permits, context) = (self.permits.clone(), context.clone());
-        let space = context.world.space(pipeline.namespace.as_deref().unwrap_or_default());
-        if !space.is_some_and(|space| space.is_listed()) || !context.exists(&pipeline) {
+        let cached = context.cache.namespace(pipeline.namespace.as_deref().unwrap_or_default());
+        if !cached.is_some_and(|cached| cached.is_listed()) || !context.exists(&pipeline) {
             // As below.
             let _ = then.send(pipeline);
             return;
@@ -319,8 +319,8 @@ impl Edits {
         self.under_way.spawn(async move {
             let _first = of_namespace.acquire().await;
             let _permit = permits.acquire_owned().await;
-            let hurry = controller::hurry(&pipeline, &context);
-            if tokio::time::timeout(EDIT_LIMIT, hurry).await.is_err() {
+            let apply_edit_ahead = controller::apply_edit_ahead(&pipeline, &context);
+            if tokio::time::timeout(EDIT_LIMIT, apply_edit_ahead).await.is_err() {
                 tracing::debug!(%pipeline, "an edit takes long, and is left to its reconcile");
             }
             // Nobody listens any more where the operator stops.

@@ -8,12 +8,12 @@
 
 mod error;
 mod live_document;
-mod over;
 #[cfg(feature = "planted")]
 mod planted;
 mod pod_monitor;
 mod replace;
 mod rollout;
+mod status_conflict;
 
 use std::fmt::Debug;
 use std::time::Instant;
@@ -108,6 +108,7 @@ pub async fn children(
     context: &Context,
     valid: &Valid,
     found: &Found,
+    trouble: Trouble,
     children: Children,
 ) -> Result<Outcome, ApplyError> {
     let writer = Writer { context, valid };
@@ -123,8 +124,7 @@ pub async fn children(
     writer.ensure(found.service.as_deref(), children.service).await?;
     writer.ensure(found.disruption_budget.as_deref(), children.disruption_budget).await?;
     writer.ensure(found.network_policy.as_deref(), children.network_policy).await?;
-    let mut outcome =
-        writer.deployment(found.deployment.as_deref(), children.deployment, found.trouble).await?;
+    let mut outcome = writer.deployment(found.deployment.as_deref(), children.deployment, trouble).await?;
     writer.remove_unused_settings(found).await?;
     if let Some(monitor) = children.pod_monitor {
         outcome.pod_monitor = writer.pod_monitor(monitor).await.err();
@@ -184,14 +184,14 @@ impl Writer<'_> {
             return Ok(None);
         }
         let written = self.write(actual, &desired, &child, only_this_version).await?;
-        let (pipeline, Context { repairs, stubborn, .. }) = (self.pipeline(), self.context);
-        let left = over::without_status(&written);
-        let has_changed = actual.is_none_or(|actual| over::without_status(actual) != left);
+        let (pipeline, Context { repairs, unmended_children, .. }) = (self.pipeline(), self.context);
+        let left = status_conflict::without_status(&written);
+        let has_changed = actual.is_none_or(|actual| status_conflict::without_status(actual) != left);
         if actual.is_some() && has_changed {
             repairs.repaired(pipeline.clone(), &child, content(&desired), Instant::now());
         }
         let is_mended = contains(&json(&written), &json(&desired));
-        if !is_mended && stubborn.leave(pipeline, &child, hash(&left)) {
+        if !is_mended && unmended_children.leave(pipeline, &child, hash(&left)) {
             tracing::warn!(pipeline = %self.valid.settings.pipeline, %child,
                 "a child is not as it should be after it was written: remove what somebody has added to it, such as a container");
         }
@@ -232,7 +232,7 @@ impl Writer<'_> {
                     versioned.meta_mut().resource_version = version;
                     api.patch(&name, &parameters, &Patch::Apply(&versioned)).await
                 };
-                over::its_status(&api, looked_at, apply).await
+                status_conflict::write_past_status_changes(&api, looked_at, apply).await
             }
             None => api.patch(&name, &parameters, &Patch::Apply(desired)).await,
         };
@@ -255,9 +255,10 @@ impl Writer<'_> {
     /// Whether a child is left as it is, though it should be another: a write would change nothing, or not for long.
     fn is_left<K: Child>(&self, actual: &K, desired: &K, child: &str) -> bool {
         let (pipeline, context) = (self.pipeline(), self.context);
-        let as_left =
-            |left: String| left == hash(&over::without_status(actual)) && content(actual) == content(desired);
-        context.stubborn.left(&pipeline, child).is_some_and(as_left)
+        let as_left = |left: String| {
+            left == hash(&status_conflict::without_status(actual)) && content(actual) == content(desired)
+        };
+        context.unmended_children.left(&pipeline, child).is_some_and(as_left)
             || context.repairs.is_contested(&pipeline, child, content(desired), Instant::now())
     }
 
@@ -292,7 +293,7 @@ impl Writer<'_> {
             Change::Upgrade { runs } => {
                 let (context, mark) = (self.context, self.context.options.upgrade_mark());
                 // Those of a namespace that cannot be listed are not known, and take no turn of anybody's.
-                let all = context.world.deployments();
+                let all = context.cache.deployments();
                 let most = context.options.max_concurrent_rollouts;
                 match context.rollouts.turn(all.iter().map(|one| &one.standing), &desired, &mark, most) {
                     Rollout::Free => runs.then_some(mark),
@@ -330,7 +331,9 @@ impl Writer<'_> {
             api.patch(&name, &parameters, &Patch::Merge(&patch)).await
         };
         let child = format!("Deployment {name}");
-        let written = over::its_status(&api, actual, scale).await.map_err(ApplyError::write(&child))?;
+        let written = status_conflict::write_past_status_changes(&api, actual, scale)
+            .await
+            .map_err(ApplyError::write(&child))?;
         self.context.metrics.child_written();
         tracing::info!(pipeline = %self.valid.settings.pipeline, "scaled while an upgrade waits");
         Ok(Some(written))

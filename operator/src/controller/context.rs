@@ -10,11 +10,11 @@ use sluice_crds::v1alpha1::TracePipeline;
 use super::apply::{FIELD_MANAGER, Rollouts};
 use super::autoscale::Autoscaler;
 use super::dead_letters::DeadLetters;
-use super::memory::{Backoffs, Conflicts, PodMonitors, Repairs, Stubborn, Unseen};
+use super::memory::{Backoffs, Conflicts, PodMonitors, Repairs, UnmendedChildren, UnobservedStatuses};
 use super::probe::Prober;
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::watch::World;
+use crate::watch::Cache;
 
 /// What every reconcile shares.
 pub struct Context {
@@ -23,7 +23,7 @@ pub struct Context {
     /// How this installation was started.
     pub options: Options,
     /// What is watched.
-    pub world: World,
+    pub cache: Cache,
     /// Consumers' reports.
     pub prober: Arc<Prober>,
     pub metrics: Arc<Metrics>,
@@ -40,25 +40,25 @@ pub struct Context {
     /// Whose stale `Conflict` was looked after.
     pub conflicts: Conflicts,
     /// Which statuses were written a moment ago.
-    pub unseen: Unseen,
+    pub unobserved_statuses: UnobservedStatuses,
     /// Which PodMonitors were written.
     pub pod_monitors: PodMonitors,
     /// Which children a write does not mend.
-    pub stubborn: Stubborn,
+    pub unmended_children: UnmendedChildren,
     /// Which children somebody else writes as well.
     pub repairs: Repairs,
 }
 
 impl Context {
     /// Remembers nothing yet.
-    pub fn new(client: Client, options: Options, world: World, metrics: Arc<Metrics>) -> Self {
+    pub fn new(client: Client, options: Options, cache: Cache, metrics: Arc<Metrics>) -> Self {
         let reporter =
             Reporter { controller: FIELD_MANAGER.into(), instance: Some(options.identity.clone()) };
         Self {
             recorder: Recorder::new(client.clone(), reporter),
             client,
             options,
-            world,
+            cache,
             prober: Arc::new(Prober::new(metrics.clone())),
             metrics,
             rollouts: Rollouts::default(),
@@ -66,16 +66,16 @@ impl Context {
             backoffs: Backoffs::default(),
             dead_letters: DeadLetters::default(),
             conflicts: Conflicts::default(),
-            unseen: Unseen::default(),
+            unobserved_statuses: UnobservedStatuses::default(),
             pod_monitors: PodMonitors::default(),
-            stubborn: Stubborn::default(),
+            unmended_children: UnmendedChildren::default(),
             repairs: Repairs::default(),
         }
     }
 
     /// Whether the pipeline is there.
     pub fn exists(&self, pipeline: &ObjectRef<TracePipeline>) -> bool {
-        self.world.pipeline(pipeline).is_some()
+        self.cache.pipeline(pipeline).is_some()
     }
 
     /// Drops what is remembered of a pipeline that is gone.
@@ -84,7 +84,7 @@ impl Context {
         let Self {
             client: _,
             options: _,
-            world: _,
+            cache: _,
             recorder: _,
             rollouts: _,
             prober,
@@ -93,9 +93,9 @@ impl Context {
             backoffs,
             dead_letters,
             conflicts,
-            unseen,
+            unobserved_statuses,
             pod_monitors,
-            stubborn,
+            unmended_children,
             repairs,
         } = self;
         prober.forget(pipeline);
@@ -104,9 +104,9 @@ impl Context {
         backoffs.forget(pipeline);
         dead_letters.forget(pipeline);
         conflicts.forget(pipeline);
-        unseen.forget(pipeline);
+        unobserved_statuses.forget(pipeline);
         pod_monitors.forget(pipeline);
-        stubborn.forget(pipeline);
+        unmended_children.forget(pipeline);
         repairs.forget(pipeline);
     }
 }

@@ -15,10 +15,10 @@ use kube::{Resource, ResourceExt};
 use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
 
-use super::apply::{Newest, Trouble};
+use super::apply::Newest;
 use super::build::live_name;
 use super::rivals::rival;
-use crate::watch::{Kept, KeptPod, World};
+use crate::watch::{Cache, Kept, KeptPod};
 
 /// A pod that has not gone so long after its grace period counts as one that stays: nobody ends it on a node that is lost,
 /// and its consumer may run on.
@@ -61,8 +61,6 @@ pub struct Found {
     pub newest: Newest,
     /// The service accounts that its pods run as, those on their way out too, and that it makes pods for.
     pub accounts: BTreeSet<String>,
-    /// What consumers say of their surroundings: not known from here, and set by who has their reports.
-    pub trouble: Trouble,
     /// A pipeline with the same topic and group that came first.
     pub rival: Option<ObjectRef<TracePipeline>>,
 }
@@ -97,20 +95,20 @@ pub fn other_installation<'a>(object: &'a impl ResourceExt, installation: &str) 
 }
 
 /// Gathers what belongs to a pipeline.
-pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
+pub fn dereference(cache: &Cache, pipeline: &TracePipeline) -> Found {
     let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
-    let Some(space) = world.space(&namespace) else { return Found::default() };
+    let Some(cached) = cache.namespace(&namespace) else { return Found::default() };
     let consumer = names::consumer_name(&name);
-    let settings = space
+    let settings = cached
         .config_maps
         .of_pipeline(&namespace, &name)
         .iter()
         .filter_map(|map| map.read())
         .filter(|map| map.labels().contains_key(names::LABEL_SETTINGS))
         .collect();
-    let deployment = space.deployments.get(&namespace, &name, &consumer).and_then(|kept| kept.read());
+    let deployment = cached.deployments.get(&namespace, &name, &consumer).and_then(|kept| kept.read());
     let uid = deployment.as_ref().and_then(|deployment| deployment.uid());
-    let replica_sets = space.replica_sets.of_pipeline(&namespace, &name);
+    let replica_sets = cached.replica_sets.of_pipeline(&namespace, &name);
     let settings_in_use = replica_sets
         .iter()
         .filter_map(|replica_set| replica_set.settings.as_deref().map(Into::into))
@@ -122,18 +120,18 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
         .map(|replica_set| (&*replica_set.uid, replica_set.rollout))
         .collect();
     let Consumers { pods, older, idle, next_overdue, newest, mut accounts } =
-        consumers(&space.pods.of_pipeline(&namespace, &name), &own_replica_sets, Timestamp::now());
+        consumers(&cached.pods.of_pipeline(&namespace, &name), &own_replica_sets, Timestamp::now());
     accounts.extend(deployment.as_deref().and_then(account_of));
     Found {
-        live: space.config_maps.object(&namespace, &name, &live_name(&name)),
+        live: cached.config_maps.object(&namespace, &name, &live_name(&name)),
         settings,
         deployment,
-        service: space.services.object(&namespace, &name, &consumer),
-        service_account: space.service_accounts.object(&namespace, &name, &consumer),
-        role: space.roles.object(&namespace, &name, &consumer),
-        role_binding: space.role_bindings.object(&namespace, &name, &consumer),
-        disruption_budget: space.disruption_budgets.object(&namespace, &name, &consumer),
-        network_policy: space.network_policies.object(&namespace, &name, &consumer),
+        service: cached.services.object(&namespace, &name, &consumer),
+        service_account: cached.service_accounts.object(&namespace, &name, &consumer),
+        role: cached.roles.object(&namespace, &name, &consumer),
+        role_binding: cached.role_bindings.object(&namespace, &name, &consumer),
+        disruption_budget: cached.disruption_budgets.object(&namespace, &name, &consumer),
+        network_policy: cached.network_policies.object(&namespace, &name, &consumer),
         settings_in_use,
         pods,
         older,
@@ -141,8 +139,7 @@ pub fn dereference(world: &World, pipeline: &TracePipeline) -> Found {
         next_overdue,
         newest,
         accounts,
-        trouble: Trouble::default(),
-        rival: rival(world, pipeline),
+        rival: rival(cache, pipeline),
     }
 }
 

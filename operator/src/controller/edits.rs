@@ -1,4 +1,4 @@
-//! How an edit of the spec reaches the live ConfigMap: in a reconcile, ahead of it ([`hurry`]), and for pipelines that are
+//! How an edit of the spec reaches the live ConfigMap: in a reconcile, ahead of it ([`apply_edit_ahead`]), and for pipelines that are
 //! refused or being deleted.
 
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use crate::watch::unreadable;
 
 /// Carries an edit of a pipeline that runs to its live document, and does nothing else: so that no edit waits
 /// for the reconciles before its own. Whatever goes wrong is found and told by the reconcile that follows.
-pub async fn hurry(pipeline: &ObjectRef<TracePipeline>, context: &Context) {
-    let Some(pipeline) = context.world.pipeline(pipeline) else { return };
+pub async fn apply_edit_ahead(pipeline: &ObjectRef<TracePipeline>, context: &Context) {
+    let Some(pipeline) = context.cache.pipeline(pipeline) else { return };
     if pipeline.metadata.deletion_timestamp.is_some() {
         return;
     }
-    let found = dereference(&context.world, &pipeline);
+    let found = dereference(&context.cache, &pipeline);
     let Ok(valid) = validate(&pipeline, &found, &context.options) else { return };
     let reports = context.prober.reports(&ObjectRef::from_obj(&*pipeline));
     let plan = plan_of(&pipeline, &valid.owner, &valid.live, found.live.as_deref(), &reports);
@@ -171,7 +171,7 @@ mod tests {
     use crate::controller::build;
     use crate::controller::example::{self, live_map};
     use crate::controller::probe::Report;
-    use crate::watch::World;
+    use crate::watch::Cache;
 
     #[test]
     fn a_revision_that_no_reader_takes_was_not_seen() {
@@ -272,8 +272,8 @@ mod tests {
             let server = example::Server::default();
             let mut context = server.context();
             let owners = maps.first().and_then(|map| map.metadata.owner_references.clone());
-            context.world = World::of(vec![pipeline.clone()], deployments, maps);
-            let found = dereference(&context.world, &pipeline);
+            context.cache = Cache::of(vec![pipeline.clone()], deployments, maps);
+            let found = dereference(&context.cache, &pipeline);
             let document = live_of_deleted(&pipeline, &found, &context).await;
             assert_eq!(document.map(|document| document.revision), in_effect);
             assert_eq!(server.writes(), expected);

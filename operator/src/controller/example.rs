@@ -18,7 +18,7 @@ use super::dereference::Found;
 use super::validate::{Valid, validate};
 use super::{Context, build};
 use crate::options::Options;
-use crate::watch::World;
+use crate::watch::Cache;
 
 /// The operator's options.
 pub fn options() -> Options {
@@ -111,8 +111,8 @@ impl Server {
             let server = server.clone();
             async move { server.answer(request).await }
         });
-        let (world, _) = World::watch(&client, &[]);
-        Context::new(client, options(), world, Arc::default())
+        let (cache, _) = Cache::watch(&client, &[]);
+        Context::new(client, options(), cache, Arc::default())
     }
 
     /// Method and path of each write.

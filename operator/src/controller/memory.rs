@@ -70,7 +70,7 @@ impl Conflicts {
 /// Statuses that were written and that the watch does not show yet. Who looks at a pipeline as the watch shows it may take the
 /// status before the last for the last one, and leave it at that.
 #[derive(Default)]
-pub struct Unseen(Mutex<HashMap<ObjectRef<TracePipeline>, Written>>);
+pub struct UnobservedStatuses(Mutex<HashMap<ObjectRef<TracePipeline>, Written>>);
 
 struct Written {
     /// Versions that are older than this one.
@@ -80,7 +80,7 @@ struct Written {
     at: Instant,
 }
 
-impl Unseen {
+impl UnobservedStatuses {
     /// A status was written over a version of the pipeline; gives `version` and `status`.
     pub fn wrote(
         &self,
@@ -123,9 +123,9 @@ impl Unseen {
 /// Children that are not as they should be after they were written, by pipeline, and as what that has left them: without their
 /// status, which goes on changing.
 #[derive(Default)]
-pub struct Stubborn(Mutex<HashMap<ObjectRef<TracePipeline>, HashMap<String, String>>>);
+pub struct UnmendedChildren(Mutex<HashMap<ObjectRef<TracePipeline>, HashMap<String, String>>>);
 
-impl Stubborn {
+impl UnmendedChildren {
     /// As what the last write has left a child, where that is not as it should be.
     pub fn left(&self, pipeline: &ObjectRef<TracePipeline>, child: &str) -> Option<String> {
         lock(&self.0).get(pipeline).and_then(|children| children.get(child)).cloned()

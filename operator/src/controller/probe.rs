@@ -5,6 +5,7 @@
 //! when reports change in a way that somebody should see at once. Where only numbers differ from what the
 //! status tells, it is started when it is the pipeline's turn, so that numbers never queue before an edit.
 
+mod pace;
 mod report;
 
 use std::collections::hash_map::RandomState;
@@ -28,10 +29,10 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::dereference::PodAddress;
-use super::status::Told;
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::tasks::reap;
+use pace::StatusPace;
 pub use report::{CONSUMER_ERROR, Expiry, PodReport, Report, answers_of};
 use report::{beginning, notable};
 
@@ -49,11 +50,7 @@ const MAX_ANSWER_BYTES: usize = 1 << 20;
 const MAX_URGENT: usize = 32;
 /// Others under way at once.
 const MAX_ROUTINE: usize = 32;
-/// How often the numbers of one pipeline may lead to a status write.
-const NUMBERS_EVERY: Duration = Duration::from_secs(30);
-/// For how long after a write the words of a condition wait for others to join them.
-const WORDS_EVERY: Duration = Duration::from_secs(10);
-/// How often the numbers of any pipeline may: eight a second is what an API server does not notice.
+/// How often the numbers of any pipeline may lead to a status write: eight a second is what an API server does not notice.
 const TURN_EVERY: Duration = Duration::from_millis(125);
 /// For how long a pod is not asked after it was silent once; it doubles.
 const FIRST_SILENCE: Duration = Duration::from_secs(2);
@@ -79,16 +76,7 @@ struct Entry {
     reports: Vec<PodReport>,
     /// Pods that let a request run into its time-out; they must not hold up the others.
     silent: HashMap<String, Silence>,
-    /// What the reports say that a reconcile has got.
-    given: Option<Told>,
-    /// What the status tells of the reports.
-    told: Option<Told>,
-    /// When the status was written.
-    written: Option<Instant>,
-    /// Whether it waits for its turn to tell numbers.
-    waits: bool,
-    /// Whether it has its turn.
-    has_turn: bool,
+    pace: StatusPace,
 }
 
 impl Entry {
@@ -100,11 +88,7 @@ impl Entry {
             asking: false,
             reports: Vec::new(),
             silent: HashMap::new(),
-            given: None,
-            told: None,
-            written: None,
-            waits: false,
-            has_turn: false,
+            pace: StatusPace::default(),
         }
     }
 
@@ -188,7 +172,7 @@ impl Prober {
             let pods = &entry.target.pods;
             entry.reports.retain(|report| pods.iter().any(|pod| pod.name == report.pod));
         }
-        entry.given = Some(Told::of(&entry.reports));
+        entry.pace.give(&entry.reports);
         entry.reports.clone()
     }
 
@@ -202,23 +186,17 @@ impl Prober {
     pub fn told(&self, pipeline: &ObjectRef<TracePipeline>, written: bool) {
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(pipeline) else { return };
-        let given = entry.given.take();
-        entry.told = Some(given.unwrap_or_else(|| Told::of(&entry.reports)));
-        entry.has_turn = false;
-        if written {
-            entry.written = Some(Instant::now());
-        }
+        entry.pace.tell(&entry.reports, written);
     }
 
     /// Whether numbers alone may be written now.
     pub fn may_tell_numbers(&self, pipeline: &ObjectRef<TracePipeline>) -> bool {
-        self.entries().get(pipeline).is_some_and(|entry| entry.has_turn)
+        self.entries().get(pipeline).is_some_and(|entry| entry.pace.has_turn())
     }
 
     /// For how long words alone are not written yet.
     pub fn words_wait(&self, pipeline: &ObjectRef<TracePipeline>) -> Duration {
-        let written = self.entries().get(pipeline).and_then(|entry| entry.written);
-        written.map_or(Duration::ZERO, |written| WORDS_EVERY.saturating_sub(written.elapsed()))
+        self.entries().get(pipeline).map_or(Duration::ZERO, |entry| entry.pace.words_wait())
     }
 
     /// The pipeline is gone.
@@ -283,10 +261,7 @@ impl Prober {
             let pipeline = lock(&self.waiting).pop_front()?;
             let mut entries = self.entries();
             let Some(entry) = entries.get_mut(&pipeline) else { continue };
-            entry.waits = false;
-            // Another write may have told them meanwhile.
-            if entry.told.as_ref() != Some(&Told::of(&entry.reports)) {
-                entry.has_turn = true;
+            if entry.pace.take_turn(&entry.reports) {
                 return Some(pipeline);
             }
         }
@@ -374,11 +349,7 @@ impl Prober {
         reports.sort_by(|left, right| left.pod.cmp(&right.pod));
         let at_once = notable(&entry.reports) != notable(&reports);
         entry.reports = reports;
-        // Compared with what was written, not with the last answer: the last number of a series is told, too.
-        let differs = entry.told.as_ref() != Some(&Told::of(&entry.reports));
-        let is_due = entry.written.is_none_or(|written| now >= written + NUMBERS_EVERY);
-        if !at_once && differs && !entry.waits && is_due {
-            entry.waits = true;
+        if !at_once && entry.pace.begins_to_wait(&entry.reports, now) {
             lock(&self.waiting).push_back(pipeline.clone());
         }
         at_once

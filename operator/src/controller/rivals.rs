@@ -12,7 +12,7 @@ use super::build::settings_name;
 use super::dereference::settings_of;
 use super::status::{READY, condition};
 use super::validate::DUPLICATE;
-use crate::watch::World;
+use crate::watch::Cache;
 
 /// Two pipelines with one group would take partitions from each other, and each would store a part. The one whose consumers
 /// read already what both want comes first: an edit must not take a topic away from who has it. Then one that was never
@@ -21,7 +21,7 @@ use crate::watch::World;
 ///
 /// What lies in a namespace that cannot be listed is not known, and is no rival until it is: nobody is to wait for what
 /// may never come. Then one of them is refused, and what it has built runs on until somebody acts.
-pub fn rival(world: &World, pipeline: &TracePipeline) -> Option<ObjectRef<TracePipeline>> {
+pub fn rival(cache: &Cache, pipeline: &TracePipeline) -> Option<ObjectRef<TracePipeline>> {
     #[cfg(feature = "planted")]
     if crate::planted::is(crate::planted::Bug::AllowRival) {
         return None;
@@ -31,17 +31,17 @@ pub fn rival(world: &World, pipeline: &TracePipeline) -> Option<ObjectRef<TraceP
     let rank = |pipeline: &TracePipeline| {
         let created = pipeline.metadata.creation_timestamp.as_ref().map(|time| time.0);
         let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
-        (!reads(world, &namespace, &name, own), was_refused(pipeline), created, namespace, name)
+        (!reads(cache, &namespace, &name, own), was_refused(pipeline), created, namespace, name)
     };
     // The cheap question first: all pipelines are asked it, in every reconcile.
     let is_rival = |other: &TracePipeline| {
         let namespace = other.metadata.namespace.as_deref().unwrap_or_default();
         other.spec.source.kafka.as_ref().is_some_and(|kafka| Work { namespace, kafka }.is_same(own))
             && (other.metadata.deletion_timestamp.is_none()
-                || reads(world, namespace, &other.name_any(), own))
+                || reads(cache, namespace, &other.name_any(), own))
             && rank(other) < rank(pipeline)
     };
-    world.find_pipeline(is_rival).map(|rival| ObjectRef::from_obj(&*rival))
+    cache.find_pipeline(is_rival).map(|rival| ObjectRef::from_obj(&*rival))
 }
 
 /// Whether its status says that it is refused for a rival, of the spec as it is now: what was edited may want something else.
@@ -52,13 +52,13 @@ pub fn was_refused(pipeline: &TracePipeline) -> bool {
 }
 
 /// Whether a pipeline's consumers do this work now, by the settings that its Deployment names.
-fn reads(world: &World, namespace: &str, pipeline: &str, work: Work<'_>) -> bool {
+fn reads(cache: &Cache, namespace: &str, pipeline: &str, work: Work<'_>) -> bool {
     let settings = || {
-        let space = world.space(namespace)?;
-        let deployment = space.deployments.get(namespace, pipeline, &names::consumer_name(pipeline))?;
+        let cached = cache.namespace(namespace)?;
+        let deployment = cached.deployments.get(namespace, pipeline, &names::consumer_name(pipeline))?;
         let deployment = deployment.read()?;
         let name = settings_name(pipeline, &settings_of(&deployment)?);
-        let map = space.config_maps.object(namespace, pipeline, &name)?;
+        let map = cached.config_maps.object(namespace, pipeline, &name)?;
         wire::read::<Settings>(map.data.as_ref()?.get(names::SETTINGS_KEY)?).ok()
     };
     settings()
@@ -149,7 +149,7 @@ mod tests {
     ) -> Option<String> {
         let (deployments, settings) = running.iter().map(|one| built(one)).unzip();
         let pipelines = all.iter().map(|one| (*one).clone()).collect();
-        let rival = rival(&World::of(pipelines, deployments, settings), pipeline)?;
+        let rival = rival(&Cache::of(pipelines, deployments, settings), pipeline)?;
         Some(format!("{}/{}", rival.namespace.unwrap_or_default(), rival.name))
     }
 

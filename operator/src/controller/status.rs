@@ -4,9 +4,9 @@
 //! stays the same object and is not written.
 
 mod conditions;
+mod digest;
 mod last;
 mod numbers;
-mod told;
 
 use std::borrow::Cow;
 
@@ -26,9 +26,9 @@ pub use conditions::{
     conflict,
 };
 use conditions::{CONSUMERS_NOT_READY, Conditions, STARTING, THROTTLED, UNKNOWN};
+pub use digest::Digest;
 pub use last::{condition, is_said_by};
 use numbers::Numbers;
-pub use told::Told;
 
 /// What a status is made of.
 pub struct Facts<'a> {

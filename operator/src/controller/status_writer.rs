@@ -100,7 +100,12 @@ async fn apply_status(
             Ok(written) => {
                 // One that cannot be read was written by a newer version, and is written over the next time.
                 let written = written.object;
-                context.unseen.wrote(pipeline, version, written.resource_version(), written.status.clone());
+                context.unobserved_statuses.wrote(
+                    pipeline,
+                    version,
+                    written.resource_version(),
+                    written.status.clone(),
+                );
                 return Ok(Some(written));
             }
             Err(kube::Error::Api(refused)) if refused.code == 404 => return Ok(None),
@@ -178,7 +183,7 @@ mod tests {
             (stored.metadata.resource_version, stored.status) =
                 (Some(version.into()), Some(status(replicas)));
             server.answers(STATUS, 200, json!(stored));
-            let newest = context.unseen.newest(shown);
+            let newest = context.unobserved_statuses.newest(shown);
             write_status(&context, &newest, status(replicas)).await.expect("nothing is wrong");
             let over = server.bodies().last().expect("it is written")["metadata"]["resourceVersion"].clone();
             (server.writes().len(), over)

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sluice_crds::v1alpha1::TracePipelineStatus;
 
 use super::*;
-use crate::watch::World;
+use crate::watch::Cache;
 
 #[tokio::test]
 async fn a_pipeline_that_is_deleted_during_its_reconcile_is_forgotten() {
@@ -24,7 +24,7 @@ async fn ordinary_conflicts_are_no_errors_and_many_in_a_row_are() {
     let server = example::Server::default();
     server.answers("POST /api/v1/namespaces/shop/configmaps", 409, example::refusal(409, "AlreadyExists"));
     let mut context = server.context();
-    context.world = World::of(vec![example::pipeline()], vec![], vec![]);
+    context.cache = Cache::of(vec![example::pipeline()], vec![], vec![]);
     let context = Arc::new(context);
     let pipeline = Arc::new(example::pipeline());
     for _ in 0..=ORDINARY_CONFLICTS {
@@ -46,7 +46,7 @@ async fn a_live_document_that_was_not_written_is_not_told() {
     let there = LiveDocument { uid: "u".into(), revision: 7, live: Live::of_rate(400) };
     let there = example::live_map(&sluice_crds::wire::write(&there).expect("a document"));
     let mut context = server.context();
-    context.world = World::of(vec![example::pipeline()], vec![], vec![there]);
+    context.cache = Cache::of(vec![example::pipeline()], vec![], vec![there]);
     reconcile(Arc::new(example::pipeline()), Arc::new(context)).await.expect_err("it is refused");
     let bodies = server.bodies();
     let told = &bodies.iter().find(|body| body.get("status").is_some()).expect("a status")["status"];
@@ -62,7 +62,7 @@ async fn a_status_that_the_watch_does_not_show_yet_counts_as_the_last_one() {
     pipeline.metadata.resource_version = Some("7".into());
     let live = LiveDocument { uid: "u".into(), revision: 7, live: Live::of(&pipeline.spec) };
     let live = example::live_map(&sluice_crds::wire::write(&live).expect("a document"));
-    context.world = World::of(vec![pipeline.clone()], vec![], vec![live]);
+    context.cache = Cache::of(vec![pipeline.clone()], vec![], vec![live]);
     let (pipeline, context) = (Arc::new(pipeline), Arc::new(context));
     for _ in 0..2 {
         reconcile(pipeline.clone(), context.clone()).await.expect("all is written");
@@ -76,7 +76,7 @@ async fn trouble_of_the_api_server_is_told_when_it_does_not_pass_soon() {
     let server = example::Server::default();
     server.answers("POST /api/v1/namespaces/shop/configmaps", 500, example::refusal(500, "InternalError"));
     let mut context = server.context();
-    context.world = World::of(vec![example::pipeline()], vec![], vec![]);
+    context.cache = Cache::of(vec![example::pipeline()], vec![], vec![]);
     let context = Arc::new(context);
     let pipeline = Arc::new(example::pipeline());
     let mut told = Vec::new();
@@ -99,7 +99,7 @@ async fn an_autoscaled_pipeline_keeps_its_consumers_where_the_deployment_is_not_
         let pipeline = TracePipeline { status: last.map(status), ..pipeline.clone() };
         let found = Found::default();
         let valid = validate(&pipeline, &found, &context.options).expect("it is valid");
-        replicas(&pipeline, &valid, &found, &context, &[])
+        replicas(&pipeline, &valid, &found, &context, &[], apply::Trouble::default())
     };
     assert_eq!([None, Some(0), Some(7), Some(13)].map(decide), [1, 1, 7, 12]);
 }
@@ -108,8 +108,8 @@ async fn an_autoscaled_pipeline_keeps_its_consumers_where_the_deployment_is_not_
 fn the_work_is_held_up_where_nothing_may_be_stored_or_consumers_say_that_they_cannot() {
     let (valid, now) = (example::valid(), Timestamp::now());
     let of = |live: Live, any: bool| {
-        let found = Found { trouble: apply::Trouble { any, ..Default::default() }, ..Found::default() };
-        is_held_up(&Valid { live, ..valid.clone() }, &found, now)
+        let trouble = apply::Trouble { any, ..Default::default() };
+        is_held_up(&Valid { live, ..valid.clone() }, trouble, now)
     };
     assert!(!of(Live::of_rate(500), false));
     assert!(of(Live::of_rate(500), true));
@@ -129,7 +129,7 @@ async fn a_deleted_pipeline_is_told_of_and_not_built_and_one_of_another_installa
     let writes_of = async |deployments: Vec<_>, maps: Vec<_>| {
         let server = example::Server::default();
         let mut context = server.context();
-        context.world = World::of(vec![pipeline.clone()], deployments, maps);
+        context.cache = Cache::of(vec![pipeline.clone()], deployments, maps);
         let action =
             reconcile(Arc::new(pipeline.clone()), Arc::new(context)).await.expect("nothing is wrong");
         let ready = |body: serde_json::Value| body["status"]["conditions"][0]["reason"].clone();

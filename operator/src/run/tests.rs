@@ -156,12 +156,12 @@ async fn waits_for(code: fn(Duration) -> Option<u16>) -> (u64, bool) {
         };
         answer_of_nothing(request, is_of_b && code == 403).await
     });
-    let (world, triggers) = World::watch(&client, &["a".to_owned(), "b".to_owned()]);
+    let (cache, triggers) = Cache::watch(&client, &["a".to_owned(), "b".to_owned()]);
     tokio::select! {
-        () = wait_for_lists(&world) => {}
+        () = wait_for_lists(&cache) => {}
         () = triggers.for_each(|_| std::future::ready(())) => unreachable!("they have no end"),
     }
-    (began.elapsed().as_secs(), world.space("b").is_some_and(|space| space.is_listed()))
+    (began.elapsed().as_secs(), cache.namespace("b").is_some_and(|cached| cached.is_listed()))
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,15 +234,15 @@ async fn edits_that_hang_in_one_namespace_hold_up_no_other_and_are_left_to_their
     let mut context = Context::new(
         client,
         example::options(),
-        World::watch(&example::Server::default().context().client, &[]).0,
+        Cache::watch(&example::Server::default().context().client, &[]).0,
         Arc::default(),
     );
-    context.world = World::of(pipelines, vec![], maps);
+    context.cache = Cache::of(pipelines, vec![], maps);
     let (context, mut edits) = (Arc::new(context), Edits::default());
     let (then, mut passed_on) = mpsc::unbounded_channel();
     let began = tokio::time::Instant::now();
     for pipeline in refs {
-        edits.hurry(pipeline, &context, then.clone());
+        edits.apply_edit_ahead(pipeline, &context, then.clone());
     }
     let path = writes.recv().await.expect("it is written");
     assert_eq!(path, "/api/v1/namespaces/works/configmaps/works-0-live");

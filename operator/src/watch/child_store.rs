@@ -16,11 +16,11 @@ use super::kept::{Kept, Text};
 type Contents<T> = HashMap<Box<str>, Vec<Arc<T>>>;
 
 /// The children of one namespace, or of all.
-pub struct Shelf<T> {
+pub struct ChildStore<T> {
     contents: RwLock<Contents<T>>,
 }
 
-impl<T> Default for Shelf<T> {
+impl<T> Default for ChildStore<T> {
     fn default() -> Self {
         Self { contents: RwLock::default() }
     }
@@ -36,7 +36,7 @@ fn reference(key: &str) -> ObjectRef<TracePipeline> {
     ObjectRef::new(pipeline).within(namespace)
 }
 
-impl<T: Kept> Shelf<T> {
+impl<T: Kept> ChildStore<T> {
     fn read(&self) -> RwLockReadGuard<'_, Contents<T>> {
         self.contents.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,7 +74,7 @@ impl<T: Kept> Shelf<T> {
     }
 }
 
-impl<K: DeserializeOwned> Shelf<Text<K>>
+impl<K: DeserializeOwned> ChildStore<Text<K>>
 where
     Text<K>: Kept,
 {
@@ -84,17 +84,17 @@ where
     }
 }
 
-/// Fills a shelf from a watch.
-pub struct Filler<T> {
-    shelf: Arc<Shelf<T>>,
+/// Fills a store from a watch.
+pub struct ChildWriter<T> {
+    store: Arc<ChildStore<T>>,
     /// A list that is not complete yet.
     list: Contents<T>,
 }
 
-impl<T: Kept> Filler<T> {
-    /// Of an empty shelf.
-    pub fn new(shelf: Arc<Shelf<T>>) -> Self {
-        Self { shelf, list: Contents::new() }
+impl<T: Kept> ChildWriter<T> {
+    /// Of an empty store.
+    pub fn new(store: Arc<ChildStore<T>>) -> Self {
+        Self { store, list: Contents::new() }
     }
 
     /// Takes an event in; tells which pipelines have other children now. A new list may lack anything that the
@@ -112,8 +112,8 @@ impl<T: Kept> Filler<T> {
                 Vec::new()
             }
             Event::InitDone => {
-                let old = std::mem::replace(&mut *self.shelf.write(), std::mem::take(&mut self.list));
-                let new = self.shelf.read();
+                let old = std::mem::replace(&mut *self.store.write(), std::mem::take(&mut self.list));
+                let new = self.store.read();
                 let gone = old.keys().filter(|key| !new.contains_key(*key));
                 new.keys().chain(gone).map(|key| reference(key)).collect()
             }
@@ -126,7 +126,7 @@ impl<T: Kept> Filler<T> {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let kept = key_of::<T>(&object).map(|key| (key, Arc::new(T::keep(object))));
         let (key, mut touched) = (kept.as_ref().map(|(key, _)| key.clone()), Vec::new());
-        let mut contents = self.shelf.write();
+        let mut contents = self.store.write();
         if let Some((key, child)) = kept {
             touched.push(reference(&key));
             let children = contents.entry(key).or_default();
@@ -151,19 +151,19 @@ impl<T: Kept> Filler<T> {
 
     fn remove(&self, object: &T::Object) -> Vec<ObjectRef<TracePipeline>> {
         let Some(key) = key_of::<T>(object) else { return Vec::new() };
-        take_out(&mut self.shelf.write(), &key, &object.name_any());
+        take_out(&mut self.store.write(), &key, &object.name_any());
         vec![reference(&key)]
     }
 }
 
 #[cfg(test)]
-impl<T: Kept> Shelf<T> {
+impl<T: Kept> ChildStore<T> {
     /// With these on it.
     pub fn of(objects: Vec<T::Object>) -> Arc<Self> {
-        let shelf = Arc::new(Self::default());
-        let filler = Filler::new(shelf.clone());
-        objects.into_iter().for_each(|object| drop(filler.put(object)));
-        shelf
+        let store = Arc::new(Self::default());
+        let writer = ChildWriter::new(store.clone());
+        objects.into_iter().for_each(|object| drop(writer.put(object)));
+        store
     }
 }
 
@@ -210,73 +210,73 @@ mod tests {
         Pod { metadata: metadata(name, pipeline, "1"), ..Default::default() }
     }
 
-    fn shelf() -> (Arc<Shelf<Text<ConfigMap>>>, Filler<Text<ConfigMap>>) {
-        let shelf = Arc::new(Shelf::default());
-        (shelf.clone(), Filler::new(shelf))
+    fn store() -> (Arc<ChildStore<Text<ConfigMap>>>, ChildWriter<Text<ConfigMap>>) {
+        let store = Arc::new(ChildStore::default());
+        (store.clone(), ChildWriter::new(store))
     }
 
-    fn names_of(shelf: &Shelf<Text<ConfigMap>>, pipeline: &str) -> Vec<String> {
-        shelf.of_pipeline("shop", pipeline).iter().map(|map| map.name().to_owned()).collect()
+    fn names_of(store: &ChildStore<Text<ConfigMap>>, pipeline: &str) -> Vec<String> {
+        store.of_pipeline("shop", pipeline).iter().map(|map| map.name().to_owned()).collect()
     }
 
-    fn version(shelf: &Shelf<Text<ConfigMap>>) -> Option<String> {
-        shelf.get("shop", "a", "a-live")?.read()?.resource_version()
+    fn version(store: &ChildStore<Text<ConfigMap>>) -> Option<String> {
+        store.get("shop", "a", "a-live")?.read()?.resource_version()
     }
 
     #[test]
     fn a_list_is_seen_as_a_whole_and_concerns_what_it_lacks_as_well() {
-        let (shelf, mut filler) = shelf();
-        filler.take(Event::Apply(map("gone-live", "gone", "1")));
-        assert_eq!(filler.take(Event::Init), []);
-        assert_eq!(filler.take(Event::InitApply(map("a-live", "a", "2"))), []);
-        assert_eq!(filler.take(Event::InitApply(map("a-copy", "a", "2"))), []);
-        assert_eq!((names_of(&shelf, "a"), names_of(&shelf, "gone")), (vec![], vec!["gone-live".to_owned()]));
-        let mut touched = filler.take(Event::InitDone);
+        let (store, mut writer) = store();
+        writer.take(Event::Apply(map("gone-live", "gone", "1")));
+        assert_eq!(writer.take(Event::Init), []);
+        assert_eq!(writer.take(Event::InitApply(map("a-live", "a", "2"))), []);
+        assert_eq!(writer.take(Event::InitApply(map("a-copy", "a", "2"))), []);
+        assert_eq!((names_of(&store, "a"), names_of(&store, "gone")), (vec![], vec!["gone-live".to_owned()]));
+        let mut touched = writer.take(Event::InitDone);
         touched.sort_by(|left, right| left.name.cmp(&right.name));
         assert_eq!(touched, ["a", "gone"].map(|name| ObjectRef::new(name).within("shop")));
-        assert_eq!((names_of(&shelf, "a"), names_of(&shelf, "gone")), (vec!["a-live".to_owned()], vec![]));
+        assert_eq!((names_of(&store, "a"), names_of(&store, "gone")), (vec!["a-live".to_owned()], vec![]));
     }
 
     #[test]
     fn a_child_that_gets_another_pipelines_label_leaves_the_first_one() {
         let reference = |name: &str| ObjectRef::new(name).within("shop");
-        let pods = Arc::<Shelf<KeptPod>>::default();
-        let mut filler = Filler::new(pods.clone());
-        filler.take(Event::Apply(pod("x", "a")));
-        assert_eq!(filler.take(Event::Apply(pod("x", "b"))), [reference("b"), reference("a")]);
+        let pods = Arc::<ChildStore<KeptPod>>::default();
+        let mut writer = ChildWriter::new(pods.clone());
+        writer.take(Event::Apply(pod("x", "a")));
+        assert_eq!(writer.take(Event::Apply(pod("x", "b"))), [reference("b"), reference("a")]);
         assert_eq!((pods.of_pipeline("shop", "a").len(), pods.of_pipeline("shop", "b").len()), (0, 1));
-        filler.take(Event::Delete(pod("x", "b")));
+        writer.take(Event::Delete(pod("x", "b")));
         assert!(pods.all().is_empty());
 
-        let (maps, mut filler) = shelf();
-        filler.take(Event::Apply(map("a-live", "a", "1")));
-        assert_eq!(filler.take(Event::Apply(map("a-live", "b", "2"))), [reference("a")]);
+        let (maps, mut writer) = store();
+        writer.take(Event::Apply(map("a-live", "a", "1")));
+        assert_eq!(writer.take(Event::Apply(map("a-live", "b", "2"))), [reference("a")]);
         assert!(maps.all().is_empty(), "it is no child of the other one");
     }
 
     #[test]
     fn what_no_child_is_called_is_not_kept() {
-        let (shelf, mut filler) = shelf();
+        let (store, mut writer) = store();
         for name in ["a-live", "a-settings-0123456789abcdef", "b-live", "a-live-copy", "a-settings-1-2", "a"]
         {
-            filler.take(Event::Apply(map(name, "a", "1")));
+            writer.take(Event::Apply(map(name, "a", "1")));
         }
-        assert_eq!(names_of(&shelf, "a"), ["a-live", "a-settings-0123456789abcdef"]);
+        assert_eq!(names_of(&store, "a"), ["a-live", "a-settings-0123456789abcdef"]);
     }
 
     #[test]
     fn what_was_written_takes_the_place_only_of_the_version_that_it_replaced() {
-        let (shelf, mut filler) = shelf();
-        filler.take(Event::Apply(map("a-live", "a", "1")));
+        let (store, mut writer) = store();
+        writer.take(Event::Apply(map("a-live", "a", "1")));
         let replace = |over: &str, with: &str| {
-            shelf.replace("shop", "a", Text::keep(map("a-live", "a", with)), |kept| {
+            store.replace("shop", "a", Text::keep(map("a-live", "a", with)), |kept| {
                 kept.read().and_then(|map| map.resource_version()).as_deref() == Some(over)
             });
         };
         replace("1", "2");
-        assert_eq!(version(&shelf).as_deref(), Some("2"));
-        filler.take(Event::Apply(map("a-live", "a", "4")));
+        assert_eq!(version(&store).as_deref(), Some("2"));
+        writer.take(Event::Apply(map("a-live", "a", "4")));
         replace("2", "3");
-        assert_eq!(version(&shelf).as_deref(), Some("4"));
+        assert_eq!(version(&store).as_deref(), Some("4"));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::space::WATCH_SECONDS;
+use super::namespace::WATCH_SECONDS;
 use kube::runtime::watcher::Error;
 use tokio::time::Instant;
 

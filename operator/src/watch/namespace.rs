@@ -27,11 +27,11 @@ use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
 use tokio::sync::watch;
 
+use super::child_store::{ChildStore, ChildWriter};
 use super::failures::WatchFailures;
 use super::kept::{Kept, KeptDeployment, KeptPod, KeptReplicaSet, Text};
 use super::lenient::{self, Lenient};
-use super::pipelines::PipelineFiller;
-use super::shelf::{Filler, Shelf};
+use super::pipelines::PipelineWriter;
 use super::{Change, Trigger};
 
 /// After this many seconds a watch is begun again where it stopped, so that a connection that died in silence
@@ -49,29 +49,29 @@ const PAUSE: Duration = Duration::from_secs(2);
 type Unlisted = watch::Sender<BTreeMap<String, bool>>;
 
 /// Everything that is watched in it.
-pub struct Space {
+pub struct NamespaceCache {
     /// None where it is all namespaces.
     pub namespace: Option<String>,
     /// The pipelines.
     pub pipelines: Store<TracePipeline>,
     /// Settings and live documents.
-    pub config_maps: Arc<Shelf<Text<ConfigMap>>>,
+    pub config_maps: Arc<ChildStore<Text<ConfigMap>>>,
     /// Consumers.
-    pub deployments: Arc<Shelf<KeptDeployment>>,
+    pub deployments: Arc<ChildStore<KeptDeployment>>,
     /// Which settings are in use.
-    pub replica_sets: Arc<Shelf<KeptReplicaSet>>,
+    pub replica_sets: Arc<ChildStore<KeptReplicaSet>>,
     /// Where to ask.
-    pub pods: Arc<Shelf<KeptPod>>,
-    pub services: Arc<Shelf<Text<Service>>>,
-    pub service_accounts: Arc<Shelf<Text<ServiceAccount>>>,
-    pub roles: Arc<Shelf<Text<Role>>>,
-    pub role_bindings: Arc<Shelf<Text<RoleBinding>>>,
-    pub disruption_budgets: Arc<Shelf<Text<PodDisruptionBudget>>>,
-    pub network_policies: Arc<Shelf<Text<NetworkPolicy>>>,
+    pub pods: Arc<ChildStore<KeptPod>>,
+    pub services: Arc<ChildStore<Text<Service>>>,
+    pub service_accounts: Arc<ChildStore<Text<ServiceAccount>>>,
+    pub roles: Arc<ChildStore<Text<Role>>>,
+    pub role_bindings: Arc<ChildStore<Text<RoleBinding>>>,
+    pub disruption_budgets: Arc<ChildStore<Text<PodDisruptionBudget>>>,
+    pub network_policies: Arc<ChildStore<Text<NetworkPolicy>>>,
     unlisted: Unlisted,
 }
 
-impl Space {
+impl NamespaceCache {
     /// Begins to watch; nothing arrives until the streams are polled.
     pub(super) fn watch(
         client: &Client,
@@ -79,7 +79,7 @@ impl Space {
     ) -> (Self, Vec<BoxStream<'static, Trigger>>) {
         let unlisted = Unlisted::new(BTreeMap::new());
         let mut watches = Watches { client, namespace: namespace.as_deref(), unlisted, triggers: Vec::new() };
-        let space = Self {
+        let cached = Self {
             pipelines: watches.pipelines(),
             config_maps: watches.children(),
             deployments: watches.children(),
@@ -94,7 +94,7 @@ impl Space {
             unlisted: watches.unlisted.clone(),
             namespace: namespace.clone(),
         };
-        (space, watches.triggers)
+        (cached, watches.triggers)
     }
 
     /// Waits until everything in it is listed. Before that nothing in it can be judged: what is not there yet may
@@ -128,20 +128,20 @@ impl Space {
 }
 
 #[cfg(test)]
-impl Space {
+impl NamespaceCache {
     /// Of all namespaces, in which there are these.
     pub(super) fn of(
         pipelines: Vec<TracePipeline>,
         deployments: Vec<Deployment>,
         config_maps: Vec<ConfigMap>,
     ) -> Self {
-        let (store, mut filler) = PipelineFiller::new();
-        pipelines.into_iter().for_each(|one| drop(filler.take(Event::Apply(one))));
+        let (store, mut writer) = PipelineWriter::new();
+        pipelines.into_iter().for_each(|one| drop(writer.take(Event::Apply(one))));
         Self {
             namespace: None,
             pipelines: store,
-            config_maps: Shelf::of(config_maps),
-            deployments: Shelf::of(deployments),
+            config_maps: ChildStore::of(config_maps),
+            deployments: ChildStore::of(deployments),
             replica_sets: Arc::default(),
             pods: Arc::default(),
             services: Arc::default(),
@@ -164,22 +164,22 @@ struct Watches<'a> {
 
 impl Watches<'_> {
     fn pipelines(&mut self) -> Store<TracePipeline> {
-        let (store, mut filler) = PipelineFiller::new();
-        self.begin(watcher::Config::default(), move |event| filler.take(lenient::pipelines(event)));
+        let (store, mut writer) = PipelineWriter::new();
+        self.begin(watcher::Config::default(), move |event| writer.take(lenient::pipelines(event)));
         store
     }
 
     /// Only what carries the label of a pipeline.
-    fn children<T: Kept>(&mut self) -> Arc<Shelf<T>> {
-        let shelf = Arc::new(Shelf::default());
-        let mut filler = Filler::<T>::new(shelf.clone());
+    fn children<T: Kept>(&mut self) -> Arc<ChildStore<T>> {
+        let store = Arc::new(ChildStore::default());
+        let mut writer = ChildWriter::<T>::new(store.clone());
         let ours = watcher::Config::default().labels(names::LABEL_PIPELINE);
         let mut readable = lenient::Children::default();
         self.begin(ours, move |event| {
-            let changed = readable.take(event).map(|event| filler.take(event));
+            let changed = readable.take(event).map(|event| writer.take(event));
             changed.into_iter().flatten().map(Change::Child).collect()
         });
-        shelf
+        store
     }
 
     /// Passes events on to what keeps them, and what has changed with that to whoever polls.
@@ -304,7 +304,7 @@ mod tests {
             *counts.entry(request.uri().path().to_owned()).or_default() += 1;
             ready((403, example::refusal(403, "Forbidden")))
         });
-        let (space, watches) = Space::watch(&client, Some("shop".into()));
+        let (cached, watches) = NamespaceCache::watch(&client, Some("shop".into()));
         let all = futures_util::stream::select_all(watches).for_each(|trigger| {
             assert!(trigger.is_err());
             ready(())
@@ -312,7 +312,7 @@ mod tests {
         let ten_minutes = tokio::time::timeout(Duration::from_secs(600), all).await;
         assert!(ten_minutes.is_err(), "it goes on for ever");
         let asked = asked.lock().expect("nobody panics with it");
-        assert_eq!(asked.len(), space.unlisted().len());
+        assert_eq!(asked.len(), cached.unlisted().len());
         assert!(asked.values().all(|tries| (290..=310).contains(tries)), "{asked:?}");
     }
 
@@ -340,21 +340,21 @@ mod tests {
         let failing = fails.clone();
         let code = move || if failing.load(Ordering::Relaxed) { 500 } else { 200 };
         let client = with_roles(code);
-        let (space, watches) = Space::watch(&client, Some("shop".into()));
+        let (cached, watches) = NamespaceCache::watch(&client, Some("shop".into()));
         let story = async {
-            space.listed().await;
+            cached.listed().await;
             tokio::time::sleep(Duration::from_secs(600)).await;
-            assert!(space.is_listed());
+            assert!(cached.is_listed());
             fails.store(true, Ordering::Relaxed);
             let began = tokio::time::Instant::now();
-            space.lost().await;
+            cached.lost().await;
             let took = began.elapsed().as_secs();
             assert!((60..=60 + u64::from(WATCH_SECONDS) + 2).contains(&took), "{took}");
-            assert_eq!(space.unlisted(), ["Role"]);
+            assert_eq!(cached.unlisted(), ["Role"]);
             tokio::time::sleep(Duration::from_secs(600)).await;
-            assert!(!space.is_listed());
+            assert!(!cached.is_listed());
             fails.store(false, Ordering::Relaxed);
-            space.listed().await;
+            cached.listed().await;
         };
         tokio::select! {
             () = story => {}

@@ -15,12 +15,12 @@ use super::Change;
 use super::lenient::UNREADABLE;
 
 /// Fills a store from a watch.
-pub struct PipelineFiller {
+pub struct PipelineWriter {
     writer: Writer<TracePipeline>,
     store: Store<TracePipeline>,
 }
 
-impl PipelineFiller {
+impl PipelineWriter {
     /// Of an empty store, which is returned as well.
     pub fn new() -> (Store<TracePipeline>, Self) {
         let (store, writer) = store();
@@ -83,36 +83,36 @@ mod tests {
         ObjectRef::new(name).within("shop")
     }
 
-    fn list(filler: &mut PipelineFiller, pipelines: &[TracePipeline]) -> Vec<Change> {
-        let mut changes = filler.take(Event::Init);
+    fn list(writer: &mut PipelineWriter, pipelines: &[TracePipeline]) -> Vec<Change> {
+        let mut changes = writer.take(Event::Init);
         for pipeline in pipelines {
-            changes.extend(filler.take(Event::InitApply(pipeline.clone())));
+            changes.extend(writer.take(Event::InitApply(pipeline.clone())));
         }
         assert_eq!(changes, [], "a list that is not complete yet says nothing");
-        changes = filler.take(Event::InitDone);
+        changes = writer.take(Event::InitDone);
         changes.sort_by_key(|change| format!("{change:?}"));
         changes
     }
 
     #[test]
     fn an_edit_is_a_change_and_a_status_is_none() {
-        let (store, mut filler) = PipelineFiller::new();
-        assert_eq!(filler.take(Event::Apply(called("a", "1", 1))), [Change::Pipeline(reference("a"))]);
+        let (store, mut writer) = PipelineWriter::new();
+        assert_eq!(writer.take(Event::Apply(called("a", "1", 1))), [Change::Pipeline(reference("a"))]);
         let mut told = called("a", "1", 1);
         told.status = Some(sluice_crds::v1alpha1::TracePipelineStatus { replicas: 7, ..Default::default() });
-        assert_eq!(filler.take(Event::Apply(told)), []);
+        assert_eq!(writer.take(Event::Apply(told)), []);
         assert_eq!(store.get(&reference("a")).and_then(|one| Some(one.status.as_ref()?.replicas)), Some(7));
-        assert_eq!(filler.take(Event::Apply(called("a", "1", 2))), [Change::Pipeline(reference("a"))]);
+        assert_eq!(writer.take(Event::Apply(called("a", "1", 2))), [Change::Pipeline(reference("a"))]);
     }
 
     #[test]
     fn what_others_say_of_a_pipeline_is_not_kept() {
-        let (store, mut filler) = PipelineFiller::new();
+        let (store, mut writer) = PipelineWriter::new();
         let mut noted = called("a", "1", 1);
         noted.annotations_mut().insert("example.com/note".into(), "long".into());
         noted.annotations_mut().insert(UNREADABLE.into(), "spec: no".into());
         noted.labels_mut().insert("example.com/team".into(), "a".into());
-        filler.take(Event::Apply(noted));
+        writer.take(Event::Apply(noted));
         let kept = store.get(&reference("a")).expect("it is there");
         assert_eq!((kept.annotations().len(), super::super::unreadable(&kept)), (1, Some("spec: no")));
         assert!(kept.labels().is_empty());
@@ -120,20 +120,20 @@ mod tests {
 
     #[test]
     fn a_pipeline_that_is_deleted_is_gone_though_nothing_else_of_it_has_changed() {
-        let (store, mut filler) = PipelineFiller::new();
-        filler.take(Event::Apply(called("a", "1", 1)));
-        assert_eq!(filler.take(Event::Delete(called("a", "1", 1))), [Change::Gone(reference("a"))]);
+        let (store, mut writer) = PipelineWriter::new();
+        writer.take(Event::Apply(called("a", "1", 1)));
+        assert_eq!(writer.take(Event::Delete(called("a", "1", 1))), [Change::Gone(reference("a"))]);
         assert_eq!(store.len(), 0);
     }
 
     #[test]
     fn a_new_list_tells_what_it_lacks_and_what_it_has_anew() {
-        let (_, mut filler) = PipelineFiller::new();
+        let (_, mut writer) = PipelineWriter::new();
         let (a, b, c) = (called("a", "1", 1), called("b", "2", 1), called("c", "3", 1));
         let all = ["a", "b", "c"].map(|name| Change::Pipeline(reference(name)));
-        assert_eq!(list(&mut filler, &[a.clone(), b, c]), all);
+        assert_eq!(list(&mut writer, &[a.clone(), b, c]), all);
         // One is gone, another was made again under its name.
-        let changes = list(&mut filler, &[a, called("c", "4", 1)]);
+        let changes = list(&mut writer, &[a, called("c", "4", 1)]);
         let expected =
             [Change::Gone(reference("b")), Change::Gone(reference("c")), Change::Pipeline(reference("c"))];
         assert_eq!(changes, expected);

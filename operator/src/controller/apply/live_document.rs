@@ -70,7 +70,7 @@ pub async fn live(
         Some(actual) if !recreate => {
             map.metadata.resource_version = actual.resource_version();
             let written = api.replace(&name, &parameters, &map).await.map_err(cannot)?;
-            context.world.wrote(&owner.name, actual, written);
+            context.cache.wrote(&owner.name, actual, written);
         }
         _ => {
             api.create(&parameters, &map).await.map_err(cannot)?;

@@ -9,7 +9,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::Status;
 use serde_json::{Map, Value, json};
 
-use super::{Child, FIELD_MANAGER, over};
+use super::{Child, FIELD_MANAGER, status_conflict};
 
 /// A rollout changes the status several times a second.
 const TRIES: u32 = 5;
@@ -41,7 +41,7 @@ pub(super) async fn replace<K: Child>(api: &Api<K>, looked_at: &K, desired: &K) 
         wanted.meta_mut().resource_version = version;
         api.replace(&name, &parameters, &wanted).await
     };
-    let written = over::its_status(api, looked_at, put).await?;
+    let written = status_conflict::write_past_status_changes(api, looked_at, put).await?;
     // The child is right by now. Where its fields cannot be claimed, one that is not wanted some day stays.
     Ok(claim(api, written.clone()).await.unwrap_or(written))
 }

@@ -19,7 +19,7 @@ const TRIES: usize = 5;
 ///
 /// # Errors
 /// Those of `write`, and of the read that follows a conflict. A conflict says that somebody has changed more.
-pub async fn its_status<K>(
+pub async fn write_past_status_changes<K>(
     api: &Api<K>,
     looked_at: &K,
     mut write: impl AsyncFnMut(Option<String>) -> kube::Result<K>,
@@ -87,7 +87,7 @@ mod tests {
         let api: Api<Deployment> = Api::namespaced(client, "shop");
         let mut versions = Vec::new();
         let looked_at = deployment(1, 0);
-        let written = its_status(&api, &looked_at, async |version| {
+        let written = write_past_status_changes(&api, &looked_at, async |version| {
             versions.push(version.clone().expect("a version"));
             if version == Some(changes.to_string()) {
                 return Ok(deployment(2, changes + 1));

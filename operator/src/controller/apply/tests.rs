@@ -25,7 +25,7 @@ fn child(kind: &str, installation: &str) -> Value {
 async fn write_children(server: &example::Server, context: &Context) -> Result<Outcome, ApplyError> {
     let valid = example::valid();
     let built = build::build(&valid, &context.options, 1, true).expect("children");
-    let written = children(context, &valid, &Found::default(), built).await;
+    let written = children(context, &valid, &Found::default(), Trouble::default(), built).await;
     assert!(!server.writes().is_empty());
     written
 }
@@ -86,7 +86,7 @@ async fn settings_that_nobody_uses_go_and_what_only_has_their_labels_stays() {
     let settings = vec![old(settings_name("traces", "old")), old("a-copy".into())];
     let found = Found { settings, ..Found::default() };
     let built = build::build(&valid, &context.options, 1, false).expect("children");
-    children(&context, &valid, &found, built).await.expect("all is written");
+    children(&context, &valid, &found, Trouble::default(), built).await.expect("all is written");
     let deleted: Vec<_> = server.writes().into_iter().filter(|write| write.starts_with("DELETE")).collect();
     assert_eq!(deleted, ["DELETE /api/v1/namespaces/shop/configmaps/traces-settings-old"]);
 }
@@ -99,7 +99,7 @@ async fn pods_of_a_former_service_account_keep_the_right_to_their_live_document(
     let accounts = ["former", "traces-consumer"].map(str::to_owned).into();
     let found = Found { accounts, ..Found::default() };
     let built = build::build(&valid, &context.options, 1, false).expect("children");
-    children(&context, &valid, &found, built).await.expect("all is written");
+    children(&context, &valid, &found, Trouble::default(), built).await.expect("all is written");
     let bodies = server.bodies();
     let binding = bodies.iter().find(|body| body["kind"] == "RoleBinding").expect("it is written");
     let subjects = binding["subjects"].as_array().expect("a list").iter();

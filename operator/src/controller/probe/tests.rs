@@ -1,5 +1,6 @@
 use sluice_crds::bottleneck::Bottleneck;
 
+use super::pace::NUMBERS_EVERY;
 use super::*;
 
 fn pipeline(name: &str) -> ObjectRef<TracePipeline> {

@@ -6,7 +6,7 @@ use crate::controller::probe::PodReport;
 
 /// Two equal ones make the same status.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct Digest {
     numbers: Numbers,
     throttled: bool,
     /// Where the last status tells of none, and where it does.
@@ -14,7 +14,7 @@ pub struct Told {
     errors: Vec<Option<String>>,
 }
 
-impl Told {
+impl Digest {
     /// Reads reports.
     pub fn of(reports: &[PodReport]) -> Self {
         let error = |report: &PodReport| match &report.answer {
@@ -40,7 +40,7 @@ mod tests {
     fn a_retention_that_arrives_late_is_something_else_to_tell() {
         let told = |retention_seconds| {
             let answer = Report { drain_seconds: Some(90), retention_seconds, ..Report::default() };
-            Told::of(&[PodReport { pod: "a".to_owned(), answer: Ok(answer) }])
+            Digest::of(&[PodReport { pod: "a".to_owned(), answer: Ok(answer) }])
         };
         assert!(told(None) != told(Some(60)));
         assert!(told(None) == told(Some(120)), "it is long enough");

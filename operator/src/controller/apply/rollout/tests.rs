@@ -2,7 +2,7 @@ use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
 
 use super::*;
 use crate::controller::{build, example};
-use crate::watch::World;
+use crate::watch::Cache;
 
 const MARK: &str = "upgrade-2";
 
@@ -193,7 +193,7 @@ fn a_deployment_that_is_no_child_of_a_pipeline_halts_nobody() {
     child.metadata.owner_references.clone_from(&built.metadata.owner_references);
     child.metadata.labels.clone_from(&built.metadata.labels);
     let turn_beside = |pipelines: &[TracePipeline], there: &Deployment| {
-        let all = World::of(pipelines.to_vec(), vec![there.clone()], vec![]).deployments();
+        let all = Cache::of(pipelines.to_vec(), vec![there.clone()], vec![]).deployments();
         let own = deployment("own", None, 2, false);
         Rollouts::default().turn(all.iter().map(|one| &one.standing), &own, MARK, 1)
     };
