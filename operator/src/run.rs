@@ -1,5 +1,7 @@
 //! The life of the process: connect, wait for the lead, reconcile until told to stop.
 
+mod permits;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,30 +12,30 @@ use futures_util::future::join_all;
 use futures_util::stream::{BoxStream, StreamExt, poll_fn};
 use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::Client;
-use kube::runtime::controller::{Config, applier};
+use kube::runtime::controller::{Action, Config, applier};
 use kube::runtime::reflector::ObjectRef;
 use sluice_crds::names;
 use sluice_crds::v1alpha1::TracePipeline;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
 use crate::controller::apply::may_pass;
-use crate::controller::{self, Context};
+use crate::controller::{self, Context, ReconcileError};
 use crate::leader_election::Candidate;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::tasks;
 use crate::watch::{Cache, Change, NamespaceCache, Trigger};
+use permits::Permits;
 
-/// Reconciles under way at once: each waits for the API server most of its time.
-const CONCURRENCY: u16 = 32;
-/// Edits on their way to a live document at once, beside those reconciles.
-const EDITS_AT_ONCE: usize = 64;
-/// So many of them of one namespace: a webhook that does not answer there must not hold up the others.
-const EDITS_OF_A_NAMESPACE: usize = 16;
+/// Reconciles under way at once, and as many edits on their way to a live document beside them: each waits for the API server
+/// most of its time.
+const AT_ONCE: usize = 64;
+/// So many of them of one namespace.
+const OF_A_NAMESPACE: usize = 16;
 /// An edit that takes longer is left to its reconcile.
 const EDIT_LIMIT: Duration = Duration::from_secs(1);
 /// An answer that stays away for longer counts as none; without this a dead connection would be waited for until TCP
@@ -193,19 +195,34 @@ async fn work(cached: Arc<NamespaceCache>, queue: Queue, context: Arc<Context>, 
     if is_late {
         tracing::info!(namespace = namespace.unwrap_or("all"), "the namespace is listed now");
     }
+    let permits = Arc::new(Permits::new(AT_ONCE, OF_A_NAMESPACE));
     let applier = applier(
-        |pipeline, context| Box::pin(controller::reconcile(pipeline, context)),
+        move |pipeline, context| Box::pin(reconcile_in_turn(pipeline, context, permits.clone())),
         controller::retry,
         context,
         cached.pipelines.clone(),
         queue.take_until(stop.cancelled_owned()),
-        Config::default().concurrency(CONCURRENCY),
+        // They wait for permits.
+        Config::default().concurrency(0),
     );
     tokio::select! {
         // Results were counted and logged where they arose.
         () = applier.for_each(|_| std::future::ready(())) => {}
         () = tell_of_losses(&cached, &metrics) => {}
     }
+}
+
+/// A reconcile with a permit.
+async fn reconcile_in_turn(
+    pipeline: Arc<TracePipeline>,
+    context: Arc<Context>,
+    permits: Arc<Permits>,
+) -> Result<Action, ReconcileError> {
+    let _permit = permits.acquire(pipeline.metadata.namespace.clone()).await;
+    // It may have been edited meanwhile.
+    let newest = context.cache.pipeline(&ObjectRef::from_obj(&*pipeline)).unwrap_or(pipeline);
+    // Thousands may wait: what a reconcile needs is had when it begins.
+    Box::pin(controller::reconcile(newest, context)).await
 }
 
 /// Tells when a namespace that was listed is lost, and when it is back. It has no end.
@@ -282,25 +299,19 @@ async fn feed(
 
 /// The way of edits to live documents, past the queue of reconciles.
 struct Edits {
-    permits: Arc<Semaphore>,
-    /// Of each namespace with edits under way.
-    of_namespaces: HashMap<Option<String>, Arc<Semaphore>>,
+    permits: Arc<Permits>,
     /// They end with it.
     under_way: JoinSet<()>,
 }
 
 impl Default for Edits {
     fn default() -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(EDITS_AT_ONCE)),
-            of_namespaces: HashMap::new(),
-            under_way: JoinSet::new(),
-        }
+        Self { permits: Arc::new(Permits::new(AT_ONCE, OF_A_NAMESPACE)), under_way: JoinSet::new() }
     }
 }
 
 impl Edits {
-    /// Hurries an edit, then passes the pipeline on. Before its namespace is listed nothing can be judged.
+    /// Carries an edit to its live document, then passes the pipeline on. Before its namespace is listed nothing can be judged.
     fn apply_edit_ahead(
         &mut self,
         pipeline: ObjectRef<TracePipeline>,
@@ -315,10 +326,8 @@ impl Edits {
             return;
         }
         tasks::reap(&mut self.under_way);
-        let of_namespace = self.of_namespace(&pipeline);
         self.under_way.spawn(async move {
-            let _first = of_namespace.acquire().await;
-            let _permit = permits.acquire_owned().await;
+            let _permit = permits.acquire(pipeline.namespace.clone()).await;
             let apply_edit_ahead = controller::apply_edit_ahead(&pipeline, &context);
             if tokio::time::timeout(EDIT_LIMIT, apply_edit_ahead).await.is_err() {
                 tracing::debug!(%pipeline, "an edit takes long, and is left to its reconcile");
@@ -326,13 +335,6 @@ impl Edits {
             // Nobody listens any more where the operator stops.
             let _ = then.send(pipeline);
         });
-    }
-
-    fn of_namespace(&mut self, pipeline: &ObjectRef<TracePipeline>) -> Arc<Semaphore> {
-        // Whoever holds or awaits one of its permits has a share of it.
-        self.of_namespaces.retain(|_, permits| Arc::strong_count(permits) > 1);
-        let new = || Arc::new(Semaphore::new(EDITS_OF_A_NAMESPACE));
-        self.of_namespaces.entry(pipeline.namespace.clone()).or_insert_with(new).clone()
     }
 }
 

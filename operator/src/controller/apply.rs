@@ -33,6 +33,7 @@ use sluice_crds::v1alpha1::TracePipeline;
 use super::Context;
 use super::build::{Children, also_to, contains, settings_name};
 use super::dereference::{Found, other_installation};
+use super::rivals::rival;
 use super::validate::{Owner, Valid};
 
 pub use error::{ApplyError, may_pass};
@@ -124,12 +125,22 @@ pub async fn children(
     writer.ensure(found.service.as_deref(), children.service).await?;
     writer.ensure(found.disruption_budget.as_deref(), children.disruption_budget).await?;
     writer.ensure(found.network_policy.as_deref(), children.network_policy).await?;
+    if found.deployment.is_none() && has_rival_by_now(context, &writer.pipeline()) {
+        return Err(ApplyError::Rival);
+    }
     let mut outcome = writer.deployment(found.deployment.as_deref(), children.deployment, trouble).await?;
     writer.remove_unused_settings(found).await?;
     if let Some(monitor) = children.pod_monitor {
         outcome.pod_monitor = writer.pod_monitor(monitor).await.err();
     }
     Ok(outcome)
+}
+
+/// Whether a pipeline has a rival that was not there when its reconcile began: of two that are made at the same moment each may
+/// have been looked at before the other, and consumers that run are not taken away again.
+fn has_rival_by_now(context: &Context, pipeline: &ObjectRef<TracePipeline>) -> bool {
+    let pipeline = context.cache.pipeline(pipeline);
+    pipeline.is_some_and(|pipeline| rival(&context.cache, &pipeline).is_some())
 }
 
 /// A kind of object that children are of.

@@ -13,11 +13,11 @@ use super::apply::{self, ApplyError};
 use super::dereference::{Found, dereference};
 use super::live::Plan;
 use super::probe::{PodReport, answers_of};
-use super::validate::{Owner, validate};
+use super::validate::{Owner, Refusal, validate};
 use super::{Context, live};
 use crate::watch::unreadable;
 
-/// Carries an edit of a pipeline that runs to its live document, and does nothing else: so that no edit waits
+/// Carries an edit of a pipeline that runs, refused or not, to its live document, and does nothing else: so that no edit waits
 /// for the reconciles before its own. Whatever goes wrong is found and told by the reconcile that follows.
 pub async fn apply_edit_ahead(pipeline: &ObjectRef<TracePipeline>, context: &Context) {
     let Some(pipeline) = context.cache.pipeline(pipeline) else { return };
@@ -25,7 +25,14 @@ pub async fn apply_edit_ahead(pipeline: &ObjectRef<TracePipeline>, context: &Con
         return;
     }
     let found = dereference(&context.cache, &pipeline);
-    let Ok(valid) = validate(&pipeline, &found, &context.options) else { return };
+    let valid = match validate(&pipeline, &found, &context.options) {
+        Ok(valid) => valid,
+        Err(Refusal::Conflict { .. }) => return,
+        Err(Refusal::Invalid(_) | Refusal::Duplicate { .. }) => {
+            live_of_refused(&pipeline, &found, context).await;
+            return;
+        }
+    };
     let reports = context.prober.reports(&ObjectRef::from_obj(&*pipeline));
     let plan = plan_of(&pipeline, &valid.owner, &valid.live, found.live.as_deref(), &reports);
     if matches!(plan, Plan::Write(_))
@@ -240,6 +247,20 @@ mod tests {
             assert_eq!((document.revision, document.live), (8, live));
             assert_eq!(server.writes(), ["PUT /api/v1/namespaces/shop/configmaps/traces-live"]);
         }
+    }
+
+    #[tokio::test]
+    async fn an_emergency_stop_of_a_refused_pipeline_does_not_wait_for_reconciles_before_its_own() {
+        let mut pipeline = example::pipeline();
+        pipeline.spec.schedule = vec![window("0 25 * * *", "UTC")];
+        pipeline.spec.suspend = true;
+        let built = build::build(&example::valid(), &example::options(), 1, false).expect("children");
+        let live = live_map(&wire::write(&running()).expect("a document"));
+        let server = example::Server::default();
+        let mut context = server.context();
+        context.cache = Cache::of(vec![pipeline.clone()], vec![built.deployment], vec![live]);
+        apply_edit_ahead(&ObjectRef::from_obj(&pipeline), &context).await;
+        assert_eq!(server.writes(), ["PUT /api/v1/namespaces/shop/configmaps/traces-live"]);
     }
 
     #[tokio::test]

@@ -11,13 +11,14 @@ use sluice_crds::{names, wire};
 use super::build::settings_name;
 use super::dereference::settings_of;
 use super::status::{READY, condition};
-use super::validate::DUPLICATE;
-use crate::watch::Cache;
+use super::validate::{DUPLICATE, INVALID};
+use crate::watch::{Cache, unreadable};
 
 /// Two pipelines with one group would take partitions from each other, and each would store a part. The one whose consumers
 /// read already what both want comes first: an edit must not take a topic away from who has it. Then one that was never
 /// refused for a rival: else a forgotten copy, which grows old while it is refused, would take the place of the one that is
-/// made anew. Then the older one. A deleted one counts while it reads.
+/// made anew. Then the older one. A deleted one counts while it reads, and so does one whose spec cannot be built, whatever that
+/// says now: its consumers run on.
 ///
 /// What lies in a namespace that cannot be listed is not known, and is no rival until it is: nobody is to wait for what
 /// may never come. Then one of them is refused, and what it has built runs on until somebody acts.
@@ -36,19 +37,33 @@ pub fn rival(cache: &Cache, pipeline: &TracePipeline) -> Option<ObjectRef<TraceP
     // The cheap question first: all pipelines are asked it, in every reconcile.
     let is_rival = |other: &TracePipeline| {
         let namespace = other.metadata.namespace.as_deref().unwrap_or_default();
-        other.spec.source.kafka.as_ref().is_some_and(|kafka| Work { namespace, kafka }.is_same(own))
-            && (other.metadata.deletion_timestamp.is_none()
-                || reads(cache, namespace, &other.name_any(), own))
-            && rank(other) < rank(pipeline)
+        let wants = || {
+            let kafka = other.spec.source.kafka.as_ref();
+            kafka.is_some_and(|kafka| Work { namespace, kafka }.is_same(own))
+        };
+        let concerns = if other.metadata.deletion_timestamp.is_some() || cannot_be_built(other) {
+            reads(cache, namespace, &other.name_any(), own)
+        } else {
+            wants()
+        };
+        concerns && rank(other) < rank(pipeline)
     };
     cache.find_pipeline(is_rival).map(|rival| ObjectRef::from_obj(&*rival))
 }
 
 /// Whether its status says that it is refused for a rival, of the spec as it is now: what was edited may want something else.
 pub fn was_refused(pipeline: &TracePipeline) -> bool {
-    condition(pipeline.status.as_ref(), READY).is_some_and(|last| {
-        last.reason == DUPLICATE && last.observed_generation == pipeline.metadata.generation
-    })
+    was_refused_for(pipeline, DUPLICATE)
+}
+
+/// Whether its spec as it is now is not what its consumers have, and will not be before it is edited.
+fn cannot_be_built(pipeline: &TracePipeline) -> bool {
+    unreadable(pipeline).is_some() || was_refused_for(pipeline, INVALID)
+}
+
+fn was_refused_for(pipeline: &TracePipeline, reason: &str) -> bool {
+    condition(pipeline.status.as_ref(), READY)
+        .is_some_and(|last| last.reason == reason && last.observed_generation == pipeline.metadata.generation)
 }
 
 /// Whether a pipeline's consumers do this work now, by the settings that its Deployment names.
@@ -154,9 +169,13 @@ mod tests {
     }
 
     /// As its status says after it was refused.
-    fn refused(mut pipeline: TracePipeline) -> TracePipeline {
+    fn refused(pipeline: TracePipeline) -> TracePipeline {
+        refused_for(DUPLICATE, pipeline)
+    }
+
+    fn refused_for(reason: &str, mut pipeline: TracePipeline) -> TracePipeline {
         let ready = Condition {
-            reason: DUPLICATE.into(),
+            reason: reason.into(),
             observed_generation: pipeline.metadata.generation,
             ..example::condition(READY, "False")
         };
@@ -224,6 +243,15 @@ mod tests {
         old.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::now()));
         assert_eq!(rival_of(&young, &[&old, &young], &[&old]).as_deref(), Some("shop/old"));
         assert_eq!(rival_of(&young, &[&old, &young], &[]), None);
+    }
+
+    #[test]
+    fn one_whose_spec_cannot_be_built_has_what_its_consumers_read_and_nothing_else() {
+        let (before, young) = (called("old", 60, "spans"), called("young", 30, "spans"));
+        let old = refused_for(INVALID, called("old", 60, "others"));
+        assert_eq!(rival_of(&young, &[&old, &young], &[&before]).as_deref(), Some("shop/old"));
+        let young = called("young", 30, "others");
+        assert_eq!(rival_of(&young, &[&old, &young], &[&before]), None);
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::watch::unreadable;
 
 /// Reason of a pipeline that would take another one's partitions.
 pub const DUPLICATE: &str = "DuplicateConsumerGroup";
+/// The reason where the spec is wrong.
+pub const INVALID: &str = "InvalidSpec";
 /// Domain of the labels by which children are found.
 const OWN_DOMAIN: &str = "sluice.dev";
 
@@ -125,7 +127,7 @@ impl Refusal {
     /// The reason of the conditions.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Invalid(_) => "InvalidSpec",
+            Self::Invalid(_) => INVALID,
             Self::Conflict { .. } => "Conflict",
             Self::Duplicate { .. } => DUPLICATE,
         }

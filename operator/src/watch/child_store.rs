@@ -158,7 +158,7 @@ impl<T: Kept> ChildWriter<T> {
 
 #[cfg(test)]
 impl<T: Kept> ChildStore<T> {
-    /// With these on it.
+    /// With these in it.
     pub fn of(objects: Vec<T::Object>) -> Arc<Self> {
         let store = Arc::new(Self::default());
         let writer = ChildWriter::new(store.clone());

@@ -136,7 +136,9 @@ impl NamespaceCache {
         config_maps: Vec<ConfigMap>,
     ) -> Self {
         let (store, mut writer) = PipelineWriter::new();
-        pipelines.into_iter().for_each(|one| drop(writer.take(Event::Apply(one))));
+        let listed = pipelines.into_iter().map(Event::InitApply);
+        let listed = std::iter::once(Event::Init).chain(listed).chain([Event::InitDone]);
+        listed.for_each(|event| drop(writer.take(event)));
         Self {
             namespace: None,
             pipelines: store,

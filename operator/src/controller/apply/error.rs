@@ -1,6 +1,7 @@
 //! Why children cannot be written.
 
 use crate::controller::build;
+use crate::controller::validate::DUPLICATE;
 
 /// Why a child could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,9 @@ pub enum ApplyError {
         /// Whose it is.
         installation: String,
     },
+    /// One with the same topic and group was made at the same moment, and comes first.
+    #[error("another pipeline reads the same topic with the same consumer group")]
+    Rival,
     /// No number is left for the next live document.
     #[error(
         "the live document has the highest revision that consumers take, and no edit can follow it: delete the pipeline and create it anew"
@@ -64,6 +68,7 @@ impl ApplyError {
             Self::Build(_) => "InvalidTemplate",
             Self::Taken { .. } => "NameTaken",
             Self::Foreign { .. } => "Conflict",
+            Self::Rival => DUPLICATE,
             Self::RevisionExhausted => "RevisionExhausted",
             Self::Read { source, .. } | Self::Write { source, .. } => match status_code(source) {
                 Some(403) => "Forbidden",
@@ -80,11 +85,11 @@ impl ApplyError {
     }
 
     /// Somebody has written at the same time: what is there must be read again, and nothing is wrong. What another
-    /// installation has made shows in the watch soon, and is a reason to refuse the pipeline then.
+    /// installation has made shows in the watch soon, and is a reason to refuse the pipeline then, as a rival is.
     pub fn is_conflict(&self) -> bool {
         match self {
             Self::Write { source, .. } => status_code(source) == Some(409),
-            Self::Foreign { .. } => true,
+            Self::Foreign { .. } | Self::Rival => true,
             _ => false,
         }
     }

@@ -6,6 +6,7 @@ use super::*;
 use crate::controller::live::Plan;
 use crate::controller::{build, example};
 use crate::options::Options;
+use crate::watch::Cache;
 
 const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/shop/roles/traces-consumer";
 const MONITOR: &str = "/apis/monitoring.coreos.com/v1/namespaces/shop/podmonitors/traces-consumer";
@@ -89,6 +90,20 @@ async fn settings_that_nobody_uses_go_and_what_only_has_their_labels_stays() {
     children(&context, &valid, &found, Trouble::default(), built).await.expect("all is written");
     let deleted: Vec<_> = server.writes().into_iter().filter(|write| write.starts_with("DELETE")).collect();
     assert_eq!(deleted, ["DELETE /api/v1/namespaces/shop/configmaps/traces-settings-old"]);
+}
+
+#[tokio::test]
+async fn of_two_pipelines_that_are_made_at_the_same_moment_only_the_first_gets_consumers() {
+    let server = example::Server::default();
+    let mut context = server.context();
+    let mut first = example::pipeline();
+    first.metadata.name = Some("a".into());
+    context.cache = Cache::of(vec![first, example::pipeline()], vec![], vec![]);
+    let built = build::build(&example::valid(), &context.options, 1, false).expect("children");
+    let written = children(&context, &example::valid(), &Found::default(), Trouble::default(), built).await;
+    let error = written.expect_err("it has a rival");
+    assert!(error.is_conflict(), "{error}");
+    assert!(!server.writes().iter().any(|write| write.contains("/deployments/")));
 }
 
 #[tokio::test]
