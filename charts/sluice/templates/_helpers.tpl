@@ -23,6 +23,11 @@
 {{ include "sluice.fullname" . }}-operator
 {{- end -}}
 
+{{/* Names of its pods, for alerts: another release in the namespace has an operator of its own. */}}
+{{- define "sluice.operatorPods" -}}
+{{ include "sluice.operatorName" . }}-[a-z0-9]+-[a-z0-9]+
+{{- end -}}
+
 {{/* Cluster-wide objects carry the namespace as well: releases of one name in two namespaces get along. */}}
 {{- define "sluice.clusterName" -}}
 {{ .Release.Namespace }}:{{ include "sluice.operatorName" . }}

@@ -159,7 +159,7 @@ fn labels_in(expression: &str) -> BTreeSet<&str> {
 fn alerts_and_dashboard_go_by_labels_that_their_metrics_have() {
     for expression in all_expressions() {
         // What Prometheus adds by where it scrapes.
-        let mut known = BTreeSet::from(["namespace", "job"]);
+        let mut known = BTreeSet::from(["namespace", "job", "pod"]);
         known.extend(metrics(&expression).into_iter().flat_map(labels_of));
         let used = labels_in(&expression);
         assert!(used.is_subset(&known), "{used:?} of {known:?}: {expression}");
@@ -246,7 +246,7 @@ fn a_pipeline_that_nobody_mends_hides_no_later_outage() {
     // Those of the same reason.
     let said = expression(&rules, "SluiceMorePipelinesFail");
     let count = "sum by (namespace, condition, reason) (sluice_operator_pipeline_conditions{namespace=\"1\", \
-                 condition=~\"Ready|RateConfirmed\", status=\"False\"})";
+                 pod=~\"1\", condition=~\"Ready|RateConfirmed\", status=\"False\"})";
     let before = format!("quantile_over_time(0.5, {count}[15m:1m] offset 1h)");
     assert_eq!(said, format!("{count} > 1 unless {count} <= {before}"));
 }
