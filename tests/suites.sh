@@ -93,7 +93,7 @@ begin_lanes() {
 }
 
 # Lanes that have not ended by then are ended, so that what they said is printed before CI gives up, and with it which
-# tests hang: three times what they take on a machine that has just been installed.
+# tests hang: four times what they take otherwise.
 lanes_may_take=2700
 
 # Tells now and then how far both are, for whoever waits, and ends them where they take too long.
