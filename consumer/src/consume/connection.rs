@@ -4,7 +4,8 @@
 //! librdkafka takes credentials only where a client is made, so another one is made, which joins the group anew. Until
 //! brokers refuse it, a client is left alone: connections that stand stay good, and new credentials may come first. How much
 //! it prefetches of a partition is fixed as well, so that one that its topics have outgrown is replaced in the same way. So is
-//! one that has forgotten all brokers, as it never asks one again.
+//! one that has forgotten all brokers, as it never asks one again, and one that has come to another cluster at the same address:
+//! positions and rate are that cluster's then.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -72,7 +73,7 @@ impl Connection {
     }
 
     /// Waits until another client is needed, and says why: brokers have refused this one and other credentials are there,
-    /// or there are far more partitions than its prefetch was divided for, or it asks no broker any more.
+    /// or there are far more partitions than its prefetch was divided for, or it asks no broker any more, or another cluster's.
     pub async fn outdated(&self, kafka: &KafkaSpec, secrets: &Secrets) -> &'static str {
         loop {
             tokio::time::sleep(SECRETS_PAUSE).await;
@@ -81,6 +82,9 @@ impl Connection {
             }
             if self.source.has_lost_brokers() {
                 return "the Kafka client asks no broker any more, which it does where a lone one has told of none";
+            }
+            if self.source.has_other_cluster() {
+                return "another Kafka cluster answers at the address of the one before, and has positions of its own";
             }
             if self.source.outgrown_by().is_some() {
                 return "there have come to be far more partitions than the prefetch was divided for";

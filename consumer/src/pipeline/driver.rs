@@ -111,6 +111,7 @@ impl Driver {
             replica,
             start_from: parts.start_from,
             by_pattern: parts.by_pattern,
+            is_replay: parts.shares_rate_of.is_some(),
             known: Arc::default(),
         };
         Self {

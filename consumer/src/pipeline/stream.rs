@@ -138,6 +138,8 @@ pub struct Opener {
     pub start_from: StartFrom,
     /// See [`super::Parts::by_pattern`].
     pub by_pattern: bool,
+    /// Whether what it reads ends with the topic as it was, see [`super::Parts::shares_rate_of`].
+    pub is_replay: bool,
     /// Streams that exist, which go on existing. Held while starts are resolved: of many partitions that are opened at
     /// once, one does it for all.
     pub known: Arc<tokio::sync::Mutex<HashSet<StreamKey>>>,
@@ -220,6 +222,7 @@ impl Opener {
         because: Option<Reclaim>,
         gap: &mut Gap,
     ) -> Result<OpenStream, OpenError> {
+        self.check_cluster().await?;
         let key = self.key(at);
         self.ensure_stream(at, &key).await?;
         let claim = self.claim(&key).await?;
@@ -243,6 +246,18 @@ impl Opener {
         Ok(OpenStream { at: at.clone(), serial, claim, position, reader, expected })
     }
 
+    /// Whether the queue is the one whose streams these are: the same address may have come to be another cluster's, and a
+    /// stream that went on there would hold its rows under the wrong name. The pipeline begins anew with that cluster's
+    /// streams when the client is replaced.
+    async fn check_cluster(&self) -> Result<(), SourceError> {
+        let now = self.source.cluster_id().await?;
+        if now == self.cluster_id {
+            return Ok(());
+        }
+        let message = format!("it has the id {now:?}, and the one before had {:?}", self.cluster_id);
+        Err(SourceError::Unavailable { context: "another cluster answers at this address", message })
+    }
+
     /// What the queue has of a partition whose stream stands at `next_offset`.
     async fn bounds_at(&self, at: &TopicPartition, next_offset: u64) -> Result<Bounds, SourceError> {
         let mut bounds = self.source.bounds(at).await?;
@@ -256,6 +271,9 @@ impl Opener {
     }
 
     /// The claim, or where its stream cannot go on that of a new one.
+    ///
+    /// A replay has none in a topic that was created again: whenever it is run again it would go on there, over messages that
+    /// it was never to read.
     async fn supersede_if_due(
         &self,
         at: &TopicPartition,
@@ -269,6 +287,11 @@ impl Opener {
         let ahead_ms = ahead_ms(claim.position.last_id, claim.database_time.ms, own_time_ms());
         // What an open transaction keeps from readers was read where the isolation level was another one.
         if recreated || next_offset > bounds.high && next_offset > self.source.written_end(at).await? {
+            self.check_cluster().await?;
+            if self.is_replay {
+                self.meters.recreated.fetch_add(1, Relaxed);
+                return Err(SourceError::UnknownTopic(format!("the topic of {at} is another one now")).into());
+            }
             tracing::warn!(partition = %at, position = claim.position.next_offset, ?bounds,
                 "the topic was deleted and created again: a new stream begins at its oldest message");
             self.store.supersede(key, &claim, bounds.low).await?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use tokio::time::Instant;
 
 use super::range::Ends;
@@ -40,15 +40,17 @@ impl Replay {
                 !kafka.has_lost_brokers(),
                 "the Kafka client asks no broker any more: run the same command again to go on"
             );
+            ensure!(
+                !kafka.has_other_cluster(),
+                "another Kafka cluster answers at this address: what this replay was to read is not there"
+            );
             // A database that is away is waited for, and the pipeline tells of it.
             if let Ok(positions) = self.offsets(&self.group()).await {
                 let now_left = left(ends, &positions);
                 let total = *total.get_or_insert(now_left);
                 progress.tell(total.saturating_sub(now_left), &meters.status(&Identity::default()));
-                let open = positions.into_iter().filter(|(at, offset)| {
-                    ends.get(at).is_some_and(|end| offset < end) && !over.contains(at)
-                });
-                let open: Vec<_> = open.collect();
+                let mut open = open(ends, &positions)?;
+                open.retain(|(at, _)| !over.contains(at));
                 if open.is_empty() {
                     return Ok(());
                 }
@@ -77,6 +79,23 @@ impl Replay {
     }
 }
 
+/// Partitions that are not read to their end, and where they stand. All of them have positions before the first is read.
+fn open(ends: &Ends, positions: &Ends) -> anyhow::Result<Vec<(TopicPartition, u64)>> {
+    let mut open = Vec::new();
+    for (at, end) in ends {
+        let position = positions.get(at).with_context(|| {
+            format!(
+                "the database has lost how far {at} was read, as one does that was put back from a backup: run the same \
+                 command again, which plans anew"
+            )
+        })?;
+        if position < end {
+            open.push((at.clone(), *position));
+        }
+    }
+    Ok(open)
+}
+
 /// Messages between positions and ends.
 pub(super) fn left(ends: &Ends, positions: &Ends) -> u64 {
     let left = |(at, end): (&TopicPartition, &u64)| {
@@ -88,6 +107,14 @@ pub(super) fn left(ends: &Ends, positions: &Ends) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_partition_whose_position_is_gone_is_not_one_that_was_read() {
+        let at = |partition| TopicPartition { topic: "t".into(), partition };
+        let ends = Ends::from([(at(0), 10), (at(1), 7)]);
+        assert_eq!(open(&ends, &Ends::from([(at(0), 4), (at(1), 7)])).unwrap(), [(at(0), 4)]);
+        assert!(open(&ends, &Ends::from([(at(1), 7)])).is_err());
+    }
 
     #[test]
     fn what_is_left_lies_between_positions_and_ends() {

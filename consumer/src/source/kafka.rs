@@ -30,7 +30,7 @@ mod topics;
 mod trouble;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -76,6 +76,8 @@ pub struct KafkaSource {
     client: ClientConfig,
     /// None after the shutdown.
     consumer: Mutex<Option<Arc<GroupConsumer>>>,
+    /// Id of the cluster that answered first.
+    cluster: OnceLock<String>,
     group: Arc<Group>,
     topics: Arc<Topics>,
     events: tokio::sync::Mutex<mpsc::UnboundedReceiver<SourceEvent>>,
@@ -128,6 +130,7 @@ impl KafkaSource {
         let source = Self {
             client,
             consumer: Mutex::new(Some(Arc::new(consumer))),
+            cluster: OnceLock::new(),
             group,
             topics,
             events: tokio::sync::Mutex::new(receiver),
@@ -144,6 +147,12 @@ impl KafkaSource {
     /// it goes on with them for as long as it lives.
     pub fn is_refused(&self) -> bool {
         self.group.trouble.refused.load(Relaxed)
+    }
+
+    /// Whether another cluster answers at this address than at first. It is what the client knows: nobody is asked.
+    pub fn has_other_cluster(&self) -> bool {
+        let now = || self.consumer().ok()?.client().fetch_cluster_id(Duration::ZERO);
+        self.cluster.get().is_some_and(|first| now().is_some_and(|now| now != *first))
     }
 
     /// Whether the client asks no broker any more, which it does not do again for as long as it lives.
@@ -211,6 +220,9 @@ impl Source for KafkaSource {
         let id = self
             .ask("cannot reach the brokers", |consumer| Ok(consumer.client().fetch_cluster_id(QUERY_TIMEOUT)))
             .await?;
+        if let Some(id) = &id {
+            self.cluster.get_or_init(|| id.clone());
+        }
         let context = "cannot reach the brokers";
         id.ok_or_else(|| match self.group.trouble.explanation() {
             Some(LastError { reason: ErrorReason::SourceDenied, message }) => {

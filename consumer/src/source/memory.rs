@@ -23,7 +23,7 @@ pub struct MemorySource {
 }
 
 struct Shared {
-    cluster_id: String,
+    cluster_id: Mutex<String>,
     state: Mutex<State>,
     /// Counts changes; whoever waits for anything waits for a change.
     changes: watch::Sender<u64>,
@@ -79,7 +79,7 @@ impl MemorySource {
             ..State::default()
         };
         let shared = Shared {
-            cluster_id: cluster_id.to_owned(),
+            cluster_id: Mutex::new(cluster_id.to_owned()),
             state: Mutex::new(state),
             changes: watch::Sender::new(0),
             opened: AtomicU64::new(0),
@@ -147,6 +147,11 @@ impl MemorySource {
         });
     }
 
+    /// From now on it is another cluster, with what was there before; topics that it has anew are [`Self::recreate`]d.
+    pub fn become_cluster(&self, cluster_id: &str) {
+        cluster_id.clone_into(&mut lock(&self.shared.cluster_id));
+    }
+
     /// Lets the next read of the partition fail.
     pub fn fail_next_read(&self, at: &TopicPartition, message: &str) {
         self.with(at, |partition| partition.failures.push_back(message.to_owned()));
@@ -195,7 +200,7 @@ impl MemorySource {
 #[async_trait]
 impl Source for MemorySource {
     async fn cluster_id(&self) -> Result<String, SourceError> {
-        Ok(self.shared.cluster_id.clone())
+        Ok(lock(&self.shared.cluster_id).clone())
     }
 
     async fn next_event(&self) -> Result<SourceEvent, SourceError> {

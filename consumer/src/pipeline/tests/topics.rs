@@ -1,6 +1,9 @@
 //! Topics that were made anew, and messages that expired before they were read.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::*;
+use crate::pipeline::SharedRate;
 use crate::store::{Position, WriteBatch, id};
 
 #[tokio::test(start_paused = true)]
@@ -19,8 +22,68 @@ async fn a_recreated_topic_is_noticed_and_read_from_its_beginning() {
     recreated.assign(&[at(0)]);
     until("all new rows", || store.row_count() >= 120).await;
     assert_eq!(stored(&store), produced(120));
-    assert_eq!(replica.meters.recreated.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(replica.meters.recreated.load(Relaxed), 1);
     replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_reads_nothing_of_a_topic_that_was_created_again_however_often_it_is_run() {
+    let (source, store) = (queue(1, 50), store());
+    let start = |source: &MemorySource| {
+        Replica::start_changed(source, &store, |parts| {
+            let (group, table) = ("pipeline".to_owned(), parts.table.clone());
+            parts.shares_rate_of = Some(SharedRate { group, table, limit: None });
+        })
+    };
+    let replica = start(&source);
+    source.assign(&[at(0)]);
+    until("all rows", || store.row_count() == 50).await;
+    replica.stop().await;
+    let positions = store.positions("cluster", "group").await.unwrap();
+    let recreated = MemorySource::new("cluster", "traces", 1);
+    for number in 50..120 {
+        recreated.push(&at(0), &span(number));
+    }
+    for _ in 0..2 {
+        let replica = start(&recreated);
+        recreated.assign(&[at(0)]);
+        until("it to notice", || replica.meters.recreated.load(Relaxed) > 2).await;
+        replica.stop().await;
+        recreated.revoke(&[at(0)]);
+        assert_eq!(stored(&store), produced(50));
+        assert_eq!(store.positions("cluster", "group").await.unwrap(), positions);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_takes_the_place_of_another_one_has_streams_of_its_own() {
+    let (source, store) = (queue(1, 50), store());
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("all rows", || store.row_count() == 50).await;
+    source.become_cluster("other");
+    source.recreate(&at(0));
+    for number in 50..120 {
+        source.push(&at(0), &span(number));
+    }
+    // Nobody there knows the member.
+    source.revoke(&[at(0)]);
+    source.assign(&[at(0)]);
+    until("it to be told", || {
+        let status = replica.meters.status(&Identity::default());
+        status.last_error.is_some_and(|error| error.contains("another cluster answers at this address"))
+    })
+    .await;
+    replica.stop().await;
+    source.revoke(&[at(0)]);
+    let replica = Replica::start(&source, &store);
+    source.assign(&[at(0)]);
+    until("the other cluster's", || store.row_count() >= 120).await;
+    replica.stop().await;
+    assert_eq!(stored(&store), produced(120));
+    let positions = async |cluster: &str| store.positions(cluster, "group").await.unwrap();
+    assert_eq!(positions("cluster").await.into_iter().map(|(_, next)| next).collect::<Vec<_>>(), [50]);
+    assert_eq!(positions("other").await.into_iter().map(|(_, next)| next).collect::<Vec<_>>(), [70]);
 }
 
 #[tokio::test(start_paused = true)]
