@@ -66,7 +66,7 @@ pub struct Record {
     pub payload: Vec<u8>,
     /// Header names and values.
     pub headers: Vec<(String, String)>,
-    /// What its rows will take in the database, about; 0 where that is not known.
+    /// What its rows and dead letters will take in the database, about; 0 where that is not known.
     pub stored_bytes: u64,
 }
 
@@ -194,6 +194,7 @@ impl Queue {
             settled: AtomicU64::new(row.low_offset),
             open: Mutex::default(),
         };
+        let held = contents.partitions.iter().map(|row| row.bytes).sum();
         let shared = Arc::new(Shared {
             topic: contents.topic.into(),
             cluster_id: contents.cluster_id,
@@ -203,10 +204,10 @@ impl Queue {
             partitions: contents.partitions.iter().map(partition).collect(),
             appends: Mutex::new(Some(sender)),
             waiting: Arc::new(Semaphore::new(WAITING_BYTES)),
-            held_bytes: AtomicU64::new(contents.partitions.iter().map(|row| row.bytes).sum()),
+            held_bytes: AtomicU64::new(held),
             appended: AtomicU64::new(0),
             max_bytes: options.max_bytes,
-            room: Room::new(),
+            room: Room::new(held),
             announced: AtomicBool::new(false),
             _folder: folder,
         });

@@ -230,6 +230,22 @@ async fn a_full_queue_refuses_and_takes_again_once_the_sink_has_drained_it() {
 }
 
 #[tokio::test]
+async fn room_is_kept_for_the_rows_of_what_waits_and_a_restart_takes_them_for_short_ones() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = open(directory.path()).await;
+    let long = || Record { stored_bytes: 1_000_000, ..record("x") };
+    let partition = queue.append(b"t", long()).await.unwrap().partition;
+    queue.append(b"t", long()).await.unwrap();
+    assert_eq!(queue.shared.room.there(), 2_000_000);
+    queue.report_position(&at(&queue, partition), 2);
+    eventually(async || queue.shared.room.there() == 1_000_000).await;
+    queue.close().await;
+    drop(queue);
+    let queue = open(directory.path()).await;
+    assert_eq!(queue.shared.room.there(), 2 * queue.held_bytes());
+}
+
+#[tokio::test]
 async fn what_was_deleted_in_the_database_is_free_and_a_database_that_is_not_there_has_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sluice.db");

@@ -68,7 +68,7 @@ pub(super) async fn run(
                     tracing::debug!(%error, "the database does not tell how much of it is free");
                     0
                 });
-                shared.room.look(&shared.path, shared.held_bytes.load(Relaxed), within);
+                shared.room.look(&shared.path, within);
                 continue;
             }
             received = appends.recv_many(&mut group, MAX_GROUP) => if received == 0 { break },
@@ -94,10 +94,9 @@ pub(super) async fn run(
 
 impl Writer {
     async fn commit_and_answer(&mut self, group: &mut Vec<Append>) {
-        let here = group.iter().map(|append| append.record.payload.len() as u64 + RECORD_OVERHEAD).sum();
         let there = group.iter().map(|append| append.record.stored_bytes).sum();
         match self.commit(group).await {
-            Ok(partitions) => {
+            Ok((partitions, here)) => {
                 self.shared.room.take(here, there);
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("the queue can write again");
@@ -128,8 +127,9 @@ impl Writer {
         }
     }
 
-    /// One transaction: the group's records, then a chunk of deletions. Returns the partitions' new rows.
-    async fn commit(&mut self, group: &mut [Append]) -> Result<Vec<PartitionRow>, sqlx::Error> {
+    /// One transaction: the group's records, then a chunk of deletions. Returns the partitions' new rows, and the
+    /// bytes that the group takes in them.
+    async fn commit(&mut self, group: &mut [Append]) -> Result<(Vec<PartitionRow>, u64), sqlx::Error> {
         if self.connection.is_none() {
             let mut connection = file::connect(&self.shared.path).await?;
             self.partitions = file::partition_rows(&mut connection).await?;
@@ -137,7 +137,7 @@ impl Writer {
         }
         let garbage = self.garbage();
         let Some(connection) = &mut self.connection else { return Err(sqlx::Error::WorkerCrashed) };
-        let mut partitions = self.partitions.clone();
+        let (mut partitions, mut here) = (self.partitions.clone(), 0);
         let at_ms = jiff::Timestamp::now().as_millisecond();
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         for Append { partition, record, .. } in group {
@@ -150,7 +150,9 @@ impl Writer {
                 headers: serde_json::json!(record.headers).to_string(),
             };
             row.next_offset += 1;
-            row.bytes += record.bytes() as u64 + RECORD_OVERHEAD;
+            let bytes = record.bytes() as u64 + RECORD_OVERHEAD;
+            row.bytes += bytes;
+            here += bytes;
             file::insert(&mut transaction, *partition, &record).await?;
         }
         for (partition, offsets) in garbage {
@@ -165,7 +167,7 @@ impl Writer {
             }
         }
         transaction.commit().await?;
-        Ok(partitions)
+        Ok((partitions, here))
     }
 
     /// Makes the file smaller by a step.
@@ -203,7 +205,9 @@ impl Writer {
                 .next
                 .send_if_modified(|next| std::mem::replace(next, row.next_offset) != row.next_offset);
         }
-        self.shared.held_bytes.store(partitions.iter().map(|row| row.bytes).sum(), Relaxed);
+        let held = partitions.iter().map(|row| row.bytes).sum();
+        self.shared.held_bytes.store(held, Relaxed);
+        self.shared.room.hold(held);
         self.partitions = partitions;
     }
 }
