@@ -28,6 +28,9 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("3");
 const MEDIA_TYPE_CHARS: usize = 127 + 1 + 127;
 /// What a row takes in the database besides its trace id, kind and body: its id and times, and its entry in the index.
 const ROW_OVERHEAD: usize = 120;
+/// What a dead letter takes there besides its body, trace id and kind: its row and reason, what it repeats of the push (the key
+/// and the media type), and five chunks with their entries in an index.
+const LETTER_OVERHEAD: usize = 1 << 10;
 
 /// Takes pushes.
 pub struct Ingest {
@@ -42,6 +45,47 @@ pub struct Ingest {
 /// What became of a push.
 struct Pushed {
     rejected: Option<(usize, String)>,
+}
+
+/// What is in a push, without the spans themselves: these take many times as much memory, which no budget counts, and would
+/// have to wait with it for the disk.
+struct Found {
+    spans: usize,
+    rejected: usize,
+    /// What is wrong with the first span that is rejected.
+    reason: Option<String>,
+    /// Of the first span that can be a row.
+    trace_id: String,
+    /// What spans and dead letters will take in the database, about.
+    stored_bytes: u64,
+}
+
+impl Found {
+    /// Decodes a push. Nothing where it holds nothing; refused where none of its spans can become a row.
+    fn within(format: Format, payload: &[u8]) -> Result<Option<Self>, HttpRefusal> {
+        let (mut spans, mut rejected) = (SpanBuf::default(), Vec::new());
+        decode(format, payload, &mut spans, &mut rejected)?;
+        let reason =
+            rejected.first().map(|RejectedSpan { index, defect, .. }| format!("span {index}: {defect}"));
+        if spans.is_empty() {
+            return match reason {
+                Some(reason) => Err(HttpRefusal::new(StatusCode::BAD_REQUEST, reason)),
+                None => Ok(None),
+            };
+        }
+        let rows = spans.bytes() + spans.len() * ROW_OVERHEAD;
+        let letter_bytes = |letter: &RejectedSpan| {
+            letter.trace_id.len() + letter.kind.len() + letter.body.len() + LETTER_OVERHEAD
+        };
+        let letters: usize = rejected.iter().map(letter_bytes).sum();
+        Ok(Some(Self {
+            spans: spans.len(),
+            rejected: rejected.len(),
+            reason,
+            trace_id: spans.get(0).trace_id.to_owned(),
+            stored_bytes: (rows + letters) as u64,
+        }))
+    }
 }
 
 impl Ingest {
@@ -61,32 +105,21 @@ impl Ingest {
             return Err(HttpRefusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
         }
         let received = self.bodies.receive(headers, body).await?;
-        let (mut spans, mut rejected) = (SpanBuf::default(), Vec::new());
-        decode(format, &received.bytes, &mut spans, &mut rejected)?;
-        let count = (spans.len() + rejected.len()) as u64;
-        if count == 0 {
+        let Some(found) = Found::within(format, &received.bytes)? else {
             return Ok(Pushed { rejected: None });
-        }
-        let reason =
-            rejected.first().map(|RejectedSpan { index, defect, .. }| format!("span {index}: {defect}"));
-        if let (true, Some(reason)) = (spans.is_empty(), &reason) {
-            return Err(HttpRefusal::new(StatusCode::BAD_REQUEST, reason));
-        }
-        let trace_id = spans.get(0).trace_id.to_owned();
-        let stored_bytes = (spans.bytes() + spans.len() * ROW_OVERHEAD) as u64;
-        let found = (spans.len(), rejected.len());
-        drop(spans);
-        self.check_recognised(&received.bytes, found)?;
+        };
+        self.check_recognised(&received.bytes, (found.spans, found.rejected))?;
+        let trace_id = found.trace_id.into_bytes();
         let content_type =
             Some(media_type(headers)).filter(|kind| (1..=MEDIA_TYPE_CHARS).contains(&kind.len()));
         let record = Record {
-            key: Some(trace_id.as_bytes().to_vec()),
+            key: Some(trace_id.clone()),
             payload: received.bytes,
             // Dead letters repeat it, and a client may send 60 kB of parameters.
             headers: content_type.map(|kind| ("content-type".to_owned(), kind)).into_iter().collect(),
-            stored_bytes,
+            stored_bytes: found.stored_bytes,
         };
-        self.queue.append(trace_id.as_bytes(), record).await.map_err(|error| {
+        self.queue.append(&trace_id, record).await.map_err(|error| {
             let status = match error {
                 AppendError::Full { .. }
                 | AppendError::NoRoom
@@ -95,8 +128,8 @@ impl Ingest {
             };
             HttpRefusal::new(status, error.to_string())
         })?;
-        self.spans.fetch_add(count, Relaxed);
-        Ok(Pushed { rejected: reason.map(|reason| (rejected.len(), reason)) })
+        self.spans.fetch_add((found.spans + found.rejected) as u64, Relaxed);
+        Ok(Pushed { rejected: found.reason.map(|reason| (found.rejected, reason)) })
     }
 
     /// `Auto` knows a message by its content alone: it must find what the client says that there is.
@@ -223,6 +256,18 @@ mod tests {
         assert_eq!(ingest.queue.appended(), 0);
         push(r#"[{"traceId":"a","id":"1"},{"traceId":"a","id":"2"}]"#).await.unwrap();
         assert_eq!(ingest.queue.appended(), 1);
+    }
+
+    #[test]
+    fn what_a_push_takes_in_the_database_counts_its_dead_letters() {
+        let resource = format!(r#"{{"x":"{}"}}"#, "x".repeat(1_000));
+        let spans = format!(r#"{{"traceId":"ab"}}{}"#, r#",{"traceId":"00"}"#.repeat(100));
+        let push = format!(
+            r#"{{"resourceSpans":[{{"resource":{resource},"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#
+        );
+        let found = Found::within(Format::OtlpJson, push.as_bytes()).unwrap().unwrap();
+        assert_eq!((found.spans, found.rejected), (1, 100));
+        assert!((200_000..300_000).contains(&found.stored_bytes), "{}", found.stored_bytes);
     }
 
     #[tokio::test]
