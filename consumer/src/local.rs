@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
-use axum::http::header::CONTENT_TYPE;
 use axum::middleware::from_fn;
 use axum::routing::{get, post};
 use sluice_crds::settings::Settings;
@@ -60,8 +59,8 @@ const REQUESTS_WITHIN: Duration = Duration::from_secs(5);
 /// Run everything in one process: queue, pipeline, SQLite database, HTTP.
 ///
 /// Takes spans at POST /api/v2/spans (Zipkin) and POST /v1/traces (OTLP), gives traces at GET
-/// /api/v2/trace/{traceId} and GET /api/v1/traces/{traceId}. GET /health answers while it serves. Saving the pipeline
-/// file changes the rate.
+/// /api/v2/trace/{traceId} and GET /api/v1/traces/{traceId}. GET /health answers 200 while it takes spans. Saving the
+/// pipeline file changes the rate.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   sluice local --demo
@@ -312,15 +311,14 @@ fn router(ingest: Arc<Ingest>, traces: Traces) -> Router {
     let write = Router::new()
         .route("/api/v2/spans", post(ingest::zipkin))
         .route("/v1/traces", post(ingest::otlp))
+        .route("/health", get(ingest::health))
         .with_state(ingest);
     let read = Router::new()
         .route("/api/v1/traces/{traceId}", get(query::trace))
         .route("/api/v2/trace/{traceId}", get(query::zipkin))
         .with_state(traces);
-    let health = || async { ([(CONTENT_TYPE, "application/json")], "{\"status\":\"UP\"}\n") };
     write
         .merge(read)
-        .route("/health", get(health))
         .fallback(query::no_such_path)
         .method_not_allowed_fallback(query::no_such_method)
         .layer(from_fn(body::discard_refused))

@@ -1,4 +1,4 @@
-//! `POST /api/v2/spans` and `POST /v1/traces`: from a client into the queue.
+//! `POST /api/v2/spans` and `POST /v1/traces`: from a client into the queue. `GET /health`: whether it takes them.
 //!
 //! Guarantees: a push is acknowledged after it is on the disk, and never before it was decoded once; what cannot be
 //! decoded is refused with the reason and is not queued. A push whose format the pipeline would not read, or in which
@@ -12,6 +12,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde_json::json;
 use sluice_crds::v1alpha1::{Format, JsonPaths};
 
 use super::body::{Bodies, HttpRefusal};
@@ -225,6 +226,18 @@ pub async fn otlp(State(ingest): State<Arc<Ingest>>, headers: HeaderMap, body: B
     }
 }
 
+/// `GET /health`: 200 while pushes are taken, else 503 and why.
+pub async fn health(State(ingest): State<Arc<Ingest>>) -> Response {
+    let (status, said) = match ingest.queue.refuses() {
+        None => (StatusCode::OK, json!({"status": "UP"})),
+        Some(reason) => {
+            (StatusCode::SERVICE_UNAVAILABLE, json!({"status": "DOWN", "reason": reason.to_string()}))
+        }
+    };
+    let content_type = [(header::CONTENT_TYPE, "application/json")];
+    with_retry_after((status, content_type, format!("{said}\n")).into_response())
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -234,10 +247,14 @@ mod tests {
     use crate::source::{Message, Source, TopicPartition};
 
     async fn ingest(directory: &Path, format: Format) -> Ingest {
+        ingest_of(directory, format, DEFAULT_MAX_BYTES).await
+    }
+
+    async fn ingest_of(directory: &Path, format: Format, max_bytes: u64) -> Ingest {
         let options = QueueOptions {
             topic: "spans".to_owned(),
             partitions: 1,
-            max_bytes: DEFAULT_MAX_BYTES,
+            max_bytes,
             database: directory.join("sluice.db"),
         };
         let queue = Queue::open(Folder::lock(directory).unwrap(), options).await.unwrap();
@@ -315,5 +332,20 @@ mod tests {
         let refusal = ingest.push(Format::OtlpJson, &HeaderMap::new(), Body::from(body)).await.err().unwrap();
         assert_eq!(refusal.status, StatusCode::PAYLOAD_TOO_LARGE, "{refusal:?}");
         assert_eq!(ingest.queue.appended(), 0);
+    }
+
+    #[tokio::test]
+    async fn it_is_in_good_health_while_it_takes_spans() {
+        let directory = tempfile::tempdir().unwrap();
+        let ingest = Arc::new(ingest_of(directory.path(), Format::Auto, 1).await);
+        assert_eq!(health(State(ingest.clone())).await.status(), StatusCode::OK);
+        let body = Body::from(r#"[{"traceId":"a","id":"1"}]"#);
+        ingest.push(Format::ZipkinJson, &HeaderMap::new(), body).await.unwrap();
+        let full = health(State(ingest)).await;
+        assert_eq!(full.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let said = axum::body::to_bytes(full.into_body(), 1 << 10).await.unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
+        assert_eq!(said["status"], "DOWN");
+        assert!(said["reason"].as_str().unwrap().starts_with("the queue is full"), "{said}");
     }
 }

@@ -220,14 +220,10 @@ impl Queue {
     /// # Errors
     /// Nothing is acknowledged then. After [`AppendError::Disk`] the record may nevertheless be there.
     pub async fn append(&self, routing: &[u8], record: Record) -> Result<Appended, AppendError> {
+        if let Some(reason) = self.refuses() {
+            return Err(reason);
+        }
         let shared = &self.shared;
-        let held = shared.held_bytes.load(Relaxed);
-        if held >= shared.max_bytes {
-            return Err(AppendError::Full { held, limit: shared.max_bytes });
-        }
-        if !shared.room.is_left() {
-            return Err(AppendError::NoRoom);
-        }
         let sender = lock(&shared.appends).clone().ok_or(AppendError::Closing)?;
         let weight = record.weight().clamp(1, WAITING_BYTES);
         // `clamp` bounds it far below 4 GiB.
@@ -239,6 +235,15 @@ impl Queue {
         sender.send(append).await.map_err(|_| AppendError::Closing)?;
         drop(sender);
         answer.await.map_err(|_| AppendError::Closing)?
+    }
+
+    /// Why it takes no records at present: there is no room for them.
+    pub fn refuses(&self) -> Option<AppendError> {
+        let (held, limit) = (self.held_bytes(), self.shared.max_bytes);
+        if held >= limit {
+            return Some(AppendError::Full { held, limit });
+        }
+        (!self.shared.room.is_left()).then_some(AppendError::NoRoom)
     }
 
     /// The topic under which the pipeline meets it.
