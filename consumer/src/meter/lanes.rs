@@ -33,10 +33,11 @@ pub const ACTIVITIES: [(Activity, &str); 4] = [
 /// Time by activity.
 pub(super) type Spent = [Duration; ACTIVITIES.len()];
 
-/// The time of one lane.
+/// The time of one lane, and of those before it that had its place.
 #[derive(Debug, Default)]
 pub(super) struct LaneTime {
     ended: Spent,
+    /// None once the lane has ended: another may take its place.
     current: Option<(Activity, Instant)>,
 }
 
@@ -64,12 +65,18 @@ pub struct LaneMeter {
 }
 
 impl LaneMeter {
-    /// The meter of another lane.
+    /// The meter of another lane, which is idle. It takes the place of one that has ended, and adds to its time: lanes are
+    /// made anew with each Kafka client, and places for all of them would fill the memory.
     pub fn new(meters: Arc<Meters>) -> Self {
         let lane = {
             let mut lanes = lock(&meters.lanes);
-            lanes.push(LaneTime::default());
-            lanes.len() - 1
+            let free = lanes.iter().position(|lane| lane.current.is_none());
+            let lane = free.unwrap_or_else(|| {
+                lanes.push(LaneTime::default());
+                lanes.len() - 1
+            });
+            lanes[lane].enter(Some(Activity::Idle));
+            lane
         };
         Self { meters, lane }
     }
@@ -136,6 +143,20 @@ mod tests {
         assert_eq!(window(&meters).await, Bottleneck::Idle);
         let seconds = Duration::from_nanos(meters.busy_nanoseconds().iter().sum());
         assert_eq!(seconds, Duration::from_secs(15), "nothing counts twice");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lanes_that_are_replaced_need_no_more_places_and_take_back_no_time() {
+        let meters = Arc::new(Meters::default());
+        for round in 1..=100 {
+            let lanes: Vec<_> = (0..4).map(|_| LaneMeter::new(meters.clone())).collect();
+            lanes.iter().for_each(|lane| lane.enter(Activity::Gate));
+            tokio::time::advance(Duration::from_secs(1)).await;
+            drop(lanes);
+            let at_gate = Duration::from_nanos(meters.busy_nanoseconds()[Activity::Gate as usize]);
+            assert_eq!(at_gate, Duration::from_secs(4) * round, "time of lanes that have ended counts");
+        }
+        assert_eq!(lock(&meters.lanes).len(), 4);
     }
 
     #[tokio::test(start_paused = true)]
