@@ -121,4 +121,5 @@ on_every_store! {
 on_every_database! {
     a_letter_whose_bytes_are_not_there_is_an_error_and_no_empty_letter,
     a_mark_without_its_letter_names_no_partition,
+    commands_that_mark_at_once_mark_each_letter_once,
 }

@@ -72,6 +72,20 @@ pub async fn marks_are_counted_once_and_tell_the_partitions(bed: Bed) {
     assert_eq!(bed.dead_letters().await.unwrap().len(), 3);
 }
 
+/// Each sees no mark of the other before that is committed.
+pub async fn commands_that_mark_at_once_mark_each_letter_once(bed: Bed) {
+    let (first, second) = (bed.store().await.unwrap(), bed.store().await.unwrap());
+    let claim = claims(&*first, 1).await.unwrap().remove(0);
+    let ids: Vec<i64> = (1..=500).collect();
+    let letters: Vec<_> = ids.iter().map(|id| dead_letter(*id, b"not json")).collect();
+    first.write(&batch(&claim, 500, &[], &letters)).await.unwrap();
+    for _ in 0..10 {
+        let (one, other) = tokio::join!(first.mark(&ids), second.mark(&ids));
+        assert_eq!(one.unwrap() + other.unwrap(), 500);
+        execute(&bed, "DELETE FROM sluice_redrive").await;
+    }
+}
+
 /// It was set while its letter was being removed.
 pub async fn a_mark_without_its_letter_names_no_partition(bed: Bed) {
     let (store, _) = with_letters(&bed).await;

@@ -8,6 +8,9 @@ macro_rules! letter_calls {
         use crate::store::letter::LetterStore;
         use crate::store::sql::Purpose;
 
+        /// How often marks are tried that other commands set at the same time.
+        const MARK_TRIES: u32 = 5;
+
         #[async_trait::async_trait]
         impl LetterStore for $store {
             async fn letters(
@@ -34,9 +37,21 @@ macro_rules! letter_calls {
             }
 
             async fn mark(&self, ids: &[i64]) -> Result<u64, StoreError> {
-                let mut session = self.session(Purpose::Upkeep).await?;
-                let done = self.mark_letters(&mut session, ids).await;
-                self.settle(session, done).await
+                let mut tries = 1;
+                loop {
+                    let mut session = self.session(Purpose::Upkeep).await?;
+                    let done = self.mark_letters(&mut session, ids).await;
+                    match self.settle(session, done).await {
+                        // Another command has marked some of them at the same time: the next try sees its marks.
+                        Err(error)
+                            if matches!(error.kind, ErrorKind::DuplicateId | ErrorKind::Conflict)
+                                && tries < MARK_TRIES =>
+                        {
+                            tries += 1;
+                        }
+                        done => return done,
+                    }
+                }
             }
 
             async fn purge(&self, ids: &[i64]) -> Result<u64, StoreError> {
