@@ -9,6 +9,7 @@ mod history;
 mod lanes;
 mod open_errors;
 mod quota;
+mod redrive;
 mod retention;
 mod status;
 
@@ -33,6 +34,7 @@ use quota::Quota;
 
 pub use dead_letter_topic::{DeadLetterTopicMeter, DeadLetterTopicStatus};
 pub use lanes::{ACTIVITIES, Activity, LaneMeter};
+pub use redrive::RedriveMeter;
 pub use retention::{RetentionMeter, RetentionStatus};
 pub use status::{ErrorStatus, Identity, PartitionStatus, StatusDocument};
 
@@ -77,6 +79,8 @@ pub struct Meters {
     history: Mutex<History>,
     /// Old rows that are removed.
     pub retention: RetentionMeter,
+    /// Dead letters that are to be redriven.
+    pub redrive: RedriveMeter,
     /// Copies of dead letters.
     pub dead_letter_topic: DeadLetterTopicMeter,
     /// For `/readyz`.
@@ -153,6 +157,7 @@ impl Default for Meters {
             open_errors: Mutex::default(),
             history: Mutex::default(),
             retention: RetentionMeter::default(),
+            redrive: RedriveMeter::default(),
             dead_letter_topic: DeadLetterTopicMeter::default(),
             preflight: Preflight::default(),
         }

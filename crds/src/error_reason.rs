@@ -38,11 +38,13 @@ pub enum ErrorReason {
     RetentionFailed,
     /// Copies of dead letters do not reach their topic; nothing else is held up.
     DeadLetterTopicFailed,
+    /// Dead letters that are to be redriven are not found; nothing else is held up.
+    RedriveFailed,
 }
 
 impl ErrorReason {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::LiveMissing,
         Self::LiveRefused,
         Self::LiveUnreachable,
@@ -59,6 +61,7 @@ impl ErrorReason {
         Self::StoreSchema,
         Self::RetentionFailed,
         Self::DeadLetterTopicFailed,
+        Self::RedriveFailed,
     ];
 
     /// As shown in `/status`.
@@ -80,6 +83,7 @@ impl ErrorReason {
             Self::StoreSchema => "StoreSchema",
             Self::RetentionFailed => "RetentionFailed",
             Self::DeadLetterTopicFailed => "DeadLetterTopicFailed",
+            Self::RedriveFailed => "RedriveFailed",
         }
     }
 
@@ -91,7 +95,7 @@ impl ErrorReason {
     /// Whether a consumer with no other error becomes ready and stores: it is beside the way of a span.
     pub const fn holds_up_nothing(self) -> bool {
         match self {
-            Self::RetentionFailed | Self::DeadLetterTopicFailed => true,
+            Self::RetentionFailed | Self::DeadLetterTopicFailed | Self::RedriveFailed => true,
             Self::LiveMissing
             | Self::LiveRefused
             | Self::LiveUnreachable
@@ -135,6 +139,7 @@ mod tests {
             "StoreSchema",
             "RetentionFailed",
             "DeadLetterTopicFailed",
+            "RedriveFailed",
         ];
         assert_eq!(ErrorReason::ALL.map(ErrorReason::as_str), words);
         for reason in ErrorReason::ALL {
@@ -161,6 +166,8 @@ mod tests {
     #[test]
     fn what_is_beside_the_way_of_a_span_holds_up_nothing() {
         let beside: Vec<_> = ErrorReason::ALL.into_iter().filter(|one| one.holds_up_nothing()).collect();
-        assert_eq!(beside, [ErrorReason::RetentionFailed, ErrorReason::DeadLetterTopicFailed]);
+        let expected =
+            [ErrorReason::RetentionFailed, ErrorReason::DeadLetterTopicFailed, ErrorReason::RedriveFailed];
+        assert_eq!(beside, expected);
     }
 }

@@ -98,7 +98,7 @@ impl Meters {
     /// What stops rows comes first; a live document that was refused stops nothing.
     fn errors_of(&self, open: &OpenErrors, rate: &Rate) -> Vec<ErrorStatus> {
         let in_the_way = [open.store(), open.source(), rate.refused.as_ref(), open.lease.as_ref()];
-        let beside = [self.retention.error(), self.dead_letter_topic.error()];
+        let beside = [self.retention.error(), self.dead_letter_topic.error(), self.redrive.error()];
         let in_the_way = in_the_way.into_iter().flatten().cloned();
         in_the_way.chain(beside.into_iter().flatten()).map(as_status).collect()
     }

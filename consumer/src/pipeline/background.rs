@@ -37,8 +37,8 @@ impl BackgroundTasks {
         clock: &Arc<DatabaseClock>,
         marks: &Arc<Marks>,
     ) {
-        let (marks, store) = (marks.clone(), parts.store.clone());
-        self.spawn(|stop| async move { marks.watch(&*store, &stop).await });
+        let (marks, store, meters) = (marks.clone(), parts.store.clone(), parts.meters.clone());
+        self.spawn(|stop| async move { marks.watch(&*store, &meters, &stop).await });
         // By these names leases are known in the database.
         let lease =
             |name| ExclusiveLease::new(parts.store.clone(), clock.clone(), name, names.replica.clone());

@@ -12,10 +12,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::lock::lock;
+use crate::meter::Meters;
 use crate::source::TopicPartition;
 use crate::store::Store;
 
-/// Between two looks: the longest that a mark waits for its lane, and one small query a replica.
+/// Between two looks: the longest that a mark waits for its lane, and one query a replica, over all marks.
 pub const MARKS_LOOKED_FOR_EVERY: Duration = Duration::from_secs(5);
 /// How long letters that cannot be opened are passed over before they are tried again: with the look after that less than
 /// the minute for which an error is told that nothing waits for.
@@ -31,9 +32,8 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Looks for marks until `stop`.
-    pub async fn watch(&self, store: &dyn Store, stop: &CancellationToken) {
-        let mut failing = false;
+    /// Looks for marks until `stop`. Errors are waited out, and told once they last: nothing is redriven meanwhile.
+    pub async fn watch(&self, store: &dyn Store, meters: &Meters, stop: &CancellationToken) {
         loop {
             let found = tokio::select! {
                 found = store.marked() => found,
@@ -41,7 +41,7 @@ impl Marks {
             };
             match found {
                 Ok(found) => {
-                    failing = false;
+                    meters.redrive_works();
                     let any = !found.is_empty();
                     let partition =
                         |(topic, partition): (String, i32)| TopicPartition { topic: topic.into(), partition };
@@ -50,13 +50,7 @@ impl Marks {
                         self.appeared.notify_waiters();
                     }
                 }
-                Err(error) => {
-                    if !failing {
-                        let error = sluice_crds::problem::chain(&error);
-                        tracing::warn!(%error, "cannot look for dead letters to redrive; trying again");
-                    }
-                    failing = true;
-                }
+                Err(error) => meters.redrive_failed(&error),
             }
             tokio::select! {
                 () = tokio::time::sleep(MARKS_LOOKED_FOR_EVERY) => {}
@@ -96,5 +90,44 @@ impl Marks {
 
     fn found(&self) -> MutexGuard<'_, BTreeSet<TopicPartition>> {
         lock(&self.found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sluice_crds::error_reason::ErrorReason;
+
+    use super::*;
+    use crate::meter::Identity;
+    use crate::store::memory::{Call, MemoryStore};
+    use crate::store::{ErrorKind, StoreError};
+
+    fn last_error(meters: &Meters) -> Option<ErrorReason> {
+        meters.status(&Identity::default()).last_error_reason.and_then(ErrorReason::of)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_that_fail_are_counted_and_told_until_one_is_answered() {
+        let (store, meters) = (Arc::new(MemoryStore::new(1, 1 << 10)), Arc::new(Meters::default()));
+        store.on_call(|call| {
+            (call == Call::Marked).then(|| StoreError::new(ErrorKind::Unavailable, "no answer within 10 s"))
+        });
+        let (marks, stop) = (Marks::default(), CancellationToken::new());
+        let looks = async {
+            let next_look = || tokio::time::sleep(MARKS_LOOKED_FOR_EVERY);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            next_look().await;
+            assert_eq!(last_error(&meters), None, "two may be a restart");
+            next_look().await;
+            assert_eq!(last_error(&meters), Some(ErrorReason::RedriveFailed));
+            assert_eq!(meters.errors()[ErrorKind::Unavailable as usize], 3);
+            store.clear_hooks();
+            next_look().await;
+            assert_eq!(last_error(&meters), None);
+            stop.cancel();
+        };
+        tokio::join!(marks.watch(&*store, &meters, &stop), looks);
     }
 }

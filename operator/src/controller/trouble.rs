@@ -80,7 +80,9 @@ mod tests {
     fn what_consumers_answer_is_trouble_where_it_keeps_them_from_being_ready() {
         let of = |new, old| trouble(&example::pipeline(), &found(), &[says("new", new), says("old", old)]);
         assert_eq!(of(None, None), Trouble::default());
-        for beside in [ErrorReason::RetentionFailed, ErrorReason::DeadLetterTopicFailed] {
+        for beside in
+            [ErrorReason::RetentionFailed, ErrorReason::DeadLetterTopicFailed, ErrorReason::RedriveFailed]
+        {
             assert_eq!(of(None, Some(beside.as_str())), Trouble::default());
         }
         let own = Trouble { any: true, ..Trouble::default() };
