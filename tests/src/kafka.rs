@@ -9,7 +9,7 @@ mod groups;
 mod secure;
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -58,6 +58,20 @@ struct Own {
     // Dropped in this order: the process first, then its files.
     component: Component,
     dir: Scratch,
+}
+
+/// Makes the data of a broker of this cluster, as its properties say.
+async fn format(jars: &Path, dir: &Scratch, cluster: &str, secure: bool) -> anyhow::Result<()> {
+    let properties = path(&dir.path().join("server.properties"));
+    let mut format = java("kafka-format", jars, dir, &["kafka.tools.StorageTool", "format", "-t"])?;
+    format.arguments.extend([cluster, "-c", &properties].map(str::to_owned));
+    if secure {
+        format.arguments.extend(Secure::format_arguments());
+    }
+    let mut formatter = Component::start("Kafka's format", &format)?;
+    let code = formatter.ended(START).await?;
+    ensure!(code == 0, "Kafka's format ended with {code}:\n{}", formatter.log_tail(20));
+    Ok(())
 }
 
 impl Kafka {
@@ -110,13 +124,7 @@ impl Kafka {
         let secured = secure.as_ref().map(Secure::properties).unwrap_or_default();
         std::fs::write(&properties, text + &secured)?;
 
-        let mut format = java("kafka-format", &jars, &dir, &["kafka.tools.StorageTool", "format", "-t"])?;
-        format.arguments.extend([cluster, "-c"].map(str::to_owned).into_iter().chain([path(&properties)]));
-        format.arguments.extend(secure.iter().flat_map(|_| Secure::format_arguments()));
-        let mut formatter = Component::start("Kafka's format", &format)?;
-        let code = formatter.ended(START).await?;
-        ensure!(code == 0, "Kafka's format ended with {code}:\n{}", formatter.log_tail(20));
-
+        format(&jars, &dir, cluster, secure.is_some()).await?;
         let heap = std::env::var("SLUICE_TEST_KAFKA_HEAP").unwrap_or_default();
         let component = Component::start("Kafka", &broker(&jars, &dir, &heap)?)?;
         let own = Some(Own { jars, dir, component, heap, protected, secure });
@@ -213,6 +221,18 @@ impl Kafka {
         std::fs::write(&file, std::fs::read_to_string(&file)?.replace(PATIENT, PROMPT))?;
         own.component = Component::start("Kafka", &broker(&own.jars, &own.dir, &own.heap)?)?;
         self.answers().await
+    }
+
+    /// Kills the broker and starts one of another cluster in its place, on the same port and without data.
+    ///
+    /// # Errors
+    /// The broker is not ours, or does not answer in time.
+    pub async fn replace(&mut self) -> anyhow::Result<()> {
+        let own = self.own()?;
+        own.component.kill().await?;
+        std::fs::remove_dir_all(own.dir.path().join("data"))?;
+        format(&own.jars, &own.dir, OTHER_CLUSTER, own.secure.is_some()).await?;
+        self.restart().await
     }
 
     /// A client's configuration.

@@ -127,7 +127,7 @@ struct Hurt {
     ledger: Ledger,
     watch: PositionWatch,
     // Goes after the consumer, whose log it has.
-    _home: Home,
+    home: Home,
 }
 
 impl Hurt {
@@ -144,7 +144,7 @@ impl Hurt {
         let sluice = Sluice::ready(&home, "only").await?;
         let url = format!("sqlite:{}", home.sqlite_file("traces").display());
         let (database, watch) = (Database::connect(&url).await?, PositionWatch::default());
-        Ok(Self { kafka, group: pipeline.group, sluice, database, ledger, watch, _home: home })
+        Ok(Self { kafka, group: pipeline.group, sluice, database, ledger, watch, home })
     }
 
     async fn produce(&self, messages: std::ops::Range<u64>) -> anyhow::Result<()> {
@@ -190,6 +190,34 @@ async fn broker_killed_and_restarted() -> anyhow::Result<()> {
 #[ignore = "needs Kafka"]
 async fn a_broker_killed_and_restarted_costs_no_span() {
     broker_killed_and_restarted().await.unwrap();
+}
+
+async fn cluster_replaced() -> anyhow::Result<()> {
+    let mut hurt = Hurt::new(200, |_| ()).await?;
+    hurt.stored(2_000, Duration::from_secs(30)).await?;
+    hurt.kafka.replace().await?;
+    hurt.kafka.create_topic("spans", 3, &[]).await?;
+    // More than there were before: no offset tells that they are others.
+    hurt.produce(200..500).await?;
+    hurt.stored(5_000, Duration::from_secs(60)).await?;
+    // Whoever starts later knows of the new cluster alone.
+    hurt.sluice.kill().await?;
+    hurt.sluice = Sluice::ready(&hurt.home, "later").await?;
+    hurt.produce(500..600).await?;
+    hurt.stored(6_000, Duration::from_secs(30)).await?;
+    hurt.sluice.component.stop(Duration::from_secs(20)).await?;
+    let problems = hurt.database.audit(&hurt.ledger, 6_000, &[]).await?;
+    ensure!(problems.is_empty(), "{}", report(&problems));
+    let positions = hurt.database.positions().await?;
+    let sum: i64 = positions.iter().map(|position| position.next_offset).sum();
+    ensure!(positions.len() == 6 && sum == 600, "expected a stream a partition and cluster: {positions:?}");
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs Kafka"]
+async fn a_kafka_cluster_that_takes_the_place_of_another_one_costs_and_doubles_no_span() {
+    cluster_replaced().await.unwrap();
 }
 
 /// Why a broker does not answer.
